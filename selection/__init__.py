@@ -1,0 +1,8 @@
+"""Stage 2: choose k of n embedded cases. Numbers in, numbers out: no image, no network, no nnU-Net."""
+
+from nnunetv2_xssr.selection.budget import parse_budget
+from nnunetv2_xssr.selection.select import Selection, select
+from nnunetv2_xssr.selection.standardise import standardise
+from nnunetv2_xssr.selection.strategies import STRATEGIES
+
+__all__ = ["STRATEGIES", "Selection", "parse_budget", "select", "standardise"]

@@ -1,0 +1,46 @@
+"""The annotation budget, as a user writes it: ``22`` cases or ``5%`` of the pool."""
+
+import re
+from decimal import Decimal
+from math import floor
+
+from nnunetv2_xssr.errors import UserError
+
+
+def parse_budget(text: str, pool_size: int, available: int | None = None) -> int:
+    """Return how many cases a budget buys.
+
+    A percentage of n cases is max(1, floor(percentage * n)), as in the paper XSSR (5 % of 452 cases are 22).
+
+    Parameters
+    ----------
+    text : str
+        A whole number of cases (``"22"``) or a percentage of the pool (``"5%"``, ``"2.5%"``).
+    pool_size : int
+        n, the number of cases in the pool.
+    available : int, optional
+        How many of them can still be picked (those without a label); all by default.
+
+    Raises
+    ------
+    UserError
+        If the text is neither, or the budget is not between 1 case and what is available.
+    """
+    available = pool_size if available is None else available
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)%|(\d+)", text)
+    if not match:
+        raise UserError(
+            f"budget must be a whole number of cases such as 22 or a percentage such as 5% (no space); got {text!r}"
+        )
+    percent, cases = match.groups()
+    if percent is not None:
+        # Decimal, because 0.29 * 100 is 28.999... in binary and would lose a case.
+        if not 0 < Decimal(percent) <= 100:
+            raise UserError(f"budget must be more than 0% and at most 100% of the pool; got {text!r}")
+        # A percentage counts the whole pool; what is already labelled leaves less to pick than that.
+        return min(max(1, floor(Decimal(percent) * pool_size / 100)), available)
+    if not 1 <= int(cases) <= available:
+        raise UserError(
+            f"budget must be between 1 and {available}, the number of cases that can be picked; got {text!r}"
+        )
+    return int(cases)

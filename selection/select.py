@@ -1,0 +1,139 @@
+"""From embeddings to a ranking with every number that explains it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve
+from nnunetv2_xssr.selection.greedy import replay
+from nnunetv2_xssr.selection.scores import density, novelty
+from nnunetv2_xssr.selection.standardise import standardise
+from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
+
+N_RANDOM_DRAWS = 20
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A ranking: its first cases are the selection for a smaller budget at the same alpha.
+
+    Attributes
+    ----------
+    picks : int array of shape (k,)
+        Rows of the pool, in order.
+    density, novelty, diversity : arrays of shape (k,), in [0, 1]
+        The parts of each pick's score at the moment it was picked.
+    score : array of shape (k,) or None
+        density_weight * density + alpha * novelty + (1 - alpha) * diversity; None for strategies without a score.
+    alpha : float or None
+    curve : AlphaCurve or None
+    mean_distance, covering_radius : float
+        Mean and maximum over the pool of the distance to the nearest picked or labelled case; smaller is better.
+    random_mean_distance : float
+        Median of mean_distance over 20 random draws of the same size.
+    """
+
+    picks: np.ndarray
+    density: np.ndarray
+    novelty: np.ndarray
+    diversity: np.ndarray
+    score: np.ndarray | None
+    alpha: float | None
+    curve: AlphaCurve | None
+    mean_distance: float
+    covering_radius: float
+    random_mean_distance: float
+
+
+def select(
+    pool: np.ndarray,
+    budget: int,
+    source: np.ndarray | None = None,
+    strategy: str = "xssr",
+    labelled: np.ndarray | None = None,
+    alpha: float | None = None,
+    density_weight: float = 0.5,
+    seed: int = 0,
+) -> Selection:
+    """Pick ``budget`` of n embedded cases.
+
+    Parameters
+    ----------
+    pool : array of shape (n, d)
+        Encoder features of the cases to choose from, as the encoder gives them: they are standardised here.
+    budget : int
+        k, between 1 and the number of cases that are not labelled.
+    source : array of shape (m, d), optional
+        Features of the cases that the novelty of a case is measured against. Without it novelty is off and alpha
+        is 0, which leaves diversity its full weight.
+    strategy : {"xssr", "random", "coreset"}
+    labelled : int array, optional
+        Rows of the pool that have a label already: they count as picked and cost nothing.
+    alpha : float in [0, 1], optional
+        Trade-off between novelty (1) and diversity (0); calibrated by default.
+    density_weight : float
+        Weight of density; at 0.5 the three parts weigh the same for alpha = 0.5.
+    seed : int
+        For the random strategy and the random draws that the coverage is compared with.
+
+    Raises
+    ------
+    UserError
+        If an argument does not fit; the sentence names it.
+    """
+    labelled = np.empty(0, int) if labelled is None else np.unique(np.asarray(labelled, int))
+    _check(pool, budget, source, strategy, labelled, alpha, density_weight)
+    z, x = standardise(pool, source)
+    alphas = ((alpha,) if alpha is not None else ALPHAS) if source is not None else (0.0,)
+    problem = Problem(z, density(z), novelty(z, x), budget, labelled, alphas, density_weight, seed)
+    outcome = STRATEGIES[strategy](problem)
+
+    picks = outcome.picks
+    parts = problem.density[picks], problem.novelty[picks]
+    diversity, nearest = replay(z, picks, labelled)
+    score = None
+    if outcome.alpha is not None:
+        score = density_weight * parts[0] + outcome.alpha * parts[1] + (1 - outcome.alpha) * diversity
+    return Selection(
+        picks,
+        *parts,
+        diversity,
+        score,
+        outcome.alpha,
+        outcome.curve,
+        float(nearest.mean()),
+        float(nearest.max()),
+        _random_mean_distance(z, budget, labelled, seed),
+    )
+
+
+def _random_mean_distance(z: np.ndarray, budget: int, labelled: np.ndarray, seed: int) -> float:
+    candidates = np.setdiff1d(np.arange(len(z)), labelled)
+    rng = np.random.default_rng(seed)
+    draws = (rng.choice(candidates, budget, replace=False) for _ in range(N_RANDOM_DRAWS))
+    return float(np.median([replay(z, draw, labelled)[1].mean() for draw in draws]))
+
+
+def _check(pool, budget, source, strategy, labelled, alpha, density_weight) -> None:
+    if strategy not in STRATEGIES:
+        raise one_of("strategy", STRATEGIES, strategy)
+    for name, features in (("pool", pool), ("source", source)):
+        if features is None:
+            continue
+        if features.ndim != 2 or len(features) == 0:
+            raise UserError(f"{name} must have the shape (cases, features), not empty; got {features.shape}")
+        if not np.isfinite(features).all():
+            row = int(np.argwhere(~np.isfinite(features))[0, 0])
+            raise UserError(f"{name} must hold finite numbers only; got NaN or infinity in row {row}")
+    if source is not None and source.shape[1] != pool.shape[1]:
+        raise UserError(f"source must have as many features as the pool, {pool.shape[1]}; got {source.shape[1]}")
+    if len(labelled) and not (0 <= labelled[0] and labelled[-1] < len(pool)):
+        raise UserError(f"labelled must name rows of the pool, 0 to {len(pool) - 1}; got {labelled.tolist()}")
+    free = len(pool) - len(labelled)
+    if not 1 <= budget <= free:
+        raise UserError(f"budget must be between 1 and {free}, the number of cases without a label; got {budget}")
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise UserError(f"alpha must be between 0 and 1; got {alpha}")
+    if not density_weight >= 0:
+        raise UserError(f"density_weight must be 0 or more; got {density_weight}")
