@@ -1,0 +1,33 @@
+"""nnUNetv2_xssr_link: let nnU-Net find XSSRTrainer, or stop it from doing so."""
+
+import argparse
+
+from nnunetv2_xssr.commands.frame import run
+from nnunetv2_xssr.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_xssr_link",
+        description="Write one small module into nnU-Net's trainer folder, so that nnUNetv2_train -tr XSSRTrainer "
+        "works. nnUNetv2_xssr_select does this by itself.",
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--remove", action="store_true", help="remove the module")
+    mode.add_argument("--check", action="store_true", help="only say whether nnU-Net finds XSSRTrainer")
+    args = parser.parse_args(argv)
+    return run(parser.prog, lambda: _link(args))
+
+
+def _link(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr import linking
+
+    if args.remove:
+        existed = linking.unlink()
+        print(f"removed {linking.link_path()}" if existed else f"nothing to remove: {linking.link_path()} is not there")
+    elif args.check:
+        if not linking.trainer_found():
+            raise UserError(f"nnU-Net does not find XSSRTrainer (no {linking.link_path()}); run nnUNetv2_xssr_link")
+        print(f"nnU-Net finds XSSRTrainer ({linking.link_path()})")
+    else:
+        print(linking.ensure_linked() or f"nnU-Net finds XSSRTrainer already ({linking.link_path()})")

@@ -1,0 +1,235 @@
+"""nnUNetv2_xssr_select: pick the cases of a target pool that are worth annotating."""
+
+import argparse
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from nnunetv2_xssr.commands.frame import add_device, resolve_device, run
+from nnunetv2_xssr.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_xssr_select",
+        description="Pick the few cases of a target dataset that are worth annotating, and write the split that "
+        "nnUNetv2_train -tr XSSRTrainer trains on.",
+    )
+    add = parser.add_argument
+    # fmt: off
+    add("-d", required=True, metavar="TARGET", help="nnU-Net raw dataset to pick from, by name or number")
+    add("-s", nargs="+", default=[], metavar="SOURCE",
+        help="datasets or folders of unlabelled images from the place where a model or an archive exists; without it "
+        "the autoencoder learns from the pool itself and novelty is off")
+    add("-b", required=True, metavar="BUDGET", help="how many cases to pick: a number, or a percentage such as 5%%")
+    add("--encoder", type=Path, metavar="FILE", help="checkpoint_final.pth of nnUNetv2_xssr_pretrain to embed with")
+    add("--strategy", default="xssr", help="xssr (default), random or coreset")
+    add("--alpha", default="auto", help="trade-off between diversity (0) and novelty (1); calibrated by default (auto)")
+    add("--density_weight", type=float, default=0.5, help="weight of density in the score; 0.5 by default")
+    add("--seed", type=int, default=0, help="of every random number; 0 by default")
+    add("--labelled", type=Path, metavar="FILE",
+        help="text file, one case a line: labelled already, they count as picked and cost nothing; by default the "
+        "cases that have a label, unless all have one")
+    add("--exclude", type=Path, metavar="FILE", help="text file, one case a line: treated as if not in the pool")
+    add("--cases", type=Path, metavar="CSV", help="table with a column case, and domain or group (patient)")
+    add("--overwrite", action="store_true", help="replace a selection that was made with other settings")
+    add("--skip-broken", action="store_true", help="set cases aside that cannot be read, and name them")
+    # fmt: on
+    add_device(parser)
+    args = parser.parse_args(argv)
+    return run(parser.prog, lambda: _select(args))
+
+
+def _select(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.commands.select_plan import Choice, make_plan, read_names
+    from nnunetv2_xssr.commands.select_words import describe_plan, describe_result
+    from nnunetv2_xssr.folders import check_environment, find_dataset
+    from nnunetv2_xssr.linking import ensure_linked
+    from nnunetv2_xssr.pools import dataset_pool, open_pools, with_case_table
+    from nnunetv2_xssr.selection_record import check_replaceable
+    from nnunetv2_xssr.split import FILE_NAME as SPLIT_FILE
+    from nnunetv2_xssr.split import write_split
+    from nnunetv2_xssr.views import pool_folder
+
+    # Everything that can be wrong with the call is found here, before any long work and before anything is written.
+    check_environment()
+    target = dataset_pool(find_dataset(args.d))
+    if args.cases:
+        target = with_case_table(target, args.cases)
+    sources = open_pools(args.s)
+    if target.name in [pool.name for pool in sources]:
+        raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
+    choice = Choice(
+        args.b,
+        args.strategy,
+        _alpha(args.alpha),
+        args.density_weight,
+        args.seed,
+        read_names(args.labelled),
+        tuple(read_names(args.exclude) or ()),
+    )
+    plan = make_plan(target, choice)
+    device = resolve_device(args.device)
+    record_path = pool_folder(target) / "selection.json"
+    settings = {
+        "source": [pool.name for pool in sources],
+        "encoder": str(args.encoder) if args.encoder else None,
+        **vars(choice),
+        "excluded": list(choice.excluded),
+    }
+    if not args.overwrite:
+        check_replaceable(record_path, "settings", settings)
+    print(describe_plan(plan, target.name, [pool.name for pool in sources]))
+
+    embedded = _embed_all(target, sources, args, device)
+    plan = make_plan(target, choice, {case.identifier for case in target.cases} - set(embedded.identifiers))
+    if not args.overwrite:
+        check_replaceable(record_path, "provenance", embedded.provenance)
+    record = _record(target, plan, choice, settings, embedded)
+    record.write(record_path)
+    split = plan.split([[pick.case for pick in selection.picks] for selection in record.selections])
+    write_split(pool_folder(target).parent / SPLIT_FILE, split)
+
+    print(describe_result(record))
+    print(f"wrote {record_path}")
+    print(f"wrote {pool_folder(target).parent / SPLIT_FILE}")
+    if line := ensure_linked():
+        print(line)
+    print(_next(target.name, plan.mode, embedded.is_3d, device))
+
+
+def _alpha(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--alpha must be auto or a number between 0 and 1; got {text!r}") from None
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """The target's cases and the sources in the same feature space, and what they were made from."""
+
+    identifiers: list[str]
+    pool: object  # array of shape (n, d)
+    source: object  # array of shape (m, d) or None
+    provenance: dict
+    set_aside: list[str]
+    is_3d: bool
+
+
+def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embedded:
+    import numpy as np
+
+    from nnunetv2_xssr.pretrain.embedding import check_encoder_fits, embed, load_encoder
+    from nnunetv2_xssr.pretrain.training import Settings, check_same_channels, checkpoint_folder, pretrain
+    from nnunetv2_xssr.records import sha256, sha256_json
+    from nnunetv2_xssr.views import prepare_views
+
+    # All images are read before the encoder is trained: a broken one is found after minutes and not after hours.
+    target_views = prepare_views(target, skip_broken=args.skip_broken)
+    source_views = [prepare_views(pool, target.channel_names, args.skip_broken) for pool in sources]
+    check_same_channels([target_views, *source_views])
+    learn_from = source_views or [target_views]
+    final = checkpoint_folder([views.pool.name for views in learn_from]) / "checkpoint_final.pth"
+    if args.encoder:
+        final = args.encoder
+    elif not final.is_file():
+        print(f"no encoder {final} yet: pretraining on {', '.join(views.pool.name for views in learn_from)}")
+        pretrain(learn_from, Settings(seed=args.seed), device, resume=True)
+        print(f"wrote {final}")
+    encoder = load_encoder(final, device)
+    check_encoder_fits(encoder, target_views)
+    pool = embed(encoder, target_views)
+    source = [embed(encoder, views) for views in source_views]
+    provenance = {
+        "pool": sha256_json(target_views.hashes),
+        "source": {views.pool.name: sha256_json(views.hashes) for views in source_views},
+        "encoder": encoder.identity,
+        "embeddings": sha256(rows.rows.tobytes() for rows in [pool, *source]),
+    }
+    set_aside = [sentence for views in [target_views, *source_views] for sentence in views.broken]
+    for sentence in set_aside:
+        print(f"set aside: {sentence}")
+    return _Embedded(
+        pool.identifiers,
+        pool.rows,
+        np.concatenate([rows.rows for rows in source]) if source else None,
+        provenance,
+        set_aside,
+        target_views.rows.shape[1] > 1,
+    )
+
+
+def _record(target, plan, choice, settings: dict, embedded: _Embedded):
+    from nnunetv2_xssr.selection_record import SelectionRecord
+
+    row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
+    domain = {case.identifier: case.domain for case in target.cases}
+    return SelectionRecord(
+        dataset=target.name,
+        mode=plan.mode,
+        settings=settings,
+        provenance=embedded.provenance,
+        versions={name: version(name) for name in ("nnunetv2_xssr", "nnunetv2", "torch", "numpy", "scikit-learn")},
+        selections=[_select_fold(fold, choice, embedded, row, domain) for fold in plan.folds],
+        set_aside=embedded.set_aside,
+    )
+
+
+def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], domain: dict[str, str | None]):
+    import numpy as np
+
+    from nnunetv2_xssr.selection import select
+    from nnunetv2_xssr.selection_record import FoldSelection, Pick
+
+    place = {identifier: i for i, identifier in enumerate(fold.pool)}
+    chosen = select(
+        np.asarray(embedded.pool[[row[identifier] for identifier in fold.pool]]),
+        fold.budget,
+        embedded.source,
+        choice.strategy,
+        np.array([place[identifier] for identifier in fold.labelled], int),
+        choice.alpha,
+        choice.density_weight,
+        choice.seed,
+    )
+    picks = []
+    for rank, i in enumerate(chosen.picks):
+        parts = (float(part[rank]) for part in (chosen.density, chosen.novelty, chosen.diversity))
+        score = None if chosen.score is None else float(chosen.score[rank])
+        picks.append(Pick(rank + 1, fold.pool[i], domain[fold.pool[i]], *parts, score))
+    curve = None
+    if chosen.curve is not None:
+        curve = {
+            "alpha": list(chosen.curve.alphas),
+            "mean_distance": list(chosen.curve.mean_distance),
+            "covering_radius": list(chosen.curve.covering_radius),
+        }
+    return FoldSelection(
+        len(fold.pool),
+        fold.labelled,
+        picks,
+        chosen.alpha,
+        curve,
+        chosen.mean_distance,
+        chosen.covering_radius,
+        chosen.random_mean_distance,
+    )
+
+
+def _next(name: str, mode: str, is_3d: bool, device: str) -> str:
+    from nnunetv2_xssr.folders import nnunet_folder
+
+    number = int(name[7:10])
+    configuration = "3d_fullres" if is_3d else "2d"
+    steps = []
+    if mode == "annotation":
+        labels = nnunet_folder("nnUNet_raw") / name / "labelsTr"
+        steps.append(f"annotate the cases above and put their labels into {labels}")
+    if mode == "annotation" or not (nnunet_folder("nnUNet_preprocessed") / name / "nnUNetPlans.json").is_file():
+        steps.append(f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity")
+    on = "" if device == "cuda" else f" -device {device}"
+    steps.append(f"nnUNetv2_train {name} {configuration} 0 -tr XSSRTrainer{on}")
+    return "\n".join(["next:", *(f"  {step}" for step in steps)])

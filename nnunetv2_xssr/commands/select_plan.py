@@ -1,0 +1,156 @@
+"""What a call of nnUNetv2_xssr_select will do: decided and checked before any long work."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.folders import nnunet_folder
+from nnunetv2_xssr.folds import cross_validation, study_folds
+from nnunetv2_xssr.pools import ImagePool
+from nnunetv2_xssr.selection import STRATEGIES, parse_budget
+from nnunetv2_xssr.split import Split
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user chose.
+
+    Attributes
+    ----------
+    budget : str
+        As written: ``22`` or ``5%``.
+    strategy : str
+    alpha : float or None
+        None calibrates it.
+    density_weight : float
+    seed : int
+    labelled : list of str or None
+        Cases that are labelled already; None stands for those with a label file, unless all have one.
+    excluded : list of str
+        Treated as if not in the pool.
+    """
+
+    budget: str
+    strategy: str = "xssr"
+    alpha: float | None = None
+    density_weight: float = 0.5
+    seed: int = 0
+    labelled: list[str] | None = None
+    excluded: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES:
+            raise one_of("--strategy", STRATEGIES, self.strategy)
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise UserError(f"--alpha must be auto or a number between 0 and 1; got {self.alpha}")
+        if not self.density_weight >= 0:
+            raise UserError(f"--density_weight must be 0 or more; got {self.density_weight}")
+        if self.seed < 0:
+            raise UserError(f"--seed must be 0 or more; got {self.seed}")
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """One selection to make.
+
+    Attributes
+    ----------
+    pool : list of str
+        The cases it is about.
+    labelled : list of str
+        Those of them that count as picked from the start.
+    budget : int
+    validation : list of str or None
+        The fold's validation cases in a study; None where the selected cases are to be cross-validated.
+    """
+
+    pool: list[str]
+    labelled: list[str]
+    budget: int
+    validation: list[str] | None
+
+
+@dataclass(frozen=True)
+class SelectionPlan:
+    """All selections to make: one a fold in a study, where every case has a label, else one."""
+
+    mode: str
+    folds: list[FoldPlan]
+    groups: dict[str, str]
+
+    def split(self, picks: list[list[str]]) -> Split:
+        """The split file for the picks of every fold."""
+        chosen = [sorted({*fold.labelled, *picked}) for fold, picked in zip(self.folds, picks, strict=True)]
+        if self.mode == "annotation":
+            return cross_validation(chosen[0], self.groups)
+        return [{"train": train, "val": fold.validation} for train, fold in zip(chosen, self.folds, strict=True)]
+
+
+def make_plan(target: ImagePool, choice: Choice, set_aside: Collection[str] = ()) -> SelectionPlan:
+    """Decide between study and annotation, and check every case name and budget.
+
+    A study, where every case has a label, is selected within each fold's training cases and keeps the fold's validation
+    cases. Otherwise the whole pool is the place to pick from.
+
+    Parameters
+    ----------
+    target : ImagePool
+    choice : Choice
+    set_aside : collection of str
+        Broken cases, treated as excluded.
+
+    Raises
+    ------
+    UserError
+        If a name or a budget does not fit the pool.
+    """
+    _check_names("--exclude", choice.excluded, target)
+    _check_names("--labelled", choice.labelled or (), target)
+    gone = {*choice.excluded, *set_aside}
+    usable = [case for case in target.cases if case.identifier not in gone]
+    if not usable:
+        raise UserError(f"--exclude names all {len(target)} cases of {target.name}; nothing is left to pick from")
+    groups = {case.identifier: case.group for case in usable if case.group is not None}
+    is_study = choice.labelled is None and all(case.labelled for case in target.cases)
+    if is_study:
+        return SelectionPlan("study", _study(target, gone, groups, choice), groups)
+    identifiers = [case.identifier for case in usable]
+    labelled = [c.identifier for c in usable if c.labelled] if choice.labelled is None else choice.labelled
+    labelled = [identifier for identifier in identifiers if identifier in set(labelled)]
+    if len(labelled) == len(identifiers):
+        raise UserError(f"all {len(labelled)} cases of {target.name} are labelled; nothing is left to pick")
+    budget = parse_budget(choice.budget, len(identifiers), len(identifiers) - len(labelled))
+    return SelectionPlan("annotation", [FoldPlan(identifiers, labelled, budget, None)], groups)
+
+
+def _study(target: ImagePool, gone: set[str], groups: dict[str, str], choice: Choice) -> list[FoldPlan]:
+    folders = [nnunet_folder(variable) / target.name for variable in ("nnUNet_preprocessed", "nnUNet_raw")]
+    plans = []
+    for number, fold in enumerate(study_folds(target.identifiers, folders, groups)):
+        pool, validation = ([case for case in fold[part] if case not in gone] for part in ("train", "val"))
+        for part, cases in (("training", pool), ("validation", validation)):
+            if not cases:
+                raise UserError(f"fold {number} of {target.name} is left without a {part} case; exclude fewer cases")
+        plans.append(FoldPlan(sorted(pool), [], parse_budget(choice.budget, len(pool)), validation))
+    return plans
+
+
+def _check_names(option: str, names: Collection[str], target: ImagePool) -> None:
+    unknown = sorted(set(names) - set(target.identifiers))
+    if unknown:
+        raise UserError(
+            f"{option} names {len(unknown)} cases that {target.name} does not have ({', '.join(unknown[:3])}); "
+            f"its cases look like {target.identifiers[0]}"
+        )
+
+
+def read_names(path: Path | None) -> list[str] | None:
+    """Names of cases from a text file, one a line; None for no file."""
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the list of cases {path} cannot be read ({error}); give text, one case a line") from None
+    return sorted({line.strip() for line in lines if line.strip()})

@@ -1,0 +1,91 @@
+"""Records on disk: written whole or not at all, read back with one clear sentence when they do not fit."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nnunetv2_xssr.errors import UserError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary name in the same folder that takes the place of ``path`` when the block ends well.
+
+    A reader, a full disk or a power cut sees the old file or the new one, never half of one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}_", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_json(path: Path, content) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path):
+    """Read JSON; a `UserError` names the file when it is missing, cut off or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a whole JSON file ({error}); restore it or delete it") from None
+
+
+def check_format(record, kind: str, version: int, path: Path) -> None:
+    """Check that ``record`` is of this kind and not of a newer format than this version of the package writes."""
+    if not isinstance(record, dict) or record.get("kind") != kind:
+        raise UserError(f"{path} is not an nnunetv2_xssr {kind}; give another file or delete it")
+    found = record.get("format_version")
+    if not isinstance(found, int) or found > version:
+        raise UserError(
+            f"{path} has format version {found!r} but this version of nnunetv2_xssr reads up to {version}; "
+            f"upgrade nnunetv2_xssr"
+        )
+
+
+def sha256(parts: Iterable[bytes]) -> str:
+    """Hexadecimal SHA-256 of the parts, one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def sha256_json(content) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
+    return sha256([json.dumps(content, sort_keys=True).encode()])
+
+
+def sha256_files(paths: Iterable[Path]) -> str:
+    """SHA-256 of what files hold, one after the other."""
+
+    def chunks():
+        for path in paths:
+            with open(path, "rb") as file:
+                while chunk := file.read(2**20):
+                    yield chunk
+
+    return sha256(chunks())

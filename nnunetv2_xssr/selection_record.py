@@ -1,0 +1,122 @@
+"""The selection record ``selection.json``: what was picked, why, from what and how."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.records import check_format, read_json, write_json
+
+FILE_NAME = "selection.json"
+KIND, FORMAT_VERSION = "selection", 1
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One picked case; the parts of its score are those at the moment it was picked, in [0, 1]."""
+
+    rank: int
+    case: str
+    domain: str | None
+    density: float
+    novelty: float
+    diversity: float
+    score: float | None
+
+
+@dataclass(frozen=True)
+class FoldSelection:
+    """The picks among the candidates of one fold (of the whole pool in annotation mode).
+
+    Attributes
+    ----------
+    pool_size : int
+        Cases that the picks stand for.
+    labelled : list of str
+        Cases that counted as picked from the start.
+    picks : list of Pick
+    alpha : float or None
+    alpha_curve : dict or None
+        Lists ``alpha``, ``mean_distance`` and ``covering_radius``.
+    mean_distance, covering_radius, random_mean_distance : float
+        See `nnunetv2_xssr.selection.Selection`.
+    """
+
+    pool_size: int
+    labelled: list[str]
+    picks: list[Pick]
+    alpha: float | None
+    alpha_curve: dict | None
+    mean_distance: float
+    covering_radius: float
+    random_mean_distance: float
+
+
+@dataclass(frozen=True)
+class SelectionRecord:
+    """Everything that one call of nnUNetv2_xssr_select decided.
+
+    Attributes
+    ----------
+    dataset : str
+    mode : {"study", "annotation"}
+        Whether every case has a label (one selection a fold) or not (one selection).
+    settings : dict
+        What the user chose.
+    provenance : dict
+        Hashes of pool, sources, encoder and embeddings.
+    versions : dict
+        Of the packages that took part.
+    selections : list of FoldSelection
+    set_aside : list of str
+        A sentence for every broken case.
+    """
+
+    dataset: str
+    mode: str
+    settings: dict
+    provenance: dict
+    versions: dict
+    selections: list[FoldSelection]
+    set_aside: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict:
+        return {"kind": KIND, "format_version": FORMAT_VERSION, **asdict(self)}
+
+    def write(self, path: Path) -> None:
+        """Write the record atomically; equal inputs give equal bytes."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: Path) -> "SelectionRecord":
+        """Read a record back; a `UserError` says in one sentence what does not fit."""
+        content = read_json(path)
+        check_format(content, KIND, FORMAT_VERSION, path)
+        try:
+            selections = [
+                FoldSelection(**{**one, "picks": [Pick(**pick) for pick in one["picks"]]})
+                for one in content["selections"]
+            ]
+            rest = {k: v for k, v in content.items() if k not in ("kind", "format_version", "selections")}
+            return cls(selections=selections, **rest)
+        except (TypeError, KeyError) as error:
+            raise UserError(f"{path} is not a whole selection record ({error}); replace it: --overwrite") from None
+
+
+def check_replaceable(path: Path, part: str, new: dict) -> None:
+    """Raise `UserError` if there is a record whose ``part`` (settings or provenance) is another than ``new``.
+
+    Nobody should lose a list that an annotator is working through because a command was typed again.
+    """
+    if not path.is_file():
+        return
+    old = getattr(SelectionRecord.load(path), part)
+    differing = [
+        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"{path} holds a selection made with other {part} ({'; '.join(differing)}); "
+            f"repeat those, or replace it with --overwrite"
+        )

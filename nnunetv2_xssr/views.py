@@ -1,0 +1,185 @@
+"""Views: the small square images of a case that the encoder learns from and embeds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from nnunetv2_xssr.case_rows import CaseRows, file_hashes
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.folders import nnunet_folder
+from nnunetv2_xssr.pools import BrokenImage, Case, ImagePool, read_case
+
+VIEW_SIZE = 128  # pixels, height and width
+VIEWS_PER_VOLUME = 8
+# nnU-Net takes the statistics of CT from the labelled foreground, which a pool may not have. A fixed window keeps what
+# its scheme is for: Hounsfield units stay comparable between cases.
+_CT_WINDOW = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
+
+
+def normalisation_schemes(channel_names: tuple[str, ...]) -> list[str]:
+    """Names of nnU-Net's normalisation schemes for these channels."""
+    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+
+    return [get_normalization_scheme(name).__name__ for name in channel_names]
+
+
+def normalise(image: np.ndarray, channel_names: tuple[str, ...]) -> np.ndarray:
+    """Normalise every channel of one case by nnU-Net's scheme for its name; shape (channels, z, y, x) in and out."""
+    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+
+    return np.stack(
+        [
+            get_normalization_scheme(name)(use_mask_for_norm=False, intensityproperties=_CT_WINDOW).run(channel.copy())
+            for name, channel in zip(channel_names, image, strict=True)
+        ]
+    )
+
+
+def foreground_slices(volume: np.ndarray, n: int) -> np.ndarray:
+    """Evenly spaced axial slices inside the foreground of a volume of shape (z, y, x); int array of shape (n,).
+
+    Foreground is what is brighter than the volume's mean; a slice belongs to it with at least a tenth of the
+    foreground of the fullest slice.
+    """
+    per_slice = (volume > volume.mean()).sum(axis=(1, 2))
+    inside = np.flatnonzero(per_slice >= 0.1 * per_slice.max())
+    # The middle of n equal parts, so that the first and the last slice, which show least, are not among them.
+    return np.floor(inside[0] + (np.arange(n) + 0.5) / n * (inside[-1] + 1 - inside[0])).astype(int)
+
+
+def extract_views(image: np.ndarray, channel_names: tuple[str, ...], n_views: int) -> np.ndarray:
+    """Views of one case.
+
+    Parameters
+    ----------
+    image : array of shape (channels, z, y, x)
+        As nnU-Net's readers give it.
+    channel_names : tuple of str
+    n_views : int
+        1 for a 2D case; for a volume the number of axial slices.
+
+    Returns
+    -------
+    array of shape (n_views, channels, VIEW_SIZE, VIEW_SIZE), float16
+    """
+    slices = foreground_slices(image[0], n_views) if image.shape[1] > 1 else np.zeros(n_views, int)
+    views = torch.from_numpy(normalise(image, channel_names)[:, slices]).transpose(0, 1)
+    views = F.interpolate(views, (VIEW_SIZE, VIEW_SIZE), mode="bilinear", antialias=True, align_corners=False)
+    return views.numpy().astype(np.float16)
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of a pool.
+
+    Attributes
+    ----------
+    pool : ImagePool
+        Without the cases that were set aside.
+    rows : memory-mapped float16 array of shape (cases, views, channels, VIEW_SIZE, VIEW_SIZE)
+    hashes : dict
+        SHA-256 of every case's files.
+    channel_names : tuple of str
+    broken : tuple of str
+        A sentence for every case that was set aside.
+    """
+
+    pool: ImagePool
+    rows: np.ndarray
+    hashes: dict[str, str]
+    channel_names: tuple[str, ...]
+    broken: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict:
+        """What decides how the views of a case look."""
+        return view_settings(self.rows.shape[1], self.channel_names)
+
+
+def view_settings(n_views: int, channel_names: tuple[str, ...]) -> dict:
+    """Plain values that decide how the views of a case look."""
+    return {"view_size": VIEW_SIZE, "views": n_views, "normalisation": normalisation_schemes(channel_names)}
+
+
+def pool_folder(pool: ImagePool) -> Path:
+    """Where the views and embeddings of a pool lie."""
+    return nnunet_folder("nnUNet_preprocessed") / pool.name / "xssr"
+
+
+def prepare_views(
+    pool: ImagePool, channel_names: tuple[str, ...] | None = None, skip_broken: bool = False
+) -> Views:
+    """Read every image of a pool once and keep its views on disk; what an earlier run read is not read again.
+
+    Parameters
+    ----------
+    pool : ImagePool
+    channel_names : tuple of str, optional
+        For a plain folder, which has none; ``("channel", ...)`` by default, which nnU-Net normalises by z-score.
+    skip_broken : bool
+        Set broken cases aside instead of raising.
+
+    Raises
+    ------
+    BrokenImage
+        At the first case that cannot be used, unless ``skip_broken``.
+    UserError
+        If no case can be used.
+    """
+    folder = pool_folder(pool)
+    reader = pool.reader()
+    probe, dead = _first_readable(pool, reader, skip_broken)
+    names = pool.channel_names or channel_names or ("channel",) * len(probe)
+    n_views = 1 if probe.shape[1] == 1 else VIEWS_PER_VOLUME
+    shape = (n_views, len(names), VIEW_SIZE, VIEW_SIZE)
+    settings = view_settings(n_views, names)
+
+    hashes = file_hashes(pool, folder / "files.json", lambda x: tqdm(x, desc=f"checking {pool.name}", unit="case"))
+    store = CaseRows.open(folder / "views", hashes, settings, shape, np.float16)
+    broken = dict(dead)
+    for i in tqdm(store.missing(), desc=f"reading {pool.name}", unit="case"):
+        case = pool.cases[i]
+        try:
+            store.write(i, _case_views(case, reader, names, n_views))
+        except BrokenImage as error:
+            if not skip_broken:
+                raise
+            broken[case.identifier] = str(error)
+    kept = [i for i, case in enumerate(pool.cases) if case.identifier not in broken]
+    if not kept:
+        raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
+    usable = pool.only(pool.cases[i].identifier for i in kept)
+    rows = store.rows if not broken else store.rows[kept]
+    return Views(usable, rows, {k: hashes[k] for k in usable.identifiers}, names, tuple(broken.values()))
+
+
+def _first_readable(pool: ImagePool, reader, skip_broken: bool) -> tuple[np.ndarray, dict[str, str]]:
+    broken = {}
+    for case in pool.cases:
+        try:
+            return read_case(case, reader), broken
+        except BrokenImage as error:
+            if not skip_broken:
+                raise
+            broken[case.identifier] = str(error)
+    raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
+
+
+def _case_views(case: Case, reader, channel_names: tuple[str, ...], n_views: int) -> np.ndarray:
+    image = read_case(case, reader)
+    where = f"case {case.identifier}: {case.files[0]}"
+    if len(image) != len(channel_names):
+        raise BrokenImage(
+            f"{where} has {len(image)} channels but the pool has {len(channel_names)} ({', '.join(channel_names)}); "
+            f"mend channel_names in dataset.json or the image"
+        )
+    if n_views == 1 and image.shape[1] > 1:
+        raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
+    try:
+        return extract_views(image, channel_names, n_views)
+    except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
+        raise BrokenImage(f"{where} does not fit its normalisation: {error}") from None

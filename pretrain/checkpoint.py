@@ -1,0 +1,45 @@
+"""The encoder checkpoint: tensors and plain values only, so that loading it never runs foreign code."""
+
+import pickle
+from pathlib import Path
+
+import torch
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.records import atomic, check_format, sha256, sha256_json
+
+KIND, FORMAT_VERSION = "encoder checkpoint", 1
+
+
+def save_checkpoint(path: Path, content: dict) -> None:
+    """Write a checkpoint atomically; ``content`` holds tensors and plain values."""
+    with atomic(path) as temporary:
+        torch.save({"kind": KIND, "format_version": FORMAT_VERSION, **content}, temporary)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Read a checkpoint onto the CPU.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, cut off, not ours, or of a newer format.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no encoder checkpoint {path}; run nnUNetv2_xssr_pretrain or give another file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, pickle.UnpicklingError):
+        raise UserError(
+            f"{path} is cut off or not an nnunetv2_xssr {KIND}; give another file, or delete it and run "
+            f"nnUNetv2_xssr_pretrain again"
+        ) from None
+    check_format(content, KIND, FORMAT_VERSION, path)
+    return content
+
+
+def encoder_identity(checkpoint: dict) -> str:
+    """SHA-256 of everything that decides an embedding: the weights, the architecture and the look of the views."""
+    weights = checkpoint["weights"]
+    digest = sha256_json({key: checkpoint[key] for key in ("architecture", "views")}).encode()
+    return sha256([digest] + [part for k in sorted(weights) for part in (k.encode(), weights[k].numpy().tobytes())])
