@@ -2,9 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-export nnUNet_n_proc_DA ?= 0
-export nnUNet_def_n_proc ?= 1
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test lint clean
 

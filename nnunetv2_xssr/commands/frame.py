@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from nnunetv2_xssr.errors import UserError
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def run(prog: str, command: Callable[[], None]) -> int:
