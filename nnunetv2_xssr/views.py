@@ -180,6 +180,12 @@ def _case_views(case: Case, reader, channel_names: tuple[str, ...], n_views: int
     if n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
     try:
-        return extract_views(image, channel_names, n_views)
+        views = extract_views(image, channel_names, n_views)
     except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
         raise BrokenImage(f"{where} does not fit its normalisation: {error}") from None
+    if not np.isfinite(views).all():
+        raise BrokenImage(
+            f"{where} has values up to {np.abs(image).max():g} after normalisation, beyond half precision (65504); "
+            f"choose another normalisation by its channel name"
+        )
+    return views

@@ -1,5 +1,6 @@
 """The encoder checkpoint: tensors and plain values only, so that loading it never runs foreign code."""
 
+import io
 import pickle
 from pathlib import Path
 
@@ -13,8 +14,11 @@ KIND, FORMAT_VERSION = "encoder checkpoint", 1
 
 def save_checkpoint(path: Path, content: dict) -> None:
     """Write a checkpoint atomically; ``content`` holds tensors and plain values."""
+    # To memory first: on a full disk torch's own writer ends in a RuntimeError about its internals.
+    buffer = io.BytesIO()
+    torch.save({"kind": KIND, "format_version": FORMAT_VERSION, **content}, buffer)
     with atomic(path) as temporary:
-        torch.save({"kind": KIND, "format_version": FORMAT_VERSION, **content}, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict:

@@ -28,6 +28,8 @@ class Encoder:
     n_features : int
     normalisation : list of str
         nnU-Net's schemes, one a channel, that it was trained with.
+    sources : dict
+        Name and hash of every pool that it learned from.
     path : Path
     """
 
@@ -35,6 +37,7 @@ class Encoder:
     identity: str
     n_features: int
     normalisation: list[str]
+    sources: dict[str, str]
     path: Path
 
 
@@ -60,6 +63,7 @@ def load_encoder(path: Path, device: str) -> Encoder:
         encoder_identity(checkpoint),
         checkpoint["architecture"]["features_per_stage"][-1],
         checkpoint["views"]["normalisation"],
+        checkpoint["sources"],
         path,
     )
 

@@ -206,5 +206,5 @@ def _check_resumable(checkpoint: dict, description: dict, path: Path) -> None:
         if found != expected:
             raise UserError(
                 f"{path} was made with other {part} ({found}) than asked for now ({expected}); "
-                f"repeat the old settings, or start anew without --c"
+                f"continue it with those, or delete it to start anew"
             )

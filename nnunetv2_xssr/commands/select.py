@@ -141,6 +141,8 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
         print(f"wrote {final}")
     encoder = load_encoder(final, device)
     check_encoder_fits(encoder, target_views)
+    if not args.encoder and encoder.sources != {views.pool.name: sha256_json(views.hashes) for views in learn_from}:
+        print(f"the images have changed since {final} learned from them; delete it to pretrain anew")
     pool = embed(encoder, target_views)
     source = [embed(encoder, views) for views in source_views]
     provenance = {
