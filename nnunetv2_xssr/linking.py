@@ -52,12 +52,20 @@ def unlink() -> bool:
 
 def trainer_found() -> bool:
     """Whether nnU-Net's own search finds XSSRTrainer."""
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
     try:
-        return recursive_find_trainer_class_by_name("XSSRTrainer").__name__ == "XSSRTrainer"
+        return _find_trainer("XSSRTrainer") is not None
     except RuntimeError:  # not found, or another trainer's broken dependency stood in the way of the search
         return False
+
+
+def _find_trainer(name: str) -> type | None:
+    try:
+        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    except ModuleNotFoundError:  # before nnU-Net 2.8
+        from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+        return recursive_find_python_class(str(link_path().parent), name, "nnunetv2.training.nnUNetTrainer")
+    return recursive_find_trainer_class_by_name(name)
 
 
 def ensure_linked() -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from nnunetv2_xssr.commands.frame import add_device, resolve_device, run
 from nnunetv2_xssr.errors import UserError
 
+_SOURCE, _TARGET = "Dataset901_XSSRDemoSource", "Dataset902_XSSRDemoTarget"
 _BUDGET = "5%"
 _RANDOM_DRAWS = 3
 
@@ -28,13 +29,19 @@ def _demo(args: argparse.Namespace) -> None:
 
     from nnunetv2_xssr.demo.phantom import write_datasets
     from nnunetv2_xssr.demo.study import Study
+    from nnunetv2_xssr.records import read_json, write_json
 
     folder = args.o.resolve()
-    if folder.exists() and any(folder.iterdir()) and not (folder / "nnUNet_raw").is_dir():
-        raise UserError(f"{folder} is not empty and not a demo's folder; give another with -o")
-    names = {"source_name": "Dataset901_XSSRDemoSource", "target_name": "Dataset902_XSSRDemoTarget"}
-    drawn = write_datasets(folder / "nnUNet_raw", seed=args.seed, **names)
-    study = Study(folder, *names.values(), "2d_small", "XSSRTrainer_demo", resolve_device(args.device))
+    drawn_file = folder / "drawn.json"
+    if not drawn_file.is_file():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is neither empty nor a whole demo; delete it or give another folder with -o")
+        drawn = write_datasets(folder / "nnUNet_raw", _SOURCE, _TARGET, seed=args.seed)
+        write_json(drawn_file, {"seed": args.seed, **drawn})
+    drawn = read_json(drawn_file)
+    if drawn["seed"] != args.seed:
+        raise UserError(f"{folder} holds a demo with --seed {drawn['seed']}; give that, or another folder with -o")
+    study = Study(folder, _SOURCE, _TARGET, "2d_small", "XSSRTrainer_demo", resolve_device(args.device))
     arms = {"xssr": ["-b", _BUDGET]}
     arms |= {f"random {i + 1}": ["-b", _BUDGET, "--strategy", "random", "--seed", str(i)] for i in range(_RANDOM_DRAWS)}
 
@@ -42,10 +49,10 @@ def _demo(args: argparse.Namespace) -> None:
     dice = {}
     with tqdm(total=2 + len(arms), unit="step") as progress:
         progress.set_description("pretraining on the source")
-        study.pretrain("--epochs", "6")
+        study.pretrain("--epochs", "4")
         progress.update()
         progress.set_description("preprocessing the target")
-        study.preprocess(drawn["pool"], drawn["test"], small_batch_size=8)
+        study.preprocess(drawn["pool"], drawn["test"], small_batch_size=4)
         progress.update()
         for arm, options in arms.items():
             progress.set_description(f"selecting and training: {arm}")
