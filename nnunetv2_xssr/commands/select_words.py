@@ -53,6 +53,8 @@ def alpha_words(selection: FoldSelection) -> str | None:
     if len(alphas) == 1:
         return f"alpha {alphas[0]:g} (0 is all diversity, 1 all novelty), not calibrated"
     best, worst = min(mean), max(mean)
+    if best == 0:
+        return f"alpha {selection.alpha:g}: every case, or a copy of it, is chosen"
     near = [a for a, m in zip(alphas, mean, strict=True) if m <= 1.01 * best]
     text = f"alpha {selection.alpha:g} (0 is all diversity, 1 all novelty) covers the pool best"
     if len(near) > 1:
