@@ -279,13 +279,24 @@ def read_case(case: Case, reader) -> np.ndarray:
 
     try:
         image = np.asarray(reader.read_images([str(file) for file in case.files])[0], dtype=np.float32)
+        finite = np.isfinite(image).all() and all(_stored_finite(file) for file in case.files)
     except Exception as error:  # readers raise whatever their library raises
         reason = " ".join(str(error).split())[-200:] or type(error).__name__
         raise broken(f"cannot be read ({reason})") from None
     if image.ndim != 4 or 0 in image.shape:
         raise broken(f"must be an image of 2 or 3 dimensions; got shape {image.shape}")
-    if not np.isfinite(image).all():
+    if not finite:
         raise broken("holds NaN or infinity")
     if image.min() == image.max():
         raise broken(f"is constant (every value is {image.min():g})")
     return image
+
+
+def _stored_finite(file: Path) -> bool:
+    # ITK, and with it nnU-Net's reader, silently takes what is missing of a cut-off NIfTI file, and NaN and infinity in
+    # one, for 0. nibabel raises for the first and shows the others.
+    if not file.name.lower().endswith((".nii", ".nii.gz")):
+        return True
+    import nibabel
+
+    return bool(np.isfinite(np.asanyarray(nibabel.load(file).dataobj)).all())

@@ -172,7 +172,8 @@ def pretrain(sources: list[Views], settings: Settings, device: str, resume: bool
             save_checkpoint(latest, {**content, "optimizer": optimizer.state_dict()})
             draw_progress(folder / "progress.png", history)
     draw_reconstructions(folder / "reconstructions.png", model, sampler.batch(0, 6), MASK_RATIO, settings.seed)
-    save_checkpoint(final, {key: load_checkpoint(latest)[key] for key in content})
+    # From the file, because a run that was killed right here has no epoch left to train when it is continued.
+    save_checkpoint(final, {key: value for key, value in load_checkpoint(latest).items() if key != "optimizer"})
     latest.unlink()
     return final
 

@@ -1,0 +1,186 @@
+"""Pretraining and embedding through their commands: what they write, and what an embedding depends on."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
+from PIL import Image
+
+from nnunetv2_xssr.commands import pretrain, select
+from nnunetv2_xssr.pools import open_pool
+from nnunetv2_xssr.pretrain import embedding, training
+from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
+from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
+from nnunetv2_xssr.pretrain.training import ViewSampler, learning_rate
+from nnunetv2_xssr.views import prepare_views
+
+TINY = ["--epochs", "2", "--batch_size", "4", "-device", "cpu"]
+
+
+def rows_of(workspace, name):
+    """The embeddings of a pool and its cases."""
+    store = embed(load_encoder(workspace.encoder(), "cpu"), prepare_views(open_pool(name)))
+    return dict(zip(store.identifiers, np.array(store.rows), strict=True))
+
+
+def test_files_beside_the_checkpoint(workspace, capsys):
+    out = succeeds(capsys, pretrain.main, ["-s", "1", *TINY])
+    folder = workspace.encoder().parent
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint_final.pth", "progress.png", "reconstructions.png"]
+    for name in ("progress.png", "reconstructions.png"):
+        shown = np.asarray(Image.open(folder / name).convert("RGB"))
+        assert min(shown.shape[:2]) > 100 and shown.std() > 5  # not empty
+    assert str(workspace.encoder()) in out and "nnUNetv2_xssr_select" in out
+    history = load_checkpoint(workspace.encoder())["history"]
+    assert [len(values) for values in history.values()] == [2, 2, 2]
+
+
+def test_checkpoint_holds_tensors_and_plain_values_only(workspace):
+    content = torch.load(workspace.encoder(), weights_only=True)
+    assert content["kind"] == "encoder checkpoint" and content["format_version"] == 1
+    assert "optimizer" not in content
+    assert all(tensor.device.type == "cpu" for tensor in content["weights"].values())
+
+
+def test_several_sources_colours_and_folders(empty, capsys):
+    for name, n in (("Dataset003_Colour", 3), ("Dataset004_More", 2)):
+        for i in range(n):
+            write_picture(empty.raw / name / "imagesTr" / f"c_{i}_0000.png", picture(i, channels=3))
+        write_dataset_json(empty.raw / name, channel_names={"0": "R", "1": "G", "2": "B"})
+    for i in range(2):
+        write_picture(empty.root / "folder" / f"anything {i}.png", picture(50 + i, channels=3))
+    argv = ["-s", "3", "Dataset004_More", empty.root / "folder", *TINY]
+    succeeds(capsys, pretrain.main, argv)
+    (checkpoint,) = empty.results.rglob("checkpoint_final.pth")
+    assert not checkpoint.parent.parent.name.startswith("Dataset")  # nnU-Net would take it for that dataset
+    content = load_checkpoint(checkpoint)
+    assert content["architecture"]["input_channels"] == 3
+    assert len(content["sources"]) == 3
+
+
+def test_volumes_and_several_channels(empty, capsys):
+    folder = empty.raw / "Dataset005_Volumes"
+    for i in range(3):
+        for channel in range(2):
+            write_volume(folder / "imagesTr" / f"v_{i}_{channel:04d}.nii.gz", volume(i + 10 * channel)[0])
+    write_dataset_json(folder, ending=".nii.gz", channel_names={"0": "T1", "1": "CT"})
+    out = succeeds(capsys, select.main, ["-d", "5", "-b", "1", "-device", "cpu"])
+    assert "3d_fullres 0 -tr XSSRTrainer" in out
+    assert len(empty.selection("Dataset005_Volumes")["selections"][0]["picks"]) == 1
+
+
+def test_same_seed_same_weights_other_seed_others(empty, capsys):
+    for i in range(3):
+        write_picture(empty.root / "folder" / f"{i}.png", picture(i))
+    weights = []
+    for seed in (0, 0, 1):
+        succeeds(capsys, pretrain.main, ["-s", empty.root / "folder", "--seed", seed, *TINY])
+        (checkpoint,) = empty.results.rglob("checkpoint_final.pth")
+        weights.append(load_checkpoint(checkpoint)["weights"])
+        shutil.rmtree(checkpoint.parent)
+    same = [[torch.equal(weights[0][key], other[key]) for key in other] for other in weights[1:]]
+    assert all(same[0]) and not all(same[1])
+
+
+def test_global_random_state_has_no_say(workspace, capsys):
+    """Neither what another library drew before, nor is it disturbed."""
+    torch.manual_seed(123)
+    expected = torch.rand(3)
+    torch.manual_seed(123)
+    before = load_checkpoint(workspace.encoder())["weights"]
+    succeeds(capsys, pretrain.main, ["-s", "1", "-device", "cpu"])
+    assert torch.equal(torch.rand(3), expected)
+    after = load_checkpoint(workspace.encoder())["weights"]
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_finished_pretraining_is_not_repeated_with_c(workspace, capsys, monkeypatch):
+    before = workspace.encoder().read_bytes()
+    monkeypatch.setattr(training, "_train_step", lambda *args: pytest.fail("trained again"))
+    succeeds(capsys, pretrain.main, ["-s", "1", "-device", "cpu", "--c"])
+    assert workspace.encoder().read_bytes() == before
+
+
+def test_labels_are_never_read(workspace, capsys):
+    labels = workspace.raw / SOURCE / "labelsTr"
+    labels.mkdir()
+    (labels / "s_00.png").write_bytes(b"broken")
+    succeeds(capsys, pretrain.main, ["-s", "1", "-device", "cpu"])
+
+
+def test_diverging_pretraining_is_told(workspace, capsys, monkeypatch):
+    monkeypatch.setattr(training.MaskedAutoencoder, "forward", lambda self, x, v: self.mask_token.sum() * float("nan"))
+    fails(capsys, pretrain.main, ["-s", "1", "-device", "cpu"], "diverged", "nan", "--seed")
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    rates = [learning_rate(step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([training.LEARNING_RATE * (i + 1) / 10 for i in range(10)])
+    assert max(rates) == pytest.approx(training.LEARNING_RATE)
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert 0 <= rates[-1] < 0.01 * training.LEARNING_RATE
+
+
+def test_every_pass_shows_every_view_once(workspace):
+    sources = [prepare_views(open_pool(name)) for name in (SOURCE, TARGET)]
+    sampler = ViewSampler(sources, seed=5)
+    assert len(sampler) == 16
+    everything = np.concatenate([np.array(views.rows).reshape(-1, 1, 128, 128) for views in sources])
+    for size in (4, 5):
+        shown = torch.cat([sampler.batch(step, size) for step in range(16)]).numpy()
+        for one_pass in range(16 * size // 16):
+            part = shown[16 * one_pass : 16 * (one_pass + 1)].astype(np.float16)
+            assert sorted(view.tobytes() for view in part) == sorted(view.tobytes() for view in everything)
+    first, second = (torch.cat([sampler.batch(s, 4) for s in range(p, p + 4)]) for p in (0, 4))
+    assert not torch.equal(first, second)  # shuffled anew
+
+
+# --- embeddings
+
+
+def test_embedding_of_a_case_does_not_depend_on_other_cases(workspace):
+    everything = rows_of(workspace, TARGET)
+    for i in (0, 2, 4, 6, 8):
+        (workspace.images() / f"t_{i:02d}_0000.png").unlink()
+    shutil.rmtree(workspace.preprocessed / TARGET)
+    alone = rows_of(workspace, TARGET)
+    assert sorted(alone) == [f"t_{i:02d}" for i in (1, 3, 5, 7, 9)]
+    for case, row in alone.items():
+        assert row.tobytes() == everything[case].tobytes()
+    assert all(np.isfinite(row).all() and row.any() for row in everything.values())
+    assert len({row.tobytes() for row in everything.values()}) == 10
+
+
+def test_only_new_and_changed_cases_are_embedded(workspace, monkeypatch):
+    before = rows_of(workspace, TARGET)
+    write_picture(workspace.images() / "t_99_0000.png", picture(999))
+    write_picture(workspace.images() / "t_03_0000.png", picture(998))
+    (workspace.images() / "t_05_0000.png").unlink()
+    calls, original = [], embedding.embed_case
+    monkeypatch.setattr(embedding, "embed_case", lambda *args: calls.append(args) or original(*args))
+    after = rows_of(workspace, TARGET)
+    assert len(calls) == 2
+    assert sorted(after) == sorted({*before, "t_99"} - {"t_05"})
+    changed = {case for case in before if case in after and before[case].tobytes() != after[case].tobytes()}
+    assert changed == {"t_03"}
+
+
+def test_embedding_is_the_mean_over_positions_and_views(workspace):
+    encoder = load_encoder(workspace.encoder(), "cpu")
+    views = np.random.default_rng(0).normal(size=(3, 1, 128, 128)).astype(np.float16)
+    together = embedding.embed_case(encoder, views)
+    with torch.no_grad():
+        each = [encoder.module(torch.from_numpy(v[None].astype(np.float32)))[0].mean(dim=(1, 2)) for v in views]
+    assert together.shape == (encoder.n_features,)
+    assert together == pytest.approx(torch.stack(each).mean(0).numpy(), rel=1e-4, abs=1e-5)
+
+
+def test_another_encoder_embeds_everything_anew(workspace, capsys):
+    before = rows_of(workspace, TARGET)
+    succeeds(capsys, pretrain.main, ["-s", "1", "--seed", "9", "-device", "cpu"])
+    after = rows_of(workspace, TARGET)
+    assert all(before[case].tobytes() != after[case].tobytes() for case in before)
+    folder = workspace.preprocessed / TARGET / "xssr" / "embeddings"
+    assert len(list(folder.glob("rows_*.npy"))) == 1  # the old ones are gone

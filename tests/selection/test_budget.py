@@ -1,0 +1,48 @@
+"""Budgets as users write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.selection import parse_budget
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "expected"),
+    [
+        ("5%", 452, 22),  # the paper's
+        ("5%", 19, 1),
+        ("1%", 3, 1),
+        ("100%", 7, 7),
+        ("2.5%", 200, 5),
+        ("29%", 100, 29),  # 0.29 * 100 is 28.999... in binary
+        ("22", 452, 22),
+        ("1", 1, 1),
+        ("452", 452, 452),
+    ],
+)
+def test_what_a_budget_buys(text, n, expected):
+    assert parse_budget(text, n) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "101%", "100.1%", "0%", "0.0%", "5 %", " 5", "abc", "", "%", "1.5", "11"])
+def test_refused(text):
+    with pytest.raises(UserError) as caught:
+        parse_budget(text, 10)
+    assert repr(text) in str(caught.value)
+
+
+def test_percentage_counts_the_whole_pool_but_buys_only_what_is_left():
+    assert parse_budget("50%", 100, available=80) == 50
+    assert parse_budget("50%", 100, available=30) == 30
+
+
+def test_number_beyond_what_is_left():
+    with pytest.raises(UserError, match="between 1 and 30"):
+        parse_budget("31", 100, available=30)
+
+
+@given(st.integers(1, 100), st.integers(1, 10_000))
+def test_percentage_is_the_floor_and_at_least_one(percent, n):
+    assert parse_budget(f"{percent}%", n) == max(1, percent * n // 100)

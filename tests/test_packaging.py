@@ -1,0 +1,116 @@
+"""What an installation consists of."""
+
+import configparser
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from making import CHECKOUT
+
+TOP = ("nnunetv2_xssr", "pretrain", "selection", "trainers")
+
+
+def configuration():
+    parser = configparser.ConfigParser()
+    parser.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def package_name(folder):
+    """The import name of a folder of the checkout."""
+    parts = folder.relative_to(CHECKOUT).parts
+    return ".".join(parts if parts[0] == "nnunetv2_xssr" else ("nnunetv2_xssr", *parts))
+
+
+def package_folders():
+    return [init.parent for top in TOP for init in sorted((CHECKOUT / top).rglob("__init__.py"))]
+
+
+def test_setup_cfg_lists_every_folder():
+    listed = configuration()["options"]["packages"].split()
+    assert sorted(listed) == sorted(package_name(folder) for folder in package_folders())
+    holding_modules = {file.parent for top in TOP for file in (CHECKOUT / top).rglob("*.py")}
+    assert holding_modules == set(package_folders())  # no folder lacks its __init__.py
+
+
+def test_every_stage_is_mapped_into_the_name_space():
+    mapped = dict(line.split(" = ") for line in configuration()["options"]["package_dir"].strip().splitlines())
+    assert mapped == {package_name(CHECKOUT / top): top for top in TOP}
+
+
+def test_wheel_holds_every_module(tmp_path):
+    pytest.importorskip("build")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in (*TOP, "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
+        copy(CHECKOUT / name, source / name)
+    argv = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), "."]
+    result = subprocess.run(argv, cwd=source, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if name.endswith(".py")}
+        extra = [name for name in archive.namelist() if ".dist-info/" not in name and not name.endswith(".py")]
+    expected = {
+        "/".join([*package_name(folder).split("."), file.name])
+        for folder in package_folders()
+        for file in folder.glob("*.py")
+    }
+    assert inside == expected
+    assert extra == []
+    # Imported from the wheel, far from the checkout.
+    code = "import nnunetv2_xssr.selection as s, nnunetv2_xssr.trainer_link as t; print(s.__file__, t.__file__)"
+    env = {**os.environ, "PYTHONPATH": str(wheel)}
+    result = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(str(wheel)) == 2
+
+
+def test_entry_points_can_be_imported_and_tell_their_use(capsys):
+    scripts = configuration()["options.entry_points"]["console_scripts"].strip().splitlines()
+    names = []
+    for line in scripts:
+        name, target = line.split(" = ")
+        module, function = target.split(":")
+        main = getattr(importlib.import_module(module), function)
+        with pytest.raises(SystemExit) as caught:
+            main(["--help"])
+        assert caught.value.code == 0
+        assert f"usage: {name}" in capsys.readouterr().out
+        names.append(name)
+    assert set(names) >= {f"nnUNetv2_xssr_{c}" for c in ("pretrain", "select", "link", "demo")}
+
+
+def test_help_is_fast_to_load():
+    """Help needs neither torch nor nnU-Net."""
+    code = (
+        "import sys\n"
+        "from nnunetv2_xssr.commands import link, pretrain, select\n"
+        "heavy = {'torch', 'nnunetv2', 'sklearn', 'SimpleITK'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(os.sep))
+    assert result.returncode == 0, result.stderr
+
+
+def test_selection_needs_numbers_only():
+    code = (
+        "import sys, nnunetv2_xssr.selection\n"
+        "heavy = {'torch', 'nnunetv2', 'SimpleITK'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(os.sep))
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_checkout_itself_is_importable_from_its_root():
+    """`python -m pytest` in the root finds the half package in the current folder first."""
+    code = "import nnunetv2_xssr.selection, nnunetv2_xssr.pretrain, nnunetv2_xssr; print(nnunetv2_xssr.__version__)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
+    assert result.returncode == 0, result.stderr

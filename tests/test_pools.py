@@ -1,0 +1,144 @@
+"""Image pools of datasets and folders."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from making import SOURCE, TARGET, picture, volume, write_dataset_json, write_picture, write_volume
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.folders import find_dataset
+from nnunetv2_xssr.pools import BrokenImage, dataset_pool, open_pool, open_pools, read_case, with_case_table
+
+
+def test_dataset_by_name_and_by_number(workspace):
+    assert find_dataset("2") == find_dataset("002") == find_dataset(TARGET) == TARGET
+    pool = open_pool("2")
+    assert pool.name == TARGET and len(pool) == 10
+    assert pool.identifiers == sorted(pool.identifiers) == [f"t_{i:02d}" for i in range(10)]
+    assert pool.channel_names == ("xray",)
+    assert [case.domain for case in pool.cases] == list("ABABABABAB")
+    assert not any(case.labelled for case in pool.cases)
+
+
+def test_labels_are_seen_but_not_opened(workspace):
+    label = workspace.raw / TARGET / "labelsTr" / "t_03.png"
+    label.parent.mkdir()
+    label.write_bytes(b"not an image")
+    assert [c.identifier for c in dataset_pool(TARGET).cases if c.labelled] == ["t_03"]
+
+
+def test_other_files_beside_the_images_are_no_cases(workspace):
+    for name in ("Thumbs.db", "notes.txt", "t_00_0000.json", "preview.png"):
+        (workspace.images() / name).write_text("x")
+    assert len(dataset_pool(TARGET)) == 10
+
+
+def test_dataset_table_adds_cases_and_labels(workspace):
+    """As nnU-Net reads it, with the label optional."""
+    elsewhere = workspace.root / "archive"
+    write_picture(elsewhere / "far.png", picture(1))
+    write_picture(elsewhere / "mask.png", picture(1))
+    where = os.path.relpath(elsewhere, workspace.raw / TARGET)
+    table = {
+        "far": {"images": [f"{where}/far.png"]},
+        "far_labelled": {"images": [f"{where}/far.png"], "label": f"{where}/mask.png"},
+        "t_00": {"images": ["imagesTr/t_00_0000.png"], "label": f"{where}/mask.png"},
+    }
+    write_dataset_json(workspace.raw / TARGET, dataset=table)
+    pool = dataset_pool(TARGET)
+    cases = {case.identifier: case for case in pool.cases}
+    assert len(pool) == 12
+    assert cases["far"].files == ((elsewhere / "far.png").resolve(),)
+    assert {c for c in cases if cases[c].labelled} == {"far_labelled", "t_00"}
+
+
+def test_channels_are_ordered_by_their_number(empty):
+    folder = empty.raw / "Dataset007_Channels"
+    for channel in range(11):
+        write_picture(folder / "imagesTr" / f"a_{channel:04d}.png", picture(channel))
+    write_dataset_json(folder, channel_names={str(i): f"name{i}" for i in range(11)})
+    pool = open_pool("7")
+    assert pool.channel_names == tuple(f"name{i}" for i in range(11))
+    image = read_case(pool.cases[0], pool.reader())
+    assert image.shape == (11, 1, 40, 48) and image.dtype == np.float32
+    for channel in range(11):
+        assert np.array_equal(image[channel, 0], picture(channel))
+
+
+def test_folder_of_files_with_any_names(tmp_path):
+    for name in ("b.png", "a 1.png", "slice_0012.png", ".hidden.png"):
+        write_picture(tmp_path / "images" / name, picture(1))
+    (tmp_path / "images" / "readme.txt").write_text("x")
+    pool = open_pool(str(tmp_path / "images"))
+    assert pool.identifiers == ["a 1", "b", "slice_0012"]
+    assert pool.name.startswith("images_") and pool.channel_names is None
+
+
+def test_folder_in_nnunets_manner_groups_channels(tmp_path):
+    for case in "ab":
+        for channel in range(2):
+            write_picture(tmp_path / f"{case}_{channel:04d}.png", picture(channel))
+    pool = open_pool(str(tmp_path))
+    assert pool.identifiers == ["a", "b"]
+    assert [len(case.files) for case in pool.cases] == [2, 2]
+
+
+def test_folders_of_the_same_name_are_different_pools(tmp_path):
+    for parent in ("x", "y"):
+        write_picture(tmp_path / parent / "images" / "a.png", picture(1))
+    pools = open_pools([str(tmp_path / parent / "images") for parent in ("x", "y")])
+    assert pools[0].name != pools[1].name
+    again = open_pool(str(tmp_path / "y" / ".." / "x" / "images"))
+    assert again.name == pools[0].name
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd"])
+def test_volumes_in_every_format(tmp_path, ending):
+    array = volume(3)[0]
+    write_volume(tmp_path / f"v{ending}", array)
+    pool = open_pool(str(tmp_path))
+    assert pool.identifiers == ["v"]
+    image = read_case(pool.cases[0], pool.reader())
+    assert image.shape == (1, *array.shape)
+    assert np.array_equal(image[0], array)
+
+
+@pytest.mark.parametrize("ending", [".tif", ".bmp"])
+def test_pictures_in_other_formats(tmp_path, ending):
+    write_picture(tmp_path / f"v{ending}", picture(3))
+    pool = open_pool(str(tmp_path))
+    image = read_case(pool.cases[0], pool.reader())
+    assert image.shape == (1, 1, 40, 48) and np.array_equal(image[0, 0], picture(3))
+
+
+def test_constant_image_is_named_with_its_value(tmp_path):
+    write_picture(tmp_path / "flat.png", np.full((8, 8), 9, np.uint8))
+    pool = open_pool(str(tmp_path))
+    with pytest.raises(BrokenImage, match=r"case flat: .*flat.png is constant \(every value is 9\).*--skip-broken"):
+        read_case(pool.cases[0], pool.reader())
+
+
+def test_table_of_cases_gives_domain_and_group(workspace):
+    table = workspace.root / "cases.csv"
+    table.write_text("\ufeffcase,domain,patient,age\nt_00,C,p1,40\nt_01,,p1,41\nt_02,D,,\nunknown,E,p9,1\n", "utf-8")
+    cases = {case.identifier: case for case in with_case_table(open_pool("2"), table).cases}
+    assert [cases[c].domain for c in ("t_00", "t_01", "t_02", "t_03")] == ["C", "B", "D", "B"]
+    assert [cases[c].group for c in ("t_00", "t_01", "t_02", "t_03")] == ["p1", "p1", None, None]
+    table.write_text("case,group,patient\nt_00,g,p\n")
+    assert with_case_table(open_pool("2"), table).cases[0].group == "g"
+
+
+def test_only_keeps_the_order(workspace):
+    assert open_pool("2").only(["t_05", "t_01"]).identifiers == ["t_01", "t_05"]
+
+
+def test_channel_names_that_are_no_numbers_are_told(workspace):
+    """A dataset.json of another tool."""
+    file = workspace.raw / SOURCE / "dataset.json"
+    content = json.loads(file.read_text())
+    content["channel_names"] = {}
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="channel_names"):
+        open_pool("1")

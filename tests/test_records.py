@@ -1,0 +1,117 @@
+"""Records are written whole or not at all, and read back with one clear sentence."""
+
+import json
+import os
+import stat
+
+import pytest
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.records import atomic, check_format, read_json, sha256_files, sha256_json, write_json
+from nnunetv2_xssr.selection_record import FoldSelection, Pick, SelectionRecord, check_replaceable
+
+
+def test_atomic_replaces_when_the_block_ends_well(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.txt"
+    for text in ("one", "two"):
+        with atomic(path) as temporary:
+            assert temporary.parent == path.parent and temporary != path
+            temporary.write_text(text)
+        assert path.read_text() == text
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_atomic_leaves_the_old_file_when_the_block_fails(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_atomic_gives_the_permissions_of_an_ordinary_new_file(tmp_path):
+    old = os.umask(0o027)
+    try:
+        with atomic(tmp_path / "file.txt") as temporary:
+            temporary.write_text("x")
+        assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == 0o640
+        assert os.umask(0o027) == 0o027  # the umask itself is as before
+    finally:
+        os.umask(old)
+
+
+def test_json_round_trip_and_no_nan(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"größe": [1, 2.5, None]})
+    assert read_json(path) == {"größe": [1, 2.5, None]}
+    assert "größe" in path.read_text("utf-8") and path.read_text().endswith("\n")
+    with pytest.raises(ValueError):
+        write_json(path, float("nan"))
+    assert read_json(path) == {"größe": [1, 2.5, None]}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"\xff\xfe"])
+def test_json_that_is_cut_off(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="a.json is not a whole JSON file"):
+        read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ([], "is not an nnunetv2_xssr thing"),
+        ({"kind": "other", "format_version": 1}, "is not an nnunetv2_xssr thing"),
+        ({"kind": "thing"}, "format version None"),
+        ({"kind": "thing", "format_version": "1"}, "format version '1'"),
+        ({"kind": "thing", "format_version": 3}, "format version 3 .* up to 2; upgrade"),
+    ],
+)
+def test_format(tmp_path, record, words):
+    with pytest.raises(UserError, match=words):
+        check_format(record, "thing", 2, tmp_path / "a.json")
+
+
+def test_older_and_equal_formats_are_read(tmp_path):
+    for version in (1, 2):
+        check_format({"kind": "thing", "format_version": version}, "thing", 2, tmp_path)
+
+
+def test_hashes(tmp_path):
+    assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1}) != sha256_json({"a": 2, "b": 1})
+    (tmp_path / "a").write_bytes(b"12")
+    (tmp_path / "b").write_bytes(b"34")
+    both = sha256_files([tmp_path / "a", tmp_path / "b"])
+    assert both != sha256_files([tmp_path / "b", tmp_path / "a"])
+    (tmp_path / "b").write_bytes(b"35")
+    assert both != sha256_files([tmp_path / "a", tmp_path / "b"])
+
+
+def record(**settings):
+    pick = Pick(1, "a", None, 0.5, 0.0, 1.0, 0.75)
+    curve = {"alpha": [0.0], "mean_distance": [0.1], "covering_radius": [0.2]}
+    selection = FoldSelection(3, ["b"], [pick], 0.0, curve, 0.1, 0.2, 0.3)
+    return SelectionRecord("Dataset001_A", "annotation", settings, {"pool": "x"}, {"numpy": "2"}, [selection], ["s"])
+
+
+def test_selection_record_round_trip(tmp_path):
+    path = tmp_path / "selection.json"
+    record(budget="5%").write(path)
+    assert SelectionRecord.load(path) == record(budget="5%")
+    content = json.loads(path.read_text())
+    assert content["kind"] == "selection" and content["format_version"] == 1
+
+
+def test_replacing_is_refused_with_what_differs(tmp_path):
+    path = tmp_path / "selection.json"
+    check_replaceable(path, "settings", {"budget": "3"})  # there is none yet
+    record(budget="5%", seed=0, gone=1).write(path)
+    check_replaceable(path, "settings", {"budget": "5%", "seed": 0, "gone": 1})
+    with pytest.raises(UserError) as caught:
+        check_replaceable(path, "settings", {"budget": "3", "seed": 0, "new": 2})
+    words = ("budget was '5%', now '3'", "gone was 1, now None", "new was None, now 2", "--overwrite")
+    assert all(word in str(caught.value) for word in words)
+    assert "seed" not in str(caught.value)

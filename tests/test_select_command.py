@@ -1,0 +1,223 @@
+"""nnUNetv2_xssr_select: what it writes and tells."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from making import SOURCE, TARGET, picture, succeeds, write_picture
+
+from nnunetv2_xssr import linking
+from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.pools import open_pool
+from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
+from nnunetv2_xssr.selection import select as select_rows
+from nnunetv2_xssr.selection_record import SelectionRecord
+from nnunetv2_xssr.views import prepare_views
+
+CASES = [f"t_{i:02d}" for i in range(10)]
+
+
+def run(capsys, *argv, source=("-s", "1"), budget="3"):
+    return succeeds(capsys, select.main, ["-d", "2", *source, "-b", budget, "-device", "cpu", *argv])
+
+
+def picked(workspace, fold=0):
+    return [pick["case"] for pick in workspace.selection()["selections"][fold]["picks"]]
+
+
+def listed(workspace, *names):
+    path = workspace.root / "list.txt"
+    path.write_text("\ufeff" + "\r\n".join(names) + "\n\n", "utf-8")
+    return path
+
+
+def label(workspace, *cases):
+    for case in cases:
+        write_picture(workspace.raw / TARGET / "labelsTr" / f"{case}.png", np.zeros((40, 48), np.uint8))
+
+
+def test_record_is_what_the_selection_of_the_embeddings_gives(workspace, capsys):
+    run(capsys, budget="4")
+    encoder = load_encoder(workspace.encoder(), "cpu")
+    pool, source = (embed(encoder, prepare_views(open_pool(name))).rows for name in (TARGET, SOURCE))
+    expected = select_rows(np.array(pool), 4, np.array(source))
+    record = workspace.selection()
+    (selection,) = record["selections"]
+    assert picked(workspace) == [CASES[i] for i in expected.picks]
+    assert selection["alpha"] == expected.alpha
+    assert selection["alpha_curve"]["mean_distance"] == list(expected.curve.mean_distance)
+    for key in ("mean_distance", "covering_radius", "random_mean_distance"):
+        assert selection[key] == getattr(expected, key)
+    for rank, pick in enumerate(selection["picks"]):
+        assert pick["rank"] == rank + 1
+        assert pick["domain"] == "AB"[int(pick["case"][-1]) % 2]
+        for part in ("density", "novelty", "diversity", "score"):
+            assert pick[part] == getattr(expected, part)[rank]
+    assert record["mode"] == "annotation" and record["dataset"] == TARGET
+    assert set(record["versions"]) >= {"nnunetv2_xssr", "nnunetv2", "torch", "numpy"}
+    assert set(record["provenance"]) >= {"pool", "source", "encoder", "embeddings"}
+    assert SelectionRecord.load(workspace.record()).to_dict() == record
+
+
+def test_split_cross_validates_the_selected_cases(workspace, capsys):
+    run(capsys, budget="4")
+    split = json.loads(workspace.split().read_text())
+    assert len(split) == 4
+    for fold in split:
+        assert sorted(fold["train"] + fold["val"]) == sorted(picked(workspace))
+
+
+def test_what_it_tells(workspace, capsys):
+    out = run(capsys, budget="4")
+    assert f"{TARGET}: 4 of 10 cases are picked for annotation." in out
+    table = [line.split() for line in out.splitlines() if re.match(r"\s*\d+\s+t_", line)]
+    assert [row[1] for row in table] == picked(workspace)
+    assert [row[0] for row in table] == ["1", "2", "3", "4"]
+    assert re.search(r"rank\s+case\s+domain\s+density\s+novelty\s+diversity\s+score", out)
+    assert "alpha" in out and "median of 20 draws" in out
+    assert f"wrote {workspace.record()}" in out and f"wrote {workspace.split()}" in out
+    assert out.rstrip().endswith(f"nnUNetv2_train {TARGET} 2d 0 -tr XSSRTrainer -device cpu")
+    assert str(workspace.raw / TARGET / "labelsTr") in out
+    assert "nnUNetv2_plan_and_preprocess -d 2 --verify_dataset_integrity" in out
+
+
+def test_without_a_source_it_learns_from_the_pool(workspace, capsys):
+    out = run(capsys, source=())
+    assert "No source (-s)" in out and "novelty is off" in out
+    assert workspace.encoder(TARGET).is_file()
+    (selection,) = workspace.selection()["selections"]
+    assert selection["alpha"] == 0.0
+    assert all(pick["novelty"] == 0 for pick in selection["picks"])
+
+
+def test_encoder_is_learned_when_there_is_none(workspace, capsys):
+    workspace.encoder().unlink()
+    out = run(capsys)
+    assert f"no encoder {workspace.encoder()} yet: pretraining on {SOURCE}" in out
+    assert workspace.encoder().is_file()
+
+
+def test_source_may_be_a_folder_and_several(workspace, capsys):
+    for i in range(3):
+        write_picture(workspace.root / "archive" / f"{i}.png", picture(700 + i))
+    run(capsys, source=("-s", "1", str(workspace.root / "archive")))
+    source = workspace.selection()["provenance"]["source"]
+    assert sorted(name.split("_")[0] for name in source) == ["Dataset001", "archive"]
+
+
+def test_given_encoder(workspace, capsys):
+    elsewhere = workspace.encoder().rename(workspace.root / "mine.pth")
+    run(capsys, "--encoder", elsewhere)
+    assert not workspace.encoder().exists()
+    assert workspace.selection()["settings"]["encoder"] == str(elsewhere)
+
+
+@pytest.mark.parametrize("strategy", ["random", "coreset"])
+def test_other_strategies(workspace, capsys, strategy):
+    run(capsys, "--strategy", strategy)
+    (selection,) = workspace.selection()["selections"]
+    assert len(selection["picks"]) == 3 and selection["alpha"] is None
+    assert all(pick["score"] is None for pick in selection["picks"])
+
+
+def test_given_alpha_is_not_calibrated(workspace, capsys):
+    out = run(capsys, "--alpha", "0.25")
+    (selection,) = workspace.selection()["selections"]
+    assert selection["alpha"] == 0.25 and selection["alpha_curve"]["alpha"] == [0.25]
+    assert "not calibrated" in out
+
+
+def test_excluded_cases_are_as_if_not_there(workspace, capsys):
+    run(capsys, "--exclude", listed(workspace, "t_00", "t_05"), budget="8")
+    assert sorted(picked(workspace)) == sorted(set(CASES) - {"t_00", "t_05"})
+    assert workspace.selection()["selections"][0]["pool_size"] == 8
+
+
+def test_percentage_counts_what_is_left_after_exclusion(workspace, capsys):
+    run(capsys, "--exclude", listed(workspace, "t_00", "t_05"), budget="50%")
+    assert len(picked(workspace)) == 4
+
+
+def test_given_labelled_cases_start_the_selection_and_cost_nothing(workspace, capsys):
+    out = run(capsys, "--labelled", listed(workspace, "t_01", "t_02"), budget="8")
+    assert "2 have a label already and cost nothing" in out
+    assert sorted(picked(workspace)) == sorted(set(CASES) - {"t_01", "t_02"})
+    split = json.loads(workspace.split().read_text())
+    assert sorted(case for fold in split for case in fold["val"]) == CASES
+
+
+def test_cases_with_a_label_count_as_labelled(workspace, capsys):
+    label(workspace, "t_03", "t_04")
+    run(capsys, budget="2")
+    (selection,) = workspace.selection()["selections"]
+    assert selection["labelled"] == ["t_03", "t_04"] and not set(picked(workspace)) & {"t_03", "t_04"}
+    split = json.loads(workspace.split().read_text())
+    assert sorted(case for fold in split for case in fold["val"]) == sorted([*picked(workspace), "t_03", "t_04"])
+
+
+def test_study_when_every_case_has_a_label(workspace, capsys):
+    label(workspace, *CASES)
+    own = [{"train": CASES[:6], "val": CASES[6:]}, {"train": CASES[4:], "val": CASES[:4]}]
+    (workspace.preprocessed / TARGET / "splits_final.json").write_text(json.dumps(own))
+    before = (workspace.preprocessed / TARGET / "splits_final.json").read_bytes()
+    out = run(capsys, "--exclude", listed(workspace, "t_05", "t_09"), budget="2")
+    assert "this is a study: 2 of 5 training cases are picked in each of 2 folds" in out
+    assert workspace.selection()["mode"] == "study"
+    split = json.loads(workspace.split().read_text())
+    for number, (ours, theirs) in enumerate(zip(split, own, strict=True)):
+        assert ours["val"] == [case for case in theirs["val"] if case not in ("t_05", "t_09")]
+        assert sorted(ours["train"]) == sorted(picked(workspace, number))
+        assert len(ours["train"]) == 2 and set(ours["train"]) <= set(theirs["train"]) - {"t_05", "t_09"}
+    assert (workspace.preprocessed / TARGET / "splits_final.json").read_bytes() == before
+
+
+def test_labelled_list_makes_annotation_of_a_study(workspace, capsys):
+    label(workspace, *CASES)
+    run(capsys, "--labelled", listed(workspace, "t_00"), budget="2")
+    assert workspace.selection()["mode"] == "annotation"
+
+
+def test_domains_and_patients_from_a_table(workspace, capsys):
+    table = workspace.root / "cases.csv"
+    table.write_text("case,domain,patient\n" + "".join(f"{c},site{i // 5},p{i // 2}\n" for i, c in enumerate(CASES)))
+    run(capsys, "--cases", table, budget="10")
+    (selection,) = workspace.selection()["selections"]
+    assert {pick["case"]: pick["domain"] for pick in selection["picks"]} == {
+        c: f"site{i // 5}" for i, c in enumerate(CASES)
+    }
+    for fold in json.loads(workspace.split().read_text()):
+        patients = [{int(case[-2:]) // 2 for case in fold[part]} for part in ("train", "val")]
+        assert not patients[0] & patients[1]
+
+
+def test_everything_picked(workspace, capsys):
+    out = run(capsys, budget="100%")
+    assert sorted(picked(workspace)) == CASES
+    assert workspace.selection()["selections"][0]["mean_distance"] == 0
+    assert "nan" not in out and "inf" not in out
+
+
+def test_many_picks_end_in_a_line(workspace, capsys):
+    for i in range(10, 45):
+        write_picture(workspace.images() / f"t_{i}_0000.png", picture(400 + i))
+    out = run(capsys, budget="40")
+    assert "... and 10 more in the record" in out
+
+
+def test_link_is_made_and_told(workspace, capsys, monkeypatch):
+    linking.link_path().unlink()
+    found = iter([False, True])
+    monkeypatch.setattr(linking, "trainer_found", lambda: next(found))
+    out = run(capsys)
+    assert f"linked XSSRTrainer into nnU-Net: {linking.link_path()}" in out and "--remove" in out
+    assert linking.is_linked()
+
+
+def test_two_runs_write_the_same_bytes(workspace, capsys):
+    run(capsys)
+    before = workspace.results_of_select()
+    for path in (workspace.record(), workspace.split()):
+        path.unlink()
+    run(capsys)
+    assert workspace.results_of_select() == before

@@ -1,0 +1,117 @@
+"""Views: what the encoder sees of a case."""
+
+import numpy as np
+import pytest
+from making import SOURCE, TARGET, picture, volume, write_dataset_json, write_picture, write_volume
+
+from nnunetv2_xssr import views as views_module
+from nnunetv2_xssr.pools import BrokenImage, open_pool
+from nnunetv2_xssr.views import VIEW_SIZE, VIEWS_PER_VOLUME, extract_views, foreground_slices, normalise, prepare_views
+
+
+def test_views_of_pictures(workspace):
+    views = prepare_views(open_pool("2"))
+    assert views.rows.shape == (10, 1, 1, VIEW_SIZE, VIEW_SIZE) and views.rows.dtype == np.float16
+    assert views.channel_names == ("xray",) and views.broken == ()
+    shown = np.asarray(views.rows, np.float32)
+    assert np.abs(shown.mean(axis=(1, 2, 3, 4))).max() < 0.2  # z-scored
+    assert shown.std(axis=(1, 2, 3, 4)) == pytest.approx(1, abs=0.3)
+
+
+def test_view_is_the_picture_scaled():
+    """An image of the size of a view is only normalised; up and down are not exchanged."""
+    image = picture(1, (VIEW_SIZE, VIEW_SIZE)).astype(np.float32)[None, None]
+    view = extract_views(image, ("xray",), 1)[0, 0].astype(np.float32)
+    expected = (image - image.mean()) / image.std()
+    assert view == pytest.approx(expected[0, 0], abs=5e-3)
+
+
+@pytest.mark.parametrize("size", [(40, 48), (300, 200), (5, 7)])
+def test_every_size_becomes_a_view(size):
+    rng = np.random.default_rng(0)
+    view = extract_views(rng.normal(size=(2, 1, *size)).astype(np.float32), ("a", "b"), 1)
+    assert view.shape == (1, 2, VIEW_SIZE, VIEW_SIZE) and np.isfinite(view).all()
+
+
+def test_brightness_and_contrast_of_a_scanner_do_not_matter_but_hounsfield_units_do():
+    image = volume(1)[0][None]
+    assert normalise(3 * image + 7, ("MRI",)) == pytest.approx(normalise(image, ("MRI",)), abs=1e-4)
+    ct = normalise(image, ("CT",))
+    assert np.ptp(normalise(image + 100, ("CT",)) - ct) == pytest.approx(0, abs=1e-5)
+    assert (normalise(image + 100, ("CT",)) - ct).mean() == pytest.approx(0.2, abs=1e-5)
+    assert normalise(np.full((1, 1, 2, 2), 5000.0, np.float32), ("CT",)).max() == pytest.approx(2.0)  # the window ends
+
+
+def test_image_is_not_changed_by_its_normalisation():
+    image = volume(1)[0][None]
+    before = image.copy()
+    extract_views(image, ("CT",), 4)
+    assert np.array_equal(image, before)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8, 40])
+def test_slices_lie_evenly_inside_the_foreground(n):
+    body = np.zeros((60, 10, 10), np.float32)
+    body[20:44, 2:8, 2:8] = 1
+    slices = foreground_slices(body, n)
+    assert slices.shape == (n,)
+    assert slices.min() >= 20 and slices.max() <= 43
+    assert np.ptp(np.diff(slices)) <= 1 if n > 1 else True
+    assert slices.mean() == pytest.approx(31.5, abs=1.0)
+
+
+def test_views_of_a_volume_show_its_slices():
+    image = volume(2)[0]
+    views = extract_views(image[None], ("MRI",), VIEWS_PER_VOLUME)
+    assert views.shape == (VIEWS_PER_VOLUME, 1, VIEW_SIZE, VIEW_SIZE)
+    slices = foreground_slices(image, VIEWS_PER_VOLUME)
+    scaled = (image - image.mean()) / image.std()
+    for view, z in zip(views, slices, strict=True):
+        assert view.astype(np.float32).mean() == pytest.approx(scaled[z].mean(), abs=0.02)
+
+
+def test_nothing_is_read_twice(workspace, monkeypatch):
+    expected = np.array(prepare_views(open_pool("2")).rows)
+    read, original = [], views_module.read_case
+    monkeypatch.setattr(views_module, "read_case", lambda case, reader: read.append(case) or original(case, reader))
+    again = prepare_views(open_pool("2"))
+    assert len(read) <= 1  # one to know what the cases look like
+    assert np.array_equal(again.rows, expected)
+
+
+def test_broken_case_is_never_replaced_by_another(workspace):
+    file = workspace.images() / "t_04_0000.png"
+    file.write_bytes(b"")
+    with pytest.raises(BrokenImage, match="t_04"):
+        prepare_views(open_pool("2"))
+    views = prepare_views(open_pool("2"), skip_broken=True)
+    assert views.pool.identifiers == [f"t_{i:02d}" for i in range(10) if i != 4]
+    assert len(views.rows) == 9 and len(views.hashes) == 9
+    assert len(views.broken) == 1 and "t_04" in views.broken[0]
+    write_picture(file, picture(5))
+    mended = prepare_views(open_pool("2"))
+    assert len(mended.pool) == 10 and mended.broken == ()
+    kept = [i for i in range(10) if i != 4]
+    assert np.array_equal(np.array(mended.rows)[kept], np.array(views.rows))
+
+
+def test_changed_picture_is_read_again(workspace):
+    before = np.array(prepare_views(open_pool("2")).rows)
+    write_picture(workspace.images() / "t_02_0000.png", picture(321))
+    after = np.array(prepare_views(open_pool("2")).rows)
+    assert [i for i in range(10) if not np.array_equal(before[i], after[i])] == [2]
+
+
+def test_rgb_out_of_range_names_the_case(empty):
+    folder = empty.raw / "Dataset008_Rgb"
+    write_volume(folder / "imagesTr" / "v_0_0000.nii.gz", 1000 * volume(1)[0])
+    write_dataset_json(folder, ending=".nii.gz", channel_names={"0": "rgb_to_0_1"})
+    with pytest.raises(BrokenImage, match="case v_0.*does not fit its normalisation"):
+        prepare_views(open_pool("8"))
+
+
+def test_folder_takes_the_channel_names_of_the_target(workspace):
+    folder = str(workspace.images(SOURCE))
+    assert prepare_views(open_pool(folder), ("CT",)).settings["normalisation"] == ["CTNormalization"]
+    assert prepare_views(open_pool(folder)).settings["normalisation"] == ["ZScoreNormalization"]
+    assert prepare_views(open_pool(TARGET), ("CT",)).settings["normalisation"] == ["ZScoreNormalization"]

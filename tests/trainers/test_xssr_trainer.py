@@ -1,0 +1,430 @@
+"""XSSRTrainer on tiny datasets that nnU-Net's own commands planned and preprocessed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from making import (
+    Workspace,
+    picture,
+    trainer_folder,
+    volume,
+    write_dataset_json,
+    write_picture,
+    write_pictures,
+    write_volume,
+)
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from PIL import Image
+
+from nnunetv2_xssr import linking, trainers
+from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.pretrain import training
+from nnunetv2_xssr.split import write_split
+from nnunetv2_xssr.trainers import XSSRTrainer
+
+STUDY, VOLUMES = "Dataset011_Study", "Dataset012_Volumes"
+CPU = torch.device("cpu")
+TINY = {
+    "2d_tiny": {"inherits_from": "2d", "batch_size": 2, "patch_size": [32, 32]},
+    "3d_tiny": {"inherits_from": "3d_fullres", "batch_size": 2, "patch_size": [16, 16, 16]},
+}
+
+
+class XSSRTrainerTiny(XSSRTrainer):
+    epochs = 1
+    iterations_per_epoch = 2
+
+
+def write_study(folder):
+    write_pictures(folder, 8, first_seed=300, labelled=8, prefix="p", size=(48, 48))
+    write_dataset_json(folder)
+
+
+def write_volumes(folder):
+    """Regions (whole and core) and an ignore label."""
+    for i in range(4):
+        image, distance = volume(i)
+        label = (distance < 7).astype(np.uint8)
+        label[distance < 4] = 2
+        label[:2] = 3
+        write_volume(folder / "imagesTr" / f"v_{i}_0000.nii.gz", image)
+        write_volume(folder / "labelsTr" / f"v_{i}.nii.gz", label)
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    channels = {"0": "MRI"}
+    write_dataset_json(folder, ".nii.gz", channels, labels=labels, regions_class_order=[1, 2])
+
+
+def script(name):
+    """nnU-Net's command as the user types it."""
+    found = shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
+    assert found, f"{name} is not installed"
+    return found
+
+
+def start(argv, workspace, site=None, **env):
+    python_path = {"PYTHONPATH": str(site)} if site else {}
+    settings = {"OMP_WAIT_POLICY": "PASSIVE", "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"}
+    return subprocess.Popen(
+        [script(argv[0]), *map(str, argv[1:])],
+        env={**os.environ, **workspace.environment(), **settings, **python_path, **env},
+        cwd=workspace.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process, code=0):
+    out, _ = process.communicate(timeout=280)
+    assert process.returncode == code, out
+    return out
+
+
+@pytest.fixture(scope="session")
+def planned(session_workspace):
+    """Both datasets, planned and preprocessed, with a configuration of a tiny network each."""
+    ws = session_workspace
+    write_study(ws.raw / STUDY)
+    write_volumes(ws.raw / VOLUMES)
+    plan = ["nnUNetv2_plan_and_preprocess", "-np", 1, "-npfp", 1]
+    # Planning gives this number of workers to torch as its number of threads, which must not be 0.
+    both = [
+        start([*plan, "-d", number, "-c", c], ws, nnUNet_n_proc_DA="1")
+        for number, c in ((11, "2d"), (12, "3d_fullres"))
+    ]
+    for process in both:
+        finish(process)
+    for name, tiny in ((STUDY, "2d_tiny"), (VOLUMES, "3d_tiny")):
+        file = ws.preprocessed / name / "nnUNetPlans.json"
+        plans = json.loads(file.read_text())
+        architecture = plans["configurations"][TINY[tiny]["inherits_from"]]["architecture"]
+        small = architecture["arch_kwargs"]
+        n = 3
+        for key in ("kernel_sizes", "strides"):
+            small[key] = small[key][:n]
+        small.update(n_stages=n, features_per_stage=[4, 8, 8], n_conv_per_stage=[1] * n)
+        small["n_conv_per_stage_decoder"] = [1] * (n - 1)
+        plans["configurations"][tiny] = {**TINY[tiny], "architecture": architecture}
+        file.write_text(json.dumps(plans))
+    write_split(ws.preprocessed / VOLUMES / "splits_xssr.json", [{"train": ["v_0", "v_2"], "val": ["v_1"]}])
+    return ws
+
+
+@pytest.fixture(scope="session")
+def study(planned):
+    """The labelled dataset after the real select: two cases in each of nnU-Net's five folds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "BATCHES_PER_EPOCH", 2)
+        patch.setattr(training.Settings.__init__, "__defaults__", (1, 4, 0))
+        patch.setattr(linking, "ensure_linked", lambda: None)
+        for name, value in planned.environment().items():
+            patch.setenv(name, value)
+        assert select.main(["-d", "11", "-b", "2", "-device", "cpu"]) == 0
+    return planned
+
+
+@pytest.fixture
+def split_file(study):
+    """The split of the study, put back after the test."""
+    path = study.split(STUDY)
+    content = path.read_bytes()
+    yield path
+    path.write_bytes(content)
+
+
+def make_trainer(workspace, fold, cls=XSSRTrainerTiny, name=STUDY, configuration="2d_tiny"):
+    folder = workspace.preprocessed / name
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    plans["continue_training"] = False  # as nnUNetv2_train does
+    return cls(plans, configuration, fold, json.loads((folder / "dataset.json").read_text()), device=CPU)
+
+
+def refuses(workspace, capsys, fold, *parts, **kwargs):
+    """The trainer must stop with exit code 2 and one sentence, before it makes a folder."""
+    before = sorted(workspace.results.rglob("*"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        make_trainer(workspace, fold, **kwargs)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert len(err.strip().splitlines()) == 1
+    for part in parts:
+        assert str(part) in err, err
+    assert sorted(workspace.results.rglob("*")) == before
+
+
+# --- which cases it trains on
+
+
+def test_study_selects_within_each_fold_and_keeps_its_validation_cases(study):
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    cases = sorted(f"p_{i:02d}" for i in range(8))
+    stock = generate_crossval_split(cases, seed=12345, n_splits=5)
+    ours = json.loads(study.split(STUDY).read_text())
+    assert len(ours) == 5
+    for mine, theirs in zip(ours, stock, strict=True):
+        assert mine["val"] == list(theirs["val"])
+        assert len(mine["train"]) == 2 and set(mine["train"]) <= set(theirs["train"])
+
+
+def test_split_of_the_trainer_is_exactly_that_of_the_file(study):
+    split = json.loads(study.split(STUDY).read_text())
+    for fold, expected in enumerate(split):
+        assert make_trainer(study, fold).do_split() == (expected["train"], expected["val"])
+    selected = sorted({case for fold in split for case in fold["train"]})
+    assert make_trainer(study, "all").do_split() == (selected, selected)
+
+
+def test_data_loaders_hold_the_selected_cases_alone(study):
+    trainer = make_trainer(study, 1)
+    trainer.initialize()
+    train, val = trainer.get_tr_and_val_datasets()
+    expected = json.loads(study.split(STUDY).read_text())[1]
+    assert sorted(train.identifiers) == sorted(expected["train"])
+    assert sorted(val.identifiers) == sorted(expected["val"])
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [("XSSRTrainer", 1000), *((f"XSSRTrainer_{n}epochs", n) for n in (5, 10, 20, 50, 100, 250))],
+)
+def test_length_of_the_variants(study, name, epochs):
+    trainer = make_trainer(study, 0, cls=getattr(trainers, name))
+    trainer.initialize()
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (epochs, 250)
+
+
+def test_network_and_parameter_names_are_stock_nnunets(study):
+    import inspect
+
+    assert XSSRTrainer.build_network_architecture is nnUNetTrainer.build_network_architecture
+    ours, theirs = (inspect.signature(cls.__init__).parameters for cls in (XSSRTrainer, nnUNetTrainer))
+    assert list(ours) == list(theirs)
+
+
+# --- what it refuses
+
+
+def test_no_split_file(study, split_file, capsys):
+    split_file.unlink()
+    refuses(study, capsys, 0, "there is no split", split_file, f"nnUNetv2_xssr_select -d {STUDY}")
+
+
+@pytest.mark.parametrize("fold", [7, 5, -1])
+def test_fold_that_the_split_lacks(study, capsys, fold):
+    refuses(study, capsys, fold, "fold must be one of 0, 1, 2, 3, 4 or all", study.split(STUDY), f"got {fold}")
+
+
+def test_unlabelled_case(study, split_file, capsys):
+    write_split(split_file, [{"train": ["p_00", "nolabel_1"], "val": ["p_01", "nolabel_2"]}])
+    parts = ("2 of 4 selected cases have no label", "nolabel_1, nolabel_2", "labelsTr", "nnUNetv2_plan_and_preprocess")
+    refuses(study, capsys, 0, *parts)
+
+
+def test_case_that_is_not_preprocessed(study, split_file, capsys):
+    label = study.preprocessed / STUDY / "gt_segmentations" / "new.png"
+    write_picture(label, np.ones((48, 48), np.uint8))
+    write_split(split_file, [{"train": ["p_00", "new"], "val": ["p_01"]}])
+    parts = ("1 of 3 selected cases are not preprocessed", "new", "nnUNetv2_preprocess -d 011 -c 2d_tiny")
+    refuses(study, capsys, 0, *parts)
+    label.unlink()
+
+
+def test_nothing_preprocessed_for_the_configuration(study, capsys):
+    folder = study.preprocessed / STUDY / "nnUNetPlans_2d"
+    folder.rename(folder.with_name("elsewhere"))
+    try:
+        refuses(study, capsys, 0, "are not preprocessed in", folder)
+    finally:
+        folder.with_name("elsewhere").rename(folder)
+
+
+@pytest.mark.parametrize(("part", "word"), [("val", "validation"), ("train", "training")])
+def test_fold_without_cases(study, split_file, capsys, part, word):
+    fold = {"train": ["p_00"], "val": ["p_01"], part: []}
+    write_split(split_file, [fold])
+    refuses(study, capsys, 0, f"has no {word} case", split_file, "--overwrite")
+
+
+@pytest.mark.parametrize("text", ["{", '{"train": []}', '[{"train": "p_0", "val": ["p_1"]}]', '[{"train": ["p_0"]}]'])
+def test_split_that_is_none(study, split_file, capsys, text):
+    split_file.write_text(text)
+    refuses(study, capsys, 0, split_file)
+
+
+# --- training in this process
+
+
+def test_regions_ignore_label_and_three_dimensions(planned, capsys):
+    trainer = make_trainer(planned, 0, name=VOLUMES, configuration="3d_tiny")
+    trainer.run_training()
+    assert trainer.label_manager.has_regions and trainer.label_manager.has_ignore_label
+    assert trainer.num_iterations_per_epoch == 2
+    checkpoint = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)
+    assert checkpoint["trainer_name"] == "nnUNetTrainer"
+    assert checkpoint["nnunetv2_xssr"]["trainer"] == "XSSRTrainerTiny"
+    assert [p.name for p in Path(trainer.output_folder).glob(".*")] == []
+
+
+def test_full_disk_leaves_the_old_checkpoint_whole(study, monkeypatch):
+    trainer = make_trainer(study, 2)
+    trainer.initialize()
+    path = Path(trainer.output_folder) / "checkpoint_best.pth"
+    trainer.save_checkpoint(str(path))
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            trainer.save_checkpoint(str(path))
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.glob(".*")] == []
+
+
+def test_checkpointing_can_be_switched_off(study):
+    trainer = make_trainer(study, 3)
+    trainer.initialize()
+    trainer.disable_checkpointing = True
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
+    assert not (Path(trainer.output_folder) / "checkpoint_best.pth").exists()
+
+
+# --- training by nnU-Net's commands
+
+
+def wait_for(file, process):
+    while not file.is_file():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+TRAIN = ["nnUNetv2_train", STUDY, "2d_tiny", "0", "-tr", "XSSRTrainer_demo", "-device", "cpu"]
+SHORT = """
+from nnunetv2_xssr.trainers import XSSRTrainer
+
+
+class XSSRTrainerShort(XSSRTrainer):
+    epochs, iterations_per_epoch = 2, 2
+"""
+
+
+@dataclass
+class Trained:
+    """A training by nnUNetv2_train that was killed after its first checkpoint and continued with --c."""
+
+    workspace: Workspace
+    site: Path
+    folder: Path
+    first: Path
+    log: str
+    fold_all: subprocess.Popen
+
+
+@pytest.fixture(scope="session")
+def trained(study, linked_nnunet):
+    (trainer_folder(linked_nnunet) / "a_short_one.py").write_text(SHORT)
+    folder = study.results / STUDY / "XSSRTrainer_demo__nnUNetPlans__2d_tiny"
+    process = start(TRAIN, study, linked_nnunet)
+    # Beside it, because most of the time goes into starting processes; the test of fold all waits for its end.
+    fold_all = ["nnUNetv2_train", "11", "2d_tiny", "all", "-tr", "XSSRTrainerShort", "-device", "cpu"]
+    fold_all = start(fold_all, study, linked_nnunet)
+    wait_for(folder / "fold_0" / "checkpoint_best.pth", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    first = folder / "killed.pth"
+    shutil.copy(folder / "fold_0" / "checkpoint_best.pth", first)
+    assert not (folder / "fold_0" / "checkpoint_final.pth").exists()
+    log = finish(start([*TRAIN, "--c"], study, linked_nnunet))
+    yield Trained(study, linked_nnunet, folder, first, log, fold_all)
+    if fold_all.poll() is None:
+        os.killpg(fold_all.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def validated(trained):
+    """The summary of the first validation, and a running process that repeats it."""
+    summary = trained.folder / "fold_0" / "validation" / "summary.json"
+    before = json.loads(summary.read_text())
+    summary.unlink()
+    process = start([*TRAIN, "--val"], trained.workspace, trained.site)
+    yield summary, before, process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_trained_to_the_end_after_an_interruption(trained):
+    fold = trained.folder / "fold_0"
+    begun, final = (torch.load(path, weights_only=False) for path in (trained.first, fold / "checkpoint_final.pth"))
+    assert begun["current_epoch"] >= 1
+    assert final["current_epoch"] == trainers.XSSRTrainer_demo.epochs
+    assert f"Epoch {begun['current_epoch']}" in trained.log and "Epoch 0 " not in trained.log
+    assert (fold / "validation" / "summary.json").is_file()
+
+
+def test_checkpoint_names_nnunets_trainer_and_its_origin(trained):
+    names = ("killed.pth", "fold_0/checkpoint_final.pth", "fold_0/checkpoint_best.pth")
+    for path in (trained.folder / name for name in names):
+        checkpoint = torch.load(path, weights_only=False)
+        assert checkpoint["trainer_name"] == "nnUNetTrainer"
+        origin = checkpoint["nnunetv2_xssr"]
+        assert origin["trainer"] == "XSSRTrainer_demo"
+        assert origin["split_sha256"] == sha256(trained.workspace.split(STUDY).read_bytes()).hexdigest()
+
+
+def test_prediction_where_nobody_has_heard_of_the_plugin(trained, validated, tmp_path):
+    """nnU-Net without the link, and a package of our name that cannot be imported."""
+    stranger = tmp_path / "site"
+    shutil.copytree(trained.site, stranger)
+    for file in ("xssr_trainer_link.py", "a_short_one.py"):
+        (trainer_folder(stranger) / file).unlink()
+    (stranger / "nnunetv2_xssr.py").write_text('raise ModuleNotFoundError("not here", name="nnunetv2_xssr")\n')
+    for i in range(2):
+        write_picture(tmp_path / "in" / f"new_{i}_0000.png", picture(900 + i, (48, 48)))
+    model = tmp_path / "model"  # as somebody else would get it
+    for name in ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth"):
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(trained.folder / name, model / name)
+    argv = ["nnUNetv2_predict_from_modelfolder", "-i", tmp_path / "in", "-o", tmp_path / "out", "-m", model]
+    argv += ["-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1"]
+    finish(start(argv, trained.workspace, stranger))
+    for i in range(2):
+        mask = np.asarray(Image.open(tmp_path / "out" / f"new_{i}.png"))
+        truth = picture(900 + i, (48, 48)) > 110
+        assert mask.shape == (48, 48)
+        assert set(np.unique(mask)) <= {0, 1}
+        assert 2 * (truth & (mask == 1)).sum() / (truth.sum() + mask.sum()) > 0.5
+
+
+def test_refusal_through_nnunets_command(trained, validated):
+    argv = ["nnUNetv2_train", "11", "2d_tiny", "7", "-tr", "XSSRTrainer_5epochs", "-device", "cpu"]
+    out = finish(start(argv, trained.workspace, trained.site), code=2)
+    assert "XSSRTrainer_5epochs: error: fold must be one of 0, 1, 2, 3, 4 or all" in out and "Traceback" not in out
+
+
+def test_validation_alone(trained, validated):
+    summary, before, process = validated
+    finish(process)
+    after = json.loads(summary.read_text())
+    assert after["foreground_mean"] == before["foreground_mean"]
+    val = json.loads(trained.workspace.split(STUDY).read_text())[0]["val"]
+    assert sorted(Path(case["prediction_file"]).stem for case in after["metric_per_case"]) == sorted(val)
+
+
+def test_fold_all(trained):
+    out = finish(trained.fold_all)
+    folder = trained.workspace.results / STUDY / "XSSRTrainerShort__nnUNetPlans__2d_tiny" / "fold_all"
+    assert torch.load(folder / "checkpoint_final.pth", weights_only=False)["trainer_name"] == "nnUNetTrainer"
+    selected = {c for fold in json.loads(trained.workspace.split(STUDY).read_text()) for c in fold["train"]}
+    assert f"{len(selected)} for training, {len(selected)} for validation" in out
