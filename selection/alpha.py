@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunetv2_xssr.selection.cells import Cells, cells_of
 from nnunetv2_xssr.selection.greedy import greedy
 
 ALPHAS = tuple(i / 10 for i in range(11))
@@ -25,7 +26,7 @@ class AlphaCurve:
 
 
 def calibrate(
-    pool: np.ndarray,
+    pool: np.ndarray | Cells,
     weighted_density: np.ndarray,
     novelty: np.ndarray,
     budget: int,
@@ -43,7 +44,8 @@ def calibrate(
     picks : int array of shape (budget,)
     curve : AlphaCurve
     """
-    runs = [greedy(pool, weighted_density + alpha * novelty, 1 - alpha, budget, chosen) for alpha in alphas]
+    cells = cells_of(pool)
+    runs = [greedy(cells, weighted_density + alpha * novelty, 1 - alpha, budget, chosen) for alpha in alphas]
     mean = tuple(float(nearest.mean()) for _, nearest in runs)
     best = int(np.argmin(mean))
     curve = AlphaCurve(tuple(alphas), mean, tuple(float(nearest.max()) for _, nearest in runs))

@@ -8,6 +8,7 @@ _BLOCK = 2**24  # distances held at a time; bounds memory at 128 MiB whatever th
 
 def distances(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Euclidean distances, shape (len(rows), len(others)), between rows of unit length (or zero)."""
+    rows, others = rows.astype(np.float64), others.astype(np.float64)
     squared = (rows**2).sum(1)[:, None] + (others**2).sum(1)[None] - 2 * (rows @ others.T)
     return np.sqrt(np.maximum(squared, 0))
 

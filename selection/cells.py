@@ -1,0 +1,160 @@
+"""A sketch of every case whose distances never exceed the true ones, in cells of cases that lie close together.
+
+Distances between sketches are cheap and bound the true ones from below, so most pairs of cases need no true distance.
+The greedy and the nearest neighbours both stand on this.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from sklearn.utils.extmath import randomized_svd
+
+WIDTH = 32  # numbers in a sketch: two cache lines
+SMALL = 5000  # below this many cases a sketch costs more than it saves
+_CAPTURED = 0.5  # share of the variance that the sketch must hold to be worth having
+_SAMPLE = 1024  # rows that the principal directions are fitted on
+_BLOCK = 1024  # rows worked on at a time
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def squared_distance(a, b):
+    """|a - b|^2 in double precision: exact for rows on the grid of `standardise`, in whatever order it is summed."""
+    total = 0.0
+    for i in range(a.size):
+        difference = np.float64(a[i]) - np.float64(b[i])
+        total += difference * difference
+    return total
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def rough_squared_distance(a, b):
+    """|a - b|^2 in single precision."""
+    total = np.float32(0)
+    for i in range(a.size):
+        total += (a[i] - b[i]) * (a[i] - b[i])
+    return total
+
+
+class Cells(NamedTuple):
+    """Features of n cases, cell by cell, such that |features_i - features_j|^2 - slack <= |z_i - z_j|^2.
+
+    A named tuple, because compiled code reads it as it is.
+
+    Attributes
+    ----------
+    pool : float32 array of shape (n, d)
+    rows : int array of shape (n,)
+        Row in the pool of every entry of the arrays below.
+    position : int array of shape (n,)
+        The inverse: entry of every row of the pool.
+    starts : int array of shape (cells + 1,)
+        Cell c holds the entries starts[c] to starts[c + 1].
+    features : float32 array of shape (n, q)
+    squares : float32 array of shape (n,)
+        |features_i|^2.
+    centres : float32 array of shape (cells, q)
+    away : float32 array of shape (n,)
+        Distance of the features from the centre of their cell.
+    slack : float
+        What rounding to single precision can add to a squared distance of features.
+    """
+
+    pool: np.ndarray
+    rows: np.ndarray
+    position: np.ndarray
+    starts: np.ndarray
+    features: np.ndarray
+    squares: np.ndarray
+    centres: np.ndarray
+    away: np.ndarray
+    slack: float
+
+    @property
+    def sketched(self) -> bool:
+        return self.features is not self.pool
+
+
+def cells_of(pool: "np.ndarray | Cells") -> Cells:
+    """Return the cells of a pool; give them back if that is what came in, so that callers can share them.
+
+    Parameters
+    ----------
+    pool : array of shape (n, d), or Cells
+        Rows as `standardise` gives them.
+    """
+    if isinstance(pool, Cells):
+        return pool
+    pool = np.ascontiguousarray(pool, np.float32)
+    features = _sketch(pool) if len(pool) >= SMALL else None
+    return whole(pool) if features is None else _in_cells(pool, features)
+
+
+def whole(pool: np.ndarray) -> Cells:
+    """Let the pool be its own sketch, in tiles that are never skipped: best for few cases, or many directions."""
+    n, d = pool.shape
+    everything = np.arange(n)
+    starts = np.append(np.arange(0, n, _BLOCK), n)
+    squares = np.einsum("ij,ij->i", pool, pool)
+    centres = np.zeros((len(starts) - 1, d), np.float32)
+    away = np.full(n, np.inf, np.float32)
+    return Cells(pool, everything, everything, starts, pool, squares, centres, away, _slack(pool, squares))
+
+
+def _slack(features: np.ndarray, squares: np.ndarray) -> float:
+    """A sum of q products in single precision is off by at most q 2^-24 |a| |b| (Higham 2002, section 3.1).
+
+    It enters a squared distance twice, the two norms are such sums too, and features were rounded when they were made.
+    """
+    return float((4 * features.shape[1] + 32) * 2.0**-24 * squares.max())
+
+
+def _sketch(pool: np.ndarray) -> np.ndarray | None:
+    """Return 31 principal coordinates of every row and the length of what they leave out, shape (n, 32).
+
+    For z = mean + V p + r with orthonormal V and r orthogonal to it, |z - z'|^2 = |p - p'|^2 + |r - r'|^2
+    >= |p - p'|^2 + (|r| - |r'|)^2 (Cauchy-Schwarz): z -> (p, |r|) shortens distances and never stretches them.
+    None if the directions hold too little of the variance, as when all directions are alike.
+    """
+    sample = pool[np.random.default_rng(0).permutation(len(pool))[:_SAMPLE]].astype(np.float64)
+    mean = sample.mean(axis=0)
+    sample -= mean
+    _, size, directions = randomized_svd(sample, min(WIDTH - 1, *sample.shape), n_iter=2, random_state=0)
+    if (size**2).sum() < _CAPTURED * (sample**2).sum():
+        return None
+    directions = np.linalg.qr(directions.T)[0]
+    features = np.zeros((len(pool), WIDTH), np.float32)
+    for start in range(0, len(pool), _BLOCK):
+        block = pool[start : start + _BLOCK] - mean
+        coordinates = block @ directions
+        left_out = np.einsum("ij,ij->i", block, block) - np.einsum("ij,ij->i", coordinates, coordinates)
+        features[start : start + _BLOCK, : coordinates.shape[1]] = coordinates
+        features[start : start + _BLOCK, -1] = np.sqrt(np.maximum(left_out, 0))
+    return features
+
+
+def _in_cells(pool: np.ndarray, features: np.ndarray) -> Cells:
+    """Sort the features by the nearest of sqrt(n) k-means centres, found on a sample (Lloyd's algorithm)."""
+    n, count = len(pool), int(np.sqrt(len(pool)))
+    sample = features[np.random.default_rng(0).permutation(n)[: 32 * count]]
+    centres = sample[:count]
+    for _ in range(3):
+        cell = _nearest_centre(sample, centres)
+        sums = np.stack([np.bincount(cell, column, count) for column in sample.T], axis=1)
+        sizes = np.bincount(cell, minlength=count)[:, None]
+        centres = np.where(sizes > 0, sums / np.maximum(sizes, 1), centres).astype(np.float32)
+    cell = _nearest_centre(features, centres)
+    rows = np.argsort(cell, kind="stable")
+    position = np.empty(n, int)
+    position[rows] = np.arange(n)
+    features, cell = features[rows], cell[rows]
+    starts = np.searchsorted(cell, np.arange(count + 1))
+    squares = np.einsum("ij,ij->i", features, features)
+    away = np.linalg.norm(features - centres[cell], axis=1) * np.float32(1 + 1e-5)  # never rounded down
+    return Cells(pool, rows, position, starts, features, squares, centres, away, _slack(features, squares))
+
+
+def _nearest_centre(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    half = np.einsum("ij,ij->i", centres, centres) / 2
+    blocks = (features[start : start + _BLOCK] for start in range(0, len(features), _BLOCK))
+    return np.concatenate([np.argmax(block @ centres.T - half, axis=1) for block in blocks])
