@@ -56,6 +56,9 @@ class Cells(NamedTuple):
     centres : float32 array of shape (cells, q)
     away : float32 array of shape (n,)
         Distance of the features from the centre of their cell.
+    mean : array of shape (d,)
+    directions : array of shape (d, q - 1)
+        What the features were made with; (d, 0) if the rows of the pool are their own features.
     slack : float
         What rounding to single precision can add to a squared distance of features.
     """
@@ -68,11 +71,13 @@ class Cells(NamedTuple):
     squares: np.ndarray
     centres: np.ndarray
     away: np.ndarray
+    mean: np.ndarray
+    directions: np.ndarray
     slack: float
 
     @property
     def sketched(self) -> bool:
-        return self.features is not self.pool
+        return self.directions.shape[1] > 0
 
 
 def cells_of(pool: "np.ndarray | Cells") -> Cells:
@@ -86,43 +91,63 @@ def cells_of(pool: "np.ndarray | Cells") -> Cells:
     if isinstance(pool, Cells):
         return pool
     pool = np.ascontiguousarray(pool, np.float32)
-    features = _sketch(pool) if len(pool) >= SMALL else None
-    return whole(pool) if features is None else _in_cells(pool, features)
+    if len(pool) < SMALL:
+        return whole(pool)
+    mean, directions = _principal_directions(pool)
+    return _in_cells(pool, mean, directions) if directions.shape[1] else whole(pool)
+
+
+def cells_like(cells: Cells, others: np.ndarray) -> Cells:
+    """Return the cells of other rows, shape (m, d), with the features of ``cells``: comparable with them."""
+    others = np.ascontiguousarray(others, np.float32)
+    return _in_cells(others, cells.mean, cells.directions) if cells.sketched else whole(others)
 
 
 def whole(pool: np.ndarray) -> Cells:
-    """Let the pool be its own sketch, in tiles that are never skipped: best for few cases, or many directions."""
+    """Let the rows be their own features, in tiles that are never skipped: best for few cases, or many directions."""
     n, d = pool.shape
     everything = np.arange(n)
     starts = np.append(np.arange(0, n, _BLOCK), n)
     squares = np.einsum("ij,ij->i", pool, pool)
     centres = np.zeros((len(starts) - 1, d), np.float32)
     away = np.full(n, np.inf, np.float32)
-    return Cells(pool, everything, everything, starts, pool, squares, centres, away, _slack(pool, squares))
+    mean, directions = np.zeros(d), np.zeros((d, 0))
+    return _frozen(pool, everything, everything, starts, pool, squares, centres, away, mean, directions)
 
 
-def _slack(features: np.ndarray, squares: np.ndarray) -> float:
-    """A sum of q products in single precision is off by at most q 2^-24 |a| |b| (Higham 2002, section 3.1).
+def _frozen(*arrays: np.ndarray) -> Cells:
+    """Cells of these arrays, all read-only as a memory map is: the loops are compiled once for every kind of pool.
 
-    It enters a squared distance twice, the two norms are such sums too, and features were rounded when they were made.
+    The slack: a sum of q products in single precision is off by at most q 2^-24 |a| |b| (Higham 2002, section 3.1). It
+    enters a squared distance twice, the two norms are such sums too, and features were rounded when they were made.
     """
-    return float((4 * features.shape[1] + 32) * 2.0**-24 * squares.max())
+    views = [np.ascontiguousarray(array).view() for array in arrays]
+    for view in views:
+        view.flags.writeable = False
+    cells = Cells(*views, slack=0.0)
+    return cells._replace(slack=float((4 * cells.features.shape[1] + 32) * 2.0**-24 * cells.squares.max()))
 
 
-def _sketch(pool: np.ndarray) -> np.ndarray | None:
-    """Return 31 principal coordinates of every row and the length of what they leave out, shape (n, 32).
+def _principal_directions(pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, shape (d,), and up to 31 orthonormal principal directions, shape (d, 31), of a sample of the pool.
 
-    For z = mean + V p + r with orthonormal V and r orthogonal to it, |z - z'|^2 = |p - p'|^2 + |r - r'|^2
-    >= |p - p'|^2 + (|r| - |r'|)^2 (Cauchy-Schwarz): z -> (p, |r|) shortens distances and never stretches them.
-    None if the directions hold too little of the variance, as when all directions are alike.
+    No directions, shape (d, 0), if these hold too little of the variance, as when all directions are alike.
     """
     sample = pool[np.random.default_rng(0).permutation(len(pool))[:_SAMPLE]].astype(np.float64)
     mean = sample.mean(axis=0)
     sample -= mean
     _, size, directions = randomized_svd(sample, min(WIDTH - 1, *sample.shape), n_iter=2, random_state=0)
     if (size**2).sum() < _CAPTURED * (sample**2).sum():
-        return None
-    directions = np.linalg.qr(directions.T)[0]
+        return mean, np.zeros((len(mean), 0))
+    return mean, np.linalg.qr(directions.T)[0]
+
+
+def _sketch(pool: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Return the principal coordinates of every row and the length of what they leave out, shape (n, 32).
+
+    For z = mean + V p + r with orthonormal V and r orthogonal to it, |z - z'|^2 = |p - p'|^2 + |r - r'|^2
+    >= |p - p'|^2 + (|r| - |r'|)^2 (Cauchy-Schwarz): z -> (p, |r|) shortens distances and never stretches them.
+    """
     features = np.zeros((len(pool), WIDTH), np.float32)
     for start in range(0, len(pool), _BLOCK):
         block = pool[start : start + _BLOCK] - mean
@@ -133,9 +158,10 @@ def _sketch(pool: np.ndarray) -> np.ndarray | None:
     return features
 
 
-def _in_cells(pool: np.ndarray, features: np.ndarray) -> Cells:
+def _in_cells(pool: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> Cells:
     """Sort the features by the nearest of sqrt(n) k-means centres, found on a sample (Lloyd's algorithm)."""
     n, count = len(pool), int(np.sqrt(len(pool)))
+    features = _sketch(pool, mean, directions)
     sample = features[np.random.default_rng(0).permutation(n)[: 32 * count]]
     centres = sample[:count]
     for _ in range(3):
@@ -151,7 +177,7 @@ def _in_cells(pool: np.ndarray, features: np.ndarray) -> Cells:
     starts = np.searchsorted(cell, np.arange(count + 1))
     squares = np.einsum("ij,ij->i", features, features)
     away = np.linalg.norm(features - centres[cell], axis=1) * np.float32(1 + 1e-5)  # never rounded down
-    return Cells(pool, rows, position, starts, features, squares, centres, away, _slack(features, squares))
+    return _frozen(pool, rows, position, starts, features, squares, centres, away, mean, directions)
 
 
 def _nearest_centre(features: np.ndarray, centres: np.ndarray) -> np.ndarray:

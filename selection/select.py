@@ -88,7 +88,7 @@ def select(
     z, x = standardise(pool, source)
     alphas = ((alpha,) if alpha is not None else ALPHAS) if source is not None else (0.0,)
     cells = cells_of(z)
-    problem = Problem(cells, density(z), novelty(z, x), budget, labelled, alphas, density_weight, seed)
+    problem = Problem(cells, density(cells), novelty(cells, x), budget, labelled, alphas, density_weight, seed)
     outcome = STRATEGIES[strategy](problem)
 
     picks = outcome.picks

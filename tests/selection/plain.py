@@ -34,16 +34,6 @@ def greedy(pool, fixed, weight, budget, chosen):
     return np.array(picks), nearest, np.array(diversity)
 
 
-def mean_neighbour_distance(rows, others, k, exclude_self):
-    mean = np.empty(len(rows))
-    for i, row in enumerate(rows):
-        squared = ((others.astype(np.float64) - row.astype(np.float64)) ** 2).sum(1)
-        if exclude_self:
-            squared[i] = np.inf
-        mean[i] = np.sqrt(np.sort(squared)[:k]).sum() / k
-    return mean
-
-
 def unit(rows):
     """Rows of unit length on the grid; zero rows stay zero."""
     return on_grid(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
