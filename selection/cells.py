@@ -37,7 +37,9 @@ def rough_squared_distance(a, b):
 
 
 class Cells(NamedTuple):
-    """Features of n cases, cell by cell, such that |features_i - features_j|^2 - slack <= |z_i - z_j|^2.
+    """Features of n cases, cell by cell, that bound true distances from both sides.
+
+    With s_ij = |features_i - features_j|^2:  s_ij - slack <= |z_i - z_j|^2 <= s_ij + 4 left_out_i left_out_j + slack.
 
     A named tuple, because compiled code reads it as it is.
 
@@ -51,6 +53,8 @@ class Cells(NamedTuple):
     starts : int array of shape (cells + 1,)
         Cell c holds the entries starts[c] to starts[c + 1].
     features : float32 array of shape (n, q)
+    left_out : float32 array of shape (n,)
+        Length of what the features leave out of a row.
     squares : float32 array of shape (n,)
         |features_i|^2.
     centres : float32 array of shape (cells, q)
@@ -68,6 +72,7 @@ class Cells(NamedTuple):
     position: np.ndarray
     starts: np.ndarray
     features: np.ndarray
+    left_out: np.ndarray
     squares: np.ndarray
     centres: np.ndarray
     away: np.ndarray
@@ -110,9 +115,9 @@ def whole(pool: np.ndarray) -> Cells:
     starts = np.append(np.arange(0, n, _BLOCK), n)
     squares = np.einsum("ij,ij->i", pool, pool)
     centres = np.zeros((len(starts) - 1, d), np.float32)
-    away = np.full(n, np.inf, np.float32)
+    left_out, away = np.zeros(n, np.float32), np.full(n, np.inf, np.float32)
     mean, directions = np.zeros(d), np.zeros((d, 0))
-    return _frozen(pool, everything, everything, starts, pool, squares, centres, away, mean, directions)
+    return _frozen(pool, everything, everything, starts, pool, left_out, squares, centres, away, mean, directions)
 
 
 def _frozen(*arrays: np.ndarray) -> Cells:
@@ -145,8 +150,9 @@ def _principal_directions(pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _sketch(pool: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Return the principal coordinates of every row and the length of what they leave out, shape (n, 32).
 
-    For z = mean + V p + r with orthonormal V and r orthogonal to it, |z - z'|^2 = |p - p'|^2 + |r - r'|^2
-    >= |p - p'|^2 + (|r| - |r'|)^2 (Cauchy-Schwarz): z -> (p, |r|) shortens distances and never stretches them.
+    For z = mean + V p + r with orthonormal V and r orthogonal to it, |z - z'|^2 = |p - p'|^2 + |r - r'|^2, and the
+    last term lies between (|r| - |r'|)^2 and (|r| + |r'|)^2 (Cauchy-Schwarz). So z -> (p, |r|) shortens distances and
+    never stretches them, and what it takes from a square is at most 4 |r| |r'|.
     """
     features = np.zeros((len(pool), WIDTH), np.float32)
     for start in range(0, len(pool), _BLOCK):
@@ -159,16 +165,18 @@ def _sketch(pool: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.nd
 
 
 def _in_cells(pool: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> Cells:
-    """Sort the features by the nearest of sqrt(n) k-means centres, found on a sample (Lloyd's algorithm)."""
+    """Sort the features by the nearest of sqrt(n) centres: cases drawn at random, after one step of Lloyd's algorithm.
+
+    More steps or more centres were tried and cost as much as they saved.
+    """
     n, count = len(pool), int(np.sqrt(len(pool)))
     features = _sketch(pool, mean, directions)
     sample = features[np.random.default_rng(0).permutation(n)[: 32 * count]]
     centres = sample[:count]
-    for _ in range(3):
-        cell = _nearest_centre(sample, centres)
-        sums = np.stack([np.bincount(cell, column, count) for column in sample.T], axis=1)
-        sizes = np.bincount(cell, minlength=count)[:, None]
-        centres = np.where(sizes > 0, sums / np.maximum(sizes, 1), centres).astype(np.float32)
+    cell = _nearest_centre(sample, centres)
+    sums = np.stack([np.bincount(cell, column, count) for column in sample.T], axis=1)
+    sizes = np.bincount(cell, minlength=count)[:, None]
+    centres = np.where(sizes > 0, sums / np.maximum(sizes, 1), centres).astype(np.float32)
     cell = _nearest_centre(features, centres)
     rows = np.argsort(cell, kind="stable")
     position = np.empty(n, int)
@@ -177,7 +185,8 @@ def _in_cells(pool: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> Cel
     starts = np.searchsorted(cell, np.arange(count + 1))
     squares = np.einsum("ij,ij->i", features, features)
     away = np.linalg.norm(features - centres[cell], axis=1) * np.float32(1 + 1e-5)  # never rounded down
-    return _frozen(pool, rows, position, starts, features, squares, centres, away, mean, directions)
+    left_out = features[:, -1]
+    return _frozen(pool, rows, position, starts, features, left_out, squares, centres, away, mean, directions)
 
 
 def _nearest_centre(features: np.ndarray, centres: np.ndarray) -> np.ndarray:

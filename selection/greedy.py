@@ -47,12 +47,12 @@ def greedy(
             new = np.argmax(free)[None]
         else:
             limit = min(BLOCK, budget - done)
-            new = pick_block(coverage.cells, coverage.nearest, free, float(diversity_weight), limit)
+            new = pick_block(coverage, free, float(diversity_weight), limit)
         picks[done : done + len(new)] = new
         free[new] = -np.inf
         coverage.add(new)
         done += len(new)
-    return picks, coverage.nearest
+    return picks, coverage.distances()
 
 
 def replay(pool: np.ndarray | Cells, picks: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,16 +65,16 @@ def replay(pool: np.ndarray | Cells, picks: np.ndarray, chosen: np.ndarray) -> t
         if done == 0 and len(chosen) == 0:
             count = 1  # the first pick is diverse from nothing
         else:
-            new = replay_block(coverage.cells, coverage.nearest, np.asarray(picks[done : done + BLOCK], np.int64))
+            new = replay_block(coverage, np.asarray(picks[done : done + BLOCK], np.int64))
             count = len(new)
             diversity[done : done + count] = new
         coverage.add(picks[done : done + count])
         done += count
-    return diversity, coverage.nearest
+    return diversity, coverage.distances()
 
 
 def nearest_distance(pool: np.ndarray | Cells, chosen: np.ndarray) -> np.ndarray:
     """Distance of every case to its nearest chosen one, shape (n,); infinite where nothing is chosen."""
     coverage = Coverage(pool)
     coverage.add(chosen)
-    return coverage.nearest
+    return coverage.distances()

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from nnunetv2_xssr.selection.cells import Cells, rough_squared_distance, squared_distance
+from nnunetv2_xssr.selection.cells import rough_squared_distance, squared_distance
+from nnunetv2_xssr.selection.coverage import Coverage
 
 _CANDIDATES = 1024
 _ALWAYS = 2**62  # a candidate with this many picks met needs no more
@@ -34,19 +35,21 @@ class Outside(NamedTuple):
     nearest: float
 
 
-def pick_block(cells: Cells, nearest: np.ndarray, free: np.ndarray, weight: float, limit: int) -> np.ndarray:
-    """Return the next picks of the greedy, at least one and at most ``limit``.
+def pick_block(coverage: Coverage, free: np.ndarray, weight: float, limit: int) -> np.ndarray:
+    """Return the next picks of the greedy, at most ``limit``.
+
+    There may be none, when distances turn out shorter than they could have been; then there are some at a next call.
 
     Parameters
     ----------
-    cells : Cells
-    nearest : array of shape (n,)
-        Distance of every case to its nearest pick so far, of which there is at least one.
+    coverage : Coverage
+        Of the picks so far, of which there is at least one.
     free : array of shape (n,)
         The part of the score that does not depend on the picks; -inf for a case that cannot be picked.
     weight : float
     limit : int
     """
+    nearest = coverage.nearest
     radius = nearest.max()
     score = (radius if radius > 0 else 1.0) * free + weight * nearest
     rows = np.arange(len(score))
@@ -57,21 +60,24 @@ def pick_block(cells: Cells, nearest: np.ndarray, free: np.ndarray, weight: floa
     first = int(np.argmax(others))
     outside = Outside(float(others[first]), first, float(distances.max()))
     picks = np.empty(limit, np.int64)
-    count = _pick(cells, rows, free[rows], nearest[rows], weight, radius, outside, picks)
+    coverage.settle(rows)
+    count = _pick(coverage.cells, rows, free[rows], nearest[rows], weight, radius, outside, picks)
     return picks[:count]
 
 
-def replay_block(cells: Cells, nearest: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    """Return the diversity of given next picks at the moment they are picked, of the first of them at least.
+def replay_block(coverage: Coverage, picks: np.ndarray) -> np.ndarray:
+    """Return the diversity of given next picks at the moment they are picked; as in `pick_block`, of the first of them.
 
     Parameters as in `pick_block`; ``picks`` is an int array of shape (k,), and the result has the shape (at most k,).
     """
+    nearest = coverage.nearest
     rows = np.union1d(_top(nearest, min(_CANDIDATES, len(nearest))), picks)
     distances = nearest.copy()
     distances[rows] = 0.0
     diversity = np.empty(len(picks))
     places = np.searchsorted(rows, picks)
-    return diversity[: _replay(cells, rows, nearest[rows], distances.max(), picks, places, diversity)]
+    coverage.settle(rows)
+    return diversity[: _replay(coverage.cells, rows, nearest[rows], distances.max(), picks, places, diversity)]
 
 
 def _top(values: np.ndarray, count: int) -> np.ndarray:

@@ -85,7 +85,7 @@ def test_a_sketch_that_turns_out_useless_is_given_up():
     coverage.add(chosen)
     assert not coverage.cells.sketched
     distances_to = plain.Distances(coverage.cells.pool)
-    np.testing.assert_array_equal(coverage.nearest, np.min([distances_to(i) for i in chosen], axis=0))
+    np.testing.assert_array_equal(coverage.distances(), np.min([distances_to(i) for i in chosen], axis=0))
 
 
 def test_sketch_distances_never_exceed_true_distances():
