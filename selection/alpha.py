@@ -1,8 +1,11 @@
 """The trade-off between novelty and diversity, calibrated by coverage of the embedding space."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numba import config
+from threadpoolctl import threadpool_limits
 
 from nnunetv2_xssr.selection.cells import Cells, cells_of
 from nnunetv2_xssr.selection.greedy import greedy
@@ -18,11 +21,14 @@ class AlphaCurve:
     ----------
     alphas, mean_distance, covering_radius : tuples of float
         Mean and maximum over the pool of the distance to the nearest chosen case, one a grid point.
+    overlap : tuple of float
+        Share of the picks that two neighbours of the grid have in common, one for every grid point but the last.
     """
 
     alphas: tuple[float, ...]
     mean_distance: tuple[float, ...]
     covering_radius: tuple[float, ...]
+    overlap: tuple[float, ...]
 
 
 def calibrate(
@@ -45,8 +51,15 @@ def calibrate(
     curve : AlphaCurve
     """
     cells = cells_of(pool)
-    runs = [greedy(cells, weighted_density + alpha * novelty, 1 - alpha, budget, chosen) for alpha in alphas]
-    mean = tuple(float(nearest.mean()) for _, nearest in runs)
+
+    def run(alpha):
+        return greedy(cells, weighted_density + alpha * novelty, 1 - alpha, budget, chosen)
+
+    # Compiled loops run side by side; the matrix products inside them must not start threads of their own.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
+        picks, nearest = zip(*threads.map(run, alphas), strict=True)
+    mean = tuple(float(distances.mean()) for distances in nearest)
+    radius = tuple(float(distances.max()) for distances in nearest)
+    overlap = tuple(len(np.intersect1d(*pair)) / budget for pair in zip(picks[:-1], picks[1:], strict=True))
     best = int(np.argmin(mean))
-    curve = AlphaCurve(tuple(alphas), mean, tuple(float(nearest.max()) for _, nearest in runs))
-    return alphas[best], runs[best][0], curve
+    return alphas[best], picks[best], AlphaCurve(tuple(alphas), mean, radius, overlap)
