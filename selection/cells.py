@@ -11,7 +11,7 @@ from numba import njit
 from sklearn.utils.extmath import randomized_svd
 
 WIDTH = 32  # numbers in a sketch: two cache lines
-SMALL = 5000  # below this many cases a sketch costs more than it saves
+SMALL = 5000  # below this many cases plain passes over all of them are the fastest
 _CAPTURED = 0.5  # share of the variance that the sketch must hold to be worth having
 _SAMPLE = 1024  # rows that the principal directions are fitted on
 _BLOCK = 1024  # rows worked on at a time

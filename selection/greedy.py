@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from nnunetv2_xssr.selection.cells import Cells
+from nnunetv2_xssr.selection.cells import SMALL, Cells
 from nnunetv2_xssr.selection.coverage import BLOCK, Coverage
 from nnunetv2_xssr.selection.lazy import pick_block, replay_block
+from nnunetv2_xssr.selection.plain import plain_greedy
 
 
 def greedy(
@@ -40,6 +41,10 @@ def greedy(
     coverage.add(chosen)
     free = np.array(fixed, np.float64)
     free[chosen] = -np.inf
+    if len(free) < SMALL:
+        nearest = coverage.distances()
+        cells = coverage.cells
+        return plain_greedy(cells.pool, free, float(diversity_weight), budget, nearest, cells.slack), nearest
     picks = np.empty(budget, np.int64)
     done = 0
     while done < budget:

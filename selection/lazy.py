@@ -13,7 +13,7 @@ from numba import njit
 from nnunetv2_xssr.selection.cells import rough_squared_distance, squared_distance
 from nnunetv2_xssr.selection.coverage import Coverage
 
-_CANDIDATES = 1024
+_CANDIDATES = 512
 _ALWAYS = 2**62  # a candidate with this many picks met needs no more
 
 
