@@ -1,9 +1,13 @@
 """The trade-off between novelty and diversity, calibrated by coverage of the embedding space."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numba import config
+from threadpoolctl import threadpool_limits
 
+from nnunetv2_xssr.selection.cells import Cells, cells_of
 from nnunetv2_xssr.selection.greedy import greedy
 
 ALPHAS = tuple(i / 10 for i in range(11))
@@ -17,15 +21,18 @@ class AlphaCurve:
     ----------
     alphas, mean_distance, covering_radius : tuples of float
         Mean and maximum over the pool of the distance to the nearest chosen case, one a grid point.
+    overlap : tuple of float
+        Share of the picks that two neighbours of the grid have in common, one for every grid point but the last.
     """
 
     alphas: tuple[float, ...]
     mean_distance: tuple[float, ...]
     covering_radius: tuple[float, ...]
+    overlap: tuple[float, ...]
 
 
 def calibrate(
-    pool: np.ndarray,
+    pool: np.ndarray | Cells,
     weighted_density: np.ndarray,
     novelty: np.ndarray,
     budget: int,
@@ -43,8 +50,16 @@ def calibrate(
     picks : int array of shape (budget,)
     curve : AlphaCurve
     """
-    runs = [greedy(pool, weighted_density + alpha * novelty, 1 - alpha, budget, chosen) for alpha in alphas]
-    mean = tuple(float(nearest.mean()) for _, nearest in runs)
+    cells = cells_of(pool)
+
+    def run(alpha):
+        return greedy(cells, weighted_density + alpha * novelty, 1 - alpha, budget, chosen)
+
+    # Compiled loops run side by side; the matrix products inside them must not start threads of their own.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
+        picks, nearest = zip(*threads.map(run, alphas), strict=True)
+    mean = tuple(float(distances.mean()) for distances in nearest)
+    radius = tuple(float(distances.max()) for distances in nearest)
+    overlap = tuple(len(np.intersect1d(*pair)) / budget for pair in zip(picks[:-1], picks[1:], strict=True))
     best = int(np.argmin(mean))
-    curve = AlphaCurve(tuple(alphas), mean, tuple(float(nearest.max()) for _, nearest in runs))
-    return alphas[best], runs[best][0], curve
+    return alphas[best], picks[best], AlphaCurve(tuple(alphas), mean, radius, overlap)

@@ -6,7 +6,8 @@ import numpy as np
 
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve
-from nnunetv2_xssr.selection.greedy import replay
+from nnunetv2_xssr.selection.cells import Cells, cells_of
+from nnunetv2_xssr.selection.greedy import nearest_distance, replay
 from nnunetv2_xssr.selection.scores import density, novelty
 from nnunetv2_xssr.selection.standardise import standardise
 from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
@@ -86,12 +87,13 @@ def select(
     _check(pool, budget, source, strategy, labelled, alpha, density_weight)
     z, x = standardise(pool, source)
     alphas = ((alpha,) if alpha is not None else ALPHAS) if source is not None else (0.0,)
-    problem = Problem(z, density(z), novelty(z, x), budget, labelled, alphas, density_weight, seed)
+    cells = cells_of(z)
+    problem = Problem(cells, density(cells), novelty(cells, x), budget, labelled, alphas, density_weight, seed)
     outcome = STRATEGIES[strategy](problem)
 
     picks = outcome.picks
     parts = problem.density[picks], problem.novelty[picks]
-    diversity, nearest = replay(z, picks, labelled)
+    diversity, nearest = replay(cells, picks, labelled)
     score = None
     if outcome.alpha is not None:
         score = density_weight * parts[0] + outcome.alpha * parts[1] + (1 - outcome.alpha) * diversity
@@ -104,15 +106,15 @@ def select(
         outcome.curve,
         float(nearest.mean()),
         float(nearest.max()),
-        _random_mean_distance(z, budget, labelled, seed),
+        _random_mean_distance(cells, budget, labelled, seed),
     )
 
 
-def _random_mean_distance(z: np.ndarray, budget: int, labelled: np.ndarray, seed: int) -> float:
-    candidates = np.setdiff1d(np.arange(len(z)), labelled)
+def _random_mean_distance(cells: Cells, budget: int, labelled: np.ndarray, seed: int) -> float:
+    candidates = np.setdiff1d(np.arange(len(cells.pool)), labelled)
     rng = np.random.default_rng(seed)
     draws = (rng.choice(candidates, budget, replace=False) for _ in range(N_RANDOM_DRAWS))
-    return float(np.median([replay(z, draw, labelled)[1].mean() for draw in draws]))
+    return float(np.median([nearest_distance(cells, np.append(labelled, draw)).mean() for draw in draws]))
 
 
 def _check(pool, budget, source, strategy, labelled, alpha, density_weight) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve, calibrate
+from nnunetv2_xssr.selection.cells import Cells
 from nnunetv2_xssr.selection.greedy import greedy
 
 
@@ -18,8 +19,8 @@ class Problem:
 
     Attributes
     ----------
-    pool : float64 array of shape (n, d)
-        Rows of unit length.
+    pool : Cells
+        The standardised pool.
     density, novelty : arrays of shape (n,)
     budget : int
         k, between 1 and the number of cases that are not chosen yet.
@@ -31,7 +32,7 @@ class Problem:
     seed : int
     """
 
-    pool: np.ndarray
+    pool: Cells
     density: np.ndarray
     novelty: np.ndarray
     budget: int
@@ -71,7 +72,7 @@ def coreset(problem: Problem) -> Outcome:
     first = np.empty(0, int)
     if len(problem.chosen) == 0:
         first = np.array([np.argmax(problem.density)])
-    nothing = np.zeros(len(problem.pool))
+    nothing = np.zeros(len(problem.density))
     chosen = np.concatenate([problem.chosen, first])
     picks, _ = greedy(problem.pool, nothing, 1.0, problem.budget - len(first), chosen)
     return Outcome(np.concatenate([first, picks]))
@@ -79,7 +80,7 @@ def coreset(problem: Problem) -> Outcome:
 
 def random(problem: Problem) -> Outcome:
     """Cases drawn without replacement from ``numpy.random.default_rng(seed)``: what every selection must beat."""
-    candidates = np.setdiff1d(np.arange(len(problem.pool)), problem.chosen)
+    candidates = np.setdiff1d(np.arange(len(problem.density)), problem.chosen)
     return Outcome(np.random.default_rng(problem.seed).permutation(candidates)[: problem.budget])
 
 

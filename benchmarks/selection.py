@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+"""Selection, nearest neighbours and the alpha grid, side by side with the libraries that are installed.
+
+    OMP_NUM_THREADS=1 python benchmarks/selection.py --n 50000 --k 2500
+    OMP_NUM_THREADS=1 python benchmarks/selection.py --n 50000 --k 2500 --data isotropic --tables greedy,neighbours
+    OMP_NUM_THREADS=1 python benchmarks/selection.py --data embeddings.npy
+
+Every run of another method lies between two of ours, and only ratios are reported: what else the machine does cancels.
+A method that makes one pass over the pool per pick is run for a few picks, and the rest follows from the slope (~).
+The competitors know k-center only, so that is what they are compared on; the score of XSSR follows against a plain
+loop. ``pip install scikit-activeml skmatter faiss-cpu`` installs them; one that is missing is left out.
+"""
+
+import argparse
+import importlib.util
+import os
+import statistics
+import time
+import warnings
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(variable, os.environ.get("OMP_NUM_THREADS", "1"))
+
+import numpy as np  # noqa: E402  (after the number of threads)
+
+from nnunetv2_xssr.selection.alpha import ALPHAS, calibrate  # noqa: E402
+from nnunetv2_xssr.selection.cells import cells_of  # noqa: E402
+from nnunetv2_xssr.selection.greedy import greedy  # noqa: E402
+from nnunetv2_xssr.selection.neighbours import nearest_neighbours  # noqa: E402
+from nnunetv2_xssr.selection.scores import density, novelty  # noqa: E402
+from nnunetv2_xssr.selection.standardise import on_grid  # noqa: E402
+
+NONE = np.empty(0, int)
+FEW = 40  # picks that a method with one pass per pick is timed on
+
+
+# ---------------------------------------------------------------------------------------------------------- pools
+def clustered(n, d, rng):
+    """Slices of volumes from 8 sites: every volume is a smooth curve in 24 dimensions, with 3 % noise in all d."""
+    t = np.linspace(0, 1, 100)[:, None]
+    waves = np.cos(np.pi * t * np.arange(1, 7)) / np.arange(1, 7)
+    shared, sites = 1.5 * rng.standard_normal((6, 24)), rng.standard_normal((8, 24))
+    volumes = [
+        waves @ (shared + 0.5 * rng.standard_normal((6, 24))) + sites[v % 8] + 0.5 * rng.standard_normal(24)
+        for v in range(-(-n // 100))
+    ]
+    mix = rng.standard_normal((24, d)) / np.sqrt(np.arange(1, 25))[:, None]
+    return rng.permutation(np.concatenate(volumes))[:n] @ mix + 0.03 * rng.standard_normal((n, d))
+
+
+def blobs(n, d, rng):
+    """64 clusters, each with 16 directions of its own."""
+    label, basis = rng.integers(0, 64, n), rng.standard_normal((64, 16, d)) / 4
+    rows = rng.standard_normal((64, d))[label] + 0.05 * rng.standard_normal((n, d))
+    for c in range(64):
+        rows[label == c] += 0.6 * rng.standard_normal(((label == c).sum(), 16)) @ basis[c]
+    return rows
+
+
+def isotropic(n, d, rng):
+    """All directions alike: nothing can be skipped."""
+    return rng.standard_normal((n, d))
+
+
+POOLS = {f.__name__: f for f in (clustered, blobs, isotropic)}
+
+
+def load(data, n, d):
+    rows = POOLS[data](n, d, np.random.default_rng(0)) if data in POOLS else np.load(data)[:n].astype(np.float64)
+    return on_grid(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
+
+
+# -------------------------------------------------------------------------------------------------------- methods
+def ours(pool, k):
+    return greedy(pool, np.zeros(len(pool)), 1.0, k, NONE)[0]
+
+
+def activeml_coreset(pool, k):
+    from skactiveml.pool import CoreSet
+
+    labels = np.full(len(pool), np.nan)
+    labels[0] = 0
+    return np.append(0, CoreSet(random_state=0).query(pool, labels, batch_size=k - 1))
+
+
+def skmatter_voronoi_fps(pool, k):
+    from skmatter.sample_selection import VoronoiFPS
+
+    return VoronoiFPS(n_to_select=k, initialize=0).fit(pool).selected_idx_
+
+
+def plain_loop(pool, k, fixed=0.0, weight=1.0):
+    """One product with the pool per pick, in the precision of the pool; with float64 the definition of exactness."""
+    squares = (pool**2).sum(1)
+    nearest, free = np.full(len(pool), np.inf), np.zeros(len(pool)) + fixed
+    picks = []
+    for _ in range(k):
+        radius = nearest.max()
+        i = int(np.argmax(radius * free + weight * nearest if 0 < radius < np.inf else free))
+        picks.append(i)
+        free[i] = -np.inf
+        nearest = np.minimum(nearest, np.sqrt(np.maximum(squares + squares[i] - 2 * (pool @ pool[i]), 0)))
+    return np.array(picks)
+
+
+def product_floor(pool, k):
+    """The float32 products of all cases with k picks, and nothing else."""
+    for start in range(0, k, 256):
+        others = pool[start : min(start + 256, k)].T
+        for row in range(0, len(pool), 1024):
+            pool[row : row + 1024] @ others
+
+
+def faiss_flat(pool, k):
+    import faiss
+
+    faiss.omp_set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    index = faiss.IndexFlatIP(pool.shape[1])
+    index.add(pool)
+    return index.search(pool, k + 1)[1]
+
+
+# --------------------------------------------------------------------------------------------------------- timing
+def seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def extrapolated(method, pool, k):
+    """Seconds for k picks, from the slope between a quarter of a few picks and a few."""
+    some = FEW // 4
+    short, long = seconds(lambda: method(pool, some)), seconds(lambda: method(pool, FEW))
+    return long + (k - FEW) * max(0.0, long - short) / (FEW - some)
+
+
+def ratios(reference, other, rounds):
+    """other / reference, every run of the other between two of the reference."""
+    result = []
+    for _ in range(rounds):
+        before, middle, after = seconds(reference), other(), seconds(reference)
+        result.append(2 * middle / (before + after))
+    return result
+
+
+def peak_mib(call):
+    """Peak of the resident memory above where it started (Linux)."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        return float("nan")
+    before = _status("VmRSS")
+    call()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field))
+
+
+def show(name, values, note=""):
+    spread = f"[{min(values):.3g} to {max(values):.3g}]"
+    print(f"| {name:<42} | {statistics.median(values):>9.3g} | {spread:<20} | {note}")
+
+
+# --------------------------------------------------------------------------------------------------------- tables
+def greedy_table(pool, k, rounds):
+    print(f"\nk-center, {k} picks: time / ours")
+    picks = ours(pool, k)
+    for name, method, package, by_slope in (
+        ("scikit-activeml CoreSet", activeml_coreset, "skactiveml", True),
+        ("skmatter VoronoiFPS", skmatter_voronoi_fps, "skmatter", False),
+        ("plain loop, float32", plain_loop, "numpy", True),
+        ("float32 products alone", product_floor, "numpy", False),
+    ):
+        if importlib.util.find_spec(package) is None:
+            continue
+        method(pool[:1000], 10)
+        if by_slope and k > FEW:
+            show(f"~ {name}", ratios(lambda: ours(pool, k), lambda m=method: extrapolated(m, pool, k), rounds))
+        else:
+            note = ""
+            if method is skmatter_voronoi_fps:
+                note = f"same picks: {np.mean(method(pool, k) == picks):.3f}"
+            show(name, ratios(lambda: ours(pool, k), lambda m=method: seconds(lambda: m(pool, k)), rounds), note)
+    print(f"peak memory beyond the pool: {peak_mib(lambda: ours(pool, k)):.0f} MiB")
+    check = min(k, 200)
+    rng = np.random.default_rng(1)
+    for name, fixed, weight in (("k-center", 0.0, 1.0), ("score of XSSR", rng.random(len(pool)), 0.7)):
+        exact = plain_loop(pool.astype(np.float64), check, fixed, weight)
+        same = np.array_equal(greedy(pool, fixed + np.zeros(len(pool)), weight, check, NONE)[0], exact)
+        print(f"first {check} picks of the plain float64 greedy, {name}: {'the same' if same else 'DIFFERENT'}")
+
+
+def neighbours_table(pool, rounds, k=20):
+    print(f"\n{k} nearest neighbours: time / ours")
+    if importlib.util.find_spec("faiss"):
+        reference, other = (lambda: nearest_neighbours(pool, k)), (lambda: seconds(lambda: faiss_flat(pool, k)))
+        show("faiss IndexFlatIP", ratios(reference, other, rounds))
+    print(f"peak memory beyond the pool: {peak_mib(lambda: nearest_neighbours(pool, k)):.0f} MiB")
+    distances, _ = nearest_neighbours(pool, k)
+    double = pool.astype(np.float64)
+    squares = (double**2).sum(1)
+    some = np.random.default_rng(2).choice(len(pool), 300, replace=False)
+    true = [np.sort(np.sqrt(squares + squares[i] - 2 * double @ double[i]))[1 : k + 1] for i in some]
+    print(f"recall on 300 cases: {np.mean(distances[some] == np.array(true)):.4f}")
+
+
+def alpha_table(pool, k, rounds):
+    print("\nalpha grid of 11")
+    source = pool[:: max(1, len(pool) // 500)]
+    cells = cells_of(pool)
+    scores = 0.5 * density(cells), novelty(cells, source)
+    grid = lambda: seconds(lambda: calibrate(pool, *scores, k, NONE))  # noqa: E731
+    show("grid / one greedy at alpha = 0", ratios(lambda: greedy(pool, scores[0], 1.0, k, NONE), grid, rounds))
+
+    def whole(alphas):
+        cells = cells_of(pool)
+        return calibrate(cells, 0.5 * density(cells), novelty(cells, source), k, NONE, alphas)
+
+    show(
+        "with the scores: grid / alpha = 0",
+        ratios(lambda: whole((0.0,)), lambda: seconds(lambda: whole(ALPHAS)), rounds),
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=50_000)
+    parser.add_argument("--d", type=int, default=384)
+    parser.add_argument("--k", type=int, help="default 5 %% of n")
+    parser.add_argument("--data", default="clustered", help=f"{', '.join(POOLS)} or a .npy file of shape (n, d)")
+    parser.add_argument("--tables", default="greedy,neighbours,alpha")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")  # of the competitors
+    pool = load(args.data, args.n, args.d)
+    k = args.k or len(pool) // 20
+    print(f"{args.data}, n = {len(pool)}, d = {pool.shape[1]}, {os.environ['OMP_NUM_THREADS']} thread(s)")
+    for small in (pool[:500], pool[:6000]):  # compile
+        calibrate(small, np.zeros(len(small)), density(small), 10, NONE)
+    if "greedy" in args.tables:
+        greedy_table(pool, k, args.rounds)
+    if "neighbours" in args.tables:
+        neighbours_table(pool, args.rounds)
+    if "alpha" in args.tables:
+        alpha_table(pool, k, args.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""A sketch of every case whose distances never exceed the true ones, in cells of cases that lie close together.
+
+Distances between sketches are cheap and bound the true ones from below, so most pairs of cases need no true distance.
+The greedy and the nearest neighbours both stand on this.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from sklearn.utils.extmath import randomized_svd
+
+WIDTH = 32  # numbers in a sketch: two cache lines
+SMALL = 5000  # below this many cases plain passes over all of them are the fastest
+_CAPTURED = 0.5  # share of the variance that the sketch must hold to be worth having
+_SAMPLE = 1024  # rows that the principal directions are fitted on
+_BLOCK = 1024  # rows worked on at a time
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def squared_distance(a, b):
+    """|a - b|^2 in double precision: exact for rows on the grid of `standardise`, in whatever order it is summed."""
+    total = 0.0
+    for i in range(a.size):
+        difference = np.float64(a[i]) - np.float64(b[i])
+        total += difference * difference
+    return total
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def rough_squared_distance(a, b):
+    """|a - b|^2 in single precision."""
+    total = np.float32(0)
+    for i in range(a.size):
+        total += (a[i] - b[i]) * (a[i] - b[i])
+    return total
+
+
+class Cells(NamedTuple):
+    """Features of n cases, cell by cell, that bound true distances from both sides.
+
+    With s_ij = |features_i - features_j|^2:  s_ij - slack <= |z_i - z_j|^2 <= s_ij + 4 left_out_i left_out_j + slack.
+
+    A named tuple, because compiled code reads it as it is.
+
+    Attributes
+    ----------
+    pool : float32 array of shape (n, d)
+    rows : int array of shape (n,)
+        Row in the pool of every entry of the arrays below.
+    position : int array of shape (n,)
+        The inverse: entry of every row of the pool.
+    starts : int array of shape (cells + 1,)
+        Cell c holds the entries starts[c] to starts[c + 1].
+    features : float32 array of shape (n, q)
+    left_out : float32 array of shape (n,)
+        Length of what the features leave out of a row.
+    squares : float32 array of shape (n,)
+        |features_i|^2.
+    centres : float32 array of shape (cells, q)
+    away : float32 array of shape (n,)
+        Distance of the features from the centre of their cell.
+    mean : array of shape (d,)
+    directions : array of shape (d, q - 1)
+        What the features were made with; (d, 0) if the rows of the pool are their own features.
+    slack : float
+        What rounding to single precision can add to a squared distance of features.
+    """
+
+    pool: np.ndarray
+    rows: np.ndarray
+    position: np.ndarray
+    starts: np.ndarray
+    features: np.ndarray
+    left_out: np.ndarray
+    squares: np.ndarray
+    centres: np.ndarray
+    away: np.ndarray
+    mean: np.ndarray
+    directions: np.ndarray
+    slack: float
+
+    @property
+    def sketched(self) -> bool:
+        return self.directions.shape[1] > 0
+
+
+def cells_of(pool: "np.ndarray | Cells") -> Cells:
+    """Return the cells of a pool; give them back if that is what came in, so that callers can share them.
+
+    Parameters
+    ----------
+    pool : array of shape (n, d), or Cells
+        Rows as `standardise` gives them.
+    """
+    if isinstance(pool, Cells):
+        return pool
+    pool = np.ascontiguousarray(pool, np.float32)
+    if len(pool) < SMALL:
+        return whole(pool)
+    mean, directions = _principal_directions(pool)
+    return _in_cells(pool, mean, directions) if directions.shape[1] else whole(pool)
+
+
+def cells_like(cells: Cells, others: np.ndarray) -> Cells:
+    """Return the cells of other rows, shape (m, d), with the features of ``cells``: comparable with them."""
+    others = np.ascontiguousarray(others, np.float32)
+    return _in_cells(others, cells.mean, cells.directions) if cells.sketched else whole(others)
+
+
+def whole(pool: np.ndarray) -> Cells:
+    """Let the rows be their own features, in tiles that are never skipped: best for few cases, or many directions."""
+    n, d = pool.shape
+    everything = np.arange(n)
+    starts = np.append(np.arange(0, n, _BLOCK), n)
+    squares = np.einsum("ij,ij->i", pool, pool)
+    centres = np.zeros((len(starts) - 1, d), np.float32)
+    left_out, away = np.zeros(n, np.float32), np.full(n, np.inf, np.float32)
+    mean, directions = np.zeros(d), np.zeros((d, 0))
+    return _frozen(pool, everything, everything, starts, pool, left_out, squares, centres, away, mean, directions)
+
+
+def _frozen(*arrays: np.ndarray) -> Cells:
+    """Cells of these arrays, all read-only as a memory map is: the loops are compiled once for every kind of pool.
+
+    The slack: a sum of q products in single precision is off by at most q 2^-24 |a| |b| (Higham 2002, section 3.1). It
+    enters a squared distance twice, the two norms are such sums too, and features were rounded when they were made.
+    """
+    views = [np.ascontiguousarray(array).view() for array in arrays]
+    for view in views:
+        view.flags.writeable = False
+    cells = Cells(*views, slack=0.0)
+    return cells._replace(slack=float((4 * cells.features.shape[1] + 32) * 2.0**-24 * cells.squares.max()))
+
+
+def _principal_directions(pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, shape (d,), and up to 31 orthonormal principal directions, shape (d, 31), of a sample of the pool.
+
+    No directions, shape (d, 0), if these hold too little of the variance, as when all directions are alike.
+    """
+    sample = pool[np.random.default_rng(0).permutation(len(pool))[:_SAMPLE]].astype(np.float64)
+    mean = sample.mean(axis=0)
+    sample -= mean
+    _, size, directions = randomized_svd(sample, min(WIDTH - 1, *sample.shape), n_iter=2, random_state=0)
+    if (size**2).sum() < _CAPTURED * (sample**2).sum():
+        return mean, np.zeros((len(mean), 0))
+    return mean, np.linalg.qr(directions.T)[0]
+
+
+def _sketch(pool: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Return the principal coordinates of every row and the length of what they leave out, shape (n, 32).
+
+    For z = mean + V p + r with orthonormal V and r orthogonal to it, |z - z'|^2 = |p - p'|^2 + |r - r'|^2, and the
+    last term lies between (|r| - |r'|)^2 and (|r| + |r'|)^2 (Cauchy-Schwarz). So z -> (p, |r|) shortens distances and
+    never stretches them, and what it takes from a square is at most 4 |r| |r'|.
+    """
+    features = np.zeros((len(pool), WIDTH), np.float32)
+    for start in range(0, len(pool), _BLOCK):
+        block = pool[start : start + _BLOCK] - mean
+        coordinates = block @ directions
+        left_out = np.einsum("ij,ij->i", block, block) - np.einsum("ij,ij->i", coordinates, coordinates)
+        features[start : start + _BLOCK, : coordinates.shape[1]] = coordinates
+        features[start : start + _BLOCK, -1] = np.sqrt(np.maximum(left_out, 0))
+    return features
+
+
+def _in_cells(pool: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> Cells:
+    """Sort the features by the nearest of sqrt(n) centres: cases drawn at random, after one step of Lloyd's algorithm.
+
+    More steps or more centres were tried and cost as much as they saved.
+    """
+    n, count = len(pool), int(np.sqrt(len(pool)))
+    features = _sketch(pool, mean, directions)
+    sample = features[np.random.default_rng(0).permutation(n)[: 32 * count]]
+    centres = sample[:count]
+    cell = _nearest_centre(sample, centres)
+    sums = np.stack([np.bincount(cell, column, count) for column in sample.T], axis=1)
+    sizes = np.bincount(cell, minlength=count)[:, None]
+    centres = np.where(sizes > 0, sums / np.maximum(sizes, 1), centres).astype(np.float32)
+    cell = _nearest_centre(features, centres)
+    rows = np.argsort(cell, kind="stable")
+    position = np.empty(n, int)
+    position[rows] = np.arange(n)
+    features, cell = features[rows], cell[rows]
+    starts = np.searchsorted(cell, np.arange(count + 1))
+    squares = np.einsum("ij,ij->i", features, features)
+    away = np.linalg.norm(features - centres[cell], axis=1) * np.float32(1 + 1e-5)  # never rounded down
+    left_out = features[:, -1]
+    return _frozen(pool, rows, position, starts, features, left_out, squares, centres, away, mean, directions)
+
+
+def _nearest_centre(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    half = np.einsum("ij,ij->i", centres, centres) / 2
+    blocks = (features[start : start + _BLOCK] for start in range(0, len(features), _BLOCK))
+    return np.concatenate([np.argmax(block @ centres.T - half, axis=1) for block in blocks])

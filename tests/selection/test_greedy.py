@@ -1,0 +1,117 @@
+"""The fast greedy picks what the plain one picks, in the same order."""
+
+import numpy as np
+import plain
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+from nnunetv2_xssr.selection import cells as cells_module
+from nnunetv2_xssr.selection import coverage as coverage_module
+from nnunetv2_xssr.selection import greedy as greedy_module
+from nnunetv2_xssr.selection import lazy
+from nnunetv2_xssr.selection.cells import cells_of
+from nnunetv2_xssr.selection.coverage import Coverage
+from nnunetv2_xssr.selection.greedy import greedy, nearest_distance, replay
+
+NONE = np.empty(0, int)
+KINDS = ("clustered", "blobs", "isotropic", "duplicates")
+
+
+def assert_same(pool, fixed, weight, budget, chosen):
+    expected, nearest, diversity = plain.greedy(pool, fixed, weight, budget, chosen)
+    picks, ours = greedy(pool, fixed, weight, budget, chosen)
+    np.testing.assert_array_equal(picks, expected)
+    np.testing.assert_array_equal(ours, nearest)
+    np.testing.assert_array_equal(replay(pool, picks, chosen)[0], diversity)
+
+
+@st.composite
+def problems(draw):
+    """Small pools with few distinct values, so that ties, duplicates and zero rows are the rule."""
+    n, d = draw(st.integers(1, 40)), draw(st.integers(1, 4))
+    values = st.lists(st.integers(-2, 2), min_size=n * d, max_size=n * d)
+    pool = plain.unit(np.array(draw(values), float).reshape(n, d))
+    levels = draw(st.sampled_from([[0.0], [0.0, 0.5, 1.0], [-1.0, 0.3]]))
+    fixed = np.array(draw(st.lists(st.sampled_from(levels), min_size=n, max_size=n)))
+    chosen = np.array(draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n - 1)), int)
+    budget = draw(st.integers(1, n - len(chosen)))
+    return pool, fixed, draw(st.sampled_from([0.0, 0.3, 1.0])), budget, chosen
+
+
+@given(problems())
+@settings(max_examples=100, deadline=None)
+def test_small_pools_with_ties(problem):
+    assert_same(*problem)
+
+
+@given(problems(), st.sampled_from([1, 3, 512]), st.sampled_from([1, 4, 256]), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_small_pools_with_ties_the_way_of_large_pools(problem, candidates, block, sketch):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(greedy_module, "SMALL", 0)
+        patch.setattr(lazy, "_CANDIDATES", candidates)
+        for module in (coverage_module, greedy_module):
+            patch.setattr(module, "BLOCK", block)
+        patch.setattr(cells_module, "SMALL", 0 if sketch else 5000)
+        assert_same(*problem)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_20_000_cases(kind):
+    pool = plain.pool_of(kind, 20_000, 64)
+    fixed = np.random.default_rng(1).random(len(pool)).round(2)  # rounded, so that scores tie
+    assert_same(pool, fixed, 0.7, 300, NONE)
+    assert_same(pool, np.zeros(len(pool)), 1.0, 300, np.array([5, 19_999, 3]))
+
+
+def test_picks_do_not_depend_on_the_number_of_threads():
+    pool = plain.pool_of("isotropic", 6000, 384)
+    fixed = np.random.default_rng(1).random(len(pool))
+    runs = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            runs.append(greedy(pool, fixed, 0.7, 300, NONE)[0])
+    np.testing.assert_array_equal(*runs)
+
+
+def test_isotropic_pools_do_without_a_sketch_and_clustered_ones_use_it():
+    assert not cells_of(plain.pool_of("isotropic", 6000, 384)).sketched
+    assert cells_of(plain.pool_of("clustered", 6000, 384)).sketched
+
+
+def test_a_sketch_that_turns_out_useless_is_given_up():
+    # Two far groups: one direction holds most of the variance, and inside a group all directions are alike.
+    rows = np.random.default_rng(0).standard_normal((6000, 384)) / 20
+    rows[:, 0] += np.where(np.arange(6000) < 3000, 3, -3)
+    coverage = Coverage(plain.unit(rows))
+    assert coverage.cells.sketched
+    chosen = np.arange(0, 6000, 20)
+    coverage.add(chosen)
+    assert not coverage.cells.sketched
+    distances_to = plain.Distances(coverage.cells.pool)
+    np.testing.assert_array_equal(coverage.distances(), np.min([distances_to(i) for i in chosen], axis=0))
+
+
+def test_sketch_distances_never_exceed_true_distances():
+    pool = plain.pool_of("clustered", 6000, 100)
+    cells = cells_of(pool)
+    true = plain.Distances(pool)(17) ** 2
+    sketch = ((cells.features - cells.features[cells.position[17]]) ** 2).sum(1)
+    assert (sketch - cells.slack <= true[cells.rows]).all()
+    assert np.median(sketch / np.maximum(true[cells.rows], 1e-9)) > 0.9  # and are worth something
+
+
+def test_picks_come_in_blocks():
+    """One pass over the pool for many picks is what makes it fast."""
+    pool = plain.pool_of("clustered", 20_000, 64)
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(greedy_module, "pick_block", lambda *a: seen.append(lazy.pick_block(*a)) or seen[-1])
+        greedy(pool, np.zeros(len(pool)), 1.0, 500, NONE)
+    assert len(seen) < 50
+
+
+def test_nearest_distance_to_nothing_is_infinite():
+    assert np.isinf(nearest_distance(plain.pool_of("blobs", 10, 3), NONE)).all()
