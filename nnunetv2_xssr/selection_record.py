@@ -36,7 +36,7 @@ class FoldSelection:
     picks : list of Pick
     alpha : float or None
     alpha_curve : dict or None
-        Lists ``alpha``, ``mean_distance`` and ``covering_radius``.
+        Lists ``alpha``, ``mean_distance``, ``covering_radius`` and ``overlap``: see `nnunetv2_xssr.selection.alpha`.
     mean_distance, covering_radius, random_mean_distance : float
         See `nnunetv2_xssr.selection.Selection`.
     """

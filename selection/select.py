@@ -68,7 +68,8 @@ def select(
     source : array of shape (m, d), optional
         Features of the cases that the novelty of a case is measured against. Without it novelty is off and alpha
         is 0, which leaves diversity its full weight.
-    strategy : {"xssr", "random", "coreset"}
+    strategy : str
+        A name in ``STRATEGIES``: "xssr", or a rival such as "coreset" or "facility_location".
     labelled : int array, optional
         Rows of the pool that have a label already: they count as picked and cost nothing.
     alpha : float in [0, 1], optional

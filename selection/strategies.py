@@ -10,7 +10,10 @@ import numpy as np
 
 from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve, calibrate
 from nnunetv2_xssr.selection.cells import Cells
+from nnunetv2_xssr.selection.clusters import kmeans_picks, typiclust_picks
+from nnunetv2_xssr.selection.facility import facility_picks
 from nnunetv2_xssr.selection.greedy import greedy
+from nnunetv2_xssr.selection.probcover import probcover_picks
 
 
 @dataclass(frozen=True)
@@ -84,4 +87,45 @@ def random(problem: Problem) -> Outcome:
     return Outcome(np.random.default_rng(problem.seed).permutation(candidates)[: problem.budget])
 
 
-STRATEGIES: dict[str, Callable[[Problem], Outcome]] = {"xssr": xssr, "random": random, "coreset": coreset}
+def _in_canonical_order(picker: Callable[..., np.ndarray], problem: Problem, *options) -> Outcome:
+    """Let a picker see the cases sorted by their features, so that no tie and no k-means depends on the pool's order.
+
+    ``picker(rows, budget, chosen, *options)`` returns rows in order.
+    """
+    order = np.lexsort(problem.pool.pool.T)
+    chosen = np.argsort(order)[problem.chosen]
+    return Outcome(order[picker(problem.pool.pool[order], problem.budget, chosen, *options)])
+
+
+def kmeans(problem: Problem) -> Outcome:
+    """The case nearest to each centroid of k-means; clusters that hold a labelled case come last."""
+    return _in_canonical_order(kmeans_picks, problem, problem.seed)
+
+
+def typiclust(problem: Problem) -> Outcome:
+    """The most typical case of each cluster (TypiClust, Hacohen et al. 2022)."""
+    return _in_canonical_order(typiclust_picks, problem, problem.seed)
+
+
+def probcover(problem: Problem) -> Outcome:
+    """Balls around the picks that cover the most cases, of the radius at which 95 % are pure (Yehuda et al. 2022)."""
+    return _in_canonical_order(probcover_picks, problem, problem.seed)
+
+
+def facility_location(problem: Problem) -> Outcome:
+    """Greedily minimise the mean distance to the nearest pick: sum_i max_{j in S} (2 - |z_i - z_j|) grows the most.
+
+    2 is the largest distance between rows of unit length, which a case without a pick is taken to have.
+    """
+    return _in_canonical_order(facility_picks, problem, lambda distance: 2 - distance)
+
+
+def maxherding(problem: Problem) -> Outcome:
+    """Greedily maximise the coverage sum_i max_{j in S} exp(-|z_i - z_j|^2) (MaxHerding, Bae et al. 2024)."""
+    return _in_canonical_order(facility_picks, problem, lambda distance: np.exp(-(distance**2)))
+
+
+STRATEGIES: dict[str, Callable[[Problem], Outcome]] = {
+    strategy.__name__: strategy
+    for strategy in (xssr, random, coreset, kmeans, typiclust, probcover, facility_location, maxherding)
+}

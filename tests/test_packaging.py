@@ -87,6 +87,16 @@ def test_entry_points_can_be_imported_and_tell_their_use(capsys):
     assert set(names) >= {f"nnUNetv2_xssr_{c}" for c in ("pretrain", "select", "link", "demo")}
 
 
+def test_help_of_select_names_every_strategy(capsys):
+    from nnunetv2_xssr.commands import select
+    from nnunetv2_xssr.selection import STRATEGIES
+
+    with pytest.raises(SystemExit):
+        select.main(["--help"])
+    text = capsys.readouterr().out
+    assert not [name for name in STRATEGIES if name not in text]
+
+
 def test_help_is_fast_to_load():
     """Help needs neither torch nor nnU-Net."""
     code = (

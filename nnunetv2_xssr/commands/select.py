@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
         "the autoencoder learns from the pool itself and novelty is off")
     add("-b", required=True, metavar="BUDGET", help="how many cases to pick: a number, or a percentage such as 5%%")
     add("--encoder", type=Path, metavar="FILE", help="checkpoint_final.pth of nnUNetv2_xssr_pretrain to embed with")
-    add("--strategy", default="xssr", help="xssr (default), random or coreset")
+    add("--strategy", default="xssr", 
+        help="xssr (default), or a rival: random, coreset, kmeans, typiclust, probcover, facility_location, maxherding")
     add("--alpha", default="auto", help="trade-off between diversity (0) and novelty (1); calibrated by default (auto)")
     add("--density_weight", type=float, default=0.5, help="weight of density in the score; 0.5 by default")
     add("--seed", type=int, default=0, help="of every random number; 0 by default")
@@ -208,6 +209,7 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], domain:
             "alpha": list(chosen.curve.alphas),
             "mean_distance": list(chosen.curve.mean_distance),
             "covering_radius": list(chosen.curve.covering_radius),
+            "overlap": list(chosen.curve.overlap),
         }
     return FoldSelection(
         len(fold.pool),
