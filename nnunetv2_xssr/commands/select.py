@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         "the autoencoder learns from the pool itself and novelty is off")
     add("-b", required=True, metavar="BUDGET", help="how many cases to pick: a number, or a percentage such as 5%%")
     add("--encoder", type=Path, metavar="FILE", help="checkpoint_final.pth of nnUNetv2_xssr_pretrain to embed with")
-    add("--strategy", default="xssr", 
+    add("--strategy", default="xssr",
         help="xssr (default), or a rival: random, coreset, kmeans, typiclust, probcover, facility_location, maxherding")
     add("--alpha", default="auto", help="trade-off between diversity (0) and novelty (1); calibrated by default (auto)")
     add("--density_weight", type=float, default=0.5, help="weight of density in the score; 0.5 by default")
