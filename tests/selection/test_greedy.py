@@ -115,3 +115,11 @@ def test_picks_come_in_blocks():
 
 def test_nearest_distance_to_nothing_is_infinite():
     assert np.isinf(nearest_distance(plain.pool_of("blobs", 10, 3), NONE)).all()
+
+
+def test_when_only_duplicates_are_left_inside_a_block_the_others_are_asked_again(monkeypatch):
+    monkeypatch.setattr(greedy_module, "SMALL", 0)
+    monkeypatch.setattr(lazy, "_CANDIDATES", 3)
+    pool = plain.unit(np.repeat(np.eye(2), 6, axis=0))
+    # After one of each kind all distances are 0. The candidates are then of the second kind, the best are not.
+    assert_same(pool, np.repeat([1.0, 0.5], 6), 1.0, 8, NONE)
