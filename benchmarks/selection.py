@@ -16,6 +16,7 @@ import importlib.util
 import os
 import statistics
 import time
+import tracemalloc
 import warnings
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -144,25 +145,17 @@ def ratios(reference, other, rounds):
 
 
 def peak_mib(call):
-    """Peak of the resident memory above where it started (Linux)."""
-    try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-    except OSError:
-        return float("nan")
-    before = _status("VmRSS")
+    """Peak of the arrays that a call makes."""
+    tracemalloc.start()
     call()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(field):
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith(field))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 2**20
 
 
 def show(name, values, note=""):
     spread = f"[{min(values):.3g} to {max(values):.3g}]"
-    print(f"| {name:<42} | {statistics.median(values):>9.3g} | {spread:<20} | {note}")
+    print(f"| {name:<43} | {statistics.median(values):>9.3g} | {spread:<20} | {note}")
 
 
 # --------------------------------------------------------------------------------------------------------- tables
@@ -213,17 +206,17 @@ def alpha_table(pool, k, rounds):
     source = pool[:: max(1, len(pool) // 500)]
     cells = cells_of(pool)
     scores = 0.5 * density(cells), novelty(cells, source)
-    grid = lambda: seconds(lambda: calibrate(pool, *scores, k, NONE))  # noqa: E731
-    show("grid / one greedy at alpha = 0", ratios(lambda: greedy(pool, scores[0], 1.0, k, NONE), grid, rounds))
 
-    def whole(alphas):
+    def grid(alphas):
+        return calibrate(pool, *scores, k, NONE, alphas)
+
+    def grid_and_scores(alphas):
         cells = cells_of(pool)
         return calibrate(cells, 0.5 * density(cells), novelty(cells, source), k, NONE, alphas)
 
-    show(
-        "with the scores: grid / alpha = 0",
-        ratios(lambda: whole((0.0,)), lambda: seconds(lambda: whole(ALPHAS)), rounds),
-    )
+    for name, run in (("greedy", grid), ("density, novelty and greedy", grid_and_scores)):
+        times = ratios(lambda f=run: f((0.0,)), lambda f=run: seconds(lambda: f(ALPHAS)), rounds)
+        show(f"{name}: grid / alpha 0", times)
 
 
 def main():

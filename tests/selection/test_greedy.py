@@ -115,3 +115,24 @@ def test_picks_come_in_blocks():
 
 def test_nearest_distance_to_nothing_is_infinite():
     assert np.isinf(nearest_distance(plain.pool_of("blobs", 10, 3), NONE)).all()
+
+
+def test_when_only_duplicates_are_left_inside_a_block_the_others_are_asked_again(monkeypatch):
+    monkeypatch.setattr(greedy_module, "SMALL", 0)
+    monkeypatch.setattr(lazy, "_CANDIDATES", 3)
+    pool = plain.unit(np.repeat(np.eye(2), 6, axis=0))
+    # After one of each kind all distances are 0. The candidates are then of the second kind, the best are not.
+    assert_same(pool, np.repeat([1.0, 0.5], 6), 1.0, 8, NONE)
+
+
+@pytest.mark.parametrize("small", [0, 5000])
+def test_a_pick_that_is_nearer_by_a_hair_counts(small, monkeypatch):
+    """Single precision cannot tell the two distances apart, and half of the time has them the wrong way round."""
+    monkeypatch.setattr(greedy_module, "SMALL", small)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        middle = plain.unit(np.ones((1, 384)))
+        far = plain.unit(rng.standard_normal((1, 384)))
+        near = rng.permutation(far[0])[None]  # as far from the middle
+        near[0, np.argmin(np.abs(near[0]))] += 2.0**-24  # and a step towards it
+        assert_same(np.concatenate([middle, far, near]), np.array([1.0, 3.0, 2.0]), 0.0, 2, NONE)
