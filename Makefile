@@ -23,3 +23,4 @@ lint: $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +  # numba keeps compiled loops there, and misses some edits

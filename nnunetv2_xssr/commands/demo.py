@@ -7,7 +7,7 @@ from nnunetv2_xssr.commands.frame import add_device, resolve_device, run
 from nnunetv2_xssr.errors import UserError
 
 _SOURCE, _TARGET = "Dataset901_XSSRDemoSource", "Dataset902_XSSRDemoTarget"
-_BUDGET = "5%"
+_BUDGET = "10%"
 _RANDOM_DRAWS = 3
 
 
