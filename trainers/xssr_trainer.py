@@ -87,7 +87,7 @@ class XSSRTrainer(nnUNetTrainer):
             self.num_epochs = self.epochs
         if self.iterations_per_epoch is not None:
             self.num_iterations_per_epoch = self.iterations_per_epoch
-            self.num_val_iterations_per_epoch = max(1, self.iterations_per_epoch // 5)  # nnU-Net's 250 to 50
+            self.num_val_iterations_per_epoch = max(1, self.iterations_per_epoch // 20)
         super().initialize()
 
     @property
@@ -148,5 +148,5 @@ class XSSRTrainer_250epochs(XSSRTrainer):
 class XSSRTrainer_demo(XSSRTrainer):
     """Seconds instead of hours, for the built-in demo."""
 
-    epochs = 4
+    epochs = 3
     iterations_per_epoch = 80
