@@ -40,7 +40,7 @@ def datasets(tmp_path_factory):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_image_and_label_are_plausible(variant):
     image, label = draw(variant)
-    assert image.shape == label.shape == (128, 128)
+    assert image.shape == label.shape == (96, 96)
     assert image.dtype == label.dtype == np.uint8
     assert image.std() > 20
     assert set(np.unique(label)) == {0, 1}
@@ -140,7 +140,7 @@ def test_nnunet_reads_the_target(datasets):
     for case in cases["test"][:3]:
         image, _ = NaturalImage2DIO().read_images([str(target / "imagesTr" / f"{case}_0000.png")])
         label, _ = NaturalImage2DIO().read_seg(str(target / "labelsTr" / f"{case}.png"))
-        assert image.shape == label.shape == (1, 1, 128, 128)
+        assert image.shape == label.shape == (1, 1, 96, 96)
         assert set(np.unique(label)) == set(dataset["labels"].values())
     with open(target / "cases.csv", newline="") as file:
         assert {row["case"]: row["variant"] for row in csv.DictReader(file)} == cases["variants"]

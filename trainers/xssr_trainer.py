@@ -149,4 +149,4 @@ class XSSRTrainer_demo(XSSRTrainer):
     """Seconds instead of hours, for the built-in demo."""
 
     epochs = 3
-    iterations_per_epoch = 80
+    iterations_per_epoch = 100

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage.io import imsave
 
-SIZE = 128  # height and width of every image, in pixels
+SIZE = 96  # height and width of every image, in pixels
 
 
 @dataclass(frozen=True)
