@@ -333,21 +333,23 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(study, linked_nnunet):
-    (trainer_folder(linked_nnunet) / "a_short_one.py").write_text(SHORT)
+def trained(study, linked_nnunet, tmp_path_factory):
+    # A copy of its own: in the shared one the short trainer, which imports XSSRTrainer, would be a second link.
+    nnunet = shutil.copytree(linked_nnunet, tmp_path_factory.mktemp("short") / "site")
+    (trainer_folder(nnunet) / "a_short_one.py").write_text(SHORT)
     folder = study.results / STUDY / "XSSRTrainer_demo__nnUNetPlans__2d_tiny"
-    process = start(TRAIN, study, linked_nnunet)
+    process = start(TRAIN, study, nnunet)
     # Beside it, because most of the time goes into starting processes; the test of fold all waits for its end.
     fold_all = ["nnUNetv2_train", "11", "2d_tiny", "all", "-tr", "XSSRTrainerShort", "-device", "cpu"]
-    fold_all = start(fold_all, study, linked_nnunet)
+    fold_all = start(fold_all, study, nnunet)
     wait_for(folder / "fold_0" / "checkpoint_best.pth", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     first = folder / "killed.pth"
     shutil.copy(folder / "fold_0" / "checkpoint_best.pth", first)
     assert not (folder / "fold_0" / "checkpoint_final.pth").exists()
-    log = finish(start([*TRAIN, "--c"], study, linked_nnunet))
-    yield Trained(study, linked_nnunet, folder, first, log, fold_all)
+    log = finish(start([*TRAIN, "--c"], study, nnunet))
+    yield Trained(study, nnunet, folder, first, log, fold_all)
     if fold_all.poll() is None:
         os.killpg(fold_all.pid, signal.SIGKILL)
 
