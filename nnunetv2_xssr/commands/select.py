@@ -47,6 +47,7 @@ def _select(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.folders import check_environment, find_dataset
     from nnunetv2_xssr.linking import ensure_linked
     from nnunetv2_xssr.pools import dataset_pool, open_pools, with_case_table
+    from nnunetv2_xssr.selection_record import FILE_NAME as RECORD_FILE
     from nnunetv2_xssr.selection_record import check_replaceable
     from nnunetv2_xssr.split import FILE_NAME as SPLIT_FILE
     from nnunetv2_xssr.split import write_split
@@ -71,7 +72,7 @@ def _select(args: argparse.Namespace) -> None:
     )
     plan = make_plan(target, choice)
     device = resolve_device(args.device)
-    record_path = pool_folder(target) / "selection.json"
+    record_path = pool_folder(target) / RECORD_FILE
     settings = {
         "source": [pool.name for pool in sources],
         "encoder": str(args.encoder) if args.encoder else None,

@@ -13,7 +13,7 @@ import numpy as np
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records import read_json, write_json
-from nnunetv2_xssr.selection_record import SelectionRecord
+from nnunetv2_xssr.selection_record import FILE_NAME, SelectionRecord
 
 # Small images: starting a process costs more than the work that it would do.
 _FEW_PROCESSES = {"nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -151,7 +151,7 @@ class Study:
         if not summary.is_file():
             select = ("nnUNetv2_xssr_select", "-d", self.target, "-s", self.source, "--encoder", str(self.encoder))
             self.run(*select, "-device", self.device, "--overwrite", *select_options, arm=arm)
-            shutil.copyfile(self.preprocessed / "xssr" / "selection.json", folder / "selection.json")
+            shutil.copyfile(self.preprocessed / "xssr" / FILE_NAME, folder / FILE_NAME)
             train = ("nnUNetv2_train", self.target, self.configuration, "0", "-tr", self.trainer)
             self.run(*train, "-device", self.device, "--c", arm=arm)
         return {
@@ -161,7 +161,7 @@ class Study:
 
     def picks(self, arm: str) -> list[str]:
         """The cases that an arm picked, in order."""
-        record = SelectionRecord.load(self.folder / "arms" / arm / "selection.json")
+        record = SelectionRecord.load(self.folder / "arms" / arm / FILE_NAME)
         return [pick.case for pick in record.selections[0].picks]
 
     def prediction(self, arm: str, case: str, ending: str) -> Path:
