@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nnunetv2_xssr.selection.limits import Draft
+
 _BLOCK = 64  # candidates whose gain is computed at a time, by one product
 
 
-def facility_picks(
-    rows: np.ndarray, budget: int, chosen: np.ndarray, utility: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
+def pick_facilities(rows: np.ndarray, draft: Draft, utility: Callable[[np.ndarray], np.ndarray]) -> None:
     """Greedily maximise sum_i max_{j in S} utility(|z_i - z_j|).
 
     The gain of a case only falls as S grows, so a gain computed earlier bounds it from above: only the candidates with
@@ -19,9 +19,8 @@ def facility_picks(
     Parameters
     ----------
     rows : array of shape (n, d)
-    budget : int
-    chosen : int array
-        In S from the start.
+    draft : Draft
+        Takes the picks.
     utility : callable
         Falls with distance; at the largest distance between rows of unit length, 2, it may not be negative.
     """
@@ -34,7 +33,7 @@ def facility_picks(
         return utility(np.sqrt(np.maximum(d2, 0)))
 
     served = np.zeros(len(rows))
-    for i in chosen:
+    for i in draft.chosen:
         np.maximum(served, utilities(np.array([i]))[0], out=served)
 
     def gains(candidates: np.ndarray) -> np.ndarray:
@@ -42,9 +41,8 @@ def facility_picks(
 
     blocks = np.array_split(np.arange(len(rows)), -(-len(rows) // _BLOCK))
     bound = np.concatenate([gains(block) for block in blocks])
-    bound[chosen] = -np.inf
-    picks = np.empty(budget, int)
-    for t in range(budget):
+    while draft.open.any():
+        bound[~draft.open] = -np.inf
         fresh = np.zeros(len(rows), bool)
         while not fresh[i := int(np.argmax(bound))]:
             stale = np.flatnonzero(~fresh & (bound > -np.inf))
@@ -52,7 +50,5 @@ def facility_picks(
             top = np.sort(np.union1d(top, [i]))
             bound[top] = gains(top)
             fresh[top] = True
-        picks[t] = i
-        bound[i] = -np.inf
+        draft.take(i)
         np.maximum(served, utilities(np.array([i]))[0], out=served)
-    return picks

@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.metrics import pairwise_distances_chunked
 
 from nnunetv2_xssr.selection.clusters import cluster
+from nnunetv2_xssr.selection.limits import Draft
 
 PURITY = 0.95
 
@@ -26,36 +27,34 @@ def ball_radius(rows: np.ndarray, n_clusters: int, seed: int) -> float:
     return float(np.quantile(nearest, 1 - PURITY, method="lower"))
 
 
-def probcover_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, seed: int) -> np.ndarray:
+def pick_probcover(rows: np.ndarray, draft: Draft, seed: int) -> None:
     """Pick the case whose ball covers the most uncovered cases, again and again (Yehuda et al. 2022, algorithm 1).
 
     The method says nothing about what follows when all cases are covered: then the picks go on with the case farthest
     from all of them. Nothing of size n x n is held.
     """
-    radius = ball_radius(rows, min(budget + len(chosen), len(rows)), seed)
+    radius = ball_radius(rows, min(draft.budget + len(draft.chosen), len(rows)), seed)
     uncovered = np.ones(len(rows), bool)
     gain = np.zeros(len(rows))
     for within in _balls(rows, rows, radius):
         gain += within.sum(axis=0)
     nearest = np.full(len(rows), np.inf)
-    free = np.ones(len(rows), bool)
-    picks = []
-    for t in range(len(chosen) + budget):
-        if t < len(chosen):
-            i = chosen[t]
-        elif gain[free].max() > 0:
-            i = int(np.argmax(np.where(free, gain, -1)))
-        else:
-            i = int(np.argmax(np.where(free, nearest, -1)))
+
+    def cover(i):
         distance = np.linalg.norm(rows - rows[i], axis=1)
         np.minimum(nearest, distance, out=nearest)
-        free[i] = False
         newly = np.flatnonzero(uncovered & (distance < radius))
         uncovered[newly] = False
         for within in _balls(rows[newly], rows, radius):
-            gain -= within.sum(axis=0)
-        picks.append(i)
-    return np.array(picks[len(chosen) :], int)
+            np.subtract(gain, within.sum(axis=0), out=gain)
+
+    for i in draft.chosen:
+        cover(i)
+    while draft.open.any():
+        quality = gain if gain[draft.open].max() > 0 else nearest
+        i = int(np.argmax(np.where(draft.open, quality, -1)))
+        draft.take(i)
+        cover(i)
 
 
 def _balls(centres: np.ndarray, rows: np.ndarray, radius: float):
