@@ -38,6 +38,11 @@ FEW = 40  # picks that a method with one pass per pick is timed on
 # ---------------------------------------------------------------------------------------------------------- pools
 def clustered(n, d, rng):
     """Slices of volumes from 8 sites: every volume is a smooth curve in 24 dimensions, with 3 % noise in all d."""
+    return np.concatenate(list(clustered_blocks(n, d, rng, n)))
+
+
+def clustered_blocks(n, d, rng, size):
+    """The rows of `clustered`, ``size`` at a time."""
     t = np.linspace(0, 1, 100)[:, None]
     waves = np.cos(np.pi * t * np.arange(1, 7)) / np.arange(1, 7)
     shared, sites = 1.5 * rng.standard_normal((6, 24)), rng.standard_normal((8, 24))
@@ -46,7 +51,10 @@ def clustered(n, d, rng):
         for v in range(-(-n // 100))
     ]
     mix = rng.standard_normal((24, d)) / np.sqrt(np.arange(1, 25))[:, None]
-    return rng.permutation(np.concatenate(volumes))[:n] @ mix + 0.03 * rng.standard_normal((n, d))
+    rows = rng.permutation(np.concatenate(volumes))[:n]
+    for start in range(0, n, size):
+        block = rows[start : start + size]
+        yield block @ mix + 0.03 * rng.standard_normal((len(block), d))
 
 
 def blobs(n, d, rng):

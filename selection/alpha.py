@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import config
-from threadpoolctl import threadpool_limits
 
 from nnunetv2_xssr.selection.cells import Cells, cells_of
 from nnunetv2_xssr.selection.greedy import greedy_within_cost
@@ -88,8 +87,7 @@ def calibrate(
         fixed = weighted_density + alpha * novelty
         return greedy_within_cost(cells, fixed, 1 - alpha, budget, chosen, limits, lambda d: loss(d, novelty))
 
-    # Compiled loops run side by side; the matrix products inside them must not start threads of their own.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
+    with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
         picks, nearest = zip(*threads.map(run, alphas), strict=True)
     curves = {name: tuple(value(distances, novelty) for distances in nearest) for name, value in CRITERIA.items()}
     overlap = tuple(len(np.intersect1d(a, b)) / max(len(a), len(b)) for a, b in zip(picks[:-1], picks[1:], strict=True))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection.alpha import ALPHAS, CRITERIA, AlphaCurve
@@ -11,7 +12,7 @@ from nnunetv2_xssr.selection.constraints import Constraints
 from nnunetv2_xssr.selection.greedy import nearest_distance, replay
 from nnunetv2_xssr.selection.scores import density, novelty
 from nnunetv2_xssr.selection.standardise import standardise
-from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem, random_draw
+from nnunetv2_xssr.selection.strategies import STRATEGIES, Outcome, Problem, random_draw
 
 N_RANDOM_DRAWS = 20
 
@@ -105,24 +106,19 @@ def select(
     most, limits = constraints.limits(len(pool), budget, labelled)
     z, x = standardise(pool, source)
     alphas = ((alpha,) if alpha is not None else ALPHAS) if source is not None else (0.0,)
-    cells = cells_of(z)
-    problem = Problem(
-        cells,
-        density(cells),
-        novelty(cells, x),
-        most,
-        labelled,
-        limits,
-        alphas,
-        density_weight,
-        alpha_criterion,
-        seed,
-    )
-    outcome = STRATEGIES[strategy](problem)
+    # The matrix products are many and small: threads of their own would cost more than they save, and would get into
+    # each other's way where several alphas run side by side.
+    with threadpool_limits(1, "blas"):
+        cells = cells_of(z)
+        scores = density(cells), novelty(cells, x)
+        problem = Problem(cells, *scores, most, labelled, limits, alphas, density_weight, alpha_criterion, seed)
+        return _explained(problem, STRATEGIES[strategy](problem))
 
+
+def _explained(problem: Problem, outcome: Outcome) -> Selection:
     picks = outcome.picks
     parts = problem.density[picks], problem.novelty[picks]
-    diversity, nearest = replay(cells, picks, labelled)
+    diversity, nearest = replay(problem.pool, picks, problem.chosen)
     score = None
     if outcome.alpha is not None:
         score = outcome.density_weight * parts[0] + outcome.alpha * parts[1] + (1 - outcome.alpha) * diversity
