@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.neighbors import NearestNeighbors
 
-from nnunetv2_xssr.selection.limits import Draft
+from nnunetv2_xssr.selection.limits import Draft, Limits
 
 # As in TypiClust: beyond it clusters get too small for a typical case, and the largest are visited several times.
 MAX_CLUSTERS = 500
@@ -22,7 +22,7 @@ def cluster(rows: np.ndarray, n_clusters: int, seed: int) -> tuple[np.ndarray, n
     return fitted.labels_, np.linalg.norm(rows - fitted.cluster_centers_[fitted.labels_], axis=1)
 
 
-def pick_by_cluster(labels: np.ndarray, quality: np.ndarray, draft: Draft) -> None:
+def pick_by_cluster(labels: np.ndarray, quality: np.ndarray, draft: Draft) -> np.ndarray:
     """Visit the clusters with the fewest picks first, the larger ones before the smaller, and take the best case.
 
     Parameters
@@ -44,20 +44,21 @@ def pick_by_cluster(labels: np.ndarray, quality: np.ndarray, draft: Draft) -> No
         members = np.flatnonzero(draft.open & (labels == open_clusters[order[0]]))
         draft.take(members[np.argmax(quality[members])])
         taken[open_clusters[order[0]]] += 1
+    return np.array(draft.picks, int)
 
 
-def pick_kmeans(rows: np.ndarray, draft: Draft, seed: int) -> None:
+def kmeans_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, limits: Limits, seed: int) -> np.ndarray:
     """The case nearest to each centroid of k-means with as many clusters as chosen and picked cases together."""
-    labels, from_centroid = cluster(rows, draft.budget + len(draft.chosen), seed)
-    pick_by_cluster(labels, -from_centroid, draft)
+    labels, from_centroid = cluster(rows, budget + len(chosen), seed)
+    return pick_by_cluster(labels, -from_centroid, Draft(rows, budget, chosen, limits))
 
 
-def pick_typiclust(rows: np.ndarray, draft: Draft, seed: int) -> None:
+def typiclust_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, limits: Limits, seed: int) -> np.ndarray:
     """The most typical case of each cluster (TypiClust, Hacohen et al. 2022, algorithm 1).
 
     typicality_i = 1 / (mean distance to the 20 nearest cases of its cluster + 1e-5), eq. 1.
     """
-    labels, _ = cluster(rows, min(draft.budget + len(draft.chosen), MAX_CLUSTERS), seed)
+    labels, _ = cluster(rows, min(budget + len(chosen), MAX_CLUSTERS), seed)
     typicality = np.zeros(len(rows))
     for number in range(labels.max() + 1):
         members = np.flatnonzero(labels == number)
@@ -65,4 +66,4 @@ def pick_typiclust(rows: np.ndarray, draft: Draft, seed: int) -> None:
         if k > 0:
             distance, _ = NearestNeighbors(n_neighbors=k).fit(rows[members]).kneighbors()
             typicality[members] = 1 / (distance.mean(axis=1) + 1e-5)
-    pick_by_cluster(labels, typicality, draft)
+    return pick_by_cluster(labels, typicality, Draft(rows, budget, chosen, limits))

@@ -36,6 +36,11 @@ class Limits(NamedTuple):
     def costs_differ(self) -> bool:
         return bool(self.cost.min() < self.cost.max())
 
+    @property
+    def exist(self) -> bool:
+        """Whether there is any limit."""
+        return len(self.label) > 0 or self.min_distance > 0
+
     def open_cases(self) -> np.ndarray:
         """Which cases the limits leave open, bool array of shape (n,); distances are not looked at."""
         return (self.use <= self.room[np.arange(len(self.room))[:, None], self.label]).all(axis=0)
@@ -72,23 +77,29 @@ def take(limits, i):
 
 
 @njit(cache=True, nogil=True)
+def nearest_of(rows, i, chosen, picks, limits):
+    """Distance of case i to the nearest of two lists of cases; infinite, and quick, where no limit asks for it."""
+    nearest = np.inf
+    if limits.min_distance > 0:
+        for cases in (chosen, picks):
+            for j in cases:
+                nearest = min(nearest, np.sqrt(squared_distance(rows[i], rows[j])))
+    return nearest
+
+
+@njit(cache=True, nogil=True)
 def first_open(rows, order, budget, chosen, limits):
     """Go through the cases in this order and return the first ``budget`` that are open when their turn comes."""
-    taken = np.empty(len(chosen) + budget, np.int64)
-    taken[: len(chosen)] = chosen
-    count = len(chosen)
+    picks = np.empty(budget, np.int64)
+    count = 0
     for i in order:
-        if count == len(taken):
+        if count == budget:
             break
-        nearest = np.inf
-        if limits.min_distance > 0:
-            for j in taken[:count]:
-                nearest = min(nearest, np.sqrt(squared_distance(rows[i], rows[j])))
-        if is_open(limits, i, nearest):
+        if is_open(limits, i, nearest_of(rows, i, chosen, picks[:count], limits)):
             take(limits, i)
-            taken[count] = i
+            picks[count] = i
             count += 1
-    return taken[len(chosen) : count]
+    return picks[:count]
 
 
 class Draft:

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.metrics import pairwise_distances_chunked
 
 from nnunetv2_xssr.selection.clusters import cluster
-from nnunetv2_xssr.selection.limits import Draft
+from nnunetv2_xssr.selection.limits import Draft, Limits
 
 PURITY = 0.95
 
@@ -27,13 +27,13 @@ def ball_radius(rows: np.ndarray, n_clusters: int, seed: int) -> float:
     return float(np.quantile(nearest, 1 - PURITY, method="lower"))
 
 
-def pick_probcover(rows: np.ndarray, draft: Draft, seed: int) -> None:
+def probcover_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, limits: Limits, seed: int) -> np.ndarray:
     """Pick the case whose ball covers the most uncovered cases, again and again (Yehuda et al. 2022, algorithm 1).
 
     The method says nothing about what follows when all cases are covered: then the picks go on with the case farthest
     from all of them. Nothing of size n x n is held.
     """
-    radius = ball_radius(rows, min(draft.budget + len(draft.chosen), len(rows)), seed)
+    radius = ball_radius(rows, min(budget + len(chosen), len(rows)), seed)
     uncovered = np.ones(len(rows), bool)
     gain = np.zeros(len(rows))
     for within in _balls(rows, rows, radius):
@@ -48,13 +48,15 @@ def pick_probcover(rows: np.ndarray, draft: Draft, seed: int) -> None:
         for within in _balls(rows[newly], rows, radius):
             np.subtract(gain, within.sum(axis=0), out=gain)
 
-    for i in draft.chosen:
+    for i in chosen:
         cover(i)
+    draft = Draft(rows, budget, chosen, limits)
     while draft.open.any():
         quality = gain if gain[draft.open].max() > 0 else nearest
         i = int(np.argmax(np.where(draft.open, quality, -1)))
         draft.take(i)
         cover(i)
+    return np.array(draft.picks, int)
 
 
 def _balls(centres: np.ndarray, rows: np.ndarray, radius: float):

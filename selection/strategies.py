@@ -10,11 +10,11 @@ import numpy as np
 
 from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve, calibrate
 from nnunetv2_xssr.selection.cells import Cells
-from nnunetv2_xssr.selection.clusters import pick_kmeans, pick_typiclust
-from nnunetv2_xssr.selection.facility import pick_facilities
+from nnunetv2_xssr.selection.clusters import kmeans_picks, typiclust_picks
+from nnunetv2_xssr.selection.facility import facility_picks
 from nnunetv2_xssr.selection.greedy import greedy_within_cost
-from nnunetv2_xssr.selection.limits import Draft, Limits, first_open, take
-from nnunetv2_xssr.selection.probcover import pick_probcover
+from nnunetv2_xssr.selection.limits import Limits, first_open, take
+from nnunetv2_xssr.selection.probcover import probcover_picks
 
 
 @dataclass(frozen=True)
@@ -124,31 +124,29 @@ def random_draw(problem: Problem, rng: np.random.Generator) -> np.ndarray:
     return first_open(problem.pool.pool, order, problem.budget, problem.chosen, problem.limits.fresh())
 
 
-def _in_canonical_order(picker: Callable[..., None], problem: Problem, *options) -> Outcome:
+def _in_canonical_order(picker: Callable[..., np.ndarray], problem: Problem, *options) -> Outcome:
     """Let a picker see the cases sorted by their features, so that no tie and no k-means depends on the pool's order.
 
-    ``picker(rows, draft, *options)`` lets the draft take picks until nothing is open.
+    ``picker(rows, budget, chosen, limits, *options)`` returns rows in order.
     """
     order = np.lexsort(problem.pool.pool.T)
-    rows = problem.pool.pool[order]
-    draft = Draft(rows, problem.budget, np.argsort(order)[problem.chosen], problem.limits.rows(order))
-    picker(rows, draft, *options)
-    return Outcome(order[draft.picks])
+    chosen, limits = np.argsort(order)[problem.chosen], problem.limits.rows(order)
+    return Outcome(order[picker(problem.pool.pool[order], problem.budget, chosen, limits, *options)])
 
 
 def kmeans(problem: Problem) -> Outcome:
     """The case nearest to each centroid of k-means; clusters that hold a labelled case come last."""
-    return _in_canonical_order(pick_kmeans, problem, problem.seed)
+    return _in_canonical_order(kmeans_picks, problem, problem.seed)
 
 
 def typiclust(problem: Problem) -> Outcome:
     """The most typical case of each cluster (TypiClust, Hacohen et al. 2022)."""
-    return _in_canonical_order(pick_typiclust, problem, problem.seed)
+    return _in_canonical_order(typiclust_picks, problem, problem.seed)
 
 
 def probcover(problem: Problem) -> Outcome:
     """Balls around the picks that cover the most cases, of the radius at which 95 % are pure (Yehuda et al. 2022)."""
-    return _in_canonical_order(pick_probcover, problem, problem.seed)
+    return _in_canonical_order(probcover_picks, problem, problem.seed)
 
 
 def facility_location(problem: Problem) -> Outcome:
@@ -156,12 +154,12 @@ def facility_location(problem: Problem) -> Outcome:
 
     2 is the largest distance between rows of unit length, which a case without a pick is taken to have.
     """
-    return _in_canonical_order(pick_facilities, problem, lambda distance: 2 - distance)
+    return _in_canonical_order(facility_picks, problem, lambda distance: 2 - distance)
 
 
 def maxherding(problem: Problem) -> Outcome:
     """Greedily maximise the coverage sum_i max_{j in S} exp(-|z_i - z_j|^2) (MaxHerding, Bae et al. 2024)."""
-    return _in_canonical_order(pick_facilities, problem, lambda distance: np.exp(-(distance**2)))
+    return _in_canonical_order(facility_picks, problem, lambda distance: np.exp(-(distance**2)))
 
 
 STRATEGIES: dict[str, Callable[[Problem], Outcome]] = {
