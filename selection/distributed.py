@@ -1,0 +1,284 @@
+"""The selection on many machines: partitions on disk, Dask, and the two-round greedy.
+
+Round one runs the greedy in every partition, round two runs it over the union of what the partitions picked (GreeDi,
+Mirzasoleiman et al. 2013; on random partitions RandGreeDi, Barbosa et al. 2015). Everything else, density and novelty,
+coverage and the parts of the scores, is exact.
+
+A task is given paths and row numbers and reads what it needs. What it makes is small, or lies on disk when it is
+whole: when a worker is lost, Dask repeats elsewhere what the worker had not finished, and nothing changes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.records import atomic
+from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve
+from nnunetv2_xssr.selection.cells import cells_of
+from nnunetv2_xssr.selection.greedy import greedy, replay
+from nnunetv2_xssr.selection.neighbours import nearest_distances
+from nnunetv2_xssr.selection.partitions import Partitions
+from nnunetv2_xssr.selection.scores import N_NEIGHBOURS
+from nnunetv2_xssr.selection.select import N_RANDOM_DRAWS, Selection
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_PATIENCE = 60  # seconds to wait for a scheduler and its first worker
+
+
+@contextmanager
+def connect(scheduler: str) -> Iterator["Client"]:
+    """Connect to a Dask scheduler, or to a cluster of this machine's cores, which ends with the block.
+
+    Parameters
+    ----------
+    scheduler : str
+        An address such as ``tcp://host:8786``, or ``local``.
+
+    Raises
+    ------
+    UserError
+        If Dask is not installed, or nobody answers, or the scheduler has no worker.
+    """
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise UserError(
+            'a scheduler needs Dask, which is not installed; run: pip install "nnunetv2_xssr[scale]"'
+        ) from None
+    if scheduler == "local":
+        # One thread a worker: compiled loops and matrix products keep a core busy each.
+        with LocalCluster(threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+            yield client
+        return
+    try:
+        client = Client(scheduler, timeout=_PATIENCE)
+        client.wait_for_workers(1, timeout=_PATIENCE)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise UserError(
+            f"no Dask scheduler with a worker answers at {scheduler!r} ({error}); give local or an address such as "
+            f"tcp://host:8786 where `dask scheduler` runs and `dask worker` has joined"
+        ) from None
+    with client:
+        yield client
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What all tasks know.
+
+    Attributes
+    ----------
+    partitions : Partitions
+        Of which only the folder and the sizes travel.
+    budget : int
+    labelled : int array
+        Rows of the pool, ascending.
+    alphas : tuple of float
+    density_weight : float
+    """
+
+    partitions: Partitions
+    budget: int
+    labelled: np.ndarray
+    alphas: tuple[float, ...]
+    density_weight: float
+
+
+def select_partitions(
+    folder: Path,
+    budget: int,
+    client: "Client",
+    labelled: np.ndarray | None = None,
+    alpha: float | None = None,
+    density_weight: float = 0.5,
+    seed: int = 0,
+) -> Selection:
+    """Pick ``budget`` of the cases in a folder of partitions; see `nnunetv2_xssr.selection.select`.
+
+    With one partition the picks are exactly those of `select`. With more the greedy has two rounds, and its covering
+    radius r(S) in round two is that of the union. All numbers of the result are exact and about the whole pool.
+
+    Parameters
+    ----------
+    folder : Path
+        What `nnunetv2_xssr.selection.partitions.write_partitions` wrote, with the source if there is one. Mean
+        distances to neighbours are kept there, and a later call with any settings starts from them.
+    budget : int
+        k, between 1 and the number of cases that are not labelled.
+    client : distributed.Client
+        Connected to workers that see the folder under the same path.
+    labelled : int array, optional
+        Rows of the pool that have a label already: they count as picked and cost nothing.
+    alpha : float in [0, 1], optional
+        Calibrated by default, and 0 without a source.
+    density_weight : float
+    seed : int
+        For the random draws that the coverage is compared with.
+
+    Raises
+    ------
+    UserError
+        If an argument or a file does not fit, or tasks keep losing their workers.
+    """
+    partitions = Partitions.open(folder)
+    labelled = np.empty(0, int) if labelled is None else np.unique(np.asarray(labelled, int))
+    _check(partitions.n_cases, budget, labelled, alpha, density_weight)
+    alphas = ((alpha,) if alpha is not None else ALPHAS) if partitions.n_source else (0.0,)
+    problem = _Problem(partitions, budget, labelled, alphas, density_weight)
+
+    def everywhere(task, *arguments):
+        return [client.submit(task, p, problem, *arguments, pure=False) for p in range(partitions.n_partitions)]
+
+    with _memory_named():
+        extremes = np.array(client.gather(everywhere(_measure)))
+        extremes = np.stack([extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)])
+        candidates = everywhere(_round_one, extremes)
+        sets = [client.submit(_round_two, problem, extremes, a, candidates, pure=False) for a in range(len(alphas))]
+        sums = np.array(client.gather(everywhere(_cover, sets, seed)))
+        mean, radius = sums[:, :, 0].sum(axis=0) / partitions.n_cases, sums[:, :, 1].max(axis=0)
+        best = int(np.argmin(mean[: len(alphas)]))
+        # Every partition knows the covering radius of its own cases at every step; the largest is the pool's.
+        diversity = np.min(client.gather(everywhere(_replay, sets[best])), axis=0)
+        picks = client.gather(sets)
+    density, novelty = _scores(partitions.take(partitions.distances, picks[best]), extremes).T
+    overlap = tuple(len(np.intersect1d(*pair)) / budget for pair in zip(picks[:-1], picks[1:], strict=True))
+    return Selection(
+        picks[best],
+        density,
+        novelty,
+        diversity,
+        density_weight * density + alphas[best] * novelty + (1 - alphas[best]) * diversity,
+        alphas[best],
+        AlphaCurve(alphas, tuple(mean[: len(alphas)].tolist()), tuple(radius[: len(alphas)].tolist()), overlap),
+        float(mean[best]),
+        float(radius[best]),
+        float(np.median(mean[len(alphas) :])),
+    )
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Say what to do when Dask gives a task up because the workers that began it died."""
+    from distributed.scheduler import KilledWorker
+
+    try:
+        yield
+    except KilledWorker as error:
+        raise UserError(
+            f"a task lost {error.allowed_failures + 1} workers, most likely because a worker's memory is too small for "
+            f"two partitions; write more partitions or give every worker more memory"
+        ) from None
+
+
+def _check(n: int, budget: int, labelled: np.ndarray, alpha: float | None, density_weight: float) -> None:
+    if len(labelled) and not (0 <= labelled[0] and labelled[-1] < n):
+        raise UserError(f"labelled must name rows of the pool, 0 to {n - 1}; got {labelled.tolist()}")
+    free = n - len(labelled)
+    if not 1 <= budget <= free:
+        raise UserError(f"budget must be between 1 and {free}, the number of cases without a label; got {budget}")
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise UserError(f"alpha must be between 0 and 1; got {alpha}")
+    if not density_weight >= 0:
+        raise UserError(f"density_weight must be 0 or more; got {density_weight}")
+
+
+# ------------------------------------------------------------------------------------------- what runs on the workers
+def _measure(p: int, problem: _Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Write the mean distances of partition p's cases to their neighbours; return least and largest raw scores."""
+    partitions = problem.partitions
+    path = partitions.file("distances", p)
+    if not path.is_file():
+        n, count = partitions.n_cases, partitions.n_partitions
+        cells = cells_of(partitions.rows(p))
+        distances = np.zeros((len(cells.pool), 2))
+        if n > 1:
+            # The own partition first, then the next one: workers begin with different files.
+            others = (partitions.rows((p + step) % count) for step in range(1, count))
+            distances[:, 0] = nearest_distances(cells, min(N_NEIGHBOURS, n - 1), chain([None], others)).mean(axis=1)
+        if m := partitions.n_source:
+            distances[:, 1] = nearest_distances(cells, min(N_NEIGHBOURS, m), partitions.source()).mean(axis=1)
+        with atomic(path) as temporary:
+            np.save(temporary, distances)
+    raw = _raw(partitions.distances(p))
+    return raw.min(axis=0), raw.max(axis=0)
+
+
+def _round_one(p: int, problem: _Problem, extremes: np.ndarray) -> list[np.ndarray]:
+    """The greedy's picks among partition p, for every alpha: rows of the pool."""
+    partitions, labelled = problem.partitions, problem.labelled
+    numbers, m = partitions.numbers(p), len(labelled)
+    rows = np.concatenate([partitions.take(partitions.rows, labelled), partitions.rows(p)])
+    own = np.flatnonzero(np.isin(numbers, labelled))
+    chosen = np.concatenate([np.arange(m), m + own])
+    fixed = np.vstack([np.zeros((m, 2)), _scores(partitions.distances(p), extremes)])
+    return [numbers[picks - m] for picks in _greedy(problem, rows, fixed, chosen, problem.alphas)]
+
+
+def _round_two(problem: _Problem, extremes: np.ndarray, a: int, candidates: list[list[np.ndarray]]) -> np.ndarray:
+    """The greedy's picks among the candidates of all partitions, for one alpha."""
+    partitions, labelled = problem.partitions, problem.labelled
+    if len(candidates) == 1:
+        return candidates[0][a]  # picked in order already, and with the pool's own covering radius
+    rows = np.concatenate([labelled, np.sort(np.concatenate([part[a] for part in candidates]))])
+    scores = _scores(partitions.take(partitions.distances, rows), extremes)
+    chosen = np.arange(len(labelled))
+    (picks,) = _greedy(problem, partitions.take(partitions.rows, rows), scores, chosen, problem.alphas[a : a + 1])
+    return rows[picks]
+
+
+def _greedy(problem: _Problem, rows, scores, chosen, alphas) -> Iterator[np.ndarray]:
+    """The greedy's picks for every alpha, all there are if these are less than the budget."""
+    cells, budget = cells_of(rows), min(problem.budget, len(rows) - len(chosen))
+    for alpha in alphas:
+        fixed = problem.density_weight * scores[:, 0] + alpha * scores[:, 1]
+        yield greedy(cells, fixed, 1 - alpha, budget, chosen)[0]
+
+
+def _cover(p: int, problem: _Problem, sets: list[np.ndarray], seed: int) -> list[tuple[float, float]]:
+    """Sum and maximum over partition p of the distance to the nearest of every set, then of every random draw."""
+    partitions, labelled = problem.partitions, problem.labelled
+    cells = cells_of(partitions.rows(p))
+    result = []
+    for rows in chain(sets, _random_draws(problem, seed)):
+        picked = partitions.take(partitions.rows, np.concatenate([labelled, rows]))
+        nearest = nearest_distances(cells, 1, [picked])
+        result.append((float(nearest.sum()), float(nearest.max())))
+    return result
+
+
+def _random_draws(problem: _Problem, seed: int) -> Iterator[np.ndarray]:
+    """The same draws as `nnunetv2_xssr.selection.select` makes, without a list of all cases."""
+    labelled = problem.labelled
+    rng = np.random.default_rng(seed)
+    before = labelled - np.arange(len(labelled))  # unlabelled cases before each labelled one
+    for _ in range(N_RANDOM_DRAWS):
+        draw = rng.choice(problem.partitions.n_cases - len(labelled), problem.budget, replace=False)
+        yield draw + np.searchsorted(before, draw, side="right")
+
+
+def _replay(p: int, problem: _Problem, picks: np.ndarray) -> np.ndarray:
+    """Diversity of every pick at its moment, with the covering radius of partition p and the picks alone."""
+    partitions, m = problem.partitions, len(problem.labelled)
+    first = partitions.take(partitions.rows, np.concatenate([problem.labelled, picks]))
+    rows = np.concatenate([first, partitions.rows(p)])
+    return replay(rows, m + np.arange(len(picks)), np.arange(m))[0]
+
+
+def _raw(distances: np.ndarray) -> np.ndarray:
+    """Density and novelty before they are scaled over the pool, shape (n, 2); see `nnunetv2_xssr.selection.scores`."""
+    return np.column_stack([1 / (distances[:, 0] + 1e-5), distances[:, 1]])
+
+
+def _scores(distances: np.ndarray, extremes: np.ndarray) -> np.ndarray:
+    """Density and novelty, shape (n, 2), scaled by the extremes over the pool."""
+    low, high = extremes
+    span = high - low
+    return (_raw(distances) - low) / np.where(span > 0, span, np.inf)
