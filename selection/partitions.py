@@ -54,9 +54,9 @@ class Partitions:
         record = read_json(path)
         check_format(record, KIND, FORMAT_VERSION, path)
         numbers = {name: record.get(name) for name in list(cls.__dataclass_fields__)[1:]}
-        wrong = [name for name, value in numbers.items() if not isinstance(value, int) or value < 0]
-        if wrong:
-            raise UserError(f"{path} must hold whole numbers; got {record.get(wrong[0])!r} for {wrong[0]}; write it anew")
+        for name, value in numbers.items():
+            if not isinstance(value, int) or value < (name != "n_source"):
+                raise UserError(f"{path} must hold a whole number as {name}; got {value!r}; write the partitions anew")
         return cls(Path(folder), **numbers)
 
     def rows(self, p: int) -> np.ndarray:
@@ -197,7 +197,7 @@ def _check(name: str, features: np.ndarray, pool: np.ndarray) -> None:
 
 
 def _begin(path: Path, shape: tuple[int, ...], dtype) -> None:
-    """Write the head of a ``.npy`` file whose rows follow: a full disk is an error then, not a crash in a memory map."""
+    """Write the head of a ``.npy`` file; its rows are written as bytes, where a full disk is an error and no crash."""
     header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype(dtype))}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)

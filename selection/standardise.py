@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_BLOCK_BYTES = 2**25  # of rows worked on at a time, in double precision
+_BLOCK_BYTES = 2**24  # of rows worked on at a time, in double precision
 
 
 class Scale(NamedTuple):
