@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records import check_format, read_json, write_json
+from nnunetv2_xssr.records import check_format, read_json, sha256, write_json
 from nnunetv2_xssr.selection.standardise import Scale, blocks
 
 RECORD_FILE = "partitions.json"
@@ -56,7 +56,7 @@ class Partitions:
         numbers = {name: record.get(name) for name in list(cls.__dataclass_fields__)[1:]}
         for name, value in numbers.items():
             if not isinstance(value, int) or value < (name != "n_source"):
-                raise UserError(f"{path} must hold a whole number as {name}; got {value!r}; write the partitions anew")
+                raise UserError(f"{path} must hold a whole number as {name}; got {value!r}; delete the folder {folder}")
         return cls(Path(folder), **numbers)
 
     def rows(self, p: int) -> np.ndarray:
@@ -104,19 +104,19 @@ class Partitions:
 
     def _load(self, name: str, p: int, shape: tuple[int, ...], dtype) -> np.ndarray:
         path = self.file(name, p)
+        remedy = f"delete the folder {self.folder} and write the partitions again"
         try:
             array = np.load(path, mmap_mode="r")
         except FileNotFoundError:
             raise UserError(
-                f"{path} does not exist; every worker must see the folder, and a file that is lost is written anew "
-                f"with all partitions"
+                f"{path} does not exist; let every worker see the folder under this path, or, if the file is lost, {remedy}"
             ) from None
         except (ValueError, EOFError, OSError) as error:
-            raise UserError(f"{path} cannot be read ({error}); write the partitions anew") from None
+            raise UserError(f"{path} cannot be read ({error}); {remedy}") from None
         if array.shape != shape or array.dtype != dtype:
             raise UserError(
                 f"{path} must have the shape {shape} and type {np.dtype(dtype)}, as {RECORD_FILE} says; "
-                f"got {array.shape} and {array.dtype}; write the partitions anew"
+                f"got {array.shape} and {array.dtype}; {remedy}"
             )
         return array
 
@@ -127,8 +127,8 @@ def write_partitions(
     """Standardise a pool and write it as random partitions, block by block: arrays may be larger than the memory.
 
     The partitions must be random: the guarantees of the two-round greedy rest on it (Barbosa et al. 2015), and cases
-    that lie side by side in a pool are often alike. Files of an earlier call are removed. The record is written last;
-    without it the folder does not count.
+    that lie side by side in a pool are often alike. A folder that holds the same partitions already is left as it is,
+    with what was measured in it; others are replaced. The record is written last; without it a folder does not count.
 
     Parameters
     ----------
@@ -153,6 +153,12 @@ def write_partitions(
     if not 1 <= n_partitions <= len(pool):
         raise UserError(f"n_partitions must be between 1 and {len(pool)}, the number of cases; got {n_partitions}")
     partitions = Partitions(folder, *pool.shape, n_partitions, 0 if source is None else len(source))
+    record = {"kind": KIND, "format_version": FORMAT_VERSION, "seed": seed}
+    record |= {name: value for name, value in vars(partitions).items() if name != "folder"}
+    arrays = [pool] if source is None else [pool, source]
+    record["sha256"] = sha256(block.tobytes() for features in arrays for block in blocks(features))
+    if (folder / RECORD_FILE).is_file() and read_json(folder / RECORD_FILE) == record:
+        return partitions
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD_FILE).unlink(missing_ok=True)
     for name in ("rows", "numbers", "distances", "source"):
@@ -177,8 +183,7 @@ def write_partitions(
         _begin(path, source[part].shape, np.float32)
         for block in blocks(source[part]):
             _append(path, scale.apply(block))
-    record = {name: value for name, value in vars(partitions).items() if name != "folder"}
-    write_json(folder / RECORD_FILE, {"kind": KIND, "format_version": FORMAT_VERSION, "seed": seed, **record})
+    write_json(folder / RECORD_FILE, record)
     return partitions
 
 

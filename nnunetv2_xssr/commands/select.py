@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         "cases that have a label, unless all have one")
     add("--exclude", type=Path, metavar="FILE", help="text file, one case a line: treated as if not in the pool")
     add("--cases", type=Path, metavar="CSV", help="table with a column case, and domain or group (patient)")
+    add("--scheduler", metavar="ADDRESS",
+        help="select on the workers of this Dask scheduler (tcp://host:8786), or on this machine's cores (local); for "
+        "pools that do not fit into memory")
     add("--overwrite", action="store_true", help="replace a selection that was made with other settings")
     add("--skip-broken", action="store_true", help="set cases aside that cannot be read, and name them")
     # fmt: on
@@ -43,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _select(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.commands.select_plan import Choice, make_plan, read_names
+    from nnunetv2_xssr.commands.select_scheduler import selector
     from nnunetv2_xssr.commands.select_words import describe_plan, describe_result
     from nnunetv2_xssr.folders import check_environment, find_dataset
     from nnunetv2_xssr.linking import ensure_linked
@@ -71,6 +75,7 @@ def _select(args: argparse.Namespace) -> None:
         tuple(read_names(args.exclude) or ()),
     )
     plan = make_plan(target, choice)
+    select = selector(args.scheduler, args.strategy, pool_folder(target))
     device = resolve_device(args.device)
     record_path = pool_folder(target) / RECORD_FILE
     settings = {
@@ -78,6 +83,7 @@ def _select(args: argparse.Namespace) -> None:
         "encoder": str(args.encoder) if args.encoder else None,
         **vars(choice),
         "excluded": list(choice.excluded),
+        "scheduler": True if args.scheduler else None,  # whether, not which: that does not change the picks
     }
     if not args.overwrite:
         check_replaceable(record_path, "settings", settings)
@@ -87,7 +93,7 @@ def _select(args: argparse.Namespace) -> None:
     plan = make_plan(target, choice, {case.identifier for case in target.cases} - set(embedded.identifiers))
     if not args.overwrite:
         check_replaceable(record_path, "provenance", embedded.provenance)
-    record = _record(target, plan, choice, settings, embedded)
+    record = _record(target, plan, choice, settings, embedded, select)
     record.write(record_path)
     split = plan.split([[pick.case for pick in selection.picks] for selection in record.selections])
     write_split(pool_folder(target).parent / SPLIT_FILE, split)
@@ -127,6 +133,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
     from nnunetv2_xssr.pretrain.embedding import check_encoder_fits, embed, load_encoder
     from nnunetv2_xssr.pretrain.training import Settings, check_same_channels, checkpoint_folder, pretrain
     from nnunetv2_xssr.records import sha256, sha256_json
+    from nnunetv2_xssr.selection.standardise import blocks
     from nnunetv2_xssr.views import prepare_views
 
     # All images are read before the encoder is trained: a broken one is found after minutes and not after hours.
@@ -151,7 +158,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
         "pool": sha256_json(target_views.hashes),
         "source": {views.pool.name: sha256_json(views.hashes) for views in source_views},
         "encoder": encoder.identity,
-        "embeddings": sha256(rows.rows.tobytes() for rows in [pool, *source]),
+        "embeddings": sha256(block.tobytes() for rows in [pool, *source] for block in blocks(rows.rows)),
     }
     set_aside = [sentence for views in [target_views, *source_views] for sentence in views.broken]
     for sentence in set_aside:
@@ -166,7 +173,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
     )
 
 
-def _record(target, plan, choice, settings: dict, embedded: _Embedded):
+def _record(target, plan, choice, settings: dict, embedded: _Embedded, select):
     from nnunetv2_xssr.selection_record import SelectionRecord
 
     row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
@@ -177,20 +184,22 @@ def _record(target, plan, choice, settings: dict, embedded: _Embedded):
         settings=settings,
         provenance=embedded.provenance,
         versions={name: version(name) for name in ("nnunetv2_xssr", "nnunetv2", "torch", "numpy", "scikit-learn")},
-        selections=[_select_fold(fold, choice, embedded, row, domain) for fold in plan.folds],
+        selections=[_select_fold(fold, choice, embedded, row, domain, select) for fold in plan.folds],
         set_aside=embedded.set_aside,
     )
 
 
-def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], domain: dict[str, str | None]):
+def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], domain: dict[str, str | None], select):
     import numpy as np
 
-    from nnunetv2_xssr.selection import select
     from nnunetv2_xssr.selection_record import FoldSelection, Pick
 
     place = {identifier: i for i, identifier in enumerate(fold.pool)}
+    rows = [row[identifier] for identifier in fold.pool]
     chosen = select(
-        np.asarray(embedded.pool[[row[identifier] for identifier in fold.pool]]),
+        embedded.pool
+        if rows == list(range(len(embedded.pool)))
+        else embedded.pool[rows],  # the whole pool stays on disk
         fold.budget,
         embedded.source,
         choice.strategy,

@@ -95,6 +95,19 @@ def test_partitions_written_again_forget_what_was_measured(tmp_path):
     assert len(list((tmp_path / "a").iterdir())) == 7  # three files a partition and the record
 
 
+def test_the_same_partitions_are_left_as_they_are(tmp_path):
+    pool, source = problem()
+    write_partitions(tmp_path, pool, 3, source)
+    select_partitions(tmp_path, 5, Here())
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert write_partitions(tmp_path, pool, 3, source) == Partitions.open(tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    for changed in ((pool, 3, source, 1), (pool, 3, pool[:5]), (pool[::-1], 3, source)):
+        write_partitions(tmp_path, *changed)
+        assert not list(tmp_path.glob("distances_*"))
+        select_partitions(tmp_path, 5, Here(), alpha=0.0)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -119,7 +132,7 @@ def test_a_folder_that_was_not_finished_does_not_count(tmp_path, monkeypatch):
     Partitions.open(tmp_path)  # found before anything was touched
     monkeypatch.setattr("nnunetv2_xssr.selection.partitions._append", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_partitions(tmp_path, pool, 2)
+        write_partitions(tmp_path, pool, 3)
     with pytest.raises(UserError, match="partitions.json does not exist"):
         Partitions.open(tmp_path)
 
