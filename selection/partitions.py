@@ -109,7 +109,7 @@ class Partitions:
             array = np.load(path, mmap_mode="r")
         except FileNotFoundError:
             raise UserError(
-                f"{path} does not exist; let every worker see the folder under this path, or, if the file is lost, {remedy}"
+                f"{path} does not exist; let every worker see the folder under this path, or, if it is lost, {remedy}"
             ) from None
         except (ValueError, EOFError, OSError) as error:
             raise UserError(f"{path} cannot be read ({error}); {remedy}") from None
