@@ -1,8 +1,9 @@
 """The selection on many machines: partitions on disk, Dask, and the two-round greedy.
 
 Round one runs the greedy in every partition, round two runs it over the union of what the partitions picked (GreeDi,
-Mirzasoleiman et al. 2013; on random partitions RandGreeDi, Barbosa et al. 2015). Everything else, density and novelty,
-coverage and the parts of the scores, is exact.
+Mirzasoleiman et al. 2013; on random partitions RandGreeDi, Barbosa et al. 2015). Unions are of 32 partitions at most,
+and then unions of unions, so that a union fits into memory however many there are (composable core-sets, Mirrokni &
+Zadimoghaddam 2015). Everything else, density and novelty, coverage and the parts of the scores, is exact.
 
 A task is given paths and row numbers and reads what it needs. What it makes is small, or lies on disk when it is
 whole: when a worker is lost, Dask repeats elsewhere what the worker had not finished, and nothing changes.
@@ -30,7 +31,10 @@ from nnunetv2_xssr.selection.select import N_RANDOM_DRAWS, Selection
 if TYPE_CHECKING:
     from distributed import Client
 
+_UNITED = 32  # partitions whose picks are united at a time
 _PATIENCE = 60  # seconds to wait for a scheduler and its first worker
+
+_Extremes = tuple[np.ndarray, np.ndarray]  # least and largest raw density and novelty over the pool, shape (2,) each
 
 
 @contextmanager
@@ -81,14 +85,12 @@ class _Problem:
     budget : int
     labelled : int array
         Rows of the pool, ascending.
-    alphas : tuple of float
     density_weight : float
     """
 
     partitions: Partitions
     budget: int
     labelled: np.ndarray
-    alphas: tuple[float, ...]
     density_weight: float
 
 
@@ -132,16 +134,23 @@ def select_partitions(
     labelled = np.empty(0, int) if labelled is None else np.unique(np.asarray(labelled, int))
     _check(partitions.n_cases, budget, labelled, alpha, density_weight)
     alphas = ((alpha,) if alpha is not None else ALPHAS) if partitions.n_source else (0.0,)
-    problem = _Problem(partitions, budget, labelled, alphas, density_weight)
+    # As a task's result it travels once to a worker and not with every task, and can be made again.
+    problem = client.submit(_Problem, partitions, budget, labelled, density_weight, pure=False)
 
     def everywhere(task, *arguments):
         return [client.submit(task, p, problem, *arguments, pure=False) for p in range(partitions.n_partitions)]
 
+    def rounds(alpha):
+        picked = everywhere(_pick_in_partition, extremes, alpha)
+        while len(picked) > 1:
+            unions = [picked[start : start + _UNITED] for start in range(0, len(picked), _UNITED)]
+            picked = [client.submit(_pick_in_union, union, problem, extremes, alpha, pure=False) for union in unions]
+        return picked[0]
+
     with _memory_named():
-        extremes = np.array(client.gather(everywhere(_measure)))
-        extremes = np.stack([extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)])
-        candidates = everywhere(_round_one, extremes)
-        sets = [client.submit(_round_two, problem, extremes, a, candidates, pure=False) for a in range(len(alphas))]
+        least, most = zip(*client.gather(everywhere(_measure)), strict=True)
+        extremes = np.min(least, axis=0), np.max(most, axis=0)
+        sets = [rounds(alpha) for alpha in alphas]
         sums = np.array(client.gather(everywhere(_cover, sets, seed)))
         mean, radius = sums[:, :, 0].sum(axis=0) / partitions.n_cases, sums[:, :, 1].max(axis=0)
         best = int(np.argmin(mean[: len(alphas)]))
@@ -191,7 +200,7 @@ def _check(n: int, budget: int, labelled: np.ndarray, alpha: float | None, densi
 
 
 # ------------------------------------------------------------------------------------------- what runs on the workers
-def _measure(p: int, problem: _Problem) -> tuple[np.ndarray, np.ndarray]:
+def _measure(p: int, problem: _Problem) -> _Extremes:
     """Write the mean distances of partition p's cases to their neighbours; return least and largest raw scores."""
     partitions = problem.partitions
     path = partitions.file("distances", p)
@@ -211,35 +220,28 @@ def _measure(p: int, problem: _Problem) -> tuple[np.ndarray, np.ndarray]:
     return raw.min(axis=0), raw.max(axis=0)
 
 
-def _round_one(p: int, problem: _Problem, extremes: np.ndarray) -> list[np.ndarray]:
-    """The greedy's picks among partition p, for every alpha: rows of the pool."""
-    partitions, labelled = problem.partitions, problem.labelled
-    numbers, m = partitions.numbers(p), len(labelled)
-    rows = np.concatenate([partitions.take(partitions.rows, labelled), partitions.rows(p)])
-    own = np.flatnonzero(np.isin(numbers, labelled))
-    chosen = np.concatenate([np.arange(m), m + own])
-    fixed = np.vstack([np.zeros((m, 2)), _scores(partitions.distances(p), extremes)])
-    return [numbers[picks - m] for picks in _greedy(problem, rows, fixed, chosen, problem.alphas)]
+def _pick_in_partition(p: int, problem: _Problem, extremes: _Extremes, alpha: float) -> np.ndarray:
+    """Round one: the greedy's picks among partition p, rows of the pool."""
+    partitions = problem.partitions
+    free = ~np.isin(partitions.numbers(p), problem.labelled)
+    rows, distances = partitions.rows(p)[free], partitions.distances(p)[free]
+    return partitions.numbers(p)[free][_greedy(problem, rows, _scores(distances, extremes), alpha)]
 
 
-def _round_two(problem: _Problem, extremes: np.ndarray, a: int, candidates: list[list[np.ndarray]]) -> np.ndarray:
-    """The greedy's picks among the candidates of all partitions, for one alpha."""
-    partitions, labelled = problem.partitions, problem.labelled
-    if len(candidates) == 1:
-        return candidates[0][a]  # picked in order already, and with the pool's own covering radius
-    rows = np.concatenate([labelled, np.sort(np.concatenate([part[a] for part in candidates]))])
-    scores = _scores(partitions.take(partitions.distances, rows), extremes)
-    chosen = np.arange(len(labelled))
-    (picks,) = _greedy(problem, partitions.take(partitions.rows, rows), scores, chosen, problem.alphas[a : a + 1])
-    return rows[picks]
+def _pick_in_union(picked: list[np.ndarray], problem: _Problem, extremes: _Extremes, alpha: float) -> np.ndarray:
+    """Round two: the greedy's picks among those of several partitions, rows of the pool."""
+    partitions = problem.partitions
+    union = np.sort(np.concatenate(picked))  # in the order of the pool, which decides ties
+    rows, distances = partitions.take(partitions.rows, union), partitions.take(partitions.distances, union)
+    return union[_greedy(problem, rows, _scores(distances, extremes), alpha)]
 
 
-def _greedy(problem: _Problem, rows, scores, chosen, alphas) -> Iterator[np.ndarray]:
-    """The greedy's picks for every alpha, all there are if these are less than the budget."""
-    cells, budget = cells_of(rows), min(problem.budget, len(rows) - len(chosen))
-    for alpha in alphas:
-        fixed = problem.density_weight * scores[:, 0] + alpha * scores[:, 1]
-        yield greedy(cells, fixed, 1 - alpha, budget, chosen)[0]
+def _greedy(problem: _Problem, rows: np.ndarray, scores: np.ndarray, alpha: float) -> np.ndarray:
+    """Which of these unlabelled rows the greedy picks, with all labelled ones in S: all rows if there are too few."""
+    labelled = problem.partitions.take(problem.partitions.rows, problem.labelled)
+    m, budget = len(labelled), min(problem.budget, len(rows))
+    fixed = np.append(np.zeros(m), problem.density_weight * scores[:, 0] + alpha * scores[:, 1])
+    return greedy(np.concatenate([labelled, rows]), fixed, 1 - alpha, budget, np.arange(m))[0] - m
 
 
 def _cover(p: int, problem: _Problem, sets: list[np.ndarray], seed: int) -> list[tuple[float, float]]:
@@ -277,7 +279,7 @@ def _raw(distances: np.ndarray) -> np.ndarray:
     return np.column_stack([1 / (distances[:, 0] + 1e-5), distances[:, 1]])
 
 
-def _scores(distances: np.ndarray, extremes: np.ndarray) -> np.ndarray:
+def _scores(distances: np.ndarray, extremes: _Extremes) -> np.ndarray:
     """Density and novelty, shape (n, 2), scaled by the extremes over the pool."""
     low, high = extremes
     span = high - low
