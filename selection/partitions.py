@@ -50,14 +50,15 @@ class Partitions:
         UserError
             If it is missing, broken or of another format; the sentence names it.
         """
-        path = Path(folder) / RECORD_FILE
+        folder = Path(folder).absolute()  # workers start elsewhere
+        path = folder / RECORD_FILE
         record = read_json(path)
         check_format(record, KIND, FORMAT_VERSION, path)
         numbers = {name: record.get(name) for name in list(cls.__dataclass_fields__)[1:]}
         for name, value in numbers.items():
             if not isinstance(value, int) or value < (name != "n_source"):
                 raise UserError(f"{path} must hold a whole number as {name}; got {value!r}; delete the folder {folder}")
-        return cls(Path(folder), **numbers)
+        return cls(folder, **numbers)
 
     def rows(self, p: int) -> np.ndarray:
         """Rows of partition p, shape (n_p, d), memory-mapped."""
@@ -146,7 +147,7 @@ def write_partitions(
     UserError
         If an array does not fit or holds NaN or infinity; the sentence names the row.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     for name, features in (("pool", pool), ("source", source)):
         if features is not None:
             _check(name, features, pool)

@@ -42,6 +42,6 @@ def _select_on(scheduler, folder, pool, budget, source, strategy, labelled, alph
     from nnunetv2_xssr.selection.partitions import write_partitions
 
     # By the size of the pool and not of the cluster, which must not change the picks.
-    write_partitions(folder, pool, -(-pool.nbytes // PARTITION_BYTES), source)
+    write_partitions(folder, pool, -(-pool.nbytes // PARTITION_BYTES), source, seed)
     with connect(scheduler) as client:
         return select_partitions(folder, budget, client, labelled, alpha, density_weight, seed)
