@@ -2,15 +2,18 @@
 """The selection over partitions on Dask: against the exact one, with a worker killed, and in little memory.
 
     OMP_NUM_THREADS=1 python benchmarks/scaling.py --tables objective,killed
-    OMP_NUM_THREADS=1 python benchmarks/scaling.py --tables memory --n 800000 --k 2000 --partitions 16
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py --tables memory --n 160000 --d 2048 --k 1000 --partitions 16
     OMP_NUM_THREADS=1 python benchmarks/scaling.py --tables speed --n 200000 --k 2000 --partitions 8
 
-``pip install "nnunetv2_xssr[scale]"`` installs what it needs. Peak memory is read from /proc, on Linux. The folder of
-the partitions is a temporary one (TMPDIR); the table ``memory`` needs three times the pool's size there.
+``pip install "nnunetv2_xssr[scale]"`` installs what it needs. The folder of the partitions is a temporary one (TMPDIR).
+The table ``memory`` needs Linux and, there, three times the pool's size. It lets no process, this one included, have
+more than 1 GiB of its own (RLIMIT_DATA). Dask limits every worker to 1 GiB of resident memory, pages of mapped files
+included; this process, which writes the partitions, maps the whole pool while it does.
 """
 
 import argparse
 import os
+import resource
 import signal
 import tempfile
 import threading
@@ -46,7 +49,7 @@ def load(path):
 
 
 def cluster(memory_limit=0):
-    return LocalCluster(WORKERS, threads_per_worker=1, memory_limit=memory_limit, dashboard_address=None)
+    return LocalCluster(WORKERS, threads_per_worker=1, memory_limit=memory_limit, dashboard_address=":0")
 
 
 def timed(call, *arguments, **options):
@@ -111,6 +114,7 @@ def memory_table(args, folder):
     child = get_context("spawn").Process(target=make, args=("clustered", args.n, args.d, folder))
     child.start()
     child.join()
+    resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))  # the workers inherit it
     pool, source = load(folder)
     print(f"\n{WORKERS} workers of 1 GiB, a pool of {pool.nbytes / 2**30:.2f} GiB, {args.partitions} partitions")
     _, seconds = timed(write_partitions, folder / "parts", pool, args.partitions, source)
@@ -122,7 +126,9 @@ def memory_table(args, folder):
         peaks = sorted(client.run(peak_mib).values())
     print(f"{args.k} picks in {seconds:.0f} s; workers {'never restarted' if same else 'RESTARTED'}")
     print(f"mean distance {chosen.mean_distance:.4f}, of random draws {chosen.random_mean_distance:.4f}")
-    print(f"peak resident memory: workers {', '.join(map(str, peaks))} MiB, this process {peak_mib()} MiB")
+    print(
+        f"peak resident memory: workers {', '.join(map(str, peaks))} MiB of 1024; this process {peak_mib()} MiB, mapped pool included"
+    )
 
 
 def speed_table(args, folder):

@@ -59,7 +59,7 @@ def connect(scheduler: str) -> Iterator["Client"]:
         ) from None
     if scheduler == "local":
         # One thread a worker: compiled loops and matrix products keep a core busy each.
-        with LocalCluster(threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        with LocalCluster(threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
             yield client
         return
     try:

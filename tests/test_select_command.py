@@ -230,7 +230,7 @@ def test_scheduler_selects_from_partitions(workspace, capsys, monkeypatch):
     encoder = load_encoder(workspace.encoder(), "cpu")
     bytes_of_pool = embed(encoder, prepare_views(open_pool(TARGET))).rows.nbytes
     partitions = workspace.record().parent / "partitions"
-    cluster = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    cluster = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(**cluster) as workers:
         address = ("--scheduler", workers.scheduler_address)
         error = fails(capsys, select.main, ["-d", "2", "-s", "1", "-b", "4", "-device", "cpu", *address])

@@ -42,7 +42,7 @@ class Here:
 def client():
     """Two worker processes."""
     with (
-        dask.LocalCluster(2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster,
+        dask.LocalCluster(2, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as cluster,
         dask.Client(cluster) as client,
     ):
         yield client
