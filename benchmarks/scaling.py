@@ -126,9 +126,8 @@ def memory_table(args, folder):
         peaks = sorted(client.run(peak_mib).values())
     print(f"{args.k} picks in {seconds:.0f} s; workers {'never restarted' if same else 'RESTARTED'}")
     print(f"mean distance {chosen.mean_distance:.4f}, of random draws {chosen.random_mean_distance:.4f}")
-    print(
-        f"peak resident memory: workers {', '.join(map(str, peaks))} MiB of 1024; this process {peak_mib()} MiB, mapped pool included"
-    )
+    workers = ", ".join(map(str, peaks))
+    print(f"peak resident memory, mapped files included: workers {workers} MiB, this process {peak_mib()} MiB")
 
 
 def speed_table(args, folder):
