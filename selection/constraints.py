@@ -43,6 +43,12 @@ class Constraints:
     min_distance: float = 0.0
     excluded: np.ndarray | None = None
 
+    @property
+    def limiting(self) -> bool:
+        """Whether anything but excluded rows is asked for."""
+        given = self.cost, self.domain_quota, self.max_per_group
+        return self.min_distance > 0 or any(value is not None for value in given)
+
     def check(self, n: int) -> None:
         """Raise `UserError` if something does not fit a pool of n cases."""
         for name in ("cost", "domain", "group"):

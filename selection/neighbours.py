@@ -1,5 +1,7 @@
 """The k nearest neighbours of every case: exact, in bounded memory, and without most of the distances."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numba import njit
 
@@ -29,25 +31,60 @@ def nearest_neighbours(
         Which others these are; among equal distances any.
     """
     cells = cells_of(pool)
+    squared, rows = _nothing_found(cells, k)
+    _look_among(cells, others, squared, rows)
+    return np.sqrt(squared), rows
+
+
+def nearest_distances(pool: np.ndarray | Cells, k: int, parts: Iterable[np.ndarray | None]) -> np.ndarray:
+    """Find the distances to the k nearest of others that come part by part, of which one is needed at a time.
+
+    What the first parts give is where the search in the next ones starts, so that most of their pairs are skipped.
+
+    Parameters
+    ----------
+    pool : float32 array of shape (n, d), or Cells
+    k : int
+        At most the number of all others.
+    parts : iterable of float32 arrays of shape (any, d)
+        None stands for the pool itself, in which a case is not its own neighbour.
+
+    Returns
+    -------
+    distances : array of shape (n, k), ascending
+    """
+    cells = cells_of(pool)
+    squared, rows = _nothing_found(cells, k)
+    for others in parts:
+        cells = _look_among(cells, others, squared, rows)
+    return np.sqrt(squared)
+
+
+def _nothing_found(cells: Cells, k: int) -> tuple[np.ndarray, np.ndarray]:
+    shape = len(cells.pool), k
+    return np.full(shape, np.inf), np.zeros(shape, np.int64)
+
+
+def _look_among(cells: Cells, others: np.ndarray | None, squared: np.ndarray, rows: np.ndarray) -> Cells:
+    """Put nearer others into ``squared`` and ``rows``; return the cells in which to look among the next."""
     targets = cells if others is None else cells_like(cells, others)
-    n = len(cells.pool)
-    squared, rows = np.empty((n, k)), np.empty((n, k), np.int64)
-    patience = _WASTE * n * len(targets.pool) if cells.sketched else np.inf
+    patience = _WASTE * len(cells.pool) * len(targets.pool) if cells.sketched else np.inf
+    before = squared.copy(), rows.copy()
     if not _search(cells, targets, others is None, squared, rows, patience):
+        squared[:], rows[:] = before
         cells = whole(cells.pool)
         _search(cells, cells if others is None else whole(targets.pool), others is None, squared, rows, np.inf)
-    return np.sqrt(squared), rows
+    return cells
 
 
 @njit(cache=True, nogil=True)
 def _search(cells, targets, mutual, squared, rows, patience):
-    """Fill in squared distances and rows; False when too many true distances were in vain, with some still to find.
+    """Improve squared distances and rows; False when too many true distances were in vain, with some still to find.
 
     Where the targets are the cases themselves (``mutual``) a pair is looked at once, for both. A target e is of no use
     to cell c if |e - centre_c| > |x - centre_c| + (distance of x to its k-th neighbour so far) for every x of the cell
     (triangle inequality); reach[c] is the largest right side.
     """
-    squared[:] = np.inf
     radius, target_radius = _radii(cells), _radii(targets)
     slack = max(cells.slack, targets.slack)
     reach = np.full(len(radius), np.inf)

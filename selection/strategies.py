@@ -115,12 +115,19 @@ def coreset(problem: Problem) -> Outcome:
 
 def random(problem: Problem) -> Outcome:
     """Cases drawn without replacement from ``numpy.random.default_rng(seed)``: what every selection must beat."""
-    return Outcome(random_draw(problem, np.random.default_rng(problem.seed)))
+    candidates = np.setdiff1d(np.arange(len(problem.density)), problem.chosen)
+    return Outcome(first_allowed(problem, np.random.default_rng(problem.seed).permutation(candidates)))
 
 
 def random_draw(problem: Problem, rng: np.random.Generator) -> np.ndarray:
-    """A random order of the cases, of which the limits leave a budget's worth."""
-    order = rng.permutation(np.setdiff1d(np.arange(len(problem.density)), problem.chosen))
+    """A set of random cases, not a ranking; of a large pool it takes far less than an order of all cases."""
+    candidates = np.setdiff1d(np.arange(len(problem.density)), problem.chosen)
+    count = len(candidates) if problem.limits.exist else problem.budget
+    return first_allowed(problem, rng.choice(candidates, count, replace=False))
+
+
+def first_allowed(problem: Problem, order: np.ndarray) -> np.ndarray:
+    """The first cases of this order that the budget and the limits allow."""
     return first_open(problem.pool.pool, order, problem.budget, problem.chosen, problem.limits.fresh())
 
 

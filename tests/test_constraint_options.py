@@ -93,3 +93,9 @@ def test_cost_that_is_none(workspace, capsys, cost):
 def test_budget_of_cost(workspace, capsys, budget, words):
     argv = ["-d", "2", "-b", budget, "-device", "cpu", "--cases", table_of(workspace, "cost", lambda i: 2)]
     fails(capsys, select.main, argv, words)
+
+
+def test_limits_and_a_scheduler(workspace, capsys):
+    pytest.importorskip("distributed")
+    argv = ["-d", "2", "-b", "3", "-device", "cpu", "--scheduler", "local", "--min_distance", "0.1"]
+    fails(capsys, select.main, argv, "--scheduler knows no costs", "--min_distance")

@@ -5,10 +5,10 @@ import re
 
 import numpy as np
 import pytest
-from making import SOURCE, TARGET, picture, succeeds, write_picture
+from making import SOURCE, TARGET, fails, picture, succeeds, write_picture
 
 from nnunetv2_xssr import linking
-from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.commands import select, select_scheduler
 from nnunetv2_xssr.pools import open_pool
 from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
 from nnunetv2_xssr.selection import select as select_rows
@@ -221,3 +221,41 @@ def test_two_runs_write_the_same_bytes(workspace, capsys):
         path.unlink()
     run(capsys)
     assert workspace.results_of_select() == before
+
+
+def test_scheduler_selects_from_partitions(workspace, capsys, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    run(capsys, budget="4")
+    here = workspace.selection()
+    encoder = load_encoder(workspace.encoder(), "cpu")
+    bytes_of_pool = embed(encoder, prepare_views(open_pool(TARGET))).rows.nbytes
+    partitions = workspace.record().parent / "partitions"
+    cluster = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**cluster) as workers:
+        address = ("--scheduler", workers.scheduler_address)
+        error = fails(capsys, select.main, ["-d", "2", "-s", "1", "-b", "4", "-device", "cpu", *address])
+        assert "scheduler was None, now True" in error
+        run(capsys, *address, "--overwrite", budget="4")
+        assert json.loads((partitions / "partitions.json").read_text())["n_partitions"] == 1
+        assert workspace.selection()["selections"][0]["picks"] == here["selections"][0]["picks"]  # one partition: exact
+        monkeypatch.setattr(select_scheduler, "PARTITION_BYTES", bytes_of_pool // 3)
+        run(capsys, *address, budget="4")
+        assert len(list(partitions.glob("rows_*"))) == 4
+        assert len(set(picked(workspace))) == 4
+        measured = (partitions / "distances_00000.npy").stat().st_mtime_ns
+        run(capsys, *address, "--overwrite", "--alpha", "0.5", budget="4")
+        assert (partitions / "distances_00000.npy").stat().st_mtime_ns == measured
+
+
+def test_scheduler_is_for_xssr_only(workspace, capsys):
+    argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--scheduler", "local", "--strategy", "coreset"]
+    fails(capsys, select.main, argv, "--scheduler works with --strategy xssr only; got coreset")
+
+
+def test_scheduler_that_does_not_answer_is_found_before_long_work(workspace, capsys, monkeypatch):
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    monkeypatch.setattr("nnunetv2_xssr.selection.distributed._PATIENCE", 0.5)
+    workspace.encoder().unlink()
+    argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--scheduler", "tcp://127.0.0.1:9"]
+    fails(capsys, select.main, argv, "no Dask scheduler with a worker answers at 'tcp://127.0.0.1:9'")
+    assert not workspace.encoder().exists()

@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--min_distance", type=float, default=0.0, metavar="D",
         help="no pick nearer than this to another one: from 0 (copies, default) to 2 (opposites); 0.1 leaves "
         "near-duplicates out")
+    add("--scheduler", metavar="ADDRESS",
+        help="select on the workers of this Dask scheduler (tcp://host:8786), or on this machine's cores (local); for "
+        "pools that do not fit into memory")
     add("--overwrite", action="store_true", help="replace a selection that was made with other settings")
     add("--skip-broken", action="store_true", help="set cases aside that cannot be read, and name them")
     # fmt: on
@@ -54,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _select(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.commands.select_plan import Choice, make_plan, read_names
+    from nnunetv2_xssr.commands.select_scheduler import selector
     from nnunetv2_xssr.commands.select_words import describe_plan, describe_result
     from nnunetv2_xssr.folders import check_environment, find_dataset
     from nnunetv2_xssr.linking import ensure_linked
@@ -86,6 +90,7 @@ def _select(args: argparse.Namespace) -> None:
         args.min_distance,
     )
     plan = make_plan(target, choice)
+    select = selector(args.scheduler, choice.strategy, plan.folds[0].constraints, pool_folder(target))
     device = resolve_device(args.device)
     record_path = pool_folder(target) / RECORD_FILE
     settings = {
@@ -93,6 +98,7 @@ def _select(args: argparse.Namespace) -> None:
         "encoder": str(args.encoder) if args.encoder else None,
         **vars(choice),
         "excluded": list(choice.excluded),
+        "scheduler": True if args.scheduler else None,  # whether, not which: that does not change the picks
     }
     if not args.overwrite:
         check_replaceable(record_path, "settings", settings)
@@ -102,7 +108,7 @@ def _select(args: argparse.Namespace) -> None:
     plan = make_plan(target, choice, {case.identifier for case in target.cases} - set(embedded.identifiers))
     if not args.overwrite:
         check_replaceable(record_path, "provenance", embedded.provenance)
-    record = _record(target, plan, choice, settings, embedded)
+    record = _record(target, plan, choice, settings, embedded, select)
     record.write(record_path)
     split = plan.split([[pick.case for pick in selection.picks] for selection in record.selections])
     write_split(pool_folder(target).parent / SPLIT_FILE, split)
@@ -142,6 +148,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
     from nnunetv2_xssr.pretrain.embedding import check_encoder_fits, embed, load_encoder
     from nnunetv2_xssr.pretrain.training import Settings, check_same_channels, checkpoint_folder, pretrain
     from nnunetv2_xssr.records import sha256, sha256_json
+    from nnunetv2_xssr.selection.standardise import blocks
     from nnunetv2_xssr.views import prepare_views
 
     # All images are read before the encoder is trained: a broken one is found after minutes and not after hours.
@@ -166,7 +173,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
         "pool": sha256_json(target_views.hashes),
         "source": {views.pool.name: sha256_json(views.hashes) for views in source_views},
         "encoder": encoder.identity,
-        "embeddings": sha256(rows.rows.tobytes() for rows in [pool, *source]),
+        "embeddings": sha256(block.tobytes() for rows in [pool, *source] for block in blocks(rows.rows)),
         "cases": sha256_json([[case.identifier, case.domain, case.group, case.cost] for case in target.cases]),
     }
     set_aside = [sentence for views in [target_views, *source_views] for sentence in views.broken]
@@ -182,7 +189,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
     )
 
 
-def _record(target, plan, choice, settings: dict, embedded: _Embedded):
+def _record(target, plan, choice, settings: dict, embedded: _Embedded, select):
     from nnunetv2_xssr.selection_record import SelectionRecord
 
     row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
@@ -193,20 +200,21 @@ def _record(target, plan, choice, settings: dict, embedded: _Embedded):
         settings=settings,
         provenance=embedded.provenance,
         versions={name: version(name) for name in ("nnunetv2_xssr", "nnunetv2", "torch", "numpy", "scikit-learn")},
-        selections=[_select_fold(fold, choice, embedded, row, cases) for fold in plan.folds],
+        selections=[_select_fold(fold, choice, embedded, row, cases, select) for fold in plan.folds],
         set_aside=embedded.set_aside,
     )
 
 
-def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: dict):
+def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: dict, select):
     import numpy as np
 
-    from nnunetv2_xssr.selection import select
     from nnunetv2_xssr.selection_record import FoldSelection, Pick
 
     place = {identifier: i for i, identifier in enumerate(fold.pool)}
+    rows = [row[identifier] for identifier in fold.pool]
+    whole = rows == list(range(len(embedded.pool)))
     chosen = select(
-        np.asarray(embedded.pool[[row[identifier] for identifier in fold.pool]]),
+        embedded.pool if whole else embedded.pool[rows],  # a whole pool stays on disk
         fold.budget,
         embedded.source,
         choice.strategy,

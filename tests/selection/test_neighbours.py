@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nnunetv2_xssr.selection import cells as cells_module
 from nnunetv2_xssr.selection import neighbours as neighbours_module
 from nnunetv2_xssr.selection.cells import cells_of
-from nnunetv2_xssr.selection.neighbours import nearest_neighbours
+from nnunetv2_xssr.selection.neighbours import nearest_distances, nearest_neighbours
 from nnunetv2_xssr.selection.scores import density, novelty
 
 
@@ -44,6 +44,21 @@ def test_small_pools_with_ties(data, d, sketch, within, chunk):
         others = None if within else data.draw(rows_of(d, 1))
         k = data.draw(st.integers(1, len(pool) - 1 if within else len(others)))
         assert_nearest(pool, k, others)
+
+
+@given(st.data(), st.integers(1, 4), st.sampled_from([0, 0.01]))
+@settings(max_examples=100, deadline=None)
+def test_others_in_parts_give_the_distances_of_all(data, d, waste):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells_module, "SMALL", 0)
+        patch.setattr(neighbours_module, "_WASTE", waste)  # without patience the search starts over
+        pool, others = data.draw(rows_of(d, 2)), data.draw(rows_of(d, 1))
+        k, cut = data.draw(st.integers(1, len(others))), data.draw(st.integers(1, len(others)))
+        parts = [None, others[:cut], *([others[cut:]] if cut < len(others) else [])]
+        distances = nearest_distances(pool, k, parts)
+        for i in range(len(pool)):
+            true = plain.Distances(np.vstack([others, np.delete(pool, i, 0), pool[i]]))(-1)[:-1]
+            np.testing.assert_array_equal(distances[i], np.sort(true)[:k])
 
 
 @pytest.mark.parametrize("kind", ["clustered", "blobs", "isotropic", "duplicates"])

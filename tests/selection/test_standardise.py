@@ -1,11 +1,14 @@
 """Standardised rows lie on a grid on which double precision makes no rounding errors."""
 
+import sys
 from fractions import Fraction
 
 import numpy as np
 
 from nnunetv2_xssr.selection.cells import squared_distance
-from nnunetv2_xssr.selection.standardise import standardise
+from nnunetv2_xssr.selection.standardise import Scale, standardise
+
+standardising = sys.modules["nnunetv2_xssr.selection.standardise"]  # the package has a function of this name
 
 
 def test_squared_distances_are_exact_in_any_order():
@@ -29,3 +32,14 @@ def test_constant_features_and_rows_without_length_become_zero():
     features = np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
     rows, _ = standardise(features)
     np.testing.assert_array_equal(rows, [[-1, 0], [0, 0], [1, 0]])
+
+
+def test_a_scale_measured_block_by_block_is_that_of_the_whole(monkeypatch):
+    monkeypatch.setattr(standardising, "_BLOCK_BYTES", 8 * 3 * 7)
+    rng = np.random.default_rng(0)
+    pool = rng.standard_normal((50, 3)) * [1, 100, 1e-3] + np.arange(50)[:, None] * [0, 50, 1e-2] + 1e4
+    scale = Scale.of(pool)
+    np.testing.assert_allclose(scale.mean, pool.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(scale.factor, 1 / pool.std(axis=0), rtol=1e-9)
+    whole = standardise(pool)[0]
+    np.testing.assert_array_equal(np.concatenate([scale.apply(part) for part in (pool[:9], pool[9:])]), whole)
