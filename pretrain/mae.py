@@ -94,8 +94,10 @@ class MaskedAutoencoder(nn.Module):
     def forward(self, image: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """The loss: mean squared error on the masked cells (MAE, He et al. 2022, with per-cell normalised targets)."""
         target, _, _ = cell_targets(image)
-        error = (self.reconstruct(image, visible) - target).square().mean(dim=1, keepdim=True)
-        masked = 1 - visible
+        predicted = self.reconstruct(image, visible)
+        # In float32 also under mixed precision, whose sums over so many pixels would be rough.
+        error = (predicted.float() - target.float()).square().mean(dim=1, keepdim=True)
+        masked = 1 - visible.float()
         return (error * masked).sum() / masked.sum()
 
 
