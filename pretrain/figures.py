@@ -11,6 +11,12 @@ from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, cell_targets, ra
 from nnunetv2_xssr.records import atomic
 from nnunetv2_xssr.sheets import contact_sheet
 
+_LABELS = {
+    "held_out_loss": "held-out loss",
+    "spread": "spread of the embeddings (near 0: collapsed)",
+    "recall_at_1": "a crop's nearest is of the same case (recall@1)",
+}
+
 
 def draw_progress(path: Path, history: dict[str, list[float]], note: str) -> None:
     """``progress.png``: does it still learn, and are the embeddings healthy?
@@ -26,7 +32,7 @@ def draw_progress(path: Path, history: dict[str, list[float]], note: str) -> Non
     rank, rate, speed = "effective_rank", "learning_rate", "images_per_second"
     losses = [name for name in history if name.endswith("loss")]
     fractions = [name for name in history if name not in (rank, rate, speed, *losses)]
-    panels = {"loss": losses, "effective rank\n(near 1: collapsed)": [rank], "near 0: collapsed": fractions}
+    panels = {"loss": losses, "effective rank (near 1: collapsed)": [rank], "between 0 and 1": fractions}
     panels = {label: [n for n in names if n in history] for label, names in panels.items()}
     panels = {label: names for label, names in panels.items() if names}
 
@@ -35,18 +41,18 @@ def draw_progress(path: Path, history: dict[str, list[float]], note: str) -> Non
     all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axes, (label, names) in zip(all_axes, panels.items(), strict=True):
         for name in names:
-            axes.plot(epochs, history[name], label=name.replace("_", " "))
+            axes.plot(epochs, history[name], label=_LABELS.get(name, name.replace("_", " ")))
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-        if len(names) > 1:
+        if names != [rank]:
             axes.legend()
+        if names != losses:
+            axes.set_ylim(bottom=0)
     rates = all_axes[0].twinx()
     rates.plot(epochs, history[rate], ":", color="grey")
     rates.set_ylabel("learning rate (dotted)", color="grey")
     all_axes[-1].set_xlabel("epoch")
     all_axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    if fractions:
-        all_axes[-1].set_ylim(-0.02, 1.02)
     figure.suptitle(f"{note}; {np.median(history[speed]):.0f} images/s")
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=100)

@@ -8,14 +8,14 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
-from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.errors import Stopped, UserError, one_of
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 Result = TypeVar("Result")
@@ -87,6 +87,17 @@ def first_on_rank_zero(fabric: Fabric, work: Callable[[], Result]) -> Result:
         return result
     with contextlib.redirect_stderr(io.StringIO()):  # the progress bars of the first process say it all
         return work()
+
+
+@contextlib.contextmanager
+def stop_told_once(fabric: Fabric) -> Iterator[None]:
+    """All processes stop together: the first one says so, the others end with the same kind of exit code."""
+    try:
+        yield
+    except Stopped as stopped:
+        if fabric.is_global_zero:
+            raise
+        raise SystemExit(128 + stopped.number) from None
 
 
 def gather(fabric: Fabric, features: torch.Tensor) -> torch.Tensor:

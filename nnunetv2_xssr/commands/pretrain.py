@@ -41,7 +41,7 @@ def _epochs(text: str) -> int | str:
 
 def _pretrain(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.folders import check_environment
-    from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start
+    from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start, stop_told_once
     from nnunetv2_xssr.pretrain.training import Settings, pretrain
 
     check_environment()
@@ -52,7 +52,8 @@ def _pretrain(args: argparse.Namespace) -> None:
     if fabric.is_global_zero:
         for sentence in (sentence for views in sources for sentence in views.broken):
             print(f"set aside: {sentence}")
-    final = pretrain(sources, settings, fabric, resume=args.c)
+    with stop_told_once(fabric):
+        final = pretrain(sources, settings, fabric, resume=args.c)
     if fabric.is_global_zero:
         _say(final, args)
 

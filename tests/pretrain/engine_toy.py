@@ -1,4 +1,4 @@
-"""Tiny tasks for the engine, run by one process or by several: ``python engine_toy.py FOLDER TASK SETTINGS_JSON``."""
+"""Tiny tasks for the engine, for one process or several: ``python engine_toy.py JOB...``, each the JSON of a call."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from nnunetv2_xssr.commands.frame import run
 from nnunetv2_xssr.pretrain import engine
 from nnunetv2_xssr.pretrain.health import embedding_health
-from nnunetv2_xssr.pretrain.processes import gather, start
+from nnunetv2_xssr.pretrain.processes import gather, start, stop_told_once
 
 STEPS_PER_EPOCH = 5
 
@@ -97,9 +97,9 @@ def train(folder, task, settings, resume=False, precision="32-true", stop=None, 
             return batch(samples)
 
         made.batch = signalled
-    return engine.train(made, engine.Settings(**settings), fabric, Path(folder), resume)
+    with stop_told_once(fabric):
+        return engine.train(made, engine.Settings(**settings), fabric, Path(folder), resume)
 
 
 if __name__ == "__main__":
-    folder, task, arguments = sys.argv[1:]
-    sys.exit(run("toy", lambda: train(folder, task, **json.loads(arguments)), "run it with --c"))
+    sys.exit(run("toy", lambda: [train(**json.loads(job)) for job in sys.argv[1:]], "run it with --c"))

@@ -32,29 +32,39 @@ def toy_epochs(monkeypatch):
     monkeypatch.setattr(engine, "draw_progress", engine.draw_progress)
 
 
-def together(n, program):
-    """Run a program in n processes as torchrun does; returns their exit codes and what they printed."""
+# What two processes find in their environment, on one machine or each on a machine of its own.
+LAUNCHERS = {
+    "torchrun": lambda rank: {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
+    | {"TORCHELASTIC_RUN_ID": "test"},
+    "torchrun on two machines": lambda rank: {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1, "RANK": rank, "LOCAL_RANK": 0}
+    | {"GROUP_RANK": rank, "TORCHELASTIC_RUN_ID": "test"},
+    "srun": lambda rank: {"SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 2, "SLURM_NNODES": 1, "SLURM_NODEID": 0}
+    | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_JOB_ID": 1, "SLURM_JOB_NAME": "test"},
+}
+
+
+def together(launcher, program):
+    """Run a program in two processes; returns their exit codes and what they printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
-    shared |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": 0, "OMP_NUM_THREADS": 1, "OMP_WAIT_POLICY": "PASSIVE"}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "OMP_WAIT_POLICY": "PASSIVE"}
     processes = [
         subprocess.Popen(
             [sys.executable, *map(str, program)],
-            env={**os.environ, **{k: str(v) for k, v in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}},
+            env={**os.environ, **{k: str(v) for k, v in {**shared, **LAUNCHERS[launcher](rank)}.items()}},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(n)
+        for rank in range(2)
     ]
     outputs = [process.communicate(timeout=200) for process in processes]
     return [process.returncode for process in processes], outputs
 
 
-def toy(folder, task, **arguments):
-    return [Path(__file__).with_name("engine_toy.py"), folder, task, json.dumps(arguments)]
+def toy(*jobs):
+    return [Path(__file__).with_name("engine_toy.py"), *(json.dumps(job, default=str) for job in jobs)]
 
 
 def assert_alike(one, other, tolerance):
@@ -71,15 +81,20 @@ def assert_alike(one, other, tolerance):
 # --- many processes, many parts
 
 
-@pytest.mark.parametrize("task", ["Regression", "Contrast"])
-def test_two_processes_learn_what_one_does_with_the_whole_batch(tmp_path, task):
+def test_two_processes_learn_what_one_does_with_the_whole_batch(tmp_path):
     """Contrast compares all samples with all: its features are gathered over the processes, with gradients."""
-    codes, outputs = together(2, toy(tmp_path / "two", task, settings=SETTINGS))
+    jobs = {
+        "plain": {"task": "Regression", "settings": SETTINGS},
+        "in parts": {"task": "Regression", "settings": {**SETTINGS, "accumulate": 2}},
+        "contrast": {"task": "Contrast", "settings": SETTINGS},
+    }
+    codes, outputs = together("srun", toy(*({"folder": tmp_path / name, **job} for name, job in jobs.items())))
     assert codes == [0, 0], outputs
     assert "batch" not in outputs[1][1]  # only the first process shows its progress
-    one = load_checkpoint(train(tmp_path / "one", task, SETTINGS))
-    assert one["history"]["loss"][-1] < 0.99 * one["history"]["loss"][0]
-    assert_alike(one, load_checkpoint(tmp_path / "two" / "checkpoint_final.pth"), 1e-5)
+    for name, job in jobs.items():
+        one = load_checkpoint(train(tmp_path / "one" / name, job["task"], SETTINGS))
+        assert one["history"]["loss"][-1] < 0.99 * one["history"]["loss"][0]
+        assert_alike(one, load_checkpoint(tmp_path / name / "checkpoint_final.pth"), 1e-5)
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -100,7 +115,7 @@ def test_two_processes_of_the_command(workspace, monkeypatch):
     workspace.encoder().unlink()
     argv = ["-s", "1", "--epochs", "1", "--batch_size", "4", "-device", "cpu"]
     short = "from nnunetv2_xssr.pretrain import engine\nengine.BATCHES_PER_EPOCH = 2\n"
-    codes, outputs = together(2, ["-c", short + command("pretrain", *argv)])
+    codes, outputs = together("torchrun", ["-c", short + command("pretrain", *argv)])
     assert codes == [0, 0], outputs
     assert "wrote" in outputs[0][0] and outputs[1] == ("", "")
     two = load_checkpoint(workspace.encoder())
@@ -110,7 +125,7 @@ def test_two_processes_of_the_command(workspace, monkeypatch):
 
 
 def test_mistake_is_told_once_by_many_processes(workspace):
-    codes, outputs = together(2, ["-c", command("pretrain", "-s", "77", "-device", "cpu")])
+    codes, outputs = together("torchrun", ["-c", command("pretrain", "-s", "77", "-device", "cpu")])
     assert codes == [2, 2]
     assert "77" in outputs[0][1] and "Traceback" not in outputs[0][1]
     assert outputs[1][1] == ""
@@ -156,9 +171,11 @@ def test_signal_in_the_last_step_comes_too_late(tmp_path):
 def test_all_processes_stop_at_the_same_step(tmp_path):
     """Only the second one gets the signal."""
     folder = tmp_path / "two"
-    codes, outputs = together(2, toy(folder, "Regression", settings=SETTINGS, stop=[1, 6, "SIGUSR1"]))
+    job = {"folder": folder, "task": "Regression", "settings": SETTINGS, "stop": [1, 6, "SIGUSR1"]}
+    codes, outputs = together("torchrun on two machines", toy(job))
     assert codes == [128 + signal.SIGTERM, 128 + signal.SIGUSR1], outputs
-    assert "run it with --c" in outputs[0][1] and "Traceback" not in outputs[0][1] + outputs[1][1]
+    assert "run it with --c" in outputs[0][1] and "Traceback" not in outputs[0][1]
+    assert outputs[1][1] == ""  # said once
     assert load_checkpoint(folder / "checkpoint_latest.pth")["step"] == 7
     final = train(folder, "Regression", SETTINGS, resume=True)  # another number of processes may go on
     whole = load_checkpoint(train(tmp_path / "whole", "Regression", SETTINGS))
