@@ -20,7 +20,8 @@ from nnunetv2_xssr.commands.frame import add_device, resolve_device, run
 from nnunetv2_xssr.pools import open_pool
 from nnunetv2_xssr.pretrain.embedding import embed_case, load_encoder
 from nnunetv2_xssr.pretrain.processes import start
-from nnunetv2_xssr.pretrain.training import Settings, pretrain
+from nnunetv2_xssr.pretrain.task import Settings
+from nnunetv2_xssr.pretrain.training import pretrain
 from nnunetv2_xssr.records import read_json
 from nnunetv2_xssr.views import prepare_views
 

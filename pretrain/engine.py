@@ -1,7 +1,7 @@
 """The training loop of every pretraining: one process or many, any precision, stopped and continued at any step.
 
-The loop knows nothing of what is learned: a `Task` gives the model, the batches, the loss and the health. What holds
-for every task:
+The loop knows nothing of what is learned: a `task.Task` gives the model, the batches, the loss and the health. What
+holds for every task:
 
 - Sample i of the endless stream of samples is the same on every machine: whatever is random about it (its crop, its
   mask) is drawn from the seed and i. A step takes the next ``batch_size`` samples; its processes and accumulated parts
@@ -19,103 +19,27 @@ import math
 import signal
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import Stopped, UserError
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2_xssr.pretrain.figures import draw_progress
 from nnunetv2_xssr.pretrain.health import collapse
-from nnunetv2_xssr.pretrain.schedule import AUTO, learning_rate_factor, total_epochs, warmed_up
+from nnunetv2_xssr.pretrain.schedule import learning_rate_factor, total_epochs, warmed_up
 from nnunetv2_xssr.pretrain.stopping import StopRequest
+from nnunetv2_xssr.pretrain.task import Settings, Task
 
 # As in nnU-Net an epoch is a number of batches, whatever the size of the dataset, so that the time is known beforehand.
 BATCHES_PER_EPOCH = 50
 # Healthy steps stay below it (measured on the demo's source: 0.09 to 0.9, half of them below 0.34), so that it changes
 # nothing but the rare batch that would throw the weights far away.
 CLIP_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user chooses; the rest is fixed by the engine or the task.
-
-    Attributes
-    ----------
-    epochs : int or "auto"
-        ``"auto"``: until the held-out loss stops falling.
-    batch_size : int
-        Samples of a step, those of all processes together.
-    seed : int
-    accumulate : int
-        Parts in which a process computes its share of the batch, to save memory.
-    """
-
-    epochs: int | str = 24
-    batch_size: int = 32
-    seed: int = 0
-    accumulate: int = 1
-
-    def __post_init__(self):
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 1)):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= least or (name, value) == ("epochs", AUTO)):
-                raise UserError(f"{name} must be {least} or more{' or auto' * (name == 'epochs')}; got {value}")
-
-
-class Task(Protocol):
-    """What is learned. Every process makes its own, from the same arguments.
-
-    Attributes
-    ----------
-    health_note : str
-        On which views the health is measured, for the figure.
-    """
-
-    health_note: str
-
-    def describe(self) -> dict[str, Any]:
-        """Plain values that the checkpoint holds, and that must be the same when a run is continued."""
-
-    def build_model(self) -> nn.Module:
-        """A new model; torch's random numbers come from the seed. Every parameter must have a part in the loss."""
-
-    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Its learning rates are the peaks of the schedule."""
-
-    def batch(self, samples: range) -> Any:
-        """These samples of the endless stream: a tensor or a tuple of tensors, on the CPU.
-
-        Sample i depends on the seed and i alone, not on which others are asked for: see `sample_generator`.
-        """
-
-    def loss(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        """Scalars: ``"loss"`` is minimised, other names are logged.
-
-        Call ``model(...)`` once, and no other method of it: so the processes learn of each other's gradients. Two
-        crops of every sample go through it in one batch.
-        """
-
-    def health(self, model: nn.Module) -> dict[str, float]:
-        """``"held_out_loss"``, and what `health.embedding_health` tells, on the same views after every epoch.
-
-        Runs in the first process alone, on the bare model in evaluation mode, without gradients.
-        """
-
-    def finish(self, model: nn.Module, folder: Path) -> None:
-        """Pictures and other files of the trained model; runs in the first process, before the last checkpoint."""
-
-
-def sample_generator(*numbers: int) -> torch.Generator:
-    """Random numbers that depend on these numbers alone, such as the seed and the number of a sample."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 def train(task: Task, settings: Settings, fabric: Fabric, folder: Path, resume: bool) -> Path:

@@ -9,10 +9,11 @@ from lightning_fabric import Fabric
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.folders import nnunet_folder
-from nnunetv2_xssr.pretrain.engine import Settings, sample_generator, train
+from nnunetv2_xssr.pretrain.engine import train
 from nnunetv2_xssr.pretrain.figures import draw_reconstructions
 from nnunetv2_xssr.pretrain.health import embedding_health
 from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, random_crops, random_visible
+from nnunetv2_xssr.pretrain.task import Settings, sample_generator
 from nnunetv2_xssr.records import sha256_json
 from nnunetv2_xssr.views import VIEW_SIZE, Views
 
@@ -116,7 +117,7 @@ def split_cases(n_cases: int, seed: int) -> tuple[set[int], set[int]]:
 
 
 class MaskedAutoencoding:
-    """The `engine.Task` of learning to fill in masked cells."""
+    """The `task.Task` of learning to fill in masked cells."""
 
     def __init__(self, sources: list[Views], seed: int):
         self.sources, self.seed = sources, seed

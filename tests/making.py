@@ -127,10 +127,10 @@ def write_source_and_target(raw):
 
 def shorten_pretraining(patch):
     """One epoch of two batches of four views by default."""
-    from nnunetv2_xssr.pretrain import engine
+    from nnunetv2_xssr.pretrain import engine, task
 
     patch.setattr(engine, "BATCHES_PER_EPOCH", 2)
-    patch.setattr(engine.Settings.__init__, "__defaults__", (1, 4, 0, 1))
+    patch.setattr(task.Settings.__init__, "__defaults__", (1, 4, 0, 1))
 
 
 def fails(capsys, main, argv, *parts, not_parts=()):

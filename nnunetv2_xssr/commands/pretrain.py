@@ -42,7 +42,8 @@ def _epochs(text: str) -> int | str:
 def _pretrain(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.folders import check_environment
     from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start, stop_told_once
-    from nnunetv2_xssr.pretrain.training import Settings, pretrain
+    from nnunetv2_xssr.pretrain.task import Settings
+    from nnunetv2_xssr.pretrain.training import pretrain
 
     check_environment()
     given = {name: getattr(args, name) for name in ("epochs", "batch_size", "seed", "accumulate")}

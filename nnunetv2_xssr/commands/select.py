@@ -141,7 +141,8 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
 
     from nnunetv2_xssr.pretrain.embedding import check_encoder_fits, embed, load_encoder
     from nnunetv2_xssr.pretrain.processes import start
-    from nnunetv2_xssr.pretrain.training import Settings, check_same_channels, checkpoint_folder, pretrain
+    from nnunetv2_xssr.pretrain.task import Settings
+    from nnunetv2_xssr.pretrain.training import check_same_channels, checkpoint_folder, pretrain
     from nnunetv2_xssr.records import sha256, sha256_json
     from nnunetv2_xssr.views import prepare_views
 

@@ -14,6 +14,7 @@ from nnunetv2_xssr.commands.frame import run
 from nnunetv2_xssr.pretrain import engine
 from nnunetv2_xssr.pretrain.health import embedding_health
 from nnunetv2_xssr.pretrain.processes import gather, start, stop_told_once
+from nnunetv2_xssr.pretrain.task import Settings, sample_generator
 
 STEPS_PER_EPOCH = 5
 
@@ -36,7 +37,7 @@ class Regression:
         return torch.optim.AdamW(model.parameters(), lr=0.01)
 
     def batch(self, samples):
-        return torch.stack([torch.randn(6, generator=engine.sample_generator(self.seed, i)) for i in samples])
+        return torch.stack([torch.randn(6, generator=sample_generator(self.seed, i)) for i in samples])
 
     def loss(self, model, batch):
         error = (model(batch) - batch.roll(1, 1).tanh()).square().mean()
@@ -58,7 +59,7 @@ class Contrast(Regression):
 
     def batch(self, samples):
         points = super().batch(samples)
-        noise = torch.stack([torch.randn(2, 6, generator=engine.sample_generator(self.seed, i, 1)) for i in samples])
+        noise = torch.stack([torch.randn(2, 6, generator=sample_generator(self.seed, i, 1)) for i in samples])
         return points + 0.1 * noise[:, 0], points + 0.1 * noise[:, 1]
 
     def loss(self, model, batch):
@@ -98,7 +99,7 @@ def train(folder, task, settings, resume=False, precision="32-true", stop=None, 
 
         made.batch = signalled
     with stop_told_once(fabric):
-        return engine.train(made, engine.Settings(**settings), fabric, Path(folder), resume)
+        return engine.train(made, Settings(**settings), fabric, Path(folder), resume)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ import torch
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2_xssr import case_rows, linking, views
 from nnunetv2_xssr.commands import pretrain, select, select_plan, select_words
-from nnunetv2_xssr.pretrain import embedding, engine
+from nnunetv2_xssr.pretrain import embedding, engine, task
 
 argv, seed = sys.argv[2:], int(sys.argv[1])
 main = {"select": select.main, "pretrain": pretrain.main}[argv.pop(0)]
 engine.BATCHES_PER_EPOCH = 2
-engine.Settings.__init__.__defaults__ = (3, 4, 0, 1)
+task.Settings.__init__.__defaults__ = (3, 4, 0, 1)
 linking.ensure_linked = lambda: None
 
 left = 0  # moments until the kill
