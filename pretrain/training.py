@@ -12,7 +12,7 @@ from nnunetv2_xssr.folders import nnunet_folder
 from nnunetv2_xssr.pretrain.engine import train
 from nnunetv2_xssr.pretrain.figures import draw_reconstructions
 from nnunetv2_xssr.pretrain.health import embedding_health
-from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, random_crops, random_visible
+from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, random_crops, visible_cells
 from nnunetv2_xssr.pretrain.task import Settings, sample_generator
 from nnunetv2_xssr.records import sha256_json
 from nnunetv2_xssr.views import VIEW_SIZE, Views
@@ -189,9 +189,9 @@ class MaskedAutoencoding:
 def crop_and_mask(views: torch.Tensor, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
     """A random crop of every view and its visible cells, drawn from the generator of every view."""
     cells = VIEW_SIZE // CELL
-    crops = [random_crops(view[None], generator) for view, generator in zip(views, generators, strict=True)]
-    visible = [random_visible(1, cells, cells, MASK_RATIO, generator) for generator in generators]
-    return torch.cat(crops), torch.cat(visible)
+    # Numbers are drawn view by view, and used for all views at once, which takes half of the time.
+    numbers = torch.stack([torch.rand(5 + cells**2, generator=generator) for generator in generators])
+    return random_crops(views, numbers[:, :5]), visible_cells(numbers[:, 5:], cells, cells, MASK_RATIO)
 
 
 def check_same_channels(sources: list[Views]) -> None:
