@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.pools import ImagePool
 from nnunetv2_xssr.records import atomic, check_format, read_json, sha256_files, sha256_json, write_json
 
@@ -34,6 +35,13 @@ def file_hashes(pool: ImagePool, cache: Path, progress) -> dict[str, str]:
     if hashes != known:
         write_json(cache, hashes)
     return {identifier: entry["sha256"] for identifier, entry in hashes.items()}
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, FileNotFoundError) as error:
+        raise UserError(f"{path} is cut off or gone ({error}); delete it and run the command again") from None
 
 
 @dataclass
@@ -88,14 +96,14 @@ class CaseRows:
             for old in folder.glob("rows_*.npy"):
                 if old != path:
                     old.unlink()
-        return cls(path, list(hashes), np.load(path, mmap_mode="r"))
+        return cls(path, list(hashes), _map(path))
 
     @staticmethod
     def _create(path: Path, identity: dict, index: dict | None, folder: Path) -> None:
         reusable = {}
         same = index is not None and all(index[k] == identity[k] for k in ("settings", "row_shape", "dtype"))
         if same and (folder / index["rows"]).is_file():
-            old = np.load(folder / index["rows"], mmap_mode="r")
+            old = _map(folder / index["rows"])
             for row, (identifier, digest) in zip(old, index["cases"].items(), strict=True):
                 if identity["cases"].get(identifier) == digest:
                     reusable[identifier] = row

@@ -12,6 +12,7 @@ from nnunetv2_xssr.case_rows import CaseRows
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
+from nnunetv2_xssr.pretrain.schedule import AUTO
 from nnunetv2_xssr.views import Views, pool_folder
 
 
@@ -53,7 +54,7 @@ def load_encoder(path: Path, device: str) -> Encoder:
     if "optimizer" in checkpoint:
         done, epochs = checkpoint["epoch"], checkpoint["training"]["epochs"]
         raise UserError(
-            f"{path} is an unfinished pretraining ({done} of {epochs} epochs); "
+            f"{path} is an unfinished pretraining ({done} of {'more' if epochs == AUTO else epochs} epochs); "
             f"finish it with nnUNetv2_xssr_pretrain --c and give its checkpoint_final.pth"
         )
     model = MaskedAutoencoder(**checkpoint["architecture"])

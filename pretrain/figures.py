@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
@@ -10,16 +11,49 @@ from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, cell_targets, ra
 from nnunetv2_xssr.records import atomic
 from nnunetv2_xssr.sheets import contact_sheet
 
+_LABELS = {
+    "held_out_loss": "held-out loss",
+    "spread": "spread of the embeddings (near 0: collapsed)",
+    "recall_at_1": "a crop's nearest is of the same case (recall@1)",
+}
 
-def draw_progress(path: Path, history: dict[str, list[float]]) -> None:
-    """``progress.png``: loss, speed and learning rate over the epochs, as nnU-Net draws its own."""
+
+def draw_progress(path: Path, history: dict[str, list[float]], note: str) -> None:
+    """``progress.png``: does it still learn, and are the embeddings healthy?
+
+    Parameters
+    ----------
+    history : dict of lists of float
+        One value an epoch. Names that end with ``loss`` share a panel, the effective rank has one, and all others,
+        which lie between 0 and 1, share one. The learning rate is a dotted line, the speed is in the title.
+    note : str
+        On which views the health was measured.
+    """
+    rank, rate, speed = "effective_rank", "learning_rate", "images_per_second"
+    losses = [name for name in history if name.endswith("loss")]
+    fractions = [name for name in history if name not in (rank, rate, speed, *losses)]
+    panels = {"loss": losses, "effective rank (near 1: collapsed)": [rank], "between 0 and 1": fractions}
+    panels = {label: [n for n in names if n in history] for label, names in panels.items()}
+    panels = {label: names for label, names in panels.items() if names}
+
     figure = Figure(figsize=(9, 9), layout="constrained")
-    panels = (("loss", "loss"), ("images_per_second", "images/s"), ("learning_rate", "learning rate"))
-    for axes, (key, label) in zip(figure.subplots(3, sharex=True), panels, strict=True):
-        axes.plot(range(1, len(history[key]) + 1), history[key], color="tab:blue")
+    epochs = range(1, len(history[rate]) + 1)
+    all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for axes, (label, names) in zip(all_axes, panels.items(), strict=True):
+        for name in names:
+            axes.plot(epochs, history[name], label=_LABELS.get(name, name.replace("_", " ")))
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-    axes.set_xlabel("epoch")
+        if names != [rank]:
+            axes.legend()
+        if names != losses:
+            axes.set_ylim(bottom=0)
+    rates = all_axes[0].twinx()
+    rates.plot(epochs, history[rate], ":", color="grey")
+    rates.set_ylabel("learning rate (dotted)", color="grey")
+    all_axes[-1].set_xlabel("epoch")
+    all_axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(f"{note}; {np.median(history[speed]):.0f} images/s")
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=100)
 

@@ -94,8 +94,10 @@ class MaskedAutoencoder(nn.Module):
     def forward(self, image: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """The loss: mean squared error on the masked cells (MAE, He et al. 2022, with per-cell normalised targets)."""
         target, _, _ = cell_targets(image)
-        error = (self.reconstruct(image, visible) - target).square().mean(dim=1, keepdim=True)
-        masked = 1 - visible
+        predicted = self.reconstruct(image, visible)
+        # In float32 also under mixed precision, whose sums over so many pixels would be rough.
+        error = (predicted.float() - target.float()).square().mean(dim=1, keepdim=True)
+        masked = 1 - visible.float()
         return (error * masked).sum() / masked.sum()
 
 
@@ -119,19 +121,30 @@ def cell_targets(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 
 def random_visible(batch: int, rows: int, columns: int, mask_ratio: float, generator: torch.Generator) -> torch.Tensor:
     """Random cells stay visible: tensor of shape (batch, 1, rows, columns), 1 for visible, equally many an image."""
+    return visible_cells(torch.rand(batch, rows * columns, generator=generator), rows, columns, mask_ratio)
+
+
+def visible_cells(numbers: torch.Tensor, rows: int, columns: int, mask_ratio: float) -> torch.Tensor:
+    """The cells with the smallest of some random numbers, shape (batch, rows * columns), stay visible."""
     n = rows * columns
     n_visible = n - round(mask_ratio * n)
-    order = torch.rand(batch, n, generator=generator).argsort(dim=1)
-    return (order.argsort(dim=1) < n_visible).float().reshape(batch, 1, rows, columns)
+    order = numbers.argsort(dim=1)
+    return (order.argsort(dim=1) < n_visible).float().reshape(len(numbers), 1, rows, columns)
 
 
-def random_crops(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Random resized crops (60 to 100 % of height and width) and left-right flips, same shape as the images."""
-    n = len(image)
-    scale = 0.6 + 0.4 * torch.rand(n, 2, generator=generator)
-    shift = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - scale)
-    flip = 1 - 2 * torch.randint(0, 2, (n,), generator=generator)
-    theta = torch.zeros(n, 2, 3)
+def random_crops(image: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Random resized crops (60 to 100 % of height and width) and left-right flips, same shape as the images.
+
+    Parameters
+    ----------
+    image : tensor of shape (n, channels, height, width)
+    numbers : tensor of shape (n, 5)
+        Uniformly random in [0, 1).
+    """
+    scale = 0.6 + 0.4 * numbers[:, :2]
+    shift = (2 * numbers[:, 2:4] - 1) * (1 - scale)
+    flip = torch.where(numbers[:, 4] < 0.5, 1.0, -1.0)
+    theta = torch.zeros(len(image), 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = scale[:, 0] * flip, scale[:, 1]
     theta[:, :, 2] = shift
     grid = F.affine_grid(theta, list(image.shape), align_corners=False)

@@ -1,48 +1,31 @@
-"""Pretraining of the masked autoencoder: one loop for every device, resumed exactly where it stopped.
+"""Pretraining of the masked autoencoder: its batches, its loss and its health, for the engine."""
 
-Every random number is drawn from the seed and the number of the step, never from a state that an interruption could
-lose: a run that was killed and continued ends with the same weights as one that was not.
-"""
-
-import logging
-import math
-import time
-from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.folders import nnunet_folder
-from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
-from nnunetv2_xssr.pretrain.figures import draw_progress, draw_reconstructions
-from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, random_crops, random_visible
+from nnunetv2_xssr.pretrain.engine import train
+from nnunetv2_xssr.pretrain.figures import draw_reconstructions
+from nnunetv2_xssr.pretrain.health import embedding_health
+from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, random_crops, visible_cells
+from nnunetv2_xssr.pretrain.task import Settings, sample_generator
 from nnunetv2_xssr.records import sha256_json
 from nnunetv2_xssr.views import VIEW_SIZE, Views
 
-# As in nnU-Net an epoch is a number of batches, whatever the size of the dataset, so that the time is known beforehand.
-BATCHES_PER_EPOCH = 50
 ARCHITECTURE = {"features_per_stage": [32, 64, 128, 256], "strides": [4, 2, 2, 1], "decoder_features": 128}
 MASK_RATIO = 0.6
 LEARNING_RATE = 1e-3
-WARM_UP = 0.1  # of all steps
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user chooses; the rest is fixed in this module."""
-
-    epochs: int = 24
-    batch_size: int = 32
-    seed: int = 0
-
-    def __post_init__(self):
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be {least} or more; got {getattr(self, name)}")
+# A loss on images that were trained on tells nothing about others, so a tenth of the cases is always held out, and not
+# only where the loss decides the length. Of fewer than this every case is worth more as one to learn from.
+LEAST_CASES_TO_HOLD_OUT = 20
+MOST_HEALTH_VIEWS = 128  # measuring them takes less than a tenth of an epoch's time
+HEALTH_BATCH = 32
+HEALTH = 2**32 - 1  # tells the health's random numbers from those of the samples, which are counted from 0
 
 
 def checkpoint_folder(pool_names: list[str]) -> Path:
@@ -54,40 +37,161 @@ def checkpoint_folder(pool_names: list[str]) -> Path:
     return nnunet_folder("nnUNet_results") / name / "XSSR_MAE__2d"
 
 
-def learning_rate(step: int, n_steps: int) -> float:
-    """Linear warm-up, then half a cosine to zero (MAE, He et al. 2022)."""
-    warm = max(1, round(WARM_UP * n_steps))
-    if step < warm:
-        return LEARNING_RATE * (step + 1) / warm
-    return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, n_steps - warm)))
-
-
 class ViewSampler:
-    """All views of all pools, in an order that is shuffled anew for every pass over them."""
+    """All views of some cases of all pools, in an order that is shuffled anew for every pass over them.
 
-    def __init__(self, sources: list[Views], seed: int):
+    Parameters
+    ----------
+    sources : list of Views
+    seed : int
+    cases : set of int, optional
+        Numbers of the cases, counted through all pools; all of them by default.
+    """
+
+    def __init__(self, sources: list[Views], seed: int, cases: set[int] | None = None):
         self.rows = [views.rows for views in sources]
+        numbered = [(source, case) for source, rows in enumerate(self.rows) for case in range(len(rows))]
         self.index = [
-            (source, case, view)
-            for source, rows in enumerate(self.rows)
-            for case in range(rows.shape[0])
-            for view in range(rows.shape[1])
+            (number, source, case, view)
+            for number, (source, case) in enumerate(numbered)
+            if cases is None or number in cases
+            for view in range(self.rows[source].shape[1])
         ]
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def batch(self, step: int, size: int) -> torch.Tensor:
-        """The views of one step, float32 tensor of shape (size, channels, VIEW_SIZE, VIEW_SIZE)."""
-        drawn = np.arange(step * size, (step + 1) * size)
-        views = []
+    def views(self, samples: range) -> torch.Tensor:
+        """These views of the endless stream, float32 tensor of shape (samples, channels, VIEW_SIZE, VIEW_SIZE)."""
+        drawn = np.asarray(samples)
+        places = []
         for one_pass in np.unique(drawn // len(self)):
             order = np.random.default_rng([self.seed, int(one_pass)]).permutation(len(self))
-            for i in order[drawn[drawn // len(self) == one_pass] % len(self)]:
-                source, case, view = self.index[i]
-                views.append(self.rows[source][case, view])
+            places.extend(order[drawn[drawn // len(self) == one_pass] % len(self)])
+        return self.at(places)
+
+    def at(self, places: list[int]) -> torch.Tensor:
+        """The views at these places of the index.
+
+        Raises
+        ------
+        UserError
+            If the file that holds them has vanished or is broken.
+        """
+        for rows in self.rows:
+            _check_file(rows)
+        views = []
+        for _, source, case, view in (self.index[place] for place in places):
+            views.append(self.rows[source][case, view])
+            if not np.isfinite(views[-1]).all():
+                raise _broken(self.rows[source], f"row {case} is not whole")
         return torch.from_numpy(np.stack(views).astype(np.float32))
+
+
+def _check_file(rows: np.ndarray) -> None:
+    # Reading beyond the end of a mapped file ends a process without a word, so its size is looked at first.
+    file = getattr(rows, "filename", None)
+    if file is None:
+        return
+    try:
+        size = Path(file).stat().st_size
+    except OSError as error:
+        raise _broken(rows, error.strerror) from None
+    if size < rows.offset + rows.nbytes:
+        raise _broken(rows, f"it has {size} bytes instead of {rows.offset + rows.nbytes}")
+
+
+def _broken(rows: np.ndarray, what: str) -> UserError:
+    file = getattr(rows, "filename", None) or "an array in memory"
+    return UserError(
+        f"the views in {file} cannot be read ({what}); delete it and run the command again, which reads the images anew"
+    )
+
+
+def split_cases(n_cases: int, seed: int) -> tuple[set[int], set[int]]:
+    """Cases to train on and cases held out for the health: a tenth, or none of too few."""
+    n_held_out = n_cases // 10 if n_cases >= LEAST_CASES_TO_HOLD_OUT else 0
+    order = np.random.default_rng([seed, HEALTH]).permutation(n_cases).tolist()
+    return set(order[n_held_out:]), set(order[:n_held_out])
+
+
+class MaskedAutoencoding:
+    """The `task.Task` of learning to fill in masked cells."""
+
+    def __init__(self, sources: list[Views], seed: int):
+        self.sources, self.seed = sources, seed
+        n_cases = sum(len(views.rows) for views in sources)
+        learned, self.held_out = split_cases(n_cases, seed)
+        self.sampler, self.everything = ViewSampler(sources, seed, learned), ViewSampler(sources, seed)
+        self.health_note = (
+            f"held-out loss of {len(self.held_out)} cases"
+            if self.held_out
+            else f"held-out loss of training views: {n_cases} cases are too few to hold some out"
+        )
+
+    def describe(self) -> dict:
+        return {
+            "architecture": {"input_channels": len(self.sources[0].channel_names), **ARCHITECTURE},
+            "views": {"view_size": VIEW_SIZE, "normalisation": self.sources[0].settings["normalisation"]},
+            "sources": {views.pool.name: sha256_json(views.hashes) for views in self.sources},
+        }
+
+    def build_model(self) -> MaskedAutoencoder:
+        return MaskedAutoencoder(**self.describe()["architecture"])
+
+    def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
+
+    def batch(self, samples: range) -> tuple[torch.Tensor, torch.Tensor]:
+        generators = [sample_generator(self.seed, i) for i in samples]
+        return crop_and_mask(self.sampler.views(samples), generators)
+
+    def loss(self, model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"loss": model(*batch)}
+
+    def health(self, model: MaskedAutoencoder) -> dict[str, float]:
+        device = next(model.parameters()).device
+        (first, visible), (second, _), cases, n_held_out = self._health_views
+        losses, embedded = [], ([], [])
+        for part in torch.arange(n_held_out).split(HEALTH_BATCH):
+            losses.append(len(part) * model(first[part].to(device), visible[part].to(device)).item())
+        for crops, features in zip((first, second), embedded, strict=True):
+            for part in crops.split(HEALTH_BATCH):
+                features.append(model.encoder(part.to(device)).float().mean(dim=(2, 3)).cpu())
+        return {
+            "held_out_loss": sum(losses) / n_held_out,
+            **embedding_health(torch.cat(embedded[0]), torch.cat(embedded[1]), cases),
+        }
+
+    @cached_property
+    def _health_views(self):
+        """Two crops of some views, always the same, with masks; the case of every view; how many views are held out.
+
+        The loss is that of held-out views. Embeddings are told apart among many, or it says nothing; they collapse on
+        views that were trained on no later than on others, so these fill up.
+        """
+        index = self.everything.index
+        shuffled = np.random.default_rng([self.seed, HEALTH]).permutation(len(index)).tolist()
+        places = sorted(shuffled, key=lambda place: index[place][0] not in self.held_out)[:MOST_HEALTH_VIEWS]
+        views, cases = self.everything.at(places), [index[place][0] for place in places]
+        crops = [
+            crop_and_mask(views, [sample_generator(self.seed, HEALTH, place, copy) for place in places])
+            for copy in range(2)
+        ]
+        return *crops, torch.tensor(cases), sum(case in self.held_out for case in cases) or len(cases)
+
+    def finish(self, model: MaskedAutoencoder, folder: Path) -> None:
+        images = self.everything.views(range(6))
+        draw_reconstructions(folder / "reconstructions.png", model, images, MASK_RATIO, self.seed)
+
+
+def crop_and_mask(views: torch.Tensor, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A random crop of every view and its visible cells, drawn from the generator of every view."""
+    cells = VIEW_SIZE // CELL
+    # Numbers are drawn view by view, and used for all views at once, which takes half of the time.
+    numbers = torch.stack([torch.rand(5 + cells**2, generator=generator) for generator in generators])
+    return random_crops(views, numbers[:, :5]), visible_cells(numbers[:, 5:], cells, cells, MASK_RATIO)
 
 
 def check_same_channels(sources: list[Views]) -> None:
@@ -103,7 +207,9 @@ def check_same_channels(sources: list[Views]) -> None:
             )
 
 
-def pretrain(sources: list[Views], settings: Settings, device: str, resume: bool, folder: Path | None = None) -> Path:
+def pretrain(
+    sources: list[Views], settings: Settings, fabric: Fabric, resume: bool, folder: Path | None = None
+) -> Path:
     """Train a masked autoencoder on the views of one or several pools.
 
     Parameters
@@ -111,7 +217,8 @@ def pretrain(sources: list[Views], settings: Settings, device: str, resume: bool
     sources : list of Views
         Labels are neither needed nor read.
     settings : Settings
-    device : {"cpu", "cuda", "mps"}
+    fabric : Fabric
+        ``processes.start(device)``.
     resume : bool
         Continue from ``checkpoint_latest.pth`` if there is one.
     folder : Path, optional
@@ -125,87 +232,8 @@ def pretrain(sources: list[Views], settings: Settings, device: str, resume: bool
     Raises
     ------
     UserError
-        If the pools do not fit together, or a checkpoint to resume was made with other settings.
+        If the pools do not fit together, or what `engine.train` raises.
     """
     check_same_channels(sources)
     folder = folder or checkpoint_folder([views.pool.name for views in sources])
-    description = {
-        "architecture": {"input_channels": len(sources[0].channel_names), **ARCHITECTURE},
-        "views": {"view_size": VIEW_SIZE, "normalisation": sources[0].settings["normalisation"]},
-        "sources": {views.pool.name: sha256_json(views.hashes) for views in sources},
-        "training": asdict(settings),
-    }
-    latest, final = folder / "checkpoint_latest.pth", folder / "checkpoint_final.pth"
-    if resume and final.is_file() and not latest.is_file():
-        _check_resumable(load_checkpoint(final), description, final)
-        return final
-
-    fabric = _fabric(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)  # the initial weights; everything later has its own generator
-        model = MaskedAutoencoder(**description["architecture"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
-    state = {"epoch": 0, "history": {"loss": [], "learning_rate": [], "images_per_second": []}}
-    if resume and latest.is_file():
-        state = load_checkpoint(latest)
-        _check_resumable(state, description, latest)
-        model.load_state_dict(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
-    wrapped, optimizer = fabric.setup(model, optimizer)
-
-    sampler = ViewSampler(sources, settings.seed)
-    n_steps = settings.epochs * BATCHES_PER_EPOCH
-    history = state["history"]
-    progress = tqdm(total=n_steps, initial=state["epoch"] * BATCHES_PER_EPOCH, desc="pretraining", unit="batch")
-    with progress:
-        for epoch in range(state["epoch"], settings.epochs):
-            start, losses = time.perf_counter(), []
-            for step in range(epoch * BATCHES_PER_EPOCH, (epoch + 1) * BATCHES_PER_EPOCH):
-                losses.append(_train_step(fabric, wrapped, optimizer, sampler, settings, step, n_steps))
-                progress.update()
-            speed = settings.batch_size * BATCHES_PER_EPOCH / (time.perf_counter() - start)
-            history["loss"].append(float(np.mean(losses)))
-            history["learning_rate"].append(learning_rate((epoch + 1) * BATCHES_PER_EPOCH - 1, n_steps))
-            history["images_per_second"].append(speed)
-            progress.set_postfix_str(f"loss {history['loss'][-1]:.3f}, {speed:.0f} images/s")
-            content = {**description, "epoch": epoch + 1, "history": history, "weights": model.state_dict()}
-            save_checkpoint(latest, {**content, "optimizer": optimizer.state_dict()})
-            draw_progress(folder / "progress.png", history)
-    draw_reconstructions(folder / "reconstructions.png", model, sampler.batch(0, 6), MASK_RATIO, settings.seed)
-    # From the file, because a run that was killed right here has no epoch left to train when it is continued.
-    save_checkpoint(final, {key: value for key, value in load_checkpoint(latest).items() if key != "optimizer"})
-    latest.unlink()
-    return final
-
-
-def _fabric(device: str) -> Fabric:
-    # Fabric tells about every device that it does not use; nnU-Net's user has chosen one.
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    return Fabric(accelerator=device, devices=1)
-
-
-def _train_step(fabric, model, optimizer, sampler, settings: Settings, step: int, n_steps: int) -> float:
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([settings.seed, step]).generate_state(1)[0]))
-    images = random_crops(sampler.batch(step, settings.batch_size), generator)
-    cells = VIEW_SIZE // CELL
-    visible = random_visible(len(images), cells, cells, MASK_RATIO, generator)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, n_steps)
-    loss = model(fabric.to_device(images), fabric.to_device(visible))
-    optimizer.zero_grad()
-    fabric.backward(loss)
-    optimizer.step()
-    value = loss.item()
-    if not math.isfinite(value):
-        raise UserError(f"pretraining diverged (loss {value} at step {step}); try another --seed")
-    return value
-
-
-def _check_resumable(checkpoint: dict, description: dict, path: Path) -> None:
-    for part, expected in description.items():
-        found = checkpoint.get(part)
-        if found != expected:
-            raise UserError(
-                f"{path} was made with other {part} ({found}) than asked for now ({expected}); "
-                f"continue it with those, or delete it to start anew"
-            )
+    return train(MaskedAutoencoding(sources, settings.seed), settings, fabric, folder, resume)

@@ -13,6 +13,7 @@ from making import (
     command,
     copy_of_nnunet,
     run_python,
+    shorten_pretraining,
     trainer_folder,
     write_source_and_target,
 )
@@ -67,10 +68,7 @@ def link_elsewhere(tmp_path_factory, monkeypatch):
 @pytest.fixture(autouse=True)
 def short_pretraining(monkeypatch):
     """By default one epoch of two batches of four views."""
-    from nnunetv2_xssr.pretrain import training
-
-    monkeypatch.setattr(training, "BATCHES_PER_EPOCH", 2)
-    monkeypatch.setattr(training.Settings.__init__, "__defaults__", (1, 4, 0))
+    shorten_pretraining(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +76,6 @@ def _ready(tmp_path_factory):
     """Source and target, an encoder of one short epoch, and a selection of three cases."""
     from nnunetv2_xssr import linking
     from nnunetv2_xssr.commands import pretrain, select
-    from nnunetv2_xssr.pretrain import training
 
     ready = Workspace(tmp_path_factory.mktemp("ready")).make_folders()
     write_source_and_target(ready.raw)
@@ -88,8 +85,7 @@ def _ready(tmp_path_factory):
         link = ready.root / linking.LINK_MODULE.name
         link.write_bytes(linking.LINK_MODULE.read_bytes())
         patch.setattr(linking, "link_path", lambda: link)
-        patch.setattr(training, "BATCHES_PER_EPOCH", 2)
-        patch.setattr(training.Settings.__init__, "__defaults__", (1, 4, 0))
+        shorten_pretraining(patch)
         assert pretrain.main(["-s", "1", "-device", "cpu"]) == 0
         assert select.main(["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]) == 0
     return ready

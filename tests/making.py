@@ -125,6 +125,14 @@ def write_source_and_target(raw):
     write_dataset_json(raw / TARGET, domains={f"t_{i:02d}": "AB"[i % 2] for i in range(10)})
 
 
+def shorten_pretraining(patch):
+    """One epoch of two batches of four views by default."""
+    from nnunetv2_xssr.pretrain import engine, task
+
+    patch.setattr(engine, "BATCHES_PER_EPOCH", 2)
+    patch.setattr(task.Settings.__init__, "__defaults__", (1, 4, 0, 1))
+
+
 def fails(capsys, main, argv, *parts, not_parts=()):
     """Run a command that must end with exit code 2 and one sentence on stderr that holds all ``parts``."""
     capsys.readouterr()

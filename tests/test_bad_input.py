@@ -376,13 +376,13 @@ def test_malicious_checkpoint_is_never_unpickled(either, capsys, how):
 
 
 def test_unfinished_checkpoint(either, capsys, monkeypatch):
-    from nnunetv2_xssr.pretrain import training
+    from nnunetv2_xssr.pretrain import engine
 
     def interrupt(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "draw_progress", interrupt)
+        patch.setattr(engine, "draw_progress", interrupt)
         argv = ["-s", "1", "--epochs", "3", "--batch_size", "2", "--seed", "7", "-device", "cpu"]
         assert pretrain.main(argv) == 130
     latest = either.encoder().with_name("checkpoint_latest.pth")
@@ -397,10 +397,25 @@ def test_continuing_with_other_settings(either, capsys):
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "least"), [("--epochs", "0", 1), ("--batch_size", "-1", 1), ("--seed", "-1", 0)]
+    ("option", "value", "least"),
+    [("--epochs", "0", 1), ("--batch_size", "-1", 1), ("--seed", "-1", 0), ("--accumulate", "0", 1)],
 )
 def test_settings_of_pretraining(either, capsys, option, value, least):
     fails(capsys, pretrain.main, ["-s", "1", option, value], option[2:], f"must be {least} or more", value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "parts"),
+    [
+        ("--accumulate", "3", ("batch_size", "multiple of 3", "got 4")),
+        ("--precision", "64", ("precision must be one of 32-true, bf16-mixed, 16-mixed", "'64'")),
+        ("--precision", "16-mixed", ("16-mixed needs a CUDA GPU", "cpu", "choose bf16-mixed")),
+        ("-num_gpus", "0", ("num_gpus", "between 1 and 1", "got 0")),
+        ("-num_gpus", "2", ("num_gpus", "between 1 and 1", "got 2", "torchrun")),
+    ],
+)
+def test_computing_of_pretraining(either, capsys, option, value, parts):
+    fails(capsys, pretrain.main, ["-s", "1", "-device", "cpu", option, value], *parts)
 
 
 # --- lists of cases and other options

@@ -5,13 +5,17 @@ import errno
 import sys
 from collections.abc import Callable
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import Stopped, UserError
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def run(prog: str, command: Callable[[], None]) -> int:
-    """Run a command and return its exit code: 0, 2 after one sentence about the user's mistake, or 130 after Ctrl-C."""
+def run(prog: str, command: Callable[[], None], again: str = "run the same command again") -> int:
+    """Run a command and return its exit code.
+
+    0, 2 after one sentence about the user's mistake, 130 after Ctrl-C, 143 after SIGTERM and 138 after SIGUSR1 (on
+    Linux; 128 + the signal's number, as shells count). ``again`` says how to go on after the last three.
+    """
     try:
         command()
     except UserError as error:
@@ -24,8 +28,11 @@ def run(prog: str, command: Callable[[], None]) -> int:
             prog, f"cannot write{where}: {error.strerror}; make room or get permission and run the command again"
         )
     except KeyboardInterrupt:
-        sys.stderr.write(f"\n{prog}: interrupted; run the same command again to go on where it stopped\n")
+        sys.stderr.write(f"\n{prog}: interrupted; {again} to go on where it stopped\n")
         return 130
+    except Stopped as stopped:
+        sys.stderr.write(f"\n{prog}: {stopped}; {again} to go on where it stopped\n")
+        return 128 + stopped.number
     return 0
 
 

@@ -146,7 +146,9 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
     import numpy as np
 
     from nnunetv2_xssr.pretrain.embedding import check_encoder_fits, embed, load_encoder
-    from nnunetv2_xssr.pretrain.training import Settings, check_same_channels, checkpoint_folder, pretrain
+    from nnunetv2_xssr.pretrain.processes import start
+    from nnunetv2_xssr.pretrain.task import Settings
+    from nnunetv2_xssr.pretrain.training import check_same_channels, checkpoint_folder, pretrain
     from nnunetv2_xssr.records import sha256, sha256_json
     from nnunetv2_xssr.selection.standardise import blocks
     from nnunetv2_xssr.views import prepare_views
@@ -161,7 +163,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
         final = args.encoder
     elif not final.is_file():
         print(f"no encoder {final} yet: pretraining on {', '.join(views.pool.name for views in learn_from)}")
-        pretrain(learn_from, Settings(seed=args.seed), device, resume=True)
+        pretrain(learn_from, Settings(seed=args.seed), start(device), resume=True)
         print(f"wrote {final}")
     encoder = load_encoder(final, device)
     check_encoder_fits(encoder, target_views)

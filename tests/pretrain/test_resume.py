@@ -8,7 +8,7 @@ import torch
 from making import SOURCE, TARGET, Workspace, run_python, write_source_and_target
 
 from nnunetv2_xssr.commands import pretrain
-from nnunetv2_xssr.pretrain import training
+from nnunetv2_xssr.pretrain import engine
 
 # One process imports everything and then forks for every attempt, which spares the minutes of importing torch anew.
 DRIVER = """
@@ -18,12 +18,12 @@ import torch
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2_xssr import case_rows, linking, views
 from nnunetv2_xssr.commands import pretrain, select, select_plan, select_words
-from nnunetv2_xssr.pretrain import embedding, training
+from nnunetv2_xssr.pretrain import embedding, engine, task
 
 argv, seed = sys.argv[2:], int(sys.argv[1])
 main = {"select": select.main, "pretrain": pretrain.main}[argv.pop(0)]
-training.BATCHES_PER_EPOCH = 2
-training.Settings.__init__.__defaults__ = (3, 4, 0)
+engine.BATCHES_PER_EPOCH = 2
+task.Settings.__init__.__defaults__ = (3, 4, 0, 1)
 linking.ensure_linked = lambda: None
 
 left = 0  # moments until the kill
@@ -38,7 +38,7 @@ def dies(before=None):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-replace, write, step = os.replace, case_rows.CaseRows.write, training._train_step
+replace, write, step = os.replace, case_rows.CaseRows.write, engine.Run.train_step
 
 
 def killed_at_replace(*args):
@@ -57,12 +57,12 @@ def killed_at_write(self, i, row):
     write(self, i, row)
 
 
-def killed_at_step(*args):
+def killed_at_step(self, request):
     dies()
-    return step(*args)
+    return step(self, request)
 
 
-os.replace, case_rows.CaseRows.write, training._train_step = killed_at_replace, killed_at_write, killed_at_step
+os.replace, case_rows.CaseRows.write, engine.Run.train_step = killed_at_replace, killed_at_write, killed_at_step
 
 draw = random.Random(seed)
 kills = 0
@@ -155,21 +155,21 @@ def test_continued_after_ctrl_c(empty, monkeypatch, epochs_done):
     assert pretrain.main(argv) == 0
     weights = torch.load(empty.encoder(), weights_only=True)["weights"]
     empty.encoder().unlink()
-    draw, calls = training.draw_progress, []
+    draw, calls = engine.draw_progress, []
 
-    def interrupted_after(path, history):
-        draw(path, history)
+    def interrupted_after(path, history, note):
+        draw(path, history, note)
         calls.append(path)
         if len(calls) == epochs_done:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "draw_progress", interrupted_after)
+        patch.setattr(engine, "draw_progress", interrupted_after)
         assert pretrain.main(argv) == 130
     assert not empty.encoder().exists()
     steps = []
-    step = training._train_step
-    monkeypatch.setattr(training, "_train_step", lambda *args: steps.append(args[-2]) or step(*args))
+    step = engine.Run.train_step
+    monkeypatch.setattr(engine.Run, "train_step", lambda self, asked: steps.append(self.step) or step(self, asked))
     assert pretrain.main([*argv, "--c"]) == 0
     assert steps == list(range(2 * epochs_done, 6))
     again = torch.load(empty.encoder(), weights_only=True)["weights"]

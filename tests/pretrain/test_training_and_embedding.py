@@ -1,6 +1,9 @@
 """Pretraining and embedding through their commands: what they write, and what an embedding depends on."""
 
+import os
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +12,12 @@ from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_datas
 from PIL import Image
 
 from nnunetv2_xssr.commands import pretrain, select
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.pools import open_pool
-from nnunetv2_xssr.pretrain import embedding, training
+from nnunetv2_xssr.pretrain import embedding, engine, training
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
 from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
-from nnunetv2_xssr.pretrain.training import ViewSampler, learning_rate
+from nnunetv2_xssr.pretrain.training import MaskedAutoencoding, ViewSampler, split_cases
 from nnunetv2_xssr.views import prepare_views
 
 TINY = ["--epochs", "2", "--batch_size", "4", "-device", "cpu"]
@@ -34,7 +38,8 @@ def test_files_beside_the_checkpoint(workspace, capsys):
         assert min(shown.shape[:2]) > 100 and shown.std() > 5  # not empty
     assert str(workspace.encoder()) in out and "nnUNetv2_xssr_select" in out
     history = load_checkpoint(workspace.encoder())["history"]
-    assert [len(values) for values in history.values()] == [2, 2, 2]
+    assert {len(values) for values in history.values()} == {2}
+    assert {"loss", "held_out_loss", "spread", "recall_at_1", "learning_rate", "images_per_second"} == set(history)
 
 
 def test_checkpoint_holds_tensors_and_plain_values_only(workspace):
@@ -98,7 +103,7 @@ def test_global_random_state_has_no_say(workspace, capsys):
 
 def test_finished_pretraining_is_not_repeated_with_c(workspace, capsys, monkeypatch):
     before = workspace.encoder().read_bytes()
-    monkeypatch.setattr(training, "_train_step", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(engine.Run, "train_step", lambda *args, **kwargs: pytest.fail("trained again"))
     succeeds(capsys, pretrain.main, ["-s", "1", "-device", "cpu", "--c"])
     assert workspace.encoder().read_bytes() == before
 
@@ -115,26 +120,76 @@ def test_diverging_pretraining_is_told(workspace, capsys, monkeypatch):
     fails(capsys, pretrain.main, ["-s", "1", "-device", "cpu"], "diverged", "nan", "--seed")
 
 
-def test_learning_rate_warms_up_and_falls_to_zero():
-    rates = [learning_rate(step, 100) for step in range(100)]
-    assert rates[:10] == pytest.approx([training.LEARNING_RATE * (i + 1) / 10 for i in range(10)])
-    assert max(rates) == pytest.approx(training.LEARNING_RATE)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
-    assert 0 <= rates[-1] < 0.01 * training.LEARNING_RATE
-
-
 def test_every_pass_shows_every_view_once(workspace):
     sources = [prepare_views(open_pool(name)) for name in (SOURCE, TARGET)]
     sampler = ViewSampler(sources, seed=5)
     assert len(sampler) == 16
     everything = np.concatenate([np.array(views.rows).reshape(-1, 1, 128, 128) for views in sources])
     for size in (4, 5):
-        shown = torch.cat([sampler.batch(step, size) for step in range(16)]).numpy()
+        shown = torch.cat([sampler.views(range(step * size, (step + 1) * size)) for step in range(16)]).numpy()
         for one_pass in range(16 * size // 16):
             part = shown[16 * one_pass : 16 * (one_pass + 1)].astype(np.float16)
             assert sorted(view.tobytes() for view in part) == sorted(view.tobytes() for view in everything)
-    first, second = (torch.cat([sampler.batch(s, 4) for s in range(p, p + 4)]) for p in (0, 4))
+    first, second = sampler.views(range(16)), sampler.views(range(16, 32))
     assert not torch.equal(first, second)  # shuffled anew
+    assert torch.equal(sampler.views(range(11, 21)), torch.cat([first, second])[11:21])  # across two passes
+
+
+def test_a_sample_does_not_depend_on_its_batch(workspace):
+    task = MaskedAutoencoding([prepare_views(open_pool(TARGET))], seed=3)
+    whole = task.batch(range(5, 17))
+    halves = [task.batch(range(5, 11)), task.batch(range(11, 17))]
+    for i, part in enumerate(whole):
+        assert torch.equal(part, torch.cat([half[i] for half in halves]))
+    assert not torch.equal(whole[0], MaskedAutoencoding(task.sources, seed=4).batch(range(5, 17))[0])
+
+
+@pytest.mark.parametrize(("n_cases", "n_held_out"), [(1, 0), (19, 0), (20, 2), (29, 2), (120, 12)])
+def test_a_tenth_of_the_cases_is_held_out(n_cases, n_held_out):
+    learned, held_out = split_cases(n_cases, seed=1)
+    assert len(held_out) == n_held_out
+    assert learned | held_out == set(range(n_cases)) and not learned & held_out
+    assert (learned, held_out) == split_cases(n_cases, seed=1)
+    if n_held_out:
+        assert held_out != split_cases(n_cases, seed=2)[1]
+
+
+def test_held_out_cases_are_never_trained_on(workspace, monkeypatch):
+    views = prepare_views(open_pool(TARGET))
+    monkeypatch.setattr(training, "LEAST_CASES_TO_HOLD_OUT", 10)
+    task = MaskedAutoencoding([views], seed=0)
+    (case,) = task.held_out
+    unseen = np.float32(views.rows[case, 0]).tobytes()
+    shown = [view.numpy().tobytes() for view in task.sampler.views(range(90))]
+    assert unseen not in shown and len(set(shown)) == 9
+    health_crops, _, cases, n_held_out = task._health_views[0], *task._health_views[1:]
+    assert n_held_out == 1 and cases[0] == case and len(health_crops[0]) == 10
+    assert "1 cases" in task.health_note
+    monkeypatch.undo()
+    assert "too few" in MaskedAutoencoding([views], seed=0).health_note
+
+
+@pytest.mark.parametrize("damage", ["vanished", "cut off", "not whole"])
+def test_broken_file_of_views_is_named(workspace, damage):
+    views = prepare_views(open_pool(TARGET))
+    sampler, path = ViewSampler([views], seed=0), views.rows.filename
+    sampler.views(range(10))
+    if damage == "vanished":
+        Path(path).unlink()
+    elif damage == "cut off":
+        os.truncate(path, views.rows.offset + 100)
+    else:
+        with open(path, "r+b") as file:
+            file.seek(-8, os.SEEK_END)
+            file.write(np.full(4, np.nan, np.float16).tobytes())
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}.*run the command again"):
+        sampler.views(range(10))
+
+
+def test_views_cut_off_before_they_are_opened(workspace, capsys):
+    (path,) = (workspace.preprocessed / SOURCE / "xssr" / "views").glob("rows_*.npy")
+    os.truncate(path, 1000)
+    fails(capsys, pretrain.main, ["-s", "1", "-device", "cpu"], path, "cut off", "delete it")
 
 
 # --- embeddings

@@ -17,6 +17,7 @@ import torch
 from making import (
     Workspace,
     picture,
+    shorten_pretraining,
     trainer_folder,
     volume,
     write_dataset_json,
@@ -29,7 +30,6 @@ from PIL import Image
 
 from nnunetv2_xssr import linking, trainers
 from nnunetv2_xssr.commands import select
-from nnunetv2_xssr.pretrain import training
 from nnunetv2_xssr.split import write_split
 from nnunetv2_xssr.trainers import XSSRTrainer
 
@@ -126,8 +126,7 @@ def planned(session_workspace):
 def study(planned):
     """The labelled dataset after the real select: two cases in each of nnU-Net's five folds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "BATCHES_PER_EPOCH", 2)
-        patch.setattr(training.Settings.__init__, "__defaults__", (1, 4, 0))
+        shorten_pretraining(patch)
         patch.setattr(linking, "ensure_linked", lambda: None)
         for name, value in planned.environment().items():
             patch.setenv(name, value)

@@ -1,0 +1,106 @@
+"""Tiny tasks for the engine, for one process or several: ``python engine_toy.py JOB...``, each the JSON of a call."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nnunetv2_xssr.commands.frame import run
+from nnunetv2_xssr.pretrain import engine
+from nnunetv2_xssr.pretrain.health import embedding_health
+from nnunetv2_xssr.pretrain.processes import gather, start, stop_told_once
+from nnunetv2_xssr.pretrain.task import Settings, sample_generator
+
+STEPS_PER_EPOCH = 5
+
+
+class Regression:
+    """Learn a fixed map from random points: every sample has its own, and the loss is a mean over samples."""
+
+    health_note = "drawn points"
+
+    def __init__(self, seed, fabric=None, health=None):
+        self.seed, self.fabric, self.given = seed, fabric, list(health or [])
+
+    def describe(self):
+        return {"task": type(self).__name__}
+
+    def build_model(self):
+        return nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 6))
+
+    def build_optimizer(self, model):
+        return torch.optim.AdamW(model.parameters(), lr=0.01)
+
+    def batch(self, samples):
+        return torch.stack([torch.randn(6, generator=sample_generator(self.seed, i)) for i in samples])
+
+    def loss(self, model, batch):
+        error = (model(batch) - batch.roll(1, 1).tanh()).square().mean()
+        return {"loss": error, "copy_of_loss": error}
+
+    def health(self, model):
+        points = self.batch(range(10**6, 10**6 + 32))
+        loss = self.loss(model, points)["loss"].item()
+        features = model(points).float()
+        told = embedding_health(features, features, torch.arange(32))
+        return {"held_out_loss": self.given.pop(0) if self.given else loss, **told}
+
+    def finish(self, model, folder):
+        pass
+
+
+class Contrast(Regression):
+    """Two noisy copies of every sample find each other among all samples of all processes (InfoNCE)."""
+
+    def batch(self, samples):
+        points = super().batch(samples)
+        noise = torch.stack([torch.randn(2, 6, generator=sample_generator(self.seed, i, 1)) for i in samples])
+        return points + 0.1 * noise[:, 0], points + 0.1 * noise[:, 1]
+
+    def loss(self, model, batch):
+        both = F.normalize(model(torch.cat(batch)), dim=1)
+        first, second = (gather(self.fabric, half) for half in both.chunk(2))
+        return {"loss": F.cross_entropy(first @ second.T / 0.2, torch.arange(len(first)))}
+
+    def health(self, model):
+        return {}
+
+
+class AllAlike(Regression):
+    """All samples look nearly the same, and so do their features."""
+
+    def batch(self, samples):
+        return 3 + 1e-3 * super().batch(samples)
+
+
+TASKS = {task.__name__: task for task in (Regression, Contrast, AllAlike)}
+
+
+def train(folder, task, settings, resume=False, precision="32-true", stop=None, health=None):
+    """``stop``: rank, number of the step and signal that this process sends itself before it."""
+    torch.set_num_threads(1)
+    engine.BATCHES_PER_EPOCH, engine.draw_progress = STEPS_PER_EPOCH, lambda *args: None
+    fabric = start("cpu", precision=precision)
+    made = TASKS[task](settings.get("seed", 0), fabric, health)
+    if stop:
+        rank, step, name = stop
+        batch = made.batch
+
+        def signalled(samples):
+            first = step * settings["batch_size"]
+            if fabric.global_rank == rank and first <= samples[0] < first + settings["batch_size"]:
+                os.kill(os.getpid(), getattr(signal, name))
+            return batch(samples)
+
+        made.batch = signalled
+    with stop_told_once(fabric):
+        return engine.train(made, Settings(**settings), fabric, Path(folder), resume)
+
+
+if __name__ == "__main__":
+    sys.exit(run("toy", lambda: [train(**json.loads(job)) for job in sys.argv[1:]], "run it with --c"))
