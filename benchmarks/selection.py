@@ -4,11 +4,12 @@
     OMP_NUM_THREADS=1 python benchmarks/selection.py --n 50000 --k 2500
     OMP_NUM_THREADS=1 python benchmarks/selection.py --n 50000 --k 2500 --data isotropic --tables greedy,neighbours
     OMP_NUM_THREADS=1 python benchmarks/selection.py --data embeddings.npy
+    OMP_NUM_THREADS=1 python benchmarks/selection.py --n 10000 --k 500 --tables facility
 
 Every run of another method lies between two of ours, and only ratios are reported: what else the machine does cancels.
 A method that makes one pass over the pool per pick is run for a few picks, and the rest follows from the slope (~).
 The competitors know k-center only, so that is what they are compared on; the score of XSSR follows against a plain
-loop. ``pip install scikit-activeml skmatter faiss-cpu`` installs them; one that is missing is left out.
+loop. ``pip install scikit-activeml skmatter faiss-cpu apricot-select`` installs them; one that is missing is left out.
 """
 
 import argparse
@@ -26,7 +27,9 @@ import numpy as np  # noqa: E402  (after the number of threads)
 
 from nnunetv2_xssr.selection.alpha import ALPHAS, calibrate  # noqa: E402
 from nnunetv2_xssr.selection.cells import cells_of  # noqa: E402
-from nnunetv2_xssr.selection.greedy import greedy  # noqa: E402
+from nnunetv2_xssr.selection.facility import facility_picks  # noqa: E402
+from nnunetv2_xssr.selection.greedy import greedy, nearest_distance  # noqa: E402
+from nnunetv2_xssr.selection.limits import unlimited  # noqa: E402
 from nnunetv2_xssr.selection.neighbours import nearest_neighbours  # noqa: E402
 from nnunetv2_xssr.selection.scores import density, novelty  # noqa: E402
 from nnunetv2_xssr.selection.standardise import on_grid  # noqa: E402
@@ -38,6 +41,11 @@ FEW = 40  # picks that a method with one pass per pick is timed on
 # ---------------------------------------------------------------------------------------------------------- pools
 def clustered(n, d, rng):
     """Slices of volumes from 8 sites: every volume is a smooth curve in 24 dimensions, with 3 % noise in all d."""
+    return np.concatenate(list(clustered_blocks(n, d, rng, n)))
+
+
+def clustered_blocks(n, d, rng, size):
+    """The rows of `clustered`, ``size`` at a time."""
     t = np.linspace(0, 1, 100)[:, None]
     waves = np.cos(np.pi * t * np.arange(1, 7)) / np.arange(1, 7)
     shared, sites = 1.5 * rng.standard_normal((6, 24)), rng.standard_normal((8, 24))
@@ -46,7 +54,10 @@ def clustered(n, d, rng):
         for v in range(-(-n // 100))
     ]
     mix = rng.standard_normal((24, d)) / np.sqrt(np.arange(1, 25))[:, None]
-    return rng.permutation(np.concatenate(volumes))[:n] @ mix + 0.03 * rng.standard_normal((n, d))
+    rows = rng.permutation(np.concatenate(volumes))[:n]
+    for start in range(0, n, size):
+        block = rows[start : start + size]
+        yield block @ mix + 0.03 * rng.standard_normal((len(block), d))
 
 
 def blobs(n, d, rng):
@@ -119,6 +130,34 @@ def faiss_flat(pool, k):
     index = faiss.IndexFlatIP(pool.shape[1])
     index.add(pool)
     return index.search(pool, k + 1)[1]
+
+
+def our_facility(pool, k):
+    return facility_picks(pool, k, NONE, unlimited(len(pool)), lambda distance: 2 - distance)
+
+
+def apricot_facility(pool, k):
+    """Holds all n x n similarities."""
+    from apricot import FacilityLocationSelection
+
+    return FacilityLocationSelection(k, metric="euclidean", optimizer="two-stage").fit(pool).ranking
+
+
+def exact_facility(pool, k):
+    """The lazy greedy in float64, with all n x n distances."""
+    double = pool.astype(np.float64)
+    squares = (double**2).sum(1)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * (double @ double.T), 0))
+    nearest, bound = np.full(len(pool), 2.0), np.full(len(pool), np.inf)
+    picks = []
+    while len(picks) < k:
+        i = int(np.argmax(bound))
+        before, bound[i] = bound[i], np.maximum(nearest - distances[i], 0).sum()
+        if bound[i] == before:  # a gain only falls, so no other is larger
+            picks.append(i)
+            nearest = np.minimum(nearest, distances[i])
+            bound[i] = -np.inf
+    return picks
 
 
 # --------------------------------------------------------------------------------------------------------- timing
@@ -201,6 +240,22 @@ def neighbours_table(pool, rounds, k=20):
     print(f"recall on 300 cases: {np.mean(distances[some] == np.array(true)):.4f}")
 
 
+def facility_table(pool, k, rounds):
+    if not importlib.util.find_spec("apricot") or len(pool) > 20_000:
+        return  # from there on its n x n similarities fill the memory of a small machine
+    print(f"\nfacility location, {k} picks: time / ours")
+    our_facility(pool[:6000], 10)
+    apricot_facility(pool[:1000], 10)
+    reference, other = (lambda: our_facility(pool, k)), (lambda: seconds(lambda: apricot_facility(pool, k)))
+    show("apricot FacilityLocationSelection", ratios(reference, other, rounds))
+    print(f"peak memory beyond the pool: {peak_mib(reference):.0f} MiB")
+    methods = {"ours": our_facility, "apricot": apricot_facility}
+    if len(pool) <= 10_000:  # 800 MB per array
+        methods["exact greedy"] = exact_facility
+    means = {name: nearest_distance(pool, np.array(method(pool, k))).mean() for name, method in methods.items()}
+    print("mean distance to the nearest pick: " + ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
+
+
 def alpha_table(pool, k, rounds):
     print("\nalpha grid of 11")
     source = pool[:: max(1, len(pool) // 500)]
@@ -225,7 +280,7 @@ def main():
     parser.add_argument("--d", type=int, default=384)
     parser.add_argument("--k", type=int, help="default 5 %% of n")
     parser.add_argument("--data", default="clustered", help=f"{', '.join(POOLS)} or a .npy file of shape (n, d)")
-    parser.add_argument("--tables", default="greedy,neighbours,alpha")
+    parser.add_argument("--tables", default="greedy,neighbours,facility,alpha")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     warnings.filterwarnings("ignore")  # of the competitors
@@ -238,6 +293,8 @@ def main():
         greedy_table(pool, k, args.rounds)
     if "neighbours" in args.tables:
         neighbours_table(pool, args.rounds)
+    if "facility" in args.tables:
+        facility_table(pool, k, args.rounds)
     if "alpha" in args.tables:
         alpha_table(pool, k, args.rounds)
 

@@ -34,6 +34,8 @@ class Case:
         Site, scanner or stain.
     group : str or None
         What must not be torn apart between training and validation, such as the patient.
+    cost : float or None
+        Of annotating it, in any unit.
     """
 
     identifier: str
@@ -41,6 +43,7 @@ class Case:
     labelled: bool = False
     domain: str | None = None
     group: str | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,7 @@ def _checked(pool: ImagePool) -> ImagePool:
 
 
 def with_case_table(pool: ImagePool, path: Path) -> ImagePool:
-    """Add ``domain`` and ``group`` (or ``patient``) from a CSV file with a column ``case``."""
+    """Add ``domain``, ``group`` (or ``patient``) and ``cost`` from a CSV file with a column ``case``."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -259,9 +262,23 @@ def with_case_table(pool: ImagePool, path: Path) -> ImagePool:
     def described(case: Case) -> Case:
         row = table.get(case.identifier, {})
         group = row.get("group") or row.get("patient")
-        return replace(case, domain=row.get("domain") or case.domain, group=group or case.group)
+        cost = _cost(case, row.get("cost"), path) if "cost" in rows[0] else None
+        return replace(case, domain=row.get("domain") or case.domain, group=group or case.group, cost=cost)
 
     return replace(pool, cases=tuple(described(case) for case in pool.cases))
+
+
+def _cost(case: Case, text: str | None, path: Path) -> float:
+    try:
+        cost = float(text or "")
+    except ValueError:
+        cost = np.nan
+    if not 0 < cost < np.inf:
+        raise UserError(
+            f"the table of cases {path} must give every case a cost above 0, or have no column 'cost'; "
+            f"got {text or 'none'!r} for case {case.identifier}"
+        )
+    return cost
 
 
 def read_case(case: Case, reader) -> np.ndarray:

@@ -17,6 +17,8 @@ class Pick:
     rank: int
     case: str
     domain: str | None
+    group: str | None
+    cost: float | None
     density: float
     novelty: float
     diversity: float
@@ -36,7 +38,7 @@ class FoldSelection:
     picks : list of Pick
     alpha : float or None
     alpha_curve : dict or None
-        Lists ``alpha``, ``mean_distance``, ``covering_radius`` and ``overlap``: see `nnunetv2_xssr.selection.alpha`.
+        The lists of an `AlphaCurve`: see `nnunetv2_xssr.selection.alpha`.
     mean_distance, covering_radius, random_mean_distance : float
         See `nnunetv2_xssr.selection.Selection`.
     """

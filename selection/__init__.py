@@ -1,8 +1,19 @@
 """Stage 2: choose k of n embedded cases. Numbers in, numbers out: no image, no network, no nnU-Net."""
 
-from nnunetv2_xssr.selection.budget import parse_budget
+from nnunetv2_xssr.selection.alpha import CRITERIA
+from nnunetv2_xssr.selection.budget import parse_budget, parse_cost_budget
+from nnunetv2_xssr.selection.constraints import Constraints
 from nnunetv2_xssr.selection.select import Selection, select
 from nnunetv2_xssr.selection.standardise import standardise
 from nnunetv2_xssr.selection.strategies import STRATEGIES
 
-__all__ = ["STRATEGIES", "Selection", "parse_budget", "select", "standardise"]
+__all__ = [
+    "CRITERIA",
+    "STRATEGIES",
+    "Constraints",
+    "Selection",
+    "parse_budget",
+    "parse_cost_budget",
+    "select",
+    "standardise",
+]

@@ -1,4 +1,4 @@
-"""The annotation budget, as a user writes it: ``22`` cases or ``5%`` of the pool."""
+"""The annotation budget, as a user writes it: ``22`` cases or ``5%`` of the pool, or that much of their cost."""
 
 import re
 from decimal import Decimal
@@ -44,3 +44,29 @@ def parse_budget(text: str, pool_size: int, available: int | None = None) -> int
             f"budget must be between 1 and {available}, the number of cases that can be picked; got {text!r}"
         )
     return int(cases)
+
+
+def parse_cost_budget(text: str, total: float, available: float) -> float:
+    """Return how much cost a budget allows.
+
+    Parameters
+    ----------
+    text : str
+        A cost (``"90"``, ``"7.5"``) or a percentage of the pool's total cost (``"5%"``).
+    total : float
+        Of all cases in the pool.
+    available : float
+        Of those that can still be picked; no budget is more.
+
+    Raises
+    ------
+    UserError
+        If the text is neither.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
+    if not match or float(match[1]) == 0 or (match[2] and float(match[1]) > 100):
+        raise UserError(
+            f"budget must be a total cost such as 90 or a percentage of the pool's cost such as 5% (no space), because "
+            f"the cases have costs; got {text!r}"
+        )
+    return min(float(match[1]) * (total / 100 if match[2] else 1), available)

@@ -4,6 +4,8 @@ import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.neighbors import NearestNeighbors
 
+from nnunetv2_xssr.selection.limits import Draft, Limits
+
 # As in TypiClust: beyond it clusters get too small for a typical case, and the largest are visited several times.
 MAX_CLUSTERS = 500
 N_NEIGHBOURS = 20
@@ -20,7 +22,7 @@ def cluster(rows: np.ndarray, n_clusters: int, seed: int) -> tuple[np.ndarray, n
     return fitted.labels_, np.linalg.norm(rows - fitted.cluster_centers_[fitted.labels_], axis=1)
 
 
-def pick_by_cluster(labels: np.ndarray, quality: np.ndarray, budget: int, chosen: np.ndarray) -> np.ndarray:
+def pick_by_cluster(labels: np.ndarray, quality: np.ndarray, draft: Draft) -> np.ndarray:
     """Visit the clusters with the fewest picks first, the larger ones before the smaller, and take the best case.
 
     Parameters
@@ -28,35 +30,30 @@ def pick_by_cluster(labels: np.ndarray, quality: np.ndarray, budget: int, chosen
     labels : int array of shape (n,)
     quality : array of shape (n,)
         The case with the highest one represents its cluster; ties go to the first.
-    budget : int
-    chosen : int array
-        Picked from the start.
+    draft : Draft
+        Takes the picks.
     """
     n_clusters = labels.max() + 1
-    size, taken = np.bincount(labels, minlength=n_clusters), np.bincount(labels[chosen], minlength=n_clusters)
+    size, taken = np.bincount(labels, minlength=n_clusters), np.bincount(labels[draft.chosen], minlength=n_clusters)
     # Equally large clusters are told apart by their best case, because their numbers depend on chance.
     best = np.full(n_clusters, -np.inf)
     np.maximum.at(best, labels, quality)
-    free = np.ones(len(labels), bool)
-    free[chosen] = False
-    picks = np.empty(budget, int)
-    for t in range(budget):
-        open_clusters = np.unique(labels[free])
+    while draft.open.any():
+        open_clusters = np.unique(labels[draft.open])
         order = np.lexsort((-best[open_clusters], -size[open_clusters], taken[open_clusters]))
-        members = np.flatnonzero(free & (labels == open_clusters[order[0]]))
-        picks[t] = members[np.argmax(quality[members])]
-        free[picks[t]] = False
-        taken[labels[picks[t]]] += 1
-    return picks
+        members = np.flatnonzero(draft.open & (labels == open_clusters[order[0]]))
+        draft.take(members[np.argmax(quality[members])])
+        taken[open_clusters[order[0]]] += 1
+    return np.array(draft.picks, int)
 
 
-def kmeans_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, seed: int) -> np.ndarray:
+def kmeans_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, limits: Limits, seed: int) -> np.ndarray:
     """The case nearest to each centroid of k-means with as many clusters as chosen and picked cases together."""
     labels, from_centroid = cluster(rows, budget + len(chosen), seed)
-    return pick_by_cluster(labels, -from_centroid, budget, chosen)
+    return pick_by_cluster(labels, -from_centroid, Draft(rows, budget, chosen, limits))
 
 
-def typiclust_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, seed: int) -> np.ndarray:
+def typiclust_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, limits: Limits, seed: int) -> np.ndarray:
     """The most typical case of each cluster (TypiClust, Hacohen et al. 2022, algorithm 1).
 
     typicality_i = 1 / (mean distance to the 20 nearest cases of its cluster + 1e-5), eq. 1.
@@ -69,4 +66,4 @@ def typiclust_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, seed: int
         if k > 0:
             distance, _ = NearestNeighbors(n_neighbors=k).fit(rows[members]).kneighbors()
             typicality[members] = 1 / (distance.mean(axis=1) + 1e-5)
-    return pick_by_cluster(labels, typicality, budget, chosen)
+    return pick_by_cluster(labels, typicality, Draft(rows, budget, chosen, limits))

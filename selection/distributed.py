@@ -102,6 +102,7 @@ def select_partitions(
     alpha: float | None = None,
     density_weight: float = 0.5,
     seed: int = 0,
+    alpha_criterion: str = "mean_distance",
 ) -> Selection:
     """Pick ``budget`` of the cases in a folder of partitions; see `nnunetv2_xssr.selection.select`.
 
@@ -124,6 +125,7 @@ def select_partitions(
     density_weight : float
     seed : int
         For the random draws that the coverage is compared with.
+    alpha_criterion : str
 
     Raises
     ------
@@ -151,9 +153,8 @@ def select_partitions(
         least, most = zip(*client.gather(everywhere(_measure)), strict=True)
         extremes = np.min(least, axis=0), np.max(most, axis=0)
         sets = [rounds(alpha) for alpha in alphas]
-        sums = np.array(client.gather(everywhere(_cover, sets, seed)))
-        mean, radius = sums[:, :, 0].sum(axis=0) / partitions.n_cases, sums[:, :, 1].max(axis=0)
-        best = int(np.argmin(mean[: len(alphas)]))
+        curves = _curves(np.array(client.gather(everywhere(_cover, extremes, sets, seed))), partitions.n_cases)
+        best = int(np.argmin(curves[alpha_criterion][: len(alphas)]))
         # Every partition knows the covering radius of its own cases at every step; the largest is the pool's.
         diversity = np.min(client.gather(everywhere(_replay, sets[best])), axis=0)
         picks = client.gather(sets)
@@ -166,11 +167,22 @@ def select_partitions(
         diversity,
         density_weight * density + alphas[best] * novelty + (1 - alphas[best]) * diversity,
         alphas[best],
-        AlphaCurve(alphas, tuple(mean[: len(alphas)].tolist()), tuple(radius[: len(alphas)].tolist()), overlap),
-        float(mean[best]),
-        float(radius[best]),
-        float(np.median(mean[len(alphas) :])),
+        AlphaCurve(alphas, **{k: tuple(v[: len(alphas)].tolist()) for k, v in curves.items()}, overlap=overlap),
+        float(curves["mean_distance"][best]),
+        float(curves["covering_radius"][best]),
+        float(np.median(curves["mean_distance"][len(alphas) :])),
     )
+
+
+def _curves(parts: np.ndarray, n: int) -> dict[str, np.ndarray]:
+    """The criteria of `nnunetv2_xssr.selection.alpha` from what `_cover` tells of all partitions, for every set."""
+    distances, novel_distances, novelty = parts[:, :, [0, 2, 3]].sum(axis=0).T
+    mean = distances / n
+    return {
+        "mean_distance": mean,
+        "covering_radius": parts[:, :, 1].max(axis=0),
+        "novel_mean_distance": np.where(novelty > 0, novel_distances / np.where(novelty > 0, novelty, 1), mean),
+    }
 
 
 @contextmanager
@@ -244,15 +256,21 @@ def _greedy(problem: _Problem, rows: np.ndarray, scores: np.ndarray, alpha: floa
     return greedy(np.concatenate([labelled, rows]), fixed, 1 - alpha, budget, np.arange(m))[0] - m
 
 
-def _cover(p: int, problem: _Problem, sets: list[np.ndarray], seed: int) -> list[tuple[float, float]]:
-    """Sum and maximum over partition p of the distance to the nearest of every set, then of every random draw."""
+def _cover(
+    p: int, problem: _Problem, extremes: _Extremes, sets: list[np.ndarray], seed: int
+) -> list[tuple[float, float, float, float]]:
+    """How near every set is, and then every random draw, to the cases of partition p.
+
+    Sum and maximum of their distances, sum of novelty times distance, and sum of novelty.
+    """
     partitions, labelled = problem.partitions, problem.labelled
     cells = cells_of(partitions.rows(p))
+    novelty = _scores(partitions.distances(p), extremes)[:, 1]
     result = []
     for rows in chain(sets, _random_draws(problem, seed)):
         picked = partitions.take(partitions.rows, np.concatenate([labelled, rows]))
-        nearest = nearest_distances(cells, 1, [picked])
-        result.append((float(nearest.sum()), float(nearest.max())))
+        nearest = nearest_distances(cells, 1, [picked])[:, 0]
+        result.append((float(nearest.sum()), float(nearest.max()), float(novelty @ nearest), float(novelty.sum())))
     return result
 
 

@@ -1,15 +1,23 @@
 """The greedy algorithm that XSSR and k-center share, and the coverage of a set of picks."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from nnunetv2_xssr.selection.cells import SMALL, Cells
 from nnunetv2_xssr.selection.coverage import BLOCK, Coverage
 from nnunetv2_xssr.selection.lazy import pick_block, replay_block
+from nnunetv2_xssr.selection.limits import Limits, take, unlimited
 from nnunetv2_xssr.selection.plain import plain_greedy
 
 
 def greedy(
-    pool: np.ndarray | Cells, fixed: np.ndarray, diversity_weight: float, budget: int, chosen: np.ndarray
+    pool: np.ndarray | Cells,
+    fixed: np.ndarray,
+    diversity_weight: float | np.ndarray,
+    budget: int,
+    chosen: np.ndarray,
+    limits: Limits | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pick the case with the highest ``fixed + diversity_weight * diversity(S)``, add it to S, repeat.
 
@@ -17,7 +25,8 @@ def greedy(
     zero while S is empty, and when r(S) = 0 (only duplicates are left). The score is compared as
     ``r(S) * fixed + diversity_weight * min_{j in S} |z_i - z_j|``, which has the same order and only falls as S grows.
     Ties go to the case that comes first in the pool. The picks are those of the plain loop over all cases in double
-    precision; most of its work is left out because bounds show that it cannot matter.
+    precision; most of its work is left out because bounds show that it cannot matter. Limits only take cases away, so
+    the bounds hold under them too.
 
     Parameters
     ----------
@@ -25,39 +34,70 @@ def greedy(
         Rows as `standardise` gives them.
     fixed : array of shape (n,)
         The part of the score that does not depend on the picks.
-    diversity_weight : float, 0 or more
+    diversity_weight : float or array of shape (n,), 0 or more
     budget : int
         k, how many cases to pick.
     chosen : int array
         Cases that are in S from the start; they are not picked again.
+    limits : Limits, optional
 
     Returns
     -------
     picks : int array of shape (k,)
+        Fewer where the limits leave nothing open.
     nearest : array of shape (n,)
         Distance of every case to its nearest chosen one at the end.
     """
     coverage = Coverage(pool)
     coverage.add(chosen)
-    free = np.array(fixed, np.float64)
+    n = len(coverage.nearest)
+    limits = unlimited(n) if limits is None else limits.fresh()
+    free, weight = np.array(fixed, np.float64), np.zeros(n) + diversity_weight
     free[chosen] = -np.inf
-    if len(free) < SMALL:
-        nearest = coverage.distances()
-        cells = coverage.cells
-        return plain_greedy(cells.pool, free, float(diversity_weight), budget, nearest, cells.slack), nearest
-    picks = np.empty(budget, np.int64)
-    done = 0
-    while done < budget:
-        if done == 0 and len(chosen) == 0:
+    if n < SMALL:
+        nearest, cells = coverage.distances(), coverage.cells
+        return plain_greedy(cells.pool, free, weight, budget, nearest, cells.slack, limits), nearest
+    picks = np.empty(0, np.int64)
+    while len(picks) < budget:
+        free[~limits.open_cases() | (coverage.nearest < limits.min_distance)] = -np.inf
+        if np.isneginf(free.max()):
+            break
+        if len(picks) == 0 and len(chosen) == 0:
             new = np.argmax(free)[None]
+            take(limits, new[0])
         else:
-            limit = min(BLOCK, budget - done)
-            new = pick_block(coverage, free, float(diversity_weight), limit)
-        picks[done : done + len(new)] = new
+            new = pick_block(coverage, free, weight, min(BLOCK, budget - len(picks)), limits)
         free[new] = -np.inf
         coverage.add(new)
-        done += len(new)
+        picks = np.append(picks, new)
     return picks, coverage.distances()
+
+
+def greedy_within_cost(
+    pool: np.ndarray | Cells,
+    fixed: np.ndarray,
+    diversity_weight: float,
+    budget: int,
+    chosen: np.ndarray,
+    limits: Limits,
+    loss: Callable[[np.ndarray], float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The greedy by score or, if its picks cover better, the greedy by score per cost; without costs the two are one.
+
+    Either alone can be arbitrarily bad under a total cost, the better of both cannot (Leskovec et al. 2007, theorem 3,
+    for monotone submodular gains).
+
+    Parameters
+    ----------
+    loss : callable
+        Of the distances to the nearest chosen case, shape (n,); the smaller the better. Ties go to the plain greedy.
+    pool, fixed, diversity_weight, budget, chosen, limits
+        As in `greedy`, which says what is returned.
+    """
+    runs = [greedy(pool, fixed, diversity_weight, budget, chosen, limits)]
+    if limits.costs_differ:
+        runs.append(greedy(pool, fixed / limits.cost, diversity_weight / limits.cost, budget, chosen, limits))
+    return min(runs, key=lambda run: loss(run[1]))
 
 
 def replay(pool: np.ndarray | Cells, picks: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from numba import njit
 
 from nnunetv2_xssr.selection.cells import rough_squared_distance, squared_distance
 from nnunetv2_xssr.selection.coverage import Coverage
+from nnunetv2_xssr.selection.limits import Limits, is_open, take
 
 _CANDIDATES = 512
 _ALWAYS = 2**62  # a candidate with this many picks met needs no more
@@ -26,16 +27,19 @@ class Outside(NamedTuple):
         The best of their scores.
     row : int
         The first of them that has it.
+    diversity : float
+        The largest of their distances, each times the weight of the case.
     nearest : float
-        The largest of their distances.
+        The largest of their distances, cases that cannot be picked included.
     """
 
     score: float
     row: int
+    diversity: float
     nearest: float
 
 
-def pick_block(coverage: Coverage, free: np.ndarray, weight: float, limit: int) -> np.ndarray:
+def pick_block(coverage: Coverage, free: np.ndarray, weight: np.ndarray, limit: int, limits: Limits) -> np.ndarray:
     """Return the next picks of the greedy, at most ``limit``.
 
     There may be none, when distances turn out shorter than they could have been; then there are some at a next call.
@@ -46,8 +50,10 @@ def pick_block(coverage: Coverage, free: np.ndarray, weight: float, limit: int) 
         Of the picks so far, of which there is at least one.
     free : array of shape (n,)
         The part of the score that does not depend on the picks; -inf for a case that cannot be picked.
-    weight : float
+    weight : array of shape (n,)
     limit : int
+    limits : Limits
+        Their room is used up in place.
     """
     nearest = coverage.nearest
     radius = nearest.max()
@@ -58,10 +64,12 @@ def pick_block(coverage: Coverage, free: np.ndarray, weight: float, limit: int) 
     others, distances = score.copy(), nearest.copy()
     others[rows], distances[rows] = -np.inf, 0.0
     first = int(np.argmax(others))
-    outside = Outside(float(others[first]), first, float(distances.max()))
+    open_distances = np.where(others > -np.inf, distances, 0.0)
+    diversity = float((weight * open_distances).max())
+    outside = Outside(float(others[first]), first, diversity, float(distances.max()))
     picks = np.empty(limit, np.int64)
     coverage.settle(rows)
-    count = _pick(coverage.cells, rows, free[rows], nearest[rows], weight, radius, outside, picks)
+    count = _pick(coverage.cells, rows, free[rows], nearest[rows], weight[rows], radius, outside, limits, picks)
     return picks[:count]
 
 
@@ -90,7 +98,7 @@ def _top(values: np.ndarray, count: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _pick(cells, rows, free, nearest, weight, radius, outside, picks):
+def _pick(cells, rows, free, nearest, weight, radius, outside, limits, picks):
     """Fill ``picks`` with rows as far as the candidates alone decide, and return how far that is.
 
     Double rounding could lift a score of the others above its bound by some units in the last place; ``noise`` is
@@ -102,7 +110,7 @@ def _pick(cells, rows, free, nearest, weight, radius, outside, picks):
     for value in free:
         if value > -np.inf:
             largest = max(largest, abs(value))
-    noise = 1e-14 * radius * (largest + weight)
+    noise = 1e-14 * radius * (largest + weight.max())
     for t in range(len(picks)):
         now = _farthest(cells, rows, nearest, met, picks, t)
         if now < outside.nearest or (now == 0 and radius > 0):
@@ -111,13 +119,19 @@ def _pick(cells, rows, free, nearest, weight, radius, outside, picks):
         if now < radius:
             # now f + w m = now/radius (radius f + w m) + (1 - now/radius) w m; both terms were largest at the start
             share = now / radius
-            ceiling = share * outside.score + (1 - share) * weight * outside.nearest + noise
+            ceiling = share * outside.score + (1 - share) * outside.diversity + noise
         c = _best(scale, free, weight, nearest, score)
-        while met[c] < t:
-            _meet(cells, rows, c, nearest, met, picks, t)
+        while score[c] > -np.inf and (met[c] < t or not is_open(limits, rows[c], nearest[c])):
+            if met[c] < t:
+                _meet(cells, rows, c, nearest, met, picks, t)
+            else:
+                free[c] = -np.inf
             c = _best(scale, free, weight, nearest, score)
-        if score[c] < ceiling or (score[c] == ceiling and (now < radius or rows[c] > outside.row)):
+        if score[c] == -np.inf or score[c] < ceiling:
             return t
+        if score[c] == ceiling and (now < radius or rows[c] > outside.row):
+            return t
+        take(limits, rows[c])
         picks[t], free[c], nearest[c], met[c] = rows[c], -np.inf, 0.0, _ALWAYS
     return len(picks)
 
@@ -161,7 +175,7 @@ def _meet(cells, rows, c, nearest, met, picks, t):
 @njit(cache=True, nogil=True)
 def _best(scale, free, weight, nearest, score):
     for c in range(score.size):
-        score[c] = scale * free[c] + weight * nearest[c]
+        score[c] = scale * free[c] + weight[c] * nearest[c]
     return _first_largest(score)
 
 

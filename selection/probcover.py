@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.metrics import pairwise_distances_chunked
 
 from nnunetv2_xssr.selection.clusters import cluster
+from nnunetv2_xssr.selection.limits import Draft, Limits
 
 PURITY = 0.95
 
@@ -26,7 +27,7 @@ def ball_radius(rows: np.ndarray, n_clusters: int, seed: int) -> float:
     return float(np.quantile(nearest, 1 - PURITY, method="lower"))
 
 
-def probcover_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, seed: int) -> np.ndarray:
+def probcover_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, limits: Limits, seed: int) -> np.ndarray:
     """Pick the case whose ball covers the most uncovered cases, again and again (Yehuda et al. 2022, algorithm 1).
 
     The method says nothing about what follows when all cases are covered: then the picks go on with the case farthest
@@ -38,24 +39,24 @@ def probcover_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, seed: int
     for within in _balls(rows, rows, radius):
         gain += within.sum(axis=0)
     nearest = np.full(len(rows), np.inf)
-    free = np.ones(len(rows), bool)
-    picks = []
-    for t in range(len(chosen) + budget):
-        if t < len(chosen):
-            i = chosen[t]
-        elif gain[free].max() > 0:
-            i = int(np.argmax(np.where(free, gain, -1)))
-        else:
-            i = int(np.argmax(np.where(free, nearest, -1)))
+
+    def cover(i):
         distance = np.linalg.norm(rows - rows[i], axis=1)
         np.minimum(nearest, distance, out=nearest)
-        free[i] = False
         newly = np.flatnonzero(uncovered & (distance < radius))
         uncovered[newly] = False
         for within in _balls(rows[newly], rows, radius):
-            gain -= within.sum(axis=0)
-        picks.append(i)
-    return np.array(picks[len(chosen) :], int)
+            np.subtract(gain, within.sum(axis=0), out=gain)
+
+    for i in chosen:
+        cover(i)
+    draft = Draft(rows, budget, chosen, limits)
+    while draft.open.any():
+        quality = gain if gain[draft.open].max() > 0 else nearest
+        i = int(np.argmax(np.where(draft.open, quality, -1)))
+        draft.take(i)
+        cover(i)
+    return np.array(draft.picks, int)
 
 
 def _balls(centres: np.ndarray, rows: np.ndarray, radius: float):

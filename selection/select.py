@@ -1,16 +1,18 @@
 """From embeddings to a ranking with every number that explains it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from nnunetv2_xssr.errors import UserError, one_of
-from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve
-from nnunetv2_xssr.selection.cells import Cells, cells_of
+from nnunetv2_xssr.selection.alpha import ALPHAS, CRITERIA, AlphaCurve
+from nnunetv2_xssr.selection.cells import cells_of
+from nnunetv2_xssr.selection.constraints import Constraints
 from nnunetv2_xssr.selection.greedy import nearest_distance, replay
 from nnunetv2_xssr.selection.scores import density, novelty
 from nnunetv2_xssr.selection.standardise import standardise
-from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
+from nnunetv2_xssr.selection.strategies import STRATEGIES, Outcome, Problem, random_draw
 
 N_RANDOM_DRAWS = 20
 
@@ -22,7 +24,7 @@ class Selection:
     Attributes
     ----------
     picks : int array of shape (k,)
-        Rows of the pool, in order.
+        Rows of the pool, in order; fewer than the budget where constraints leave no other.
     density, novelty, diversity : arrays of shape (k,), in [0, 1]
         The parts of each pick's score at the moment it was picked.
     score : array of shape (k,) or None
@@ -32,7 +34,7 @@ class Selection:
     mean_distance, covering_radius : float
         Mean and maximum over the pool of the distance to the nearest picked or labelled case; smaller is better.
     random_mean_distance : float
-        Median of mean_distance over 20 random draws of the same size.
+        Median of mean_distance over 20 random draws of the same budget and under the same constraints.
     """
 
     picks: np.ndarray
@@ -49,13 +51,15 @@ class Selection:
 
 def select(
     pool: np.ndarray,
-    budget: int,
+    budget: float,
     source: np.ndarray | None = None,
     strategy: str = "xssr",
     labelled: np.ndarray | None = None,
     alpha: float | None = None,
     density_weight: float = 0.5,
     seed: int = 0,
+    alpha_criterion: str = "mean_distance",
+    constraints: Constraints | None = None,
 ) -> Selection:
     """Pick ``budget`` of n embedded cases.
 
@@ -63,8 +67,8 @@ def select(
     ----------
     pool : array of shape (n, d)
         Encoder features of the cases to choose from, as the encoder gives them: they are standardised here.
-    budget : int
-        k, between 1 and the number of cases that are not labelled.
+    budget : int, or float under a cost
+        k, between 1 and the number of cases that are not labelled; the total cost where the constraints give costs.
     source : array of shape (m, d), optional
         Features of the cases that the novelty of a case is measured against. Without it novelty is off and alpha
         is 0, which leaves diversity its full weight.
@@ -78,6 +82,10 @@ def select(
         Weight of density; at 0.5 the three parts weigh the same for alpha = 0.5.
     seed : int
         For the random strategy and the random draws that the coverage is compared with.
+    alpha_criterion : str
+        A name in ``CRITERIA``: what the calibrated alpha minimises.
+    constraints : Constraints, optional
+        Costs, quotas, groups, least distance, excluded rows. They may leave fewer picks than the budget.
 
     Raises
     ------
@@ -85,19 +93,35 @@ def select(
         If an argument does not fit; the sentence names it.
     """
     labelled = np.empty(0, int) if labelled is None else np.unique(np.asarray(labelled, int))
-    _check(pool, budget, source, strategy, labelled, alpha, density_weight)
+    constraints = constraints or Constraints()
+    _check(pool, source, strategy, labelled, alpha, density_weight, alpha_criterion)
+    constraints.check(len(pool))
+    if constraints.excluded is not None:
+        kept = np.setdiff1d(np.arange(len(pool)), constraints.excluded)
+        if not np.isin(labelled, kept).all():
+            raise UserError(f"labelled and excluded must not share rows; got {labelled.tolist()} as labelled")
+        rest = source, strategy, np.searchsorted(kept, labelled), alpha, density_weight, seed, alpha_criterion
+        among_kept = select(pool[kept], budget, *rest, constraints.only(kept))
+        return replace(among_kept, picks=kept[among_kept.picks])
+    most, limits = constraints.limits(len(pool), budget, labelled)
     z, x = standardise(pool, source)
     alphas = ((alpha,) if alpha is not None else ALPHAS) if source is not None else (0.0,)
-    cells = cells_of(z)
-    problem = Problem(cells, density(cells), novelty(cells, x), budget, labelled, alphas, density_weight, seed)
-    outcome = STRATEGIES[strategy](problem)
+    # The matrix products are many and small: threads of their own would cost more than they save, and would get into
+    # each other's way where several alphas run side by side.
+    with threadpool_limits(1, "blas"):
+        cells = cells_of(z)
+        scores = density(cells), novelty(cells, x)
+        problem = Problem(cells, *scores, most, labelled, limits, alphas, density_weight, alpha_criterion, seed)
+        return _explained(problem, STRATEGIES[strategy](problem))
 
+
+def _explained(problem: Problem, outcome: Outcome) -> Selection:
     picks = outcome.picks
     parts = problem.density[picks], problem.novelty[picks]
-    diversity, nearest = replay(cells, picks, labelled)
+    diversity, nearest = replay(problem.pool, picks, problem.chosen)
     score = None
     if outcome.alpha is not None:
-        score = density_weight * parts[0] + outcome.alpha * parts[1] + (1 - outcome.alpha) * diversity
+        score = outcome.density_weight * parts[0] + outcome.alpha * parts[1] + (1 - outcome.alpha) * diversity
     return Selection(
         picks,
         *parts,
@@ -107,20 +131,21 @@ def select(
         outcome.curve,
         float(nearest.mean()),
         float(nearest.max()),
-        _random_mean_distance(cells, budget, labelled, seed),
+        _random_mean_distance(problem),
     )
 
 
-def _random_mean_distance(cells: Cells, budget: int, labelled: np.ndarray, seed: int) -> float:
-    candidates = np.setdiff1d(np.arange(len(cells.pool)), labelled)
-    rng = np.random.default_rng(seed)
-    draws = (rng.choice(candidates, budget, replace=False) for _ in range(N_RANDOM_DRAWS))
-    return float(np.median([nearest_distance(cells, np.append(labelled, draw)).mean() for draw in draws]))
+def _random_mean_distance(problem: Problem) -> float:
+    rng = np.random.default_rng(problem.seed)
+    draws = (np.append(problem.chosen, random_draw(problem, rng)) for _ in range(N_RANDOM_DRAWS))
+    return float(np.median([nearest_distance(problem.pool, draw).mean() for draw in draws]))
 
 
-def _check(pool, budget, source, strategy, labelled, alpha, density_weight) -> None:
+def _check(pool, source, strategy, labelled, alpha, density_weight, alpha_criterion) -> None:
     if strategy not in STRATEGIES:
         raise one_of("strategy", STRATEGIES, strategy)
+    if alpha_criterion not in CRITERIA:
+        raise one_of("alpha_criterion", CRITERIA, alpha_criterion)
     for name, features in (("pool", pool), ("source", source)):
         if features is None:
             continue
@@ -133,9 +158,6 @@ def _check(pool, budget, source, strategy, labelled, alpha, density_weight) -> N
         raise UserError(f"source must have as many features as the pool, {pool.shape[1]}; got {source.shape[1]}")
     if len(labelled) and not (0 <= labelled[0] and labelled[-1] < len(pool)):
         raise UserError(f"labelled must name rows of the pool, 0 to {len(pool) - 1}; got {labelled.tolist()}")
-    free = len(pool) - len(labelled)
-    if not 1 <= budget <= free:
-        raise UserError(f"budget must be between 1 and {free}, the number of cases without a label; got {budget}")
     if alpha is not None and not 0 <= alpha <= 1:
         raise UserError(f"alpha must be between 0 and 1; got {alpha}")
     if not density_weight >= 0:

@@ -4,7 +4,7 @@ A strategy takes a `Problem` and returns an `Outcome`; `nnunetv2_xssr.selection.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve, calibrate
 from nnunetv2_xssr.selection.cells import Cells
 from nnunetv2_xssr.selection.clusters import kmeans_picks, typiclust_picks
 from nnunetv2_xssr.selection.facility import facility_picks
-from nnunetv2_xssr.selection.greedy import greedy
+from nnunetv2_xssr.selection.greedy import greedy_within_cost
+from nnunetv2_xssr.selection.limits import Limits, first_open, take
 from nnunetv2_xssr.selection.probcover import probcover_picks
 
 
@@ -29,9 +30,12 @@ class Problem:
         k, between 1 and the number of cases that are not chosen yet.
     chosen : int array
         Cases that are labelled already: they count as picked and cost nothing.
+    limits : Limits
+        What the picks must keep to.
     alphas : tuple of float
         The trade-offs to calibrate over.
     density_weight : float
+    alpha_criterion : str
     seed : int
     """
 
@@ -40,16 +44,19 @@ class Problem:
     novelty: np.ndarray
     budget: int
     chosen: np.ndarray
+    limits: Limits
     alphas: tuple[float, ...] = ALPHAS
     density_weight: float = 0.5
+    alpha_criterion: str = "mean_distance"
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The picks of a strategy in order, int array of shape (k,), with alpha and its curve where it has one."""
+    """The picks of a strategy in order, int array of shape (k,) or fewer, and, where it has a score, its weights."""
 
     picks: np.ndarray
+    density_weight: float = 0.0
     alpha: float | None = None
     curve: AlphaCurve | None = None
 
@@ -63,38 +70,75 @@ def xssr(problem: Problem) -> Outcome:
         problem.budget,
         problem.chosen,
         problem.alphas,
+        problem.alpha_criterion,
+        problem.limits,
     )
-    return Outcome(picks, alpha, curve)
+    return Outcome(picks, problem.density_weight, alpha, curve)
+
+
+def xssr_no_density(problem: Problem) -> Outcome:
+    """`xssr` without density: alpha novelty_i + (1 - alpha) diversity_i(S)."""
+    return xssr(replace(problem, density_weight=0.0))
+
+
+def xssr_no_novelty(problem: Problem) -> Outcome:
+    """`xssr` without novelty, so alpha = 0: density_weight density_i + diversity_i(S)."""
+    return xssr(replace(problem, alphas=(0.0,)))
+
+
+def xssr_no_diversity(problem: Problem) -> Outcome:
+    """`xssr` without diversity, so alpha = 1: density_weight density_i + novelty_i."""
+    return xssr(replace(problem, alphas=(1.0,)))
 
 
 def coreset(problem: Problem) -> Outcome:
     """k-center greedy (Sener & Savarese 2018): always the case farthest from all picks.
 
-    The method leaves the first pick open; with no labelled case to start from it is the densest one.
+    The method leaves the first pick open; with no labelled case to start from it is the densest one. Under a total cost
+    the greedy on distance per cost is tried too, and the smaller covering radius wins.
     """
-    first = np.empty(0, int)
+    first, limits = np.empty(0, int), problem.limits.fresh()
     if len(problem.chosen) == 0:
-        first = np.array([np.argmax(problem.density)])
-    nothing = np.zeros(len(problem.density))
-    chosen = np.concatenate([problem.chosen, first])
-    picks, _ = greedy(problem.pool, nothing, 1.0, problem.budget - len(first), chosen)
+        first = np.argmax(np.where(limits.open_cases(), problem.density, -np.inf))[None]
+        take(limits, first[0])
+    picks, _ = greedy_within_cost(
+        problem.pool,
+        np.zeros(len(problem.density)),
+        1.0,
+        problem.budget - len(first),
+        np.concatenate([problem.chosen, first]),
+        limits,
+        np.max,
+    )
     return Outcome(np.concatenate([first, picks]))
 
 
 def random(problem: Problem) -> Outcome:
     """Cases drawn without replacement from ``numpy.random.default_rng(seed)``: what every selection must beat."""
     candidates = np.setdiff1d(np.arange(len(problem.density)), problem.chosen)
-    return Outcome(np.random.default_rng(problem.seed).permutation(candidates)[: problem.budget])
+    return Outcome(first_allowed(problem, np.random.default_rng(problem.seed).permutation(candidates)))
+
+
+def random_draw(problem: Problem, rng: np.random.Generator) -> np.ndarray:
+    """A set of random cases, not a ranking; of a large pool it takes far less than an order of all cases."""
+    candidates = np.setdiff1d(np.arange(len(problem.density)), problem.chosen)
+    count = len(candidates) if problem.limits.exist else problem.budget
+    return first_allowed(problem, rng.choice(candidates, count, replace=False))
+
+
+def first_allowed(problem: Problem, order: np.ndarray) -> np.ndarray:
+    """The first cases of this order that the budget and the limits allow."""
+    return first_open(problem.pool.pool, order, problem.budget, problem.chosen, problem.limits.fresh())
 
 
 def _in_canonical_order(picker: Callable[..., np.ndarray], problem: Problem, *options) -> Outcome:
     """Let a picker see the cases sorted by their features, so that no tie and no k-means depends on the pool's order.
 
-    ``picker(rows, budget, chosen, *options)`` returns rows in order.
+    ``picker(rows, budget, chosen, limits, *options)`` returns rows in order.
     """
     order = np.lexsort(problem.pool.pool.T)
-    chosen = np.argsort(order)[problem.chosen]
-    return Outcome(order[picker(problem.pool.pool[order], problem.budget, chosen, *options)])
+    chosen, limits = np.argsort(order)[problem.chosen], problem.limits.rows(order)
+    return Outcome(order[picker(problem.pool.pool[order], problem.budget, chosen, limits, *options)])
 
 
 def kmeans(problem: Problem) -> Outcome:
@@ -127,5 +171,17 @@ def maxherding(problem: Problem) -> Outcome:
 
 STRATEGIES: dict[str, Callable[[Problem], Outcome]] = {
     strategy.__name__: strategy
-    for strategy in (xssr, random, coreset, kmeans, typiclust, probcover, facility_location, maxherding)
+    for strategy in (
+        xssr,
+        xssr_no_density,
+        xssr_no_novelty,
+        xssr_no_diversity,
+        random,
+        coreset,
+        kmeans,
+        typiclust,
+        probcover,
+        facility_location,
+        maxherding,
+    )
 }

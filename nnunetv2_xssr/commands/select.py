@@ -24,15 +24,26 @@ def main(argv: list[str] | None = None) -> int:
     add("-b", required=True, metavar="BUDGET", help="how many cases to pick: a number, or a percentage such as 5%%")
     add("--encoder", type=Path, metavar="FILE", help="checkpoint_final.pth of nnUNetv2_xssr_pretrain to embed with")
     add("--strategy", default="xssr",
-        help="xssr (default), or a rival: random, coreset, kmeans, typiclust, probcover, facility_location, maxherding")
+        help="xssr (default); without one of its parts: xssr_no_density, xssr_no_novelty, xssr_no_diversity; or a "
+        "rival: random, coreset, kmeans, typiclust, probcover, facility_location, maxherding")
     add("--alpha", default="auto", help="trade-off between diversity (0) and novelty (1); calibrated by default (auto)")
+    add("--alpha_criterion", default="mean_distance",
+        help="what the calibrated alpha minimises: mean_distance of the pool to the picks (default, the paper's "
+        "coverage), covering_radius, or novel_mean_distance, where cases count in proportion to their novelty")
     add("--density_weight", type=float, default=0.5, help="weight of density in the score; 0.5 by default")
     add("--seed", type=int, default=0, help="of every random number; 0 by default")
     add("--labelled", type=Path, metavar="FILE",
         help="text file, one case a line: labelled already, they count as picked and cost nothing; by default the "
         "cases that have a label, unless all have one")
     add("--exclude", type=Path, metavar="FILE", help="text file, one case a line: treated as if not in the pool")
-    add("--cases", type=Path, metavar="CSV", help="table with a column case, and domain or group (patient)")
+    add("--cases", type=Path, metavar="CSV",
+        help="table with a column case, and domain, group (patient) or cost; with costs the budget is their sum")
+    add("--domain_quota", nargs="+", metavar="QUOTA",
+        help="share the budget among domains: proportional (to the pool), equal, or NAME=NUMBER for every domain")
+    add("--max_per_group", type=int, metavar="M", help="at most M cases of a group (patient), labelled ones included")
+    add("--min_distance", type=float, default=0.0, metavar="D",
+        help="no pick nearer than this to another one: from 0 (copies, default) to 2 (opposites); 0.1 leaves "
+        "near-duplicates out")
     add("--scheduler", metavar="ADDRESS",
         help="select on the workers of this Dask scheduler (tcp://host:8786), or on this machine's cores (local); for "
         "pools that do not fit into memory")
@@ -73,9 +84,13 @@ def _select(args: argparse.Namespace) -> None:
         args.seed,
         read_names(args.labelled),
         tuple(read_names(args.exclude) or ()),
+        args.alpha_criterion,
+        args.domain_quota,
+        args.max_per_group,
+        args.min_distance,
     )
     plan = make_plan(target, choice)
-    select = selector(args.scheduler, args.strategy, pool_folder(target))
+    select = selector(args.scheduler, choice.strategy, plan.folds[0].constraints, pool_folder(target))
     device = resolve_device(args.device)
     record_path = pool_folder(target) / RECORD_FILE
     settings = {
@@ -98,7 +113,7 @@ def _select(args: argparse.Namespace) -> None:
     split = plan.split([[pick.case for pick in selection.picks] for selection in record.selections])
     write_split(pool_folder(target).parent / SPLIT_FILE, split)
 
-    print(describe_result(record))
+    print(describe_result(record, plan.folds[0].budget))
     print(f"wrote {record_path}")
     print(f"wrote {pool_folder(target).parent / SPLIT_FILE}")
     if line := ensure_linked():
@@ -159,6 +174,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
         "source": {views.pool.name: sha256_json(views.hashes) for views in source_views},
         "encoder": encoder.identity,
         "embeddings": sha256(block.tobytes() for rows in [pool, *source] for block in blocks(rows.rows)),
+        "cases": sha256_json([[case.identifier, case.domain, case.group, case.cost] for case in target.cases]),
     }
     set_aside = [sentence for views in [target_views, *source_views] for sentence in views.broken]
     for sentence in set_aside:
@@ -177,29 +193,28 @@ def _record(target, plan, choice, settings: dict, embedded: _Embedded, select):
     from nnunetv2_xssr.selection_record import SelectionRecord
 
     row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
-    domain = {case.identifier: case.domain for case in target.cases}
+    cases = {case.identifier: case for case in target.cases}
     return SelectionRecord(
         dataset=target.name,
         mode=plan.mode,
         settings=settings,
         provenance=embedded.provenance,
         versions={name: version(name) for name in ("nnunetv2_xssr", "nnunetv2", "torch", "numpy", "scikit-learn")},
-        selections=[_select_fold(fold, choice, embedded, row, domain, select) for fold in plan.folds],
+        selections=[_select_fold(fold, choice, embedded, row, cases, select) for fold in plan.folds],
         set_aside=embedded.set_aside,
     )
 
 
-def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], domain: dict[str, str | None], select):
+def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: dict, select):
     import numpy as np
 
     from nnunetv2_xssr.selection_record import FoldSelection, Pick
 
     place = {identifier: i for i, identifier in enumerate(fold.pool)}
     rows = [row[identifier] for identifier in fold.pool]
+    whole = rows == list(range(len(embedded.pool)))
     chosen = select(
-        embedded.pool
-        if rows == list(range(len(embedded.pool)))
-        else embedded.pool[rows],  # the whole pool stays on disk
+        embedded.pool if whole else embedded.pool[rows],  # a whole pool stays on disk
         fold.budget,
         embedded.source,
         choice.strategy,
@@ -207,20 +222,18 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], domain:
         choice.alpha,
         choice.density_weight,
         choice.seed,
+        choice.alpha_criterion,
+        fold.constraints,
     )
     picks = []
     for rank, i in enumerate(chosen.picks):
+        case = cases[fold.pool[i]]
         parts = (float(part[rank]) for part in (chosen.density, chosen.novelty, chosen.diversity))
         score = None if chosen.score is None else float(chosen.score[rank])
-        picks.append(Pick(rank + 1, fold.pool[i], domain[fold.pool[i]], *parts, score))
+        picks.append(Pick(rank + 1, case.identifier, case.domain, case.group, case.cost, *parts, score))
     curve = None
     if chosen.curve is not None:
-        curve = {
-            "alpha": list(chosen.curve.alphas),
-            "mean_distance": list(chosen.curve.mean_distance),
-            "covering_radius": list(chosen.curve.covering_radius),
-            "overlap": list(chosen.curve.overlap),
-        }
+        curve = {name: list(values) for name, values in vars(chosen.curve).items()}
     return FoldSelection(
         len(fold.pool),
         fold.labelled,

@@ -1,14 +1,14 @@
 """What a call of nnUNetv2_xssr_select will do: decided and checked before any long work."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.folders import nnunet_folder
 from nnunetv2_xssr.folds import cross_validation, study_folds
-from nnunetv2_xssr.pools import ImagePool
-from nnunetv2_xssr.selection import STRATEGIES, parse_budget
+from nnunetv2_xssr.pools import Case, ImagePool
+from nnunetv2_xssr.selection import CRITERIA, STRATEGIES, Constraints, parse_budget, parse_cost_budget
 from nnunetv2_xssr.split import Split
 
 
@@ -19,7 +19,7 @@ class Choice:
     Attributes
     ----------
     budget : str
-        As written: ``22`` or ``5%``.
+        As written: ``22`` or ``5%``, of cases or, where they have costs, of cost.
     strategy : str
     alpha : float or None
         None calibrates it.
@@ -29,6 +29,11 @@ class Choice:
         Cases that are labelled already; None stands for those with a label file, unless all have one.
     excluded : list of str
         Treated as if not in the pool.
+    alpha_criterion : str
+    domain_quota : list of str or None
+        As written: ``proportional``, ``equal``, or ``NAME=NUMBER`` for every domain.
+    max_per_group : int or None
+    min_distance : float
     """
 
     budget: str
@@ -38,6 +43,10 @@ class Choice:
     seed: int = 0
     labelled: list[str] | None = None
     excluded: tuple[str, ...] = ()
+    alpha_criterion: str = "mean_distance"
+    domain_quota: list[str] | None = None
+    max_per_group: int | None = None
+    min_distance: float = 0.0
 
     def __post_init__(self):
         if self.strategy not in STRATEGIES:
@@ -48,6 +57,37 @@ class Choice:
             raise UserError(f"--density_weight must be 0 or more; got {self.density_weight}")
         if self.seed < 0:
             raise UserError(f"--seed must be 0 or more; got {self.seed}")
+        if self.alpha_criterion not in CRITERIA:
+            raise one_of("--alpha_criterion", CRITERIA, self.alpha_criterion)
+
+    def constraints(self, cases: Sequence[Case]) -> Constraints:
+        """What the picks among these cases must respect."""
+        for option, name in (("domain_quota", "domain"), ("max_per_group", "group")):
+            if getattr(self, option) is not None and all(getattr(case, name) is None for case in cases):
+                raise UserError(
+                    f"--{option} needs to know the {name} of the cases; give --cases a CSV with a column {name}"
+                )
+        return Constraints(
+            cost=[case.cost for case in cases] if cases[0].cost is not None else None,
+            domain=[case.domain for case in cases],
+            domain_quota=_quota(self.domain_quota),
+            group=[case.group for case in cases],
+            max_per_group=self.max_per_group,
+            min_distance=self.min_distance,
+        )
+
+
+def _quota(words: list[str] | None) -> str | dict[str, float] | None:
+    """One word such as ``equal``, or ``NAME=NUMBER`` for every domain."""
+    if words is None or (len(words) == 1 and "=" not in words[0]):
+        return words and words[0]
+    try:
+        pairs = [word.rsplit("=", 1) for word in words]
+        return {name: float(number) for name, number in pairs}
+    except ValueError:
+        raise UserError(
+            f"--domain_quota must be proportional, equal, or NAME=NUMBER for every domain; got {' '.join(words)!r}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -60,14 +100,16 @@ class FoldPlan:
         The cases it is about.
     labelled : list of str
         Those of them that count as picked from the start.
-    budget : int
+    budget : int, or float where the cases have costs
+    constraints : Constraints
     validation : list of str or None
         The fold's validation cases in a study; None where the selected cases are to be cross-validated.
     """
 
     pool: list[str]
     labelled: list[str]
-    budget: int
+    budget: float
+    constraints: Constraints
     validation: list[str] | None
 
 
@@ -115,13 +157,24 @@ def make_plan(target: ImagePool, choice: Choice, set_aside: Collection[str] = ()
     is_study = choice.labelled is None and all(case.labelled for case in target.cases)
     if is_study:
         return SelectionPlan("study", _study(target, gone, groups, choice), groups)
-    identifiers = [case.identifier for case in usable]
-    labelled = [c.identifier for c in usable if c.labelled] if choice.labelled is None else choice.labelled
-    labelled = [identifier for identifier in identifiers if identifier in set(labelled)]
-    if len(labelled) == len(identifiers):
+    labelled = {case.identifier for case in usable if case.labelled} if choice.labelled is None else choice.labelled
+    labelled = [case.identifier for case in usable if case.identifier in set(labelled)]
+    if len(labelled) == len(usable):
         raise UserError(f"all {len(labelled)} cases of {target.name} are labelled; nothing is left to pick")
-    budget = parse_budget(choice.budget, len(identifiers), len(identifiers) - len(labelled))
-    return SelectionPlan("annotation", [FoldPlan(identifiers, labelled, budget, None)], groups)
+    return SelectionPlan("annotation", [_fold_plan(usable, labelled, choice, None)], groups)
+
+
+def _fold_plan(cases: list[Case], labelled: list[str], choice: Choice, validation: list[str] | None) -> FoldPlan:
+    constraints = choice.constraints(cases)
+    taken = [i for i, case in enumerate(cases) if case.identifier in set(labelled)]
+    if constraints.cost is None:
+        budget = parse_budget(choice.budget, len(cases), len(cases) - len(labelled))
+    else:
+        total = sum(constraints.cost)
+        budget = parse_cost_budget(choice.budget, total, total - sum(constraints.cost[i] for i in taken))
+    constraints.check(len(cases))
+    constraints.limits(len(cases), budget, taken)  # says what does not fit, before any long work
+    return FoldPlan([case.identifier for case in cases], labelled, budget, constraints, validation)
 
 
 def _study(target: ImagePool, gone: set[str], groups: dict[str, str], choice: Choice) -> list[FoldPlan]:
@@ -132,7 +185,7 @@ def _study(target: ImagePool, gone: set[str], groups: dict[str, str], choice: Ch
         for part, cases in (("training", pool), ("validation", validation)):
             if not cases:
                 raise UserError(f"fold {number} of {target.name} is left without a {part} case; exclude fewer cases")
-        plans.append(FoldPlan(sorted(pool), [], parse_budget(choice.budget, len(pool)), validation))
+        plans.append(_fold_plan(list(target.only(pool).cases), [], choice, validation))
     return plans
 
 

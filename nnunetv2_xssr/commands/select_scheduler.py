@@ -5,11 +5,12 @@ from functools import partial
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.selection import Constraints
 
 PARTITION_BYTES = 2**26  # two such partitions and all that is made of them fit into a worker of 1 GiB
 
 
-def selector(scheduler: str | None, strategy: str, folder: Path) -> Callable:
+def selector(scheduler: str | None, strategy: str, constraints: Constraints, folder: Path) -> Callable:
     """What to call in the place of `nnunetv2_xssr.selection.select`, with the same arguments.
 
     Parameters
@@ -17,6 +18,7 @@ def selector(scheduler: str | None, strategy: str, folder: Path) -> Callable:
     scheduler : str or None
         An address, ``local``, or None for this process.
     strategy : str
+    constraints : Constraints
     folder : Path
         Where the partitions are kept, in ``partitions``.
 
@@ -33,15 +35,22 @@ def selector(scheduler: str | None, strategy: str, folder: Path) -> Callable:
 
     if strategy != "xssr":
         raise UserError(f"--scheduler works with --strategy xssr only; got {strategy}")
+    if constraints.limiting:
+        raise UserError(
+            "--scheduler knows no costs, --domain_quota, --max_per_group or --min_distance; leave these out, or "
+            "--scheduler"
+        )
     with connect(scheduler):
         return partial(_select_on, scheduler, folder / "partitions")
 
 
-def _select_on(scheduler, folder, pool, budget, source, strategy, labelled, alpha, density_weight, seed):
+def _select_on(
+    scheduler, folder, pool, budget, source, strategy, labelled, alpha, density_weight, seed, criterion, constraints
+):
     from nnunetv2_xssr.selection.distributed import connect, select_partitions
     from nnunetv2_xssr.selection.partitions import write_partitions
 
     # By the size of the pool and not of the cluster, which must not change the picks.
     write_partitions(folder, pool, -(-pool.nbytes // PARTITION_BYTES), source, seed)
     with connect(scheduler) as client:
-        return select_partitions(folder, budget, client, labelled, alpha, density_weight, seed)
+        return select_partitions(folder, budget, client, labelled, alpha, density_weight, seed, criterion)

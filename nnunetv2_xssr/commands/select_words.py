@@ -5,18 +5,26 @@ from nnunetv2_xssr.selection.select import N_RANDOM_DRAWS
 from nnunetv2_xssr.selection_record import FoldSelection, SelectionRecord
 
 _ROWS = 30  # more picks than a screen shows stand in the record
+_COVERED = {
+    "mean_distance": "the pool",
+    "covering_radius": "the farthest case",
+    "novel_mean_distance": "what is new",
+}
 
 
 def describe_plan(plan: SelectionPlan, name: str, sources: list[str]) -> str:
     """One or two sentences: what will be picked from what."""
     first = plan.folds[0]
+    budget = f"{first.budget} of {len(first.pool)} {{}}cases"
+    if first.constraints.cost is not None:
+        budget = f"{{}}cases with a cost of {first.budget:g}, of {sum(first.constraints.cost):g} in all,"
     if plan.mode == "study":
         text = (
-            f"{name}: every case has a label, so this is a study: {first.budget} of {len(first.pool)} training cases "
-            f"are picked in each of {len(plan.folds)} folds, whose validation cases stay as they are."
+            f"{name}: every case has a label, so this is a study: {budget.format('training ')} are picked in each of "
+            f"{len(plan.folds)} folds, whose validation cases stay as they are."
         )
     else:
-        text = f"{name}: {first.budget} of {len(first.pool)} cases are picked for annotation"
+        text = f"{name}: {budget.format('')} are picked for annotation"
         text += f"; {len(first.labelled)} have a label already and cost nothing." if first.labelled else "."
     if not sources:
         text += "\nNo source (-s): the autoencoder learns from the pool itself, novelty is off and alpha is 0."
@@ -25,13 +33,11 @@ def describe_plan(plan: SelectionPlan, name: str, sources: list[str]) -> str:
 
 def picks_table(selection: FoldSelection) -> str:
     """The picks in order with the parts of their score."""
-    columns = ["rank", "case", "domain", "density", "novelty", "diversity", "score"]
-    rows = [
-        [str(p.rank), p.case, p.domain or "-", *(_number(v) for v in (p.density, p.novelty, p.diversity, p.score))]
-        for p in selection.picks[:_ROWS]
-    ]
+    facts = [name for name in ("domain", "group", "cost") if any(getattr(p, name) is not None for p in selection.picks)]
+    columns = ["rank", "case", *facts, "density", "novelty", "diversity", "score"]
+    rows = [[_cell(getattr(pick, name)) for name in columns] for pick in selection.picks[:_ROWS]]
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    align = [str.rjust, str.ljust, str.ljust, str.rjust, str.rjust, str.rjust, str.rjust]
+    align = [str.ljust if name in ("case", "domain", "group") else str.rjust for name in columns]
     lines = [
         "  ".join(put(text, width) for put, text, width in zip(align, row, widths, strict=True))
         for row in [columns, *rows]
@@ -41,25 +47,27 @@ def picks_table(selection: FoldSelection) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def alpha_words(selection: FoldSelection) -> str | None:
+def alpha_words(selection: FoldSelection, criterion: str) -> str | None:
     """How sharp the choice of alpha was; None for strategies without alpha."""
     if selection.alpha is None:
         return None
-    alphas, mean = selection.alpha_curve["alpha"], selection.alpha_curve["mean_distance"]
+    alphas, loss = selection.alpha_curve["alpha"], selection.alpha_curve[criterion]
     if len(alphas) == 1:
         return f"alpha {alphas[0]:g} (0 is all diversity, 1 all novelty), not calibrated"
-    best, worst = min(mean), max(mean)
+    best, worst = min(loss), max(loss)
     if best == 0:
         return f"alpha {selection.alpha:g}: every case, or a copy of it, is chosen"
-    near = [a for a, m in zip(alphas, mean, strict=True) if m <= 1.01 * best]
-    text = f"alpha {selection.alpha:g} (0 is all diversity, 1 all novelty) covers the pool best"
+    near = [a for a, value in zip(alphas, loss, strict=True) if value <= 1.01 * best]
+    text = f"alpha {selection.alpha:g} (0 is all diversity, 1 all novelty) covers {_COVERED[criterion]} best"
     if len(near) > 1:
         text += f"; {', '.join(f'{a:g}' for a in near)} come within 1 % of it"
-    return text + f"; the worst, {alphas[mean.index(worst)]:g}, leaves cases {_percent(worst / best)} farther away"
+    return text + f"; the worst, {alphas[loss.index(worst)]:g}, leaves cases {_percent(worst / best)} farther away"
 
 
 def _percent(ratio: float) -> str:
@@ -71,17 +79,28 @@ def coverage_words(selection: FoldSelection) -> str:
     ours, random = selection.mean_distance, selection.random_mean_distance
     text = (
         f"coverage: a case lies {ours:.3f} from the nearest chosen one on average, {random:.3f} with random picks "
-        f"(median of {N_RANDOM_DRAWS} draws of the same size)"
+        f"(median of {N_RANDOM_DRAWS} draws under the same limits)"
     )
     if ours == 0 or random == 0:
         return text
     return text + f": {_percent(random / ours)} " + ("farther" if random >= ours else "(nearer)")
 
 
-def describe_result(record: SelectionRecord) -> str:
+def spent_words(selection: FoldSelection, budget: float) -> str | None:
+    """What the picks cost, or how many are missing because the limits left no other; None if neither."""
+    count = len(selection.picks)
+    if count and selection.picks[0].cost is not None:
+        return f"{count} picks with a cost of {sum(pick.cost for pick in selection.picks):g} in all, of {budget:g}"
+    if count < budget:
+        return f"only {count} of {budget} cases picked: groups, quotas or the least distance leave no other"
+    return None
+
+
+def describe_result(record: SelectionRecord, first_budget: float) -> str:
     """The first selection in full, and a line for each further fold."""
     first = record.selections[0]
-    parts = [picks_table(first), alpha_words(first), coverage_words(first)]
+    alpha = alpha_words(first, record.settings["alpha_criterion"])
+    parts = [picks_table(first), spent_words(first, first_budget), alpha, coverage_words(first)]
     if len(record.selections) > 1:
         parts[0] = f"fold 0:\n{parts[0]}"
         parts += [f"fold {i}: {_fold_line(selection)}" for i, selection in enumerate(record.selections) if i]

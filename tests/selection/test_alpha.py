@@ -20,7 +20,7 @@ def test_every_point_of_the_curve_is_the_plain_greedy(problem):
     pool, density, novelty = problem
     alpha, picks, curve = calibrate(pool, density, novelty, 30, np.array([7]))
     runs = [plain.greedy(pool, density + a * novelty, 1 - a, 30, np.array([7])) for a in ALPHAS]
-    assert curve.alphas == ALPHAS
+    assert curve.alpha == ALPHAS
     np.testing.assert_allclose(curve.mean_distance, [nearest.mean() for _, nearest, _ in runs], rtol=1e-12)
     np.testing.assert_array_equal(curve.covering_radius, [nearest.max() for _, nearest, _ in runs])
     shared = [len(set(a[0]) & set(b[0])) / 30 for a, b in zip(runs[:-1], runs[1:], strict=True)]

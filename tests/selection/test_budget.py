@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.selection import parse_budget
+from nnunetv2_xssr.selection import parse_budget, parse_cost_budget
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,17 @@ def test_number_beyond_what_is_left():
 @given(st.integers(1, 100), st.integers(1, 10_000))
 def test_percentage_is_the_floor_and_at_least_one(percent, n):
     assert parse_budget(f"{percent}%", n) == max(1, percent * n // 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90", 90), ("7.5", 7.5), ("5%", 10), ("0.5%", 1), ("100%", 150), ("500", 150)]
+)
+def test_what_a_budget_of_cost_allows(text, expected):
+    assert parse_cost_budget(text, total=200, available=150) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "0%", "101%", "-1", "5 %", "", "1e3", "inf"])
+def test_budget_of_cost_refused(text):
+    with pytest.raises(UserError, match="total cost") as caught:
+        parse_cost_budget(text, 200, 200)
+    assert repr(text) in str(caught.value)

@@ -148,6 +148,7 @@ def assert_same(result, expected):
     assert result.curve.overlap == expected.curve.overlap
     assert result.curve.mean_distance == pytest.approx(expected.curve.mean_distance, rel=1e-12)
     assert result.curve.covering_radius == expected.curve.covering_radius
+    assert result.curve.novel_mean_distance == pytest.approx(expected.curve.novel_mean_distance, rel=1e-12)
 
 
 @pytest.mark.parametrize(("labelled", "source"), [(None, True), ([3, 1999], True), (None, False)])
@@ -197,7 +198,7 @@ def test_every_number_is_about_the_whole_pool(tmp_path):
     assert result.mean_distance == pytest.approx(nearest.mean(), rel=1e-12)
     assert result.covering_radius == nearest.max()
     assert result.mean_distance == min(result.curve.mean_distance)
-    assert result.alpha == result.curve.alphas[np.argmin(result.curve.mean_distance)]
+    assert result.alpha == result.curve.alpha[np.argmin(result.curve.mean_distance)]
     exact = select(pool, 40, source, labelled=labelled, seed=3)
     assert result.random_mean_distance == pytest.approx(exact.random_mean_distance, rel=1e-12)
 

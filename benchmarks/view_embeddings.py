@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Embed every view of a real image pack and keep them as points for benchmarks/selection.py and growth.py.
+
+    python benchmarks/view_embeddings.py CXRLung cxrlung.npy
+    python benchmarks/selection.py --data cxrlung.npy
+
+The autoencoder learns from the pack itself, 24 epochs. A volume gives eight points, one a slice.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from packs import pack_folder
+
+from nnunetv2_xssr.commands.frame import add_device, resolve_device, run
+from nnunetv2_xssr.pools import open_pool
+from nnunetv2_xssr.pretrain.embedding import embed_case, load_encoder
+from nnunetv2_xssr.pretrain.training import Settings, pretrain
+from nnunetv2_xssr.records import read_json
+from nnunetv2_xssr.views import prepare_views
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pack", help="CXRLung, NucleiDSB or Hippocampus3D")
+    parser.add_argument("file", type=Path, help="the .npy file to write")
+    add_device(parser)
+    args = parser.parse_args()
+    return run("view_embeddings.py", lambda: write_points(args.pack, args.file, resolve_device(args.device)))
+
+
+def write_points(pack: str, file: Path, device: str) -> None:
+    channels = read_json(pack_folder(pack) / "dataset.json")["channel_names"]
+    with tempfile.TemporaryDirectory() as folder:
+        for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            os.environ[variable] = folder
+        pool = open_pool(str(pack_folder(pack) / "imagesTr"))
+        views = prepare_views(pool, tuple(channels[number] for number in sorted(channels, key=int)))
+        encoder = load_encoder(pretrain([views], Settings(), device, resume=False), device)
+        points = [embed_case(encoder, view[None]) for case in views.rows for view in case]
+    np.save(file, np.stack(points))
+    print(f"wrote {file}: {len(points)} points from {len(pool)} cases")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Constraints of real pools, as a user states them: costs, quotas of domains, patients, near-duplicates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.selection.limits import Limits
+
+QUOTAS = ("proportional", "equal")
+_ROUNDING = 1 + 1e-9  # sums of costs such as 0.1 must not miss a budget that they spend to the last
+
+
+@dataclass(frozen=True, eq=False)
+class Constraints:
+    """What the picks must respect. Every strategy does; what is not given does not limit.
+
+    Attributes
+    ----------
+    cost : array of shape (n,), positive, optional
+        Of annotating each case, in any unit. The budget is then the total cost of the picks.
+    domain : sequence of n names, optional
+        Site or scanner of each case.
+    domain_quota : {"proportional", "equal"} or mapping of name to number, optional
+        How the budget is shared among the domains: in proportion to their cases (or costs) in the pool, in equal parts,
+        or as given. A domain with too few cases leaves the rest to the others.
+    group : sequence of n names, optional
+        Patient of each case; None for a case of its own.
+    max_per_group : int, optional
+        At most so many cases of a group are chosen, the labelled ones among them.
+    min_distance : float between 0 and 2
+        No pick is nearer than this to another pick or to a labelled case; 0 is the distance of copies.
+    excluded : int array, optional
+        Rows that are treated as if they were not in the pool.
+    """
+
+    cost: np.ndarray | None = None
+    domain: Sequence[str | None] | None = None
+    domain_quota: str | Mapping[str, float] | None = None
+    group: Sequence[str | None] | None = None
+    max_per_group: int | None = None
+    min_distance: float = 0.0
+    excluded: np.ndarray | None = None
+
+    @property
+    def limiting(self) -> bool:
+        """Whether anything but excluded rows is asked for."""
+        given = self.cost, self.domain_quota, self.max_per_group
+        return self.min_distance > 0 or any(value is not None for value in given)
+
+    def check(self, n: int) -> None:
+        """Raise `UserError` if something does not fit a pool of n cases."""
+        for name in ("cost", "domain", "group"):
+            values = getattr(self, name)
+            if values is not None and len(values) != n:
+                raise UserError(f"{name} must have one entry a case, {n}; got {len(values)}")
+        for name, needed in (("domain_quota", "domain"), ("max_per_group", "group")):
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise UserError(f"{name} needs the {needed} of every case; give {needed}")
+        if self.cost is not None and not (np.isfinite(self.cost) & (np.asarray(self.cost) > 0)).all():
+            row = int(np.argmin(np.isfinite(self.cost) & (np.asarray(self.cost) > 0)))
+            raise UserError(f"cost must be positive for every case; got {self.cost[row]} in row {row}")
+        if isinstance(self.domain_quota, str) and self.domain_quota not in QUOTAS:
+            raise one_of("domain_quota", (*QUOTAS, "a number for every domain"), self.domain_quota)
+        if self.max_per_group is not None and self.max_per_group < 1:
+            raise UserError(f"max_per_group must be 1 or more; got {self.max_per_group}")
+        if not 0 <= self.min_distance <= 2:
+            raise UserError(f"min_distance must be between 0 and 2; got {self.min_distance}")
+        if self.excluded is not None and len(self.excluded):
+            if not 0 <= np.min(self.excluded) <= np.max(self.excluded) < n:
+                raise UserError(f"excluded must name rows of the pool, 0 to {n - 1}; got {list(self.excluded)}")
+
+    def only(self, rows: np.ndarray) -> "Constraints":
+        """The constraints of these rows of the pool, with none of them excluded."""
+        kept = {
+            name: None if getattr(self, name) is None else [getattr(self, name)[i] for i in rows]
+            for name in ("cost", "domain", "group")
+        }
+        return replace(self, **kept, excluded=None)
+
+    def limits(self, n: int, budget: float, labelled: np.ndarray) -> tuple[int, Limits]:
+        """The most cases that the budget can buy, and the limits for the strategies.
+
+        Raises
+        ------
+        UserError
+            If the budget does not fit, or the quotas do not fit the budget.
+        """
+        free = np.ones(n, bool)
+        free[labelled] = False
+        cost = np.ones(n) if self.cost is None else np.asarray(self.cost, np.float64)
+        rows = []  # label, use and room of every limit
+        if self.cost is None:
+            if not (1 <= budget <= free.sum() and int(budget) == budget):
+                raise UserError(
+                    f"budget must be between 1 and {free.sum()}, the number of cases without a label; got {budget}"
+                )
+            most = int(budget)
+        else:
+            if not cost[free].min() <= budget * _ROUNDING:
+                raise UserError(
+                    f"budget must be {cost[free].min():g} or more, the cost of the cheapest case; got {budget}"
+                )
+            most = int((np.cumsum(np.sort(cost[free])) <= budget * _ROUNDING).sum())
+            rows.append((np.zeros(n, int), cost, np.array([budget])))
+        if self.domain_quota is not None:
+            names, label = _numbered([name or "" for name in self.domain])
+            rows.append((label, cost, self._shares(names, label, cost, free, budget)))
+        if self.max_per_group is not None:
+            # A case without a group is a group of its own; no name of a user's is a pair.
+            _, label = _numbered([str(name) if name else ("", i) for i, name in enumerate(self.group)])
+            room = np.full(label.max() + 1, float(self.max_per_group))
+            np.subtract.at(room, label[labelled], 1)
+            rows.append((label, np.ones(n), room))
+        label, use = np.zeros((len(rows), n), np.int64), np.zeros((len(rows), n))
+        room = np.zeros((len(rows), max((len(row[2]) for row in rows), default=1)))
+        for p, row in enumerate(rows):
+            label[p], use[p], room[p, : len(row[2])] = row[0], row[1], row[2] * _ROUNDING
+        return most, Limits(label, use, room, cost, float(self.min_distance))
+
+    def _shares(self, names: list[str], label, cost, free, budget: float) -> np.ndarray:
+        """How much of the budget each domain gets, shape (domains,)."""
+        available = np.bincount(label[free], cost[free], len(names))
+        if not isinstance(self.domain_quota, str):
+            return self._given_shares(names, available, budget)
+        parts = np.bincount(label, cost) if self.domain_quota == "proportional" else np.ones(len(names))
+        shares = _water_filling(parts, available, min(budget, available.sum()))
+        return shares if self.cost is not None else _whole_cases(shares, available)
+
+    def _given_shares(self, names: list[str], available: np.ndarray, budget: float) -> np.ndarray:
+        unknown = sorted(set(self.domain_quota) - set(names))
+        if unknown:
+            raise UserError(f"domain_quota must name domains of the pool, {', '.join(names)}; got {unknown[0]}")
+        shares = np.array([self.domain_quota.get(name, 0.0) for name in names], np.float64)
+        if not np.isclose(shares.sum(), budget):
+            raise UserError(f"domain_quota must add up to the budget, {budget:g}; got {shares.sum():g}")
+        for name, share, most in zip(names, shares, available, strict=True):
+            if not 0 <= share <= most * _ROUNDING:
+                raise UserError(
+                    f"domain_quota of {name} must be between 0 and {most:g}, what it has without a label; got {share:g}"
+                )
+        return shares
+
+
+def _numbered(names: list) -> tuple[list, np.ndarray]:
+    """The distinct names in order, and the number of each name among them."""
+    distinct = sorted(set(names), key=str)
+    number = {name: i for i, name in enumerate(distinct)}
+    return distinct, np.array([number[name] for name in names], np.int64)
+
+
+def _water_filling(parts: np.ndarray, available: np.ndarray, budget: float) -> np.ndarray:
+    """Share a budget in proportion to ``parts``, giving nobody more than is available."""
+    shares, full = np.zeros(len(parts)), available <= 0
+    while not full.all():
+        shares[~full] = parts[~full] * (budget - available[full].sum()) / parts[~full].sum()
+        over = ~full & (shares > available)
+        if not over.any():
+            break
+        full |= over
+    return np.where(full, np.maximum(available, 0), shares)
+
+
+def _whole_cases(shares: np.ndarray, available: np.ndarray) -> np.ndarray:
+    """Round to whole cases with the same sum: the largest remainders get one more, ties go to the first domain."""
+    whole = np.floor(shares * _ROUNDING)
+    remainder = np.where(whole < available, shares - whole, -1.0)
+    order = np.argsort(-remainder.round(9), kind="stable")
+    whole[order[: round(shares.sum() - whole.sum())]] += 1
+    return whole

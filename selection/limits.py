@@ -1,0 +1,137 @@
+"""Limits that the picks must keep to, in the form that the strategies work with."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from nnunetv2_xssr.selection.cells import squared_distance
+
+
+class Limits(NamedTuple):
+    """What closes cases as others are picked; a closed case never opens again, so lazy evaluation stays exact.
+
+    Case i is open while use[p, i] <= room[p, label[p, i]] for every limit p, and no chosen case is nearer than
+    ``min_distance``. A named tuple, because compiled code reads it as it is.
+
+    Attributes
+    ----------
+    label : int array of shape (p, n)
+        What a case counts for: its domain, its group.
+    use : array of shape (p, n)
+        How much it takes: one case, or its cost.
+    room : array of shape (p, m)
+        How much is left; a pick lowers it.
+    cost : array of shape (n,)
+    min_distance : float
+    """
+
+    label: np.ndarray
+    use: np.ndarray
+    room: np.ndarray
+    cost: np.ndarray
+    min_distance: float
+
+    @property
+    def costs_differ(self) -> bool:
+        return bool(self.cost.min() < self.cost.max())
+
+    @property
+    def exist(self) -> bool:
+        """Whether there is any limit."""
+        return len(self.label) > 0 or self.min_distance > 0
+
+    def open_cases(self) -> np.ndarray:
+        """Which cases the limits leave open, bool array of shape (n,); distances are not looked at."""
+        return (self.use <= self.room[np.arange(len(self.room))[:, None], self.label]).all(axis=0)
+
+    def fresh(self) -> "Limits":
+        """The same limits with room of their own."""
+        return self._replace(room=self.room.copy())
+
+    def rows(self, order: np.ndarray) -> "Limits":
+        """The limits of the cases in another order."""
+        label, use = np.ascontiguousarray(self.label[:, order]), np.ascontiguousarray(self.use[:, order])
+        return self.fresh()._replace(label=label, use=use, cost=self.cost[order])
+
+
+def unlimited(n: int) -> Limits:
+    """No limit on n cases."""
+    return Limits(np.zeros((0, n), np.int64), np.zeros((0, n)), np.zeros((0, 1)), np.ones(n), 0.0)
+
+
+@njit(cache=True, nogil=True)
+def is_open(limits, i, nearest):
+    """Whether case i, this far from the nearest chosen one, may be picked."""
+    for p in range(len(limits.label)):
+        if limits.use[p, i] > limits.room[p, limits.label[p, i]]:
+            return False
+    return nearest >= limits.min_distance
+
+
+@njit(cache=True, nogil=True)
+def take(limits, i):
+    """Count case i as picked."""
+    for p in range(len(limits.label)):
+        limits.room[p, limits.label[p, i]] -= limits.use[p, i]
+
+
+@njit(cache=True, nogil=True)
+def nearest_of(rows, i, chosen, picks, limits):
+    """Distance of case i to the nearest of two lists of cases; infinite, and quick, where no limit asks for it."""
+    nearest = np.inf
+    if limits.min_distance > 0:
+        for cases in (chosen, picks):
+            for j in cases:
+                nearest = min(nearest, np.sqrt(squared_distance(rows[i], rows[j])))
+    return nearest
+
+
+@njit(cache=True, nogil=True)
+def first_open(rows, order, budget, chosen, limits):
+    """Go through the cases in this order and return the first ``budget`` that are open when their turn comes."""
+    picks = np.empty(budget, np.int64)
+    count = 0
+    for i in order:
+        if count == budget:
+            break
+        if is_open(limits, i, nearest_of(rows, i, chosen, picks[:count], limits)):
+            take(limits, i)
+            picks[count] = i
+            count += 1
+    return picks[:count]
+
+
+class Draft:
+    """Picks in the making: what has been picked, and what is still open.
+
+    Attributes
+    ----------
+    budget : int
+        The most picks there can be.
+    chosen : int array
+        Cases that counted as picked from the start.
+    picks : list of int
+    open : bool array of shape (n,)
+        Nothing is open once the budget is spent.
+    """
+
+    def __init__(self, rows: np.ndarray, budget: int, chosen: np.ndarray, limits: Limits):
+        self.budget, self.chosen, self.picks = budget, chosen, []
+        self._rows, self._limits = rows, limits.fresh()
+        self.open = limits.open_cases()
+        for i in chosen:
+            self._close_near(i)
+
+    def take(self, i: int) -> None:
+        """Pick case i."""
+        self.picks.append(int(i))
+        take(self._limits, i)
+        self._close_near(i)
+        self.open &= self._limits.open_cases() & (len(self.picks) < self.budget)
+
+    def _close_near(self, i: int) -> None:
+        self.open[i] = False
+        if self._limits.min_distance > 0:
+            apart = np.asarray(self._rows, np.float64) - self._rows[i]
+            self.open &= np.sqrt((apart**2).sum(axis=1)) >= self._limits.min_distance
