@@ -3,7 +3,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/scaling.py --tables objective,killed
     OMP_NUM_THREADS=1 python benchmarks/scaling.py --tables memory --n 160000 --d 2048 --k 1000 --partitions 16
-    OMP_NUM_THREADS=1 python benchmarks/scaling.py --tables speed --n 200000 --k 2000 --partitions 8
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py --tables speed --n 100000 --k 2000 --partitions 4
 
 ``pip install "nnunetv2_xssr[scale]"`` installs what it needs. The folder of the partitions is a temporary one (TMPDIR).
 The table ``memory`` needs Linux and, there, three times the pool's size. It lets no process, this one included, have
@@ -35,6 +35,7 @@ from nnunetv2_xssr.selection.partitions import write_partitions  # noqa: E402
 from selection import POOLS  # noqa: E402  (the benchmark beside this one)
 
 WORKERS = 2
+NONE = np.empty(0, int)
 
 
 def make(data, n, d, path):
@@ -52,9 +53,9 @@ def cluster(memory_limit=0):
     return LocalCluster(WORKERS, threads_per_worker=1, memory_limit=memory_limit, dashboard_address=":0")
 
 
-def timed(call, *arguments, **options):
-    start = time.perf_counter()
-    return call(*arguments, **options), time.perf_counter() - start
+def timed(call, *arguments, clock=time.perf_counter):
+    start = clock()
+    return call(*arguments), clock() - start
 
 
 def peak_mib():
@@ -119,7 +120,7 @@ def memory_table(args, folder):
     print(f"\n{WORKERS} workers of 1 GiB, a pool of {pool.nbytes / 2**30:.2f} GiB, {args.partitions} partitions")
     _, seconds = timed(write_partitions, folder / "parts", pool, args.partitions, source)
     print(f"partitions written in {seconds:.0f} s")
-    with cluster("1GiB") as workers, Client(workers) as client:
+    with cluster("1GiB") as both, Client(both) as client:
         before = set(client.run(os.getpid).values())
         chosen, seconds = timed(select_partitions, folder / "parts", args.k, client)
         same = before == set(client.run(os.getpid).values())
@@ -131,25 +132,26 @@ def memory_table(args, folder):
 
 
 def speed_table(args, folder):
-    print("\none core, one partition")
+    print("\nprocessor time of one core: MB written a second, 10^9 pairs a second of one partition with")
+    print("| pool      | writing | the pool, 20 neighbours | k picks, greedy | k picks, coverage |")
+
+    def timed_here(call, *arguments):
+        return timed(call, *arguments, clock=time.process_time)
+
     for data in POOLS:
         make(data, args.n, args.d, folder)
-        pool, source = load(folder)
-        parts, writing = timed(write_partitions, folder / "parts", pool, args.partitions, source)
-        rows, free = np.array(parts.rows(0)), np.zeros(parts.size(0))
+        pool, _ = load(folder)
+        parts, writing = timed_here(write_partitions, folder / "parts", pool, args.partitions)
+        rows, fixed = np.array(parts.rows(0)), np.random.default_rng(1).random(parts.size(0))
         others = [None, *(parts.rows(p) for p in range(1, args.partitions))]
-        picks = np.arange(0, len(rows), max(1, len(rows) // args.k))[: args.k]
-        greedy(rows, free, 1.0, 10, np.empty(0, int))  # compile
-        _, neighbours = timed(nearest_distances, rows, 20, others)
-        _, picking = timed(greedy, rows, free + 0.5, 0.5, args.k, np.empty(0, int))
-        _, covering = timed(nearest_distances, rows, 1, [rows[picks]])
-        print(
-            f"| {data:<9} | writing {pool.nbytes / writing / 1e6:.0f} MB/s "
-            f"| neighbours {len(rows) * len(pool) / neighbours / 1e9:.3f} "
-            f"| greedy {len(rows) * args.k / picking / 1e9:.2f} "
-            f"| coverage {len(rows) * args.k / covering / 1e9:.2f} | 10^9 pairs a second",
-            flush=True,
-        )
+        nearest_distances(rows[:6000], 1, [rows[:10]])  # compile
+        greedy(rows, fixed, 1.0, 10, NONE)
+        (picks, _), picking = timed_here(greedy, rows, fixed, 1.0, args.k, NONE)
+        _, neighbours = timed_here(nearest_distances, rows, 20, others)
+        _, covering = timed_here(nearest_distances, rows, 1, [rows[picks]])
+        pairs = len(rows) * np.array([len(pool), args.k, args.k]) / [neighbours, picking, covering] / 1e9
+        cells = " | ".join(f"{rate:.2f}" for rate in pairs)
+        print(f"| {data:<9} | {pool.nbytes / writing / 1e6:.0f} | {cells} |", flush=True)
 
 
 def main():
