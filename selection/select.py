@@ -1,8 +1,10 @@
 """From embeddings to a ranking with every number that explains it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numba import config
 from threadpoolctl import threadpool_limits
 
 from nnunetv2_xssr.errors import UserError, one_of
@@ -137,8 +139,10 @@ def _explained(problem: Problem, outcome: Outcome) -> Selection:
 
 def _random_mean_distance(problem: Problem) -> float:
     rng = np.random.default_rng(problem.seed)
-    draws = (np.append(problem.chosen, random_draw(problem, rng)) for _ in range(N_RANDOM_DRAWS))
-    return float(np.median([nearest_distance(problem.pool, draw).mean() for draw in draws]))
+    draws = [np.append(problem.chosen, random_draw(problem, rng)) for _ in range(N_RANDOM_DRAWS)]
+    with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
+        nearest = threads.map(lambda draw: nearest_distance(problem.pool, draw).mean(), draws)
+        return float(np.median(list(nearest)))
 
 
 def _check(pool, source, strategy, labelled, alpha, density_weight, alpha_criterion) -> None:
