@@ -218,9 +218,19 @@ def greedy_table(pool, k, rounds):
                 note = f"same picks: {np.mean(method(pool, k) == picks):.3f}"
             show(name, ratios(lambda: ours(pool, k), lambda m=method: seconds(lambda: m(pool, k)), rounds), note)
     print(f"peak memory beyond the pool: {peak_mib(lambda: ours(pool, k)):.0f} MiB")
-    check = min(k, 200)
     rng = np.random.default_rng(1)
-    for name, fixed, weight in (("k-center", 0.0, 1.0), ("score of XSSR", rng.random(len(pool)), 0.7)):
+    fixed = rng.random(len(pool))
+
+    def scored():
+        return greedy(pool, fixed, 0.7, k, NONE)
+
+    def plain_scored(pool, k):
+        return plain_loop(pool, k, fixed, 0.7)
+
+    print(f"score of XSSR, {k} picks: time / ours")
+    show("~ plain loop, float32", ratios(scored, lambda: extrapolated(plain_scored, pool, k), rounds))
+    check = min(k, 200)
+    for name, fixed, weight in (("k-center", 0.0, 1.0), ("score of XSSR", fixed, 0.7)):
         exact = plain_loop(pool.astype(np.float64), check, fixed, weight)
         same = np.array_equal(greedy(pool, fixed + np.zeros(len(pool)), weight, check, NONE)[0], exact)
         print(f"first {check} picks of the plain float64 greedy, {name}: {'the same' if same else 'DIFFERENT'}")
