@@ -230,9 +230,9 @@ def greedy_table(pool, k, rounds):
     print(f"score of XSSR, {k} picks: time / ours")
     show("~ plain loop, float32", ratios(scored, lambda: extrapolated(plain_scored, pool, k), rounds))
     check = min(k, 200)
-    for name, fixed, weight in (("k-center", 0.0, 1.0), ("score of XSSR", fixed, 0.7)):
-        exact = plain_loop(pool.astype(np.float64), check, fixed, weight)
-        same = np.array_equal(greedy(pool, fixed + np.zeros(len(pool)), weight, check, NONE)[0], exact)
+    for name, part, weight in (("k-center", np.zeros(len(pool)), 1.0), ("score of XSSR", fixed, 0.7)):
+        exact = plain_loop(pool.astype(np.float64), check, part, weight)
+        same = np.array_equal(greedy(pool, part, weight, check, NONE)[0], exact)
         print(f"first {check} picks of the plain float64 greedy, {name}: {'the same' if same else 'DIFFERENT'}")
 
 
