@@ -105,8 +105,8 @@ def test_random_depends_on_the_seed_alone():
 
 
 def test_random_draws_every_case_equally_often():
-    counts = np.bincount(np.concatenate([select(features(6), 2, None, "random", seed=s).picks for s in range(600)]))
-    assert counts.min() > 140 and counts.max() < 260
+    counts = np.bincount(np.concatenate([select(features(6), 2, None, "random", seed=s).picks for s in range(300)]))
+    assert counts.min() > 70 and counts.max() < 130
 
 
 def test_coreset_is_farthest_first():
