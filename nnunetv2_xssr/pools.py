@@ -282,7 +282,14 @@ def _cost(case: Case, text: str | None, path: Path) -> float:
 
 
 def read_case(case: Case, reader) -> np.ndarray:
+    """The image of `read_image` alone."""
+    return read_image(case, reader)[0]
+
+
+def read_image(case: Case, reader) -> tuple[np.ndarray, dict]:
     """Read one case with nnU-Net's reader: float32 array of shape (channels, z, y, x), with z = 1 in 2D.
+
+    Its properties, ``spacing`` among them, come along as the reader gives them.
 
     Raises
     ------
@@ -295,7 +302,8 @@ def read_case(case: Case, reader) -> np.ndarray:
         return BrokenImage(f"case {case.identifier}: {files} {reason}; replace it or set it aside with --skip-broken")
 
     try:
-        image = np.asarray(reader.read_images([str(file) for file in case.files])[0], dtype=np.float32)
+        image, properties = reader.read_images([str(file) for file in case.files])
+        image = np.asarray(image, dtype=np.float32)
         finite = np.isfinite(image).all() and all(_stored_finite(file) for file in case.files)
     except Exception as error:  # readers raise whatever their library raises
         reason = " ".join(str(error).split())[-200:] or type(error).__name__
@@ -306,7 +314,7 @@ def read_case(case: Case, reader) -> np.ndarray:
         raise broken("holds NaN or infinity")
     if image.min() == image.max():
         raise broken(f"is constant (every value is {image.min():g})")
-    return image
+    return image, properties
 
 
 def _stored_finite(file: Path) -> bool:

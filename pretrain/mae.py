@@ -53,9 +53,7 @@ class MaskedAutoencoder(nn.Module):
     decoder_features : int
     """
 
-    def __init__(
-        self, input_channels: int, features_per_stage: list[int], strides: list[int], decoder_features: int
-    ):
+    def __init__(self, input_channels: int, features_per_stage: list[int], strides: list[int], decoder_features: int):
         super().__init__()
         self.encoder = build_encoder(input_channels, features_per_stage, strides)
         self.to_decoder = nn.Conv2d(features_per_stage[-1], decoder_features, 1)

@@ -34,12 +34,18 @@ def toy_epochs(monkeypatch):
 
 # What two processes find in their environment, on one machine or each on a machine of its own.
 LAUNCHERS = {
-    "torchrun": lambda rank: {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
-    | {"TORCHELASTIC_RUN_ID": "test"},
-    "torchrun on two machines": lambda rank: {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1, "RANK": rank, "LOCAL_RANK": 0}
-    | {"GROUP_RANK": rank, "TORCHELASTIC_RUN_ID": "test"},
-    "srun": lambda rank: {"SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 2, "SLURM_NNODES": 1, "SLURM_NODEID": 0}
-    | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_JOB_ID": 1, "SLURM_JOB_NAME": "test"},
+    "torchrun": lambda rank: (
+        {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
+        | {"TORCHELASTIC_RUN_ID": "test"}
+    ),
+    "torchrun on two machines": lambda rank: (
+        {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1, "RANK": rank, "LOCAL_RANK": 0}
+        | {"GROUP_RANK": rank, "TORCHELASTIC_RUN_ID": "test"}
+    ),
+    "srun": lambda rank: (
+        {"SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 2, "SLURM_NNODES": 1, "SLURM_NODEID": 0}
+        | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_JOB_ID": 1, "SLURM_JOB_NAME": "test"}
+    ),
 }
 
 

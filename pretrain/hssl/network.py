@@ -1,0 +1,62 @@
+"""The U-Net of a target's plans with the heads that HSSL trains it by."""
+
+import torch
+from torch import nn
+
+PROJECTION = 128  # features of the contrasts, as in SimCLR
+
+
+class HSSLNetwork(nn.Module):
+    """nnU-Net's network and the heads that are thrown away after pretraining.
+
+    Parameters
+    ----------
+    unet : nn.Module
+        A PlainConvUNet or ResidualEncoderUNet of dynamic-network-architectures, 2D or 3D.
+    n_tasks, n_groups : int
+        One task a dataset; a group is a modality or an anatomy.
+    n_stages : int
+        How many decoder stages restore the image, counted from the full resolution as nnU-Net's deep supervision is.
+    """
+
+    def __init__(self, unet: nn.Module, n_tasks: int, n_groups: int, n_stages: int = 3):
+        super().__init__()
+        self.unet = unet
+        features = unet.encoder.output_channels[-1]
+        self.project = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, PROJECTION))
+        self.task_head = nn.Linear(features, n_tasks)
+        self.group_head = nn.Linear(features, n_groups)
+        n_stages = min(n_stages, len(unet.decoder.stages))
+        channels = next(unet.encoder.parameters()).shape[1]
+        # A decoder stage has as many features as the encoder stage of its resolution.
+        self.restore = nn.ModuleList(
+            unet.encoder.conv_op(unet.encoder.output_channels[i], channels, 1) for i in range(n_stages)
+        )
+
+    def encode(self, views: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Skips of all encoder stages, and the bottleneck averaged over its positions, shape (n, features).
+
+        Instance norm, nnU-Net's choice, sets the mean of every map to what a nonlinearity leaves of it; the standard
+        deviation carries the rest, and their sum keeps one size for every network.
+        """
+        skips = self.unet.encoder(views)
+        flat = skips[-1].flatten(2)
+        return skips, flat.mean(dim=2) + flat.std(dim=2, unbiased=False)
+
+    def decode(self, skips: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Restored images from the last decoder stages, full resolution first."""
+        decoder, x, features = self.unet.decoder, skips[-1], []
+        for up, stage, skip in zip(decoder.transpconvs, decoder.stages, skips[-2::-1], strict=True):
+            x = stage(torch.cat((up(x), skip), dim=1))
+            features.append(x)
+        return [head(feature) for head, feature in zip(self.restore, features[::-1], strict=False)]
+
+    def forward(self, views: torch.Tensor) -> dict:
+        """Everything the losses need of views of shape (n, channels, ...)."""
+        skips, pooled = self.encode(views)
+        return {
+            "projected": self.project(pooled),
+            "task": self.task_head(pooled),
+            "group": self.group_head(pooled),
+            "restored": self.decode(skips),
+        }

@@ -1,0 +1,212 @@
+"""Preprocessed images of unlabelled pools on disk, and pairs of views of the patches that are cut out of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nnunetv2_xssr.case_rows import file_hashes
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.pools import BrokenImage, ImagePool, read_image
+from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
+from nnunetv2_xssr.records import atomic, sha256_json
+from nnunetv2_xssr.views import pool_folder
+
+_CELLS = 8  # per axis of a patch: what is masked as one
+_MASKED = 0.3  # of the cells
+_SHIFT = 0.25  # of a patch: how far the two views of an image lie apart at most
+
+
+@dataclass(frozen=True)
+class PreprocessedPool:
+    """The cases of a pool as one configuration of the target preprocesses them.
+
+    Attributes
+    ----------
+    name : str
+    files : tuple of Path
+        One ``.npy`` a case, float16, shape (channels, z, y, x).
+    hashes : dict
+        SHA-256 of every case's image files.
+    broken : tuple of str
+        A sentence for every case that was set aside.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    hashes: dict[str, str]
+    broken: tuple[str, ...] = ()
+
+    def only(self, kept: np.ndarray) -> "PreprocessedPool":
+        """The cases that a bool array of shape (cases,) marks."""
+        marked = [i for i, keep in enumerate(kept) if keep]
+        names = list(self.hashes)
+        return PreprocessedPool(
+            self.name, tuple(self.files[i] for i in marked), {names[i]: self.hashes[names[i]] for i in marked}
+        )
+
+
+def preprocess_pool(pool: ImagePool, plans: TargetPlans, channels: int, skip_broken: bool = False) -> PreprocessedPool:
+    """Preprocess every case once, as nnU-Net does for the target and without a label; an interrupted run goes on.
+
+    Raises
+    ------
+    BrokenImage
+        At the first case that cannot be used, unless ``skip_broken``.
+    UserError
+        If no case can be used.
+    """
+    folder = pool_folder(pool)
+    hashes = file_hashes(pool, folder / "files.json", lambda x: tqdm(x, desc=f"checking {pool.name}", unit="case"))
+    folder = folder / f"hssl_{sha256_json(plans.preprocessing())[:12]}"
+    reader, files, broken = pool.reader(), {}, []
+    for case in tqdm(pool.cases, desc=f"preprocessing {pool.name}", unit="case"):
+        file = folder / f"{case.identifier}_{hashes[case.identifier][:12]}.npy"
+        try:
+            if not file.is_file():
+                image, properties = read_image(case, reader)
+                _check_fits(image, case, channels, len(plans.patch_size))
+                data = plans.preprocess(image, properties).astype(np.float16)
+                if not np.isfinite(data).all():
+                    raise BrokenImage(f"case {case.identifier}: {case.files[0]} is not finite after preprocessing")
+                with atomic(file) as temporary:
+                    np.save(temporary, data)
+            files[case.identifier] = file
+        except BrokenImage as error:
+            if not skip_broken:
+                raise
+            broken.append(str(error))
+    if not files:
+        raise UserError(f"no case of {pool.name} can be used; the first: {broken[0]}")
+    return PreprocessedPool(pool.name, tuple(files.values()), {k: hashes[k] for k in files}, tuple(broken))
+
+
+def _check_fits(image: np.ndarray, case, channels: int, dimensions: int) -> None:
+    where = f"case {case.identifier}: {case.files[0]}"
+    if len(image) != channels:
+        raise BrokenImage(f"{where} has {len(image)} channels where the others have {channels}; leave its dataset out")
+    if dimensions == 3 and image.shape[1] == 1:
+        raise BrokenImage(f"{where} is a 2D image, of which a 3D configuration cannot learn; choose -c 2d")
+
+
+class PatchPairs:
+    """Two views of every drawn image, datasets in turn, each dataset's images in an order shuffled for every pass.
+
+    What sample i looks like depends on the seed and i alone, not on the process that draws it or on what came before.
+    """
+
+    def __init__(self, pools: list[PreprocessedPool], patch_size: tuple[int, ...], seed: int):
+        self.pools, self.patch_size, self.seed = pools, patch_size, seed
+        self._spatial, self._intensity = _transforms(patch_size)
+
+    def task(self, i: int) -> int:
+        """The dataset that sample i is from."""
+        return i % len(self.pools)
+
+    def pair(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noisy views and clean ones of sample i, each of shape (2, channels, *patch_size), float32."""
+        files = self.pools[self.task(i)].files
+        one_pass, place = divmod(i // len(self.pools), len(files))
+        order = np.random.default_rng([self.seed, self.task(i), one_pass]).permutation(len(files))
+        rng = np.random.default_rng([self.seed, i])
+        image = self._open(files[order[place]])
+        middle = _middle(image.shape[1:], self.patch_size, rng)
+        noisy, clean = [], []
+        for _ in range(2):
+            shift = np.rint(rng.uniform(-_SHIFT, _SHIFT, len(self.patch_size)) * self.patch_size)
+            patch = torch.from_numpy(_cut(image, middle, shift.astype(int), self.patch_size))
+            clean.append(_seeded(self._spatial, patch, rng))
+            noisy.append(_mask_cells(_seeded(self._intensity, clean[-1], rng), rng))
+        return torch.stack(noisy), torch.stack(clean)
+
+    @staticmethod
+    def _open(file: Path) -> np.ndarray:
+        try:
+            return np.load(file, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise UserError(f"the preprocessed image {file} cannot be read ({error}); delete it and go on") from None
+
+
+def _middle(shape: tuple[int, ...], patch_size: tuple[int, ...], rng) -> np.ndarray:
+    """A point at which a patch lies inside the image, or in the middle of axes that are shorter than the patch.
+
+    A 2D patch of a volume gets a slice.
+    """
+    size = np.array([1] * (3 - len(patch_size)) + list(patch_size))
+    low, high = np.minimum(size // 2, np.array(shape) // 2), np.maximum(np.array(shape) - size + size // 2, 0)
+    return np.where(high > low, rng.integers(low, np.maximum(high, low) + 1), np.array(shape) // 2)
+
+
+def _cut(image: np.ndarray, middle: np.ndarray, shift: np.ndarray, patch_size: tuple[int, ...]) -> np.ndarray:
+    """The patch around a point, zero beyond the image as in nnU-Net; float32 of shape (channels, *patch_size)."""
+    size = np.array([1] * (3 - len(patch_size)) + list(patch_size))
+    start = middle - size // 2 + np.concatenate([np.zeros(3 - len(patch_size), int), shift])
+    inside = [slice(max(0, a), max(0, min(n, a + s))) for a, s, n in zip(start, size, image.shape[1:], strict=True)]
+    patch = np.zeros((len(image), *size), np.float32)
+    into = [slice(part.start - a, part.stop - a) for part, a in zip(inside, start, strict=True)]
+    patch[(slice(None), *into)] = image[(slice(None), *inside)]
+    return patch.reshape(len(image), *patch_size)
+
+
+def _transforms(patch_size: tuple[int, ...]):
+    """nnU-Net's own augmentation in two parts, the intensities at three times its rates as contrast needs them."""
+    from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+    from batchgeneratorsv2.transforms.intensity.contrast import ContrastTransform
+    from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+    from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+    from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+    from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+    from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+    from batchgeneratorsv2.transforms.utils.random import RandomTransform
+
+    angle = np.pi / 12
+    spatial = ComposeTransforms(
+        [
+            SpatialTransform(
+                patch_size,
+                patch_center_dist_from_border=0,
+                random_crop=False,
+                p_rotation=0.5,
+                rotation=(-angle, angle),
+                p_scaling=0.5,
+                scaling=(0.7, 1.4),
+                p_synchronize_scaling_across_axes=1,
+            ),
+            MirrorTransform(allowed_axes=tuple(range(len(patch_size)))),
+        ]
+    )
+    everywhere = {"synchronize_channels": False, "p_per_channel": 1}
+    intensity = ComposeTransforms(
+        [
+            RandomTransform(GaussianNoiseTransform((0, 0.1), p_per_channel=1, synchronize_channels=True), 0.3),
+            # benchmark=True would choose between two ways of blurring by the clock.
+            RandomTransform(
+                GaussianBlurTransform((0.5, 1.0), synchronize_axes=False, **everywhere, benchmark=False), 0.6
+            ),
+            RandomTransform(MultiplicativeBrightnessTransform((0.75, 1.25), **everywhere), 0.45),
+            RandomTransform(ContrastTransform((0.75, 1.25), preserve_range=True, **everywhere), 0.45),
+            RandomTransform(GammaTransform((0.7, 1.5), p_invert_image=0.25, p_retain_stats=1, **everywhere), 0.9),
+        ]
+    )
+    return spatial, intensity
+
+
+def _seeded(transform, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Apply a transform with a seed; it draws from torch's and numpy's global generators, which stay as they were."""
+    seed, state = int(rng.integers(2**31)), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            return transform(image=image.clone())["image"]
+    finally:
+        np.random.set_state(state)
+
+
+def _mask_cells(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Set random cells of a patch to zero, so that restoring it needs more than taking noise away."""
+    cells = torch.from_numpy(rng.random((1, 1, *[_CELLS] * (image.ndim - 1))) >= _MASKED).float()
+    return image * torch.nn.functional.interpolate(cells, image.shape[1:], mode="nearest")[0]

@@ -1,0 +1,124 @@
+"""What the target's plans ask for: the network, the patch, and the look of a preprocessed image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.folders import nnunet_folder
+from nnunetv2_xssr.records import read_json, sha256_json
+
+
+@dataclass(frozen=True)
+class TargetPlans:
+    """One configuration of a target dataset's plans.
+
+    Attributes
+    ----------
+    dataset, plans_name, configuration_name : str
+    manager : nnunetv2 PlansManager
+    configuration : nnunetv2 ConfigurationManager
+    dataset_json : dict
+    """
+
+    dataset: str
+    plans_name: str
+    configuration_name: str
+    manager: object
+    configuration: object
+    dataset_json: dict
+
+    @classmethod
+    def load(cls, dataset: str, configuration_name: str, plans_name: str = "nnUNetPlans") -> "TargetPlans":
+        """Read the plans that ``nnUNetv2_plan_and_preprocess`` wrote.
+
+        Raises
+        ------
+        UserError
+            If there are none, or they lack the configuration.
+        """
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        folder = nnunet_folder("nnUNet_preprocessed") / dataset
+        file = folder / f"{plans_name}.json"
+        if not file.is_file():
+            raise UserError(
+                f"{dataset} has no plans {file}; run nnUNetv2_plan_experiment -d {int(dataset[7:10])} (after "
+                f"nnUNetv2_extract_fingerprint), or name others with -p"
+            )
+        plans = read_json(file)
+        if configuration_name not in plans["configurations"]:
+            raise one_of(f"-c, the configurations of {file},", plans["configurations"], configuration_name)
+        manager = PlansManager(plans)
+        configuration = manager.get_configuration(configuration_name)
+        dataset_json = read_json(nnunet_folder("nnUNet_raw") / dataset / "dataset.json")
+        return cls(dataset, plans_name, configuration_name, manager, configuration, dataset_json)
+
+    @property
+    def patch_size(self) -> tuple[int, ...]:
+        return tuple(int(size) for size in self.configuration.patch_size)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        names = self.dataset_json["channel_names"]
+        return tuple(str(names[number]) for number in sorted(names, key=int))
+
+    @property
+    def architecture(self) -> dict:
+        """The plans' ``architecture``: class name, arguments, and which of them name something to import."""
+        return {
+            "network_class_name": self.configuration.network_arch_class_name,
+            "arch_kwargs": dict(self.configuration.network_arch_init_kwargs),
+            "_kw_requires_import": list(self.configuration.network_arch_init_kwargs_req_import),
+        }
+
+    def preprocessing(self) -> dict:
+        """Plain values that decide how a preprocessed image looks."""
+        kept = ("spacing", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data")
+        settings = {key: self.configuration.configuration[key] for key in kept}
+        settings["resampling_fn_data_kwargs"] = self.configuration.configuration["resampling_fn_data_kwargs"]
+        settings["transpose_forward"] = list(self.manager.transpose_forward)
+        settings["intensities"] = self.manager.foreground_intensity_properties_per_channel
+        return settings
+
+    def preprocess(self, image: np.ndarray, properties: dict) -> np.ndarray:
+        """Crop, normalise and resample as nnU-Net does for this configuration; shape (channels, z, y, x) in and out."""
+        preprocessor = self.configuration.preprocessor_class(verbose=False)
+        data, _, _ = preprocessor.run_case_npy(
+            image, None, properties, self.manager, self.configuration, self.dataset_json
+        )
+        return data
+
+    def build_network(self, input_channels: int) -> nn.Module:
+        """The network that ``nnUNetv2_train`` builds, with initial weights from torch's generator.
+
+        Raises
+        ------
+        UserError
+            If it is no U-Net of an encoder and a decoder with skips.
+        """
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+        architecture = self.architecture
+        outputs = self.manager.get_label_manager(self.dataset_json).num_segmentation_heads
+        network = get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            input_channels,
+            outputs,
+            allow_init=True,
+            deep_supervision=True,
+        )
+        if not all(hasattr(network, part) for part in ("encoder", "decoder", "keys_to_in_proj")):
+            raise UserError(
+                f"HSSL pretrains PlainConvUNet and ResidualEncoderUNet; the plans {self.plans_name} of {self.dataset} "
+                f"ask for {architecture['network_class_name']}"
+            )
+        return network
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of everything here that decides the weights."""
+        return sha256_json([self.preprocessing(), self.architecture, self.patch_size])

@@ -1,0 +1,156 @@
+"""From unlabelled pools and a target's plans to weights of the whole U-Net."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.folders import nnunet_folder
+from nnunetv2_xssr.pools import ImagePool
+from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
+from nnunetv2_xssr.pretrain.engine import train
+from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, PreprocessedPool
+from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
+from nnunetv2_xssr.pretrain.hssl.task import HSSLTask
+from nnunetv2_xssr.pretrain.hssl.weights import check_loadable, checkpoint_content
+from nnunetv2_xssr.pretrain.task import Settings
+from nnunetv2_xssr.records import atomic, read_json
+
+WEIGHTS = "hssl_weights.pth"
+_HELD_OUT = 10  # one case of so many
+_LEAST = 20  # cases of a pool below which none is held out
+
+
+def weights_folder(plans: TargetPlans) -> Path:
+    """``$nnUNet_results/<target>/XSSR_HSSL__<plans>__<configuration>``."""
+    name = f"XSSR_HSSL__{plans.plans_name}__{plans.configuration_name}"
+    return nnunet_folder("nnUNet_results") / plans.dataset / name
+
+
+def group_of(pools: list[ImagePool], file: Path | None) -> list[int]:
+    """The group of every pool: by the file, else by the names of the channels.
+
+    Parameters
+    ----------
+    pools : list of ImagePool
+    file : Path, optional
+        JSON: ``{"chest X-ray": ["Dataset101_Hannover", ...], ...}``.
+
+    Raises
+    ------
+    UserError
+        If the file names an unknown dataset, leaves one out or names one twice.
+    """
+    if file is None:
+        names = [" ".join(pool.channel_names or ("no names",)).lower() for pool in pools]
+    else:
+        names = _groups_by_file(pools, file)
+    known = sorted(set(names))
+    return [known.index(name) for name in names]
+
+
+def _groups_by_file(pools: list[ImagePool], file: Path) -> list[str]:
+    groups = read_json(file)
+    if not isinstance(groups, dict) or not all(isinstance(members, list) for members in groups.values()):
+        raise UserError(f'{file} must hold groups of datasets such as {{"CT": ["Dataset003_Liver"]}}')
+    named = [(member, group) for group, members in groups.items() for member in members]
+    known = [pool.name for pool in pools]
+    for member, _ in named:
+        if member not in known:
+            raise UserError(f"{file} names {member!r}, which is not among the datasets -s: {', '.join(known)}")
+    for name in known:
+        count = sum(member == name for member, _ in named)
+        if count != 1:
+            raise UserError(f"{file} must put every dataset into one group; {name} is in {count}")
+    return [dict(named)[name] for name in known]
+
+
+def common_channels(pools: list[ImagePool], plans: TargetPlans) -> int:
+    """The number of channels that all pools have.
+
+    Raises
+    ------
+    UserError
+        If they differ.
+    """
+    channels = {pool.name: len(pool.channel_names or plans.channel_names) for pool in pools}
+    if len(set(channels.values())) > 1:
+        listed = ", ".join(f"{name} has {count}" for name, count in channels.items())
+        raise UserError(f"one network needs equally many channels everywhere, but {listed}; leave some out")
+    return next(iter(channels.values()))
+
+
+def pretrain_hssl(
+    plans: TargetPlans,
+    pools: list[PreprocessedPool],
+    groups: list[int],
+    channels: int,
+    saved_channels: int,
+    settings: Settings,
+    fabric: Fabric,
+    resume: bool,
+) -> Path:
+    """Train the network of the plans on the pools, and write its weights for ``nnUNetv2_train -pretrained_weights``.
+
+    Parameters
+    ----------
+    plans : TargetPlans
+    pools : list of PreprocessedPool
+    groups : list of int
+        Group of every pool.
+    channels, saved_channels : int
+        Of the images, and of the stem that is saved.
+    settings : Settings
+    fabric : Fabric
+    resume : bool
+
+    Returns
+    -------
+    Path
+        ``hssl_weights.pth``.
+    """
+    learned, held_out = zip(*(_split(pool) for pool in pools), strict=True)
+    some = any(a is not b for a, b in zip(learned, held_out, strict=True))
+    task = HSSLTask(
+        plans,
+        channels,
+        PatchPairs(list(learned), plans.patch_size, settings.seed),
+        PatchPairs(list(held_out), plans.patch_size, settings.seed + 1),
+        groups,
+        fabric,
+        "on held-out images" if some else "on images that it learns from",
+    )
+    folder = weights_folder(plans)
+    final = train(task, settings, fabric, folder, resume)
+    path = folder / WEIGHTS
+    if fabric.is_global_zero:
+        _export(plans, load_checkpoint(final)["weights"], channels, saved_channels, path)
+    fabric.barrier()
+    return path
+
+
+def _split(pool: PreprocessedPool) -> tuple[PreprocessedPool, PreprocessedPool]:
+    """Cases to learn from and held-out ones; a small pool is both."""
+    if len(pool.files) < _LEAST:
+        return pool, pool
+    out = np.arange(len(pool.files)) % _HELD_OUT == 0
+    return pool.only(~out), pool.only(out)
+
+
+def _export(plans: TargetPlans, weights: dict, channels: int, saved_channels: int, path: Path) -> None:
+    network = plans.build_network(channels)
+    network.load_state_dict({k.removeprefix("unet."): v for k, v in weights.items() if k.startswith("unet.")})
+    configuration = {
+        key: plans.preprocessing()[key] for key in ("spacing", "normalization_schemes", "use_mask_for_norm")
+    }
+    configuration["patch_size"] = list(plans.patch_size)
+    content = checkpoint_content(network, plans.architecture, configuration, plans.configuration_name, saved_channels)
+    check_loadable(content, plans.build_network(saved_channels), str(path))
+    # To memory first: on a full disk torch's own writer ends in a RuntimeError about its internals.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())

@@ -1,0 +1,121 @@
+"""What HSSL learns: contrast and classification at the bottleneck, restoration in the decoder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.nn import functional as F
+
+from nnunetv2_xssr.pretrain.health import embedding_health
+from nnunetv2_xssr.pretrain.hssl.losses import hierarchical_contrast, image_contrast, restoration
+from nnunetv2_xssr.pretrain.hssl.network import HSSLNetwork
+from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs
+from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
+from nnunetv2_xssr.pretrain.processes import gather
+
+# L = L_image + w_t L_task + w_g L_group + w_d L_decoder. The two contrasts start at about log(batch), the
+# classifications at the log of a few classes, restoration at the variance 1 of normalised images: so no part is lost.
+TASK_WEIGHT = 0.5
+GROUP_WEIGHT = 0.5
+DECODER_WEIGHT = 1.0
+LEARNING_RATE = 1e-3
+N_HEALTH = 64  # images that the health is measured on
+
+
+class HSSLTask:
+    """A `nnunetv2_xssr.pretrain.engine.Task`.
+
+    Parameters
+    ----------
+    plans : TargetPlans
+    channels : int
+        Of the images.
+    pairs, held_out : PatchPairs
+        Of the images to learn from, and of those that the health is measured on.
+    groups : sequence of int
+        Group of every dataset.
+    fabric : Fabric
+    health_note : str
+    """
+
+    def __init__(
+        self,
+        plans: TargetPlans,
+        channels: int,
+        pairs: PatchPairs,
+        held_out: PatchPairs,
+        groups: Sequence[int],
+        fabric: Fabric,
+        health_note: str,
+    ):
+        self.plans, self.channels, self.pairs, self.fabric = plans, channels, pairs, fabric
+        self.groups = torch.tensor(list(groups))
+        self.health_note = health_note
+        self._health_batch = self._draw(held_out, range(N_HEALTH))
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "plans": self.plans.identity,
+            "channels": self.channels,
+            "sources": {pool.name: sorted(pool.hashes.values()) for pool in self.pairs.pools},
+            "groups": self.groups.tolist(),
+        }
+
+    def build_model(self) -> nn.Module:
+        unet = self.plans.build_network(self.channels)
+        for parameter in unet.decoder.seg_layers.parameters():
+            parameter.requires_grad_(False)  # they belong to the labels, which come later
+        return HSSLNetwork(unet, len(self.groups), len(set(self.groups.tolist())))
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE, weight_decay=0.01
+        )
+
+    def batch(self, samples: range) -> tuple[torch.Tensor, ...]:
+        """Noisy and clean views, shape (n, 2, channels, ...), and the dataset of every sample, shape (n,)."""
+        return self._draw(self.pairs, samples)
+
+    @staticmethod
+    def _draw(pairs: PatchPairs, samples: range) -> tuple[torch.Tensor, ...]:
+        noisy, clean = zip(*(pairs.pair(i) for i in samples), strict=True)
+        return torch.stack(noisy), torch.stack(clean), torch.tensor([pairs.task(i) for i in samples])
+
+    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        """The weighted sum ``loss`` and its parts."""
+        noisy, clean, task = batch
+        found = model(noisy.flatten(0, 1))
+        pairs = gather(self.fabric, found["projected"].unflatten(0, (-1, 2)))
+        every_task = gather(self.fabric, task).repeat(2)
+        projected = pairs.transpose(0, 1).flatten(0, 1)  # the first views of all images, then the second ones
+        groups = self.groups.to(task.device)
+        twice = task.repeat_interleave(2)
+        parts = {
+            "image": image_contrast(projected),
+            "task": F.cross_entropy(found["task"], twice),
+            "group": F.cross_entropy(found["group"], groups[twice])
+            + hierarchical_contrast(projected, every_task, groups[every_task]),
+            "decoder": restoration(found["restored"], clean.flatten(0, 1)),
+        }
+        total = parts["image"] + TASK_WEIGHT * parts["task"] + GROUP_WEIGHT * parts["group"]
+        return {"loss": total + DECODER_WEIGHT * parts["decoder"], **parts}
+
+    def health(self, model: nn.Module) -> dict[str, float]:
+        """Restoration of held-out images, and what their two views say of the embedding."""
+        noisy, clean, _ = (part.to(next(model.parameters()).device) for part in self._health_batch)
+        first, second, losses = [], [], []
+        for views, images in zip(noisy.split(8), clean.split(8), strict=True):
+            skips, pooled = model.encode(views.flatten(0, 1))
+            losses.append(restoration(model.decode(skips), images.flatten(0, 1)))
+            pooled = pooled.unflatten(0, (-1, 2))
+            first.append(pooled[:, 0])
+            second.append(pooled[:, 1])
+        cases = torch.arange(len(noisy), device=noisy.device)
+        health = embedding_health(torch.cat(first), torch.cat(second), cases)
+        return {"held_out_loss": torch.stack(losses).mean().item(), **health}
+
+    def finish(self, model: nn.Module, folder: Path) -> None:
+        """Nothing to draw besides the progress."""
