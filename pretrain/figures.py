@@ -41,7 +41,7 @@ def draw_progress(path: Path, history: dict[str, list[float]], note: str) -> Non
     all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axes, (label, names) in zip(all_axes, panels.items(), strict=True):
         for name in names:
-            axes.plot(epochs, history[name], label=_LABELS.get(name, name.replace("_", " ")))
+            axes.plot(epochs, history[name], marker=".", label=_LABELS.get(name, name.replace("_", " ")))
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         if names != [rank]:

@@ -94,14 +94,14 @@ class HSSLTask:
         groups = self.groups.to(task.device)
         twice = task.repeat_interleave(2)
         parts = {
-            "image": image_contrast(projected),
-            "task": F.cross_entropy(found["task"], twice),
-            "group": F.cross_entropy(found["group"], groups[twice])
+            "image_loss": image_contrast(projected),
+            "task_loss": F.cross_entropy(found["task"], twice),
+            "group_loss": F.cross_entropy(found["group"], groups[twice])
             + hierarchical_contrast(projected, every_task, groups[every_task]),
-            "decoder": restoration(found["restored"], clean.flatten(0, 1)),
+            "decoder_loss": restoration(found["restored"], clean.flatten(0, 1)),
         }
-        total = parts["image"] + TASK_WEIGHT * parts["task"] + GROUP_WEIGHT * parts["group"]
-        return {"loss": total + DECODER_WEIGHT * parts["decoder"], **parts}
+        total = parts["image_loss"] + TASK_WEIGHT * parts["task_loss"] + GROUP_WEIGHT * parts["group_loss"]
+        return {"loss": total + DECODER_WEIGHT * parts["decoder_loss"], **parts}
 
     def health(self, model: nn.Module) -> dict[str, float]:
         """Restoration of held-out images, and what their two views say of the embedding."""
