@@ -16,7 +16,7 @@ demo: $(VENV)/installed
 	$(BIN)/nnUNetv2_xssr_demo
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile  # two processes; what a file sets up is set up once
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
