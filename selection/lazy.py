@@ -91,7 +91,7 @@ def replay_block(coverage: Coverage, picks: np.ndarray) -> np.ndarray:
 def _top(values: np.ndarray, count: int) -> np.ndarray:
     """Return about ``count`` rows, the largest values among them, and of equal values the first rows."""
     step = max(1, len(values) // (64 * count))
-    sample, rank = values[::step], count // step
+    sample, rank = values[::step], max(1, count // step)
     cut = np.partition(sample, -rank)[-rank]
     above = np.flatnonzero(values > cut)
     return above if len(above) >= count else np.append(above, np.flatnonzero(values == cut)[: count - len(above)])

@@ -113,6 +113,15 @@ def test_picks_come_in_blocks():
     assert len(seen) < 50
 
 
+@pytest.mark.parametrize("n", [100, 40_000, 1_000_000])
+@pytest.mark.parametrize("count", [65, 512])
+def test_candidates_stay_few_however_large_the_pool(n, count):
+    values = np.random.default_rng(0).random(n)
+    top = lazy._top(values, min(count, n))
+    assert min(count, n) // 4 <= len(top) <= max(4 * count, n // 100)
+    assert values[top].min() >= np.delete(values, top).max(initial=0)
+
+
 def test_nearest_distance_to_nothing_is_infinite():
     assert np.isinf(nearest_distance(plain.pool_of("blobs", 10, 3), NONE)).all()
 
