@@ -1,7 +1,12 @@
 """The selection as its definition says it, case by case in double precision: what the fast engine is held against."""
 
-import numpy as np
+from contextlib import contextmanager
 
+import numpy as np
+import pytest
+
+from nnunetv2_xssr.selection import cells, coverage, lazy
+from nnunetv2_xssr.selection import greedy as greedy_module
 from nnunetv2_xssr.selection.standardise import on_grid
 
 
@@ -53,3 +58,15 @@ def pool_of(kind, n, d, seed=0):
         rows = rows[rng.integers(0, n // 3, n)]
         rows[rng.random(n) < 0.05] = 0
     return unit(rows)
+
+
+@contextmanager
+def way_of_large_pools(candidates, block, sketch):
+    """Let a small pool be worked on as a large one is, by few candidates and short blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(greedy_module, "SMALL", 0)
+        patch.setattr(lazy, "_CANDIDATES", candidates)
+        for module in (coverage, greedy_module):
+            patch.setattr(module, "BLOCK", block)
+        patch.setattr(cells, "SMALL", 0 if sketch else 5000)
+        yield

@@ -9,10 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.selection import STRATEGIES, Constraints, lazy, select, standardise
-from nnunetv2_xssr.selection import cells as cells_module
-from nnunetv2_xssr.selection import coverage as coverage_module
-from nnunetv2_xssr.selection import greedy as greedy_module
+from nnunetv2_xssr.selection import STRATEGIES, Constraints, select, standardise
 from nnunetv2_xssr.selection.greedy import greedy, greedy_within_cost
 from nnunetv2_xssr.selection.limits import unlimited
 
@@ -203,12 +200,7 @@ def test_the_greedy_under_limits_is_the_plain_one(problem):
 @given(problems(), st.sampled_from([1, 3, 512]), st.sampled_from([1, 4, 256]), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_the_greedy_under_limits_is_the_plain_one_the_way_of_large_pools(problem, candidates, block, sketch):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(greedy_module, "SMALL", 0)
-        patch.setattr(lazy, "_CANDIDATES", candidates)
-        for module in (coverage_module, greedy_module):
-            patch.setattr(module, "BLOCK", block)
-        patch.setattr(cells_module, "SMALL", 0 if sketch else 5000)
+    with plain.way_of_large_pools(candidates, block, sketch):
         assert_same(*problem)
 
 

@@ -7,8 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from nnunetv2_xssr.selection import cells as cells_module
-from nnunetv2_xssr.selection import coverage as coverage_module
 from nnunetv2_xssr.selection import greedy as greedy_module
 from nnunetv2_xssr.selection import lazy
 from nnunetv2_xssr.selection.cells import cells_of
@@ -49,12 +47,7 @@ def test_small_pools_with_ties(problem):
 @given(problems(), st.sampled_from([1, 3, 512]), st.sampled_from([1, 4, 256]), st.booleans())
 @settings(max_examples=400, deadline=None)
 def test_small_pools_with_ties_the_way_of_large_pools(problem, candidates, block, sketch):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(greedy_module, "SMALL", 0)
-        patch.setattr(lazy, "_CANDIDATES", candidates)
-        for module in (coverage_module, greedy_module):
-            patch.setattr(module, "BLOCK", block)
-        patch.setattr(cells_module, "SMALL", 0 if sketch else 5000)
+    with plain.way_of_large_pools(candidates, block, sketch):
         assert_same(*problem)
 
 
