@@ -14,6 +14,7 @@ from nnunetv2_xssr.folders import nnunet_folder
 from nnunetv2_xssr.pools import BrokenImage, Case, ImagePool, read_case
 
 VIEW_SIZE = 128  # pixels, height and width
+VOLUME_SIZE = 64  # voxels along every axis of a volume that is one view
 VIEWS_PER_VOLUME = 8
 # nnU-Net takes the statistics of CT from the labelled foreground, which a pool may not have. A fixed window keeps what
 # its scheme is for: Hounsfield units stay comparable between cases.
@@ -39,16 +40,22 @@ def normalise(image: np.ndarray, channel_names: tuple[str, ...]) -> np.ndarray:
     )
 
 
-def foreground_slices(volume: np.ndarray, n: int) -> np.ndarray:
-    """Evenly spaced axial slices inside the foreground of a volume of shape (z, y, x); int array of shape (n,).
+def foreground(volume: np.ndarray, axis: int = 0) -> slice:
+    """Where along an axis the foreground of a volume of shape (z, y, x) lies.
 
     Foreground is what is brighter than the volume's mean; a slice belongs to it with at least a tenth of the
     foreground of the fullest slice.
     """
-    per_slice = (volume > volume.mean()).sum(axis=(1, 2))
+    per_slice = np.moveaxis(volume > volume.mean(), axis, 0).sum(axis=(1, 2))
     inside = np.flatnonzero(per_slice >= 0.1 * per_slice.max())
+    return slice(int(inside[0]), int(inside[-1]) + 1)
+
+
+def foreground_slices(volume: np.ndarray, n: int) -> np.ndarray:
+    """Evenly spaced axial slices inside the `foreground` of a volume of shape (z, y, x); int array of shape (n,)."""
+    inside = foreground(volume)
     # The middle of n equal parts, so that the first and the last slice, which show least, are not among them.
-    return np.floor(inside[0] + (np.arange(n) + 0.5) / n * (inside[-1] + 1 - inside[0])).astype(int)
+    return np.floor(inside.start + (np.arange(n) + 0.5) / n * (inside.stop - inside.start)).astype(int)
 
 
 def extract_views(image: np.ndarray, channel_names: tuple[str, ...], n_views: int) -> np.ndarray:
@@ -72,6 +79,26 @@ def extract_views(image: np.ndarray, channel_names: tuple[str, ...], n_views: in
     return views.numpy().astype(np.float16)
 
 
+def extract_volume(image: np.ndarray, channel_names: tuple[str, ...]) -> np.ndarray:
+    """A volume as one view: the box around its foreground, resized to a cube.
+
+    Parameters
+    ----------
+    image : array of shape (channels, z, y, x)
+    channel_names : tuple of str
+
+    Returns
+    -------
+    array of shape (1, channels, VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE), float16
+    """
+    box = tuple(foreground(image[0], axis) for axis in range(3))
+    volume = torch.from_numpy(normalise(image, channel_names)[(slice(None), *box)])[None]
+    # First up, then down by averages: trilinear interpolation alone would skip voxels.
+    larger = [max(size, VOLUME_SIZE) for size in volume.shape[2:]]
+    volume = F.interpolate(volume, larger, mode="trilinear", align_corners=False)
+    return F.interpolate(volume, [VOLUME_SIZE] * 3, mode="area").numpy().astype(np.float16)
+
+
 @dataclass(frozen=True)
 class Views:
     """The views of a pool.
@@ -80,7 +107,9 @@ class Views:
     ----------
     pool : ImagePool
         Without the cases that were set aside.
-    rows : memory-mapped float16 array of shape (cases, views, channels, VIEW_SIZE, VIEW_SIZE)
+    rows : memory-mapped float16 array
+        Of shape (cases, views, channels, VIEW_SIZE, VIEW_SIZE), or for volumes as a whole (cases, 1, channels,
+        VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE).
     hashes : dict
         SHA-256 of every case's files.
     channel_names : tuple of str
@@ -97,12 +126,18 @@ class Views:
     @property
     def settings(self) -> dict:
         """What decides how the views of a case look."""
-        return view_settings(self.rows.shape[1], self.channel_names)
+        return view_settings(self.rows.shape[1], self.channel_names, self.dim)
+
+    @property
+    def dim(self) -> int:
+        """2, or 3 for volumes as a whole."""
+        return self.rows.ndim - 3
 
 
-def view_settings(n_views: int, channel_names: tuple[str, ...]) -> dict:
+def view_settings(n_views: int, channel_names: tuple[str, ...], dim: int) -> dict:
     """Plain values that decide how the views of a case look."""
-    return {"view_size": VIEW_SIZE, "views": n_views, "normalisation": normalisation_schemes(channel_names)}
+    size = VIEW_SIZE if dim == 2 else [VOLUME_SIZE] * 3
+    return {"view_size": size, "views": n_views, "normalisation": normalisation_schemes(channel_names)}
 
 
 def pool_folder(pool: ImagePool) -> Path:
@@ -111,7 +146,7 @@ def pool_folder(pool: ImagePool) -> Path:
 
 
 def prepare_views(
-    pool: ImagePool, channel_names: tuple[str, ...] | None = None, skip_broken: bool = False
+    pool: ImagePool, channel_names: tuple[str, ...] | None = None, skip_broken: bool = False, dim: int = 2
 ) -> Views:
     """Read every image of a pool once and keep its views on disk; what an earlier run read is not read again.
 
@@ -122,29 +157,33 @@ def prepare_views(
         For a plain folder, which has none; ``("channel", ...)`` by default, which nnU-Net normalises by z-score.
     skip_broken : bool
         Set broken cases aside instead of raising.
+    dim : {2, 3}
+        3 keeps a volume as one view, 2 takes slices of it.
 
     Raises
     ------
     BrokenImage
         At the first case that cannot be used, unless ``skip_broken``.
     UserError
-        If no case can be used.
+        If no case can be used, or ``dim`` is 3 for 2D images.
     """
     folder = pool_folder(pool)
     reader = pool.reader()
     probe, dead = _first_readable(pool, reader, skip_broken)
     names = pool.channel_names or channel_names or ("channel",) * len(probe)
-    n_views = 1 if probe.shape[1] == 1 else VIEWS_PER_VOLUME
-    shape = (n_views, len(names), VIEW_SIZE, VIEW_SIZE)
-    settings = view_settings(n_views, names)
+    if dim == 3 and probe.shape[1] == 1:
+        raise UserError(f"--dim 3 needs volumes, but {pool.name} holds 2D images; choose --dim 2")
+    n_views = 1 if dim == 3 or probe.shape[1] == 1 else VIEWS_PER_VOLUME
+    shape = (n_views, len(names), *([VIEW_SIZE] * 2 if dim == 2 else [VOLUME_SIZE] * 3))
+    settings = view_settings(n_views, names, dim)
 
     hashes = file_hashes(pool, folder / "files.json", lambda x: tqdm(x, desc=f"checking {pool.name}", unit="case"))
-    store = CaseRows.open(folder / "views", hashes, settings, shape, np.float16)
+    store = CaseRows.open(folder / ("views" if dim == 2 else "volumes"), hashes, settings, shape, np.float16)
     broken = dict(dead)
     for i in tqdm(store.missing(), desc=f"reading {pool.name}", unit="case"):
         case = pool.cases[i]
         try:
-            store.write(i, _case_views(case, reader, names, n_views))
+            store.write(i, _case_views(case, reader, names, n_views, dim))
         except BrokenImage as error:
             if not skip_broken:
                 raise
@@ -169,7 +208,7 @@ def _first_readable(pool: ImagePool, reader, skip_broken: bool) -> tuple[np.ndar
     raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
 
 
-def _case_views(case: Case, reader, channel_names: tuple[str, ...], n_views: int) -> np.ndarray:
+def _case_views(case: Case, reader, channel_names: tuple[str, ...], n_views: int, dim: int) -> np.ndarray:
     image = read_case(case, reader)
     where = f"case {case.identifier}: {case.files[0]}"
     if len(image) != len(channel_names):
@@ -177,10 +216,10 @@ def _case_views(case: Case, reader, channel_names: tuple[str, ...], n_views: int
             f"{where} has {len(image)} channels but the pool has {len(channel_names)} ({', '.join(channel_names)}); "
             f"mend channel_names in dataset.json or the image"
         )
-    if n_views == 1 and image.shape[1] > 1:
+    if dim == 2 and n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
     try:
-        views = extract_views(image, channel_names, n_views)
+        views = extract_views(image, channel_names, n_views) if dim == 2 else extract_volume(image, channel_names)
     except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
         raise BrokenImage(f"{where} does not fit its normalisation: {error}") from None
     if not np.isfinite(views).all():

@@ -27,8 +27,8 @@ class Encoder:
     identity : str
         SHA-256 of weights, architecture and views.
     n_features : int
-    normalisation : list of str
-        nnU-Net's schemes, one a channel, that it was trained with.
+    views : dict
+        ``view_size`` and ``normalisation``, nnU-Net's schemes, one a channel: what it was trained on.
     sources : dict
         Name and hash of every pool that it learned from.
     path : Path
@@ -37,7 +37,7 @@ class Encoder:
     module: nn.Module
     identity: str
     n_features: int
-    normalisation: list[str]
+    views: dict
     sources: dict[str, str]
     path: Path
 
@@ -63,20 +63,30 @@ def load_encoder(path: Path, device: str) -> Encoder:
         model.encoder.eval().to(device),
         encoder_identity(checkpoint),
         checkpoint["architecture"]["features_per_stage"][-1],
-        checkpoint["views"]["normalisation"],
+        checkpoint["views"],
         checkpoint["sources"],
         path,
     )
 
 
 def check_encoder_fits(encoder: Encoder, views: Views) -> None:
-    """Raise `UserError` unless the encoder was trained on as many channels, normalised alike."""
-    expected, found = encoder.normalisation, views.settings["normalisation"]
+    """Raise `UserError` unless the encoder was trained on as many channels, normalised alike, and on such views."""
+    size, found_size = encoder.views["view_size"], views.settings["view_size"]
+    if size != found_size:
+        raise UserError(
+            f"the encoder {encoder.path} was trained on {_kind(size)} but {views.pool.name} is read as "
+            f"{_kind(found_size)}; give another --encoder or --dim"
+        )
+    expected, found = encoder.views["normalisation"], views.settings["normalisation"]
     if expected != found:
         raise UserError(
             f"the encoder {encoder.path} was trained on {len(expected)} channels ({', '.join(expected)}) but "
             f"{views.pool.name} has {len(found)} ({', '.join(found)}); give another --encoder or source"
         )
+
+
+def _kind(size: int | list[int]) -> str:
+    return "2D views" if isinstance(size, int) else "whole volumes"
 
 
 @torch.inference_mode()

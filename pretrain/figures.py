@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, cell_targets, random_visible
+from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, cell_targets, from_cells, random_visible, to_cells
 from nnunetv2_xssr.records import atomic
 from nnunetv2_xssr.sheets import contact_sheet
 
@@ -65,28 +65,31 @@ def draw_reconstructions(
 
     Parameters
     ----------
-    images : tensor of shape (n, channels, height, width)
-        The first channel is shown, or three as colours.
+    images : tensor of shape (n, channels, ...)
+        The first channel is shown, or three as colours; of a volume the middle slice.
     """
     generator = torch.Generator().manual_seed(seed)
-    visible = random_visible(len(images), images.shape[2] // CELL, images.shape[3] // CELL, mask_ratio, generator)
+    shape = tuple(size // CELL for size in images.shape[2:])
+    visible = random_visible(len(images), shape, mask_ratio, generator)
     device = next(model.parameters()).device
     with torch.no_grad():
         predicted = model.reconstruct(images.to(device), visible.to(device)).cpu()
     # The target is normalised per cell; to be looked at, every cell gets its own mean and deviation back.
     _, mean, std = cell_targets(images)
-    filled = torch.where(visible.bool(), F.pixel_unshuffle(images, CELL), predicted * std + mean)
+    filled = torch.where(visible.bool(), to_cells(images), predicted * std + mean)
     pixels = F.interpolate(visible, images.shape[2:], mode="nearest")
-    low = images.amin(dim=(2, 3), keepdim=True)
+    low = images.flatten(2).amin(dim=2).reshape(*images.shape[:2], *[1] * len(shape))
     panels = {
         "image": images,
         "masked": torch.where(pixels.bool(), images, low),
-        "reconstructed (mean and contrast of each cell from the image)": F.pixel_shuffle(filled, CELL),
+        "reconstructed (mean and contrast of each cell from the image)": from_cells(filled),
     }
     contact_sheet(path, [(title, [(shown, "") for shown in _pictures(panel)]) for title, panel in panels.items()])
 
 
 def _pictures(images: torch.Tensor):
+    if images.ndim == 5:
+        images = images[:, :, images.shape[2] // 2]
     for image in images:
         if len(image) == 3:
             low, high = image.amin(), image.amax()

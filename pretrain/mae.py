@@ -1,11 +1,13 @@
 """A convolutional masked autoencoder on nnU-Net's own encoder blocks."""
 
+import math
+
 import torch
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from torch import nn
 from torch.nn import functional as F
 
-CELL = 16  # pixels, height and width of what is masked or visible as one; the stride of the whole encoder
+CELL = 16  # pixels along every axis of what is masked or visible as one; the stride of the whole encoder
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -19,13 +21,15 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-def build_encoder(input_channels: int, features_per_stage: list[int], strides: list[int]) -> PlainConvEncoder:
-    """A 2D encoder of dynamic-network-architectures whose strides multiply to ``CELL``."""
+def build_encoder(
+    input_channels: int, features_per_stage: list[int], strides: list[int], dim: int = 2
+) -> PlainConvEncoder:
+    """A 2D or 3D encoder of dynamic-network-architectures whose strides multiply to ``CELL``."""
     return PlainConvEncoder(
         input_channels,
         n_stages=len(features_per_stage),
         features_per_stage=features_per_stage,
-        conv_op=nn.Conv2d,
+        conv_op=_convolution(dim),
         kernel_sizes=3,
         strides=strides,
         n_conv_per_stage=2,
@@ -37,8 +41,12 @@ def build_encoder(input_channels: int, features_per_stage: list[int], strides: l
     )
 
 
+def _convolution(dim: int) -> type[nn.Module]:
+    return {2: nn.Conv2d, 3: nn.Conv3d}[dim]
+
+
 class MaskedAutoencoder(nn.Module):
-    """Reconstruct masked cells of an image from the visible ones.
+    """Reconstruct masked cells of an image from the visible ones; ``...`` stands for height and width, in 3D depth too.
 
     The mask is applied to the image and again after every stage of the encoder, so that nothing but visible cells
     ever reaches a visible cell, and masked cells hold nothing (SparK, Tian et al. 2023; ConvNeXt V2, Woo et al.
@@ -51,21 +59,31 @@ class MaskedAutoencoder(nn.Module):
     features_per_stage, strides : lists of int
         Of the encoder; the strides multiply to ``CELL``.
     decoder_features : int
+    dim : {2, 3}
+        Of the images.
     """
 
-    def __init__(self, input_channels: int, features_per_stage: list[int], strides: list[int], decoder_features: int):
+    def __init__(
+        self,
+        input_channels: int,
+        features_per_stage: list[int],
+        strides: list[int],
+        decoder_features: int,
+        dim: int = 2,
+    ):
         super().__init__()
-        self.encoder = build_encoder(input_channels, features_per_stage, strides)
-        self.to_decoder = nn.Conv2d(features_per_stage[-1], decoder_features, 1)
-        self.mask_token = nn.Parameter(torch.zeros(1, decoder_features, 1, 1))
+        conv = _convolution(dim)
+        self.encoder = build_encoder(input_channels, features_per_stage, strides, dim)
+        self.to_decoder = conv(features_per_stage[-1], decoder_features, 1)
+        self.mask_token = nn.Parameter(torch.zeros(1, decoder_features, *[1] * dim))
         self.decoder = nn.Sequential(
-            nn.Conv2d(decoder_features, decoder_features, 3, padding=1),
+            conv(decoder_features, decoder_features, 3, padding=1),
             ChannelNorm(decoder_features),
             nn.GELU(),
-            nn.Conv2d(decoder_features, decoder_features, 3, padding=1),
+            conv(decoder_features, decoder_features, 3, padding=1),
             ChannelNorm(decoder_features),
             nn.GELU(),
-            nn.Conv2d(decoder_features, input_channels * CELL**2, 1),
+            conv(decoder_features, input_channels * CELL**dim, 1),
         )
         nn.init.normal_(self.mask_token, std=0.02)
 
@@ -74,8 +92,8 @@ class MaskedAutoencoder(nn.Module):
 
         Parameters
         ----------
-        image : tensor of shape (batch, channels, height, width)
-        visible : tensor of shape (batch, 1, height / CELL, width / CELL)
+        image : tensor of shape (batch, channels, ...)
+        visible : tensor of shape (batch, 1, ... / CELL)
             1 for visible, 0 for masked.
         """
         x = image * _resize_mask(visible, image)
@@ -85,7 +103,7 @@ class MaskedAutoencoder(nn.Module):
         return x
 
     def reconstruct(self, image: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """Predicted normalised pixels of every cell, shape (batch, channels * CELL**2, rows, columns)."""
+        """Predicted normalised pixels of every cell, shape (batch, channels * CELL**dim, ... / CELL)."""
         tokens = self.to_decoder(self.encode(image, visible))
         return self.decoder(torch.where(visible.bool(), tokens, self.mask_token))
 
@@ -108,42 +126,70 @@ def cell_targets(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 
     Returns
     -------
-    target : tensor of shape (batch, channels * CELL**2, rows, columns)
-    mean, std : tensors of shape (batch, 1, rows, columns)
+    target : tensor of shape (batch, channels * CELL**dim, ... / CELL)
+    mean, std : tensors of shape (batch, 1, ... / CELL)
     """
-    cells = F.pixel_unshuffle(image, CELL)
+    cells = to_cells(image)
     mean = cells.mean(dim=1, keepdim=True)
     std = (cells.var(dim=1, keepdim=True, unbiased=False) + 1e-6).sqrt()
     return (cells - mean) / std, mean, std
 
 
-def random_visible(batch: int, rows: int, columns: int, mask_ratio: float, generator: torch.Generator) -> torch.Tensor:
-    """Random cells stay visible: tensor of shape (batch, 1, rows, columns), 1 for visible, equally many an image."""
-    return visible_cells(torch.rand(batch, rows * columns, generator=generator), rows, columns, mask_ratio)
+def to_cells(image: torch.Tensor) -> torch.Tensor:
+    """The pixels of every cell as channels: (batch, channels, ...) to (batch, channels * CELL**dim, ... / CELL)."""
+    dim = image.ndim - 2
+    for axis in range(dim):
+        image = image.unflatten(2 + 2 * axis, (-1, CELL))
+    within, across = [3 + 2 * axis for axis in range(dim)], [2 + 2 * axis for axis in range(dim)]
+    return image.permute(0, 1, *within, *across).flatten(1, 1 + dim)
 
 
-def visible_cells(numbers: torch.Tensor, rows: int, columns: int, mask_ratio: float) -> torch.Tensor:
-    """The cells with the smallest of some random numbers, shape (batch, rows * columns), stay visible."""
-    n = rows * columns
+def from_cells(cells: torch.Tensor) -> torch.Tensor:
+    """The inverse of `to_cells`."""
+    dim = cells.ndim - 2
+    image = cells.unflatten(1, (-1, *[CELL] * dim))
+    image = image.permute(0, 1, *(place for axis in range(dim) for place in (2 + dim + axis, 2 + axis)))
+    for axis in range(dim):
+        image = image.flatten(2 + axis, 3 + axis)
+    return image
+
+
+def random_visible(
+    batch: int, shape: tuple[int, ...], mask_ratio: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Random cells of a grid stay visible: shape (batch, 1, *shape), 1 for visible, equally many an image."""
+    return visible_cells(torch.rand(batch, math.prod(shape), generator=generator), shape, mask_ratio)
+
+
+def visible_cells(numbers: torch.Tensor, shape: tuple[int, ...], mask_ratio: float) -> torch.Tensor:
+    """The cells with the smallest of some random numbers, shape (batch, cells), stay visible."""
+    n = math.prod(shape)
     n_visible = n - round(mask_ratio * n)
     order = numbers.argsort(dim=1)
-    return (order.argsort(dim=1) < n_visible).float().reshape(len(numbers), 1, rows, columns)
+    return (order.argsort(dim=1) < n_visible).float().reshape(len(numbers), 1, *shape)
+
+
+def crop_numbers(dim: int) -> int:
+    """How many random numbers `random_crops` needs for one image."""
+    return 2 * dim + 1
 
 
 def random_crops(image: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """Random resized crops (60 to 100 % of height and width) and left-right flips, same shape as the images.
+    """Random resized crops (60 to 100 % of every axis) and flips of the last axis, same shape as the images.
 
     Parameters
     ----------
-    image : tensor of shape (n, channels, height, width)
-    numbers : tensor of shape (n, 5)
+    image : tensor of shape (n, channels, ...)
+    numbers : tensor of shape (n, crop_numbers(dim))
         Uniformly random in [0, 1).
     """
-    scale = 0.6 + 0.4 * numbers[:, :2]
-    shift = (2 * numbers[:, 2:4] - 1) * (1 - scale)
-    flip = torch.where(numbers[:, 4] < 0.5, 1.0, -1.0)
-    theta = torch.zeros(len(image), 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = scale[:, 0] * flip, scale[:, 1]
-    theta[:, :, 2] = shift
+    dim = image.ndim - 2
+    scale = 0.6 + 0.4 * numbers[:, :dim]
+    shift = (2 * numbers[:, dim : 2 * dim] - 1) * (1 - scale)
+    flip = torch.where(numbers[:, 2 * dim] < 0.5, 1.0, -1.0)
+    theta = torch.zeros(len(image), dim, dim + 1)
+    theta[:, :, :dim] = torch.diag_embed(scale)
+    theta[:, 0, 0] *= flip
+    theta[:, :, dim] = shift
     grid = F.affine_grid(theta, list(image.shape), align_corners=False)
     return F.grid_sample(image, grid.to(image), mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,5 +1,6 @@
 """Pretraining of the masked autoencoder: its batches, its loss and its health, for the engine."""
 
+import math
 from functools import cached_property
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from nnunetv2_xssr.folders import nnunet_folder
 from nnunetv2_xssr.pretrain.engine import train
 from nnunetv2_xssr.pretrain.figures import draw_reconstructions
 from nnunetv2_xssr.pretrain.health import embedding_health
-from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, random_crops, visible_cells
+from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, crop_numbers, random_crops, visible_cells
 from nnunetv2_xssr.pretrain.task import Settings, sample_generator
 from nnunetv2_xssr.records import sha256_json
-from nnunetv2_xssr.views import VIEW_SIZE, Views
+from nnunetv2_xssr.views import Views
 
 ARCHITECTURE = {"features_per_stage": [32, 64, 128, 256], "strides": [4, 2, 2, 1], "decoder_features": 128}
 MASK_RATIO = 0.6
@@ -28,13 +29,13 @@ HEALTH_BATCH = 32
 HEALTH = 2**32 - 1  # tells the health's random numbers from those of the samples, which are counted from 0
 
 
-def checkpoint_folder(pool_names: list[str]) -> Path:
-    """``$nnUNet_results/<source>/XSSR_MAE__2d``.
+def checkpoint_folder(pool_names: list[str], dim: int = 2) -> Path:
+    """``$nnUNet_results/<source>/XSSR_MAE__2d``, or ``...__3d``.
 
     Several sources get a folder whose name does not begin with a dataset's: nnU-Net would take it for that dataset.
     """
     name = pool_names[0] if len(pool_names) == 1 else "XSSR__" + "__".join(pool_names)
-    return nnunet_folder("nnUNet_results") / name / "XSSR_MAE__2d"
+    return nnunet_folder("nnUNet_results") / name / f"XSSR_MAE__{dim}d"
 
 
 class ViewSampler:
@@ -63,7 +64,7 @@ class ViewSampler:
         return len(self.index)
 
     def views(self, samples: range) -> torch.Tensor:
-        """These views of the endless stream, float32 tensor of shape (samples, channels, VIEW_SIZE, VIEW_SIZE)."""
+        """These views of the endless stream, float32 tensor of shape (samples, channels, ...)."""
         drawn = np.asarray(samples)
         places = []
         for one_pass in np.unique(drawn // len(self)):
@@ -131,9 +132,10 @@ class MaskedAutoencoding:
         )
 
     def describe(self) -> dict:
+        first = self.sources[0]
         return {
-            "architecture": {"input_channels": len(self.sources[0].channel_names), **ARCHITECTURE},
-            "views": {"view_size": VIEW_SIZE, "normalisation": self.sources[0].settings["normalisation"]},
+            "architecture": {"input_channels": len(first.channel_names), **ARCHITECTURE, "dim": first.dim},
+            "views": {key: first.settings[key] for key in ("view_size", "normalisation")},
             "sources": {views.pool.name: sha256_json(views.hashes) for views in self.sources},
         }
 
@@ -158,7 +160,7 @@ class MaskedAutoencoding:
             losses.append(len(part) * model(first[part].to(device), visible[part].to(device)).item())
         for crops, features in zip((first, second), embedded, strict=True):
             for part in crops.split(HEALTH_BATCH):
-                features.append(model.encoder(part.to(device)).float().mean(dim=(2, 3)).cpu())
+                features.append(model.encoder(part.to(device)).float().flatten(2).mean(dim=2).cpu())
         return {
             "held_out_loss": sum(losses) / n_held_out,
             **embedding_health(torch.cat(embedded[0]), torch.cat(embedded[1]), cases),
@@ -188,10 +190,11 @@ class MaskedAutoencoding:
 
 def crop_and_mask(views: torch.Tensor, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
     """A random crop of every view and its visible cells, drawn from the generator of every view."""
-    cells = VIEW_SIZE // CELL
+    shape = tuple(size // CELL for size in views.shape[2:])
+    n = crop_numbers(len(shape))
     # Numbers are drawn view by view, and used for all views at once, which takes half of the time.
-    numbers = torch.stack([torch.rand(5 + cells**2, generator=generator) for generator in generators])
-    return random_crops(views, numbers[:, :5]), visible_cells(numbers[:, 5:], cells, cells, MASK_RATIO)
+    numbers = torch.stack([torch.rand(n + math.prod(shape), generator=generator) for generator in generators])
+    return random_crops(views, numbers[:, :n]), visible_cells(numbers[:, n:], shape, MASK_RATIO)
 
 
 def check_same_channels(sources: list[Views]) -> None:
@@ -235,5 +238,5 @@ def pretrain(
         If the pools do not fit together, or what `engine.train` raises.
     """
     check_same_channels(sources)
-    folder = folder or checkpoint_folder([views.pool.name for views in sources])
+    folder = folder or checkpoint_folder([views.pool.name for views in sources], sources[0].dim)
     return train(MaskedAutoencoding(sources, settings.seed), settings, fabric, folder, resume)

@@ -6,7 +6,16 @@ from making import SOURCE, TARGET, picture, volume, write_dataset_json, write_pi
 
 from nnunetv2_xssr import views as views_module
 from nnunetv2_xssr.pools import BrokenImage, open_pool
-from nnunetv2_xssr.views import VIEW_SIZE, VIEWS_PER_VOLUME, extract_views, foreground_slices, normalise, prepare_views
+from nnunetv2_xssr.views import (
+    VIEW_SIZE,
+    VIEWS_PER_VOLUME,
+    VOLUME_SIZE,
+    extract_views,
+    extract_volume,
+    foreground_slices,
+    normalise,
+    prepare_views,
+)
 
 
 def test_views_of_pictures(workspace):
@@ -68,6 +77,20 @@ def test_views_of_a_volume_show_its_slices():
     scaled = (image - image.mean()) / image.std()
     for view, z in zip(views, slices, strict=True):
         assert view.astype(np.float32).mean() == pytest.approx(scaled[z].mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("size", [(20, 30, 40), (150, 90, 100)])
+def test_volume_as_one_view_is_the_box_around_its_foreground(size):
+    image = np.zeros((1, *size), np.float32)
+    box = tuple(slice(n // 4, n // 4 + n // 2) for n in size)
+    z, y, x = np.meshgrid(*(np.linspace(0, 1, n // 2) for n in size), indexing="ij")
+    image[(0, *box)] = 100 + z + 2 * y + 4 * x
+    ((view,),) = extract_volume(image, ("MRI",)).astype(np.float32)
+    assert view.shape == (VOLUME_SIZE,) * 3
+    scaled = (image - image.mean()) / image.std()
+    assert view.mean() == pytest.approx(scaled[(0, *box)].mean(), abs=0.01)
+    steps = [np.diff(view, axis=axis).mean() for axis in range(3)]
+    assert steps[1] == pytest.approx(2 * steps[0], rel=0.1) and steps[2] == pytest.approx(4 * steps[0], rel=0.1)
 
 
 def test_nothing_is_read_twice(workspace, monkeypatch):

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from nnunetv2_xssr.commands.frame import run
-from nnunetv2_xssr.commands.training_options import add_training, start_training
+from nnunetv2_xssr.commands.training_options import add_dim, add_training, start_training
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "-s", nargs="+", required=True, metavar="SOURCE", help="nnU-Net datasets (name or number) or folders of images"
     )
+    add_dim(parser)
     add_training(parser, 24, "32")
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _pretrain(args), "run the same command with --c")
@@ -45,13 +46,14 @@ def _read(args: argparse.Namespace) -> list:
 
     pools = open_pools(args.s)
     named = next((pool.channel_names for pool in pools if pool.channel_names), None)
-    return [prepare_views(pool, named, args.skip_broken) for pool in pools]
+    return [prepare_views(pool, named, args.skip_broken, args.dim) for pool in pools]
 
 
 def _say(final: Path, args: argparse.Namespace) -> None:
     print(f"wrote {final}")
     print(f"look at {final.parent / 'reconstructions.png'} and {final.parent / 'progress.png'}")
-    print(f"next: nnUNetv2_xssr_select -d TARGET -s {' '.join(args.s)} -b 5%")
+    dim = " --dim 3" if args.dim == 3 else ""
+    print(f"next: nnUNetv2_xssr_select -d TARGET -s {' '.join(args.s)} -b 5%{dim}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from nnunetv2_xssr.commands.frame import add_device, resolve_device, run
+from nnunetv2_xssr.commands.training_options import add_dim
 from nnunetv2_xssr.errors import UserError
 
 
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--overwrite", action="store_true", help="replace a selection that was made with other settings")
     add("--skip-broken", action="store_true", help="set cases aside that cannot be read, and name them")
     # fmt: on
+    add_dim(parser)
     add_device(parser)
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _select(args))
@@ -98,6 +100,7 @@ def _select(args: argparse.Namespace) -> None:
         "encoder": str(args.encoder) if args.encoder else None,
         **vars(choice),
         "excluded": list(choice.excluded),
+        "dim": args.dim,
         "scheduler": True if args.scheduler else None,  # whether, not which: that does not change the picks
     }
     if not args.overwrite:
@@ -154,11 +157,11 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
     from nnunetv2_xssr.views import prepare_views
 
     # All images are read before the encoder is trained: a broken one is found after minutes and not after hours.
-    target_views = prepare_views(target, skip_broken=args.skip_broken)
-    source_views = [prepare_views(pool, target.channel_names, args.skip_broken) for pool in sources]
+    target_views = prepare_views(target, None, args.skip_broken, args.dim)
+    source_views = [prepare_views(pool, target.channel_names, args.skip_broken, args.dim) for pool in sources]
     check_same_channels([target_views, *source_views])
     learn_from = source_views or [target_views]
-    final = checkpoint_folder([views.pool.name for views in learn_from]) / "checkpoint_final.pth"
+    final = checkpoint_folder([views.pool.name for views in learn_from], args.dim) / "checkpoint_final.pth"
     if args.encoder:
         final = args.encoder
     elif not final.is_file():
@@ -187,7 +190,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
         np.concatenate([rows.rows for rows in source]) if source else None,
         provenance,
         set_aside,
-        target_views.rows.shape[1] > 1,
+        target_views.dim == 3 or target_views.rows.shape[1] > 1,
     )
 
 

@@ -22,6 +22,16 @@ def add_training(parser: argparse.ArgumentParser, epochs: int, batch: str) -> No
     # fmt: on
 
 
+def add_dim(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dim",
+        type=int,
+        choices=(2, 3),
+        default=2,
+        help="what the encoder sees of volumes: 2, axial slices (default), or 3, the whole volume",
+    )
+
+
 def start_training(args: argparse.Namespace, **defaults):
     """The `Settings` that the options ask for, and the connected processes.
 

@@ -16,9 +16,9 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.pools import open_pool
 from nnunetv2_xssr.pretrain import embedding, engine, training
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
-from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
+from nnunetv2_xssr.pretrain.embedding import embed, embed_case, load_encoder
 from nnunetv2_xssr.pretrain.training import MaskedAutoencoding, ViewSampler, split_cases
-from nnunetv2_xssr.views import prepare_views
+from nnunetv2_xssr.views import VOLUME_SIZE, prepare_views
 
 TINY = ["--epochs", "2", "--batch_size", "4", "-device", "cpu"]
 
@@ -74,6 +74,32 @@ def test_volumes_and_several_channels(empty, capsys):
     out = succeeds(capsys, select.main, ["-d", "5", "-b", "1", "-device", "cpu"])
     assert "3d_fullres 0 -tr XSSRTrainer" in out
     assert len(empty.selection("Dataset005_Volumes")["selections"][0]["picks"]) == 1
+
+
+def test_whole_volumes(empty, capsys, monkeypatch):
+    """--dim 3: the encoder sees a volume as one view, and sees what no slice of it shows."""
+    for number, name in ((5, "Source"), (6, "Target")):
+        folder = empty.raw / f"Dataset00{number}_{name}"
+        for i in range(3):
+            write_volume(folder / "imagesTr" / f"v_{i}_0000.nii.gz", volume(i + 10 * number)[0])
+        write_dataset_json(folder, ending=".nii.gz", channel_names={"0": "MRI"})
+    out = succeeds(capsys, pretrain.main, ["-s", "5", "--dim", "3", *TINY])
+    assert "-b 5% --dim 3" in out
+    checkpoint = empty.results / "Dataset005_Source" / "XSSR_MAE__3d" / "checkpoint_final.pth"
+    assert load_checkpoint(checkpoint)["architecture"]["dim"] == 3
+    assert (checkpoint.parent / "reconstructions.png").is_file()
+    argv = ["-d", "6", "-s", "5", "-b", "1", "-device", "cpu"]
+    assert "3d_fullres 0" in succeeds(capsys, select.main, [*argv, "--dim", "3"])
+    views = prepare_views(open_pool("6"), dim=3)
+    assert views.rows.shape == (3, 1, 1, VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE)
+    encoder = load_encoder(checkpoint, "cpu")
+    upright, turned = views.rows[0], views.rows[0][:, :, ::-1].copy()  # the same slices in another order
+    assert not np.allclose(embed_case(encoder, upright), embed_case(encoder, turned))
+    fails(capsys, select.main, [*argv, "--overwrite", "--encoder", checkpoint], "whole volumes", "2D views", "--dim")
+
+
+def test_whole_volumes_of_pictures(workspace, capsys):
+    fails(capsys, select.main, ["-d", "2", "-s", "1", "-b", "1", "--dim", "3"], "needs volumes", "2D images", "--dim 2")
 
 
 def test_same_seed_same_weights_other_seed_others(empty, capsys):
