@@ -4,8 +4,14 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch.nn import functional as F
+
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.pools import open_pool, read_case
 from nnunetv2_xssr.records import read_json, write_json
+from nnunetv2_xssr.views import extract_views
 
 
 def pack_folder(name: str) -> Path:
@@ -47,3 +53,27 @@ def write_domain(pack: str, domain: str, dataset: Path, labelled: bool, extra: s
     keep = {key: description[key] for key in ("channel_names", "labels", "file_ending")}
     write_json(dataset / "dataset.json", {**keep, "numTraining": len(cases)})
     return cases
+
+
+def views_and_masks(pack: str, domains: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Images and foreground of the labelled 2D cases of some domains, as the encoder sees them.
+
+    Returns
+    -------
+    images : float32 array of shape (n, channels, VIEW_SIZE, VIEW_SIZE)
+    masks : float32 array of shape (n, VIEW_SIZE, VIEW_SIZE)
+        The share of every pixel that is foreground.
+    """
+    folder = pack_folder(pack)
+    description = read_json(folder / "dataset.json")
+    channels = tuple(description["channel_names"][n] for n in sorted(description["channel_names"], key=int))
+    pool = open_pool(str(folder / "imagesTr"))
+    pool = pool.only(case for case, domain in description["domains"].items() if domain in domains)
+    reader = pool.reader()
+    images, masks = [], []
+    for case in pool.cases:
+        images.append(extract_views(read_case(case, reader), channels, 1)[0])
+        label, _ = reader.read_seg(str(folder / "labelsTr" / f"{case.identifier}{pool.file_ending}"))
+        mask = torch.from_numpy((label[:, 0] > 0).astype(np.float32))[None]
+        masks.append(F.interpolate(mask, images[-1].shape[-2:], mode="area")[0, 0].numpy())
+    return np.stack(images).astype(np.float32), np.stack(masks)

@@ -1,0 +1,279 @@
+#!/usr/bin/env python3
+"""Which embedding makes selections that cover the target? No segmenter is trained.
+
+    python benchmarks/embedding.py              # under two hours on two cores; encoders and features are kept
+
+A selection's score is the percentile of its mask coverage among 1,000 random draws of as many cases (50 = random): the
+mean over the pool of 1 - Dice between a case's mask and the picked mask that is nearest. Every pool is drawn again:
+80 % of its cases, several times. Retrieval is the Dice between a case's mask and that of its nearest neighbour, as a
+share of the way from a random case's (0) to the best case's (100).
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from packs import pack_folder, write_domain
+from proxies import mask_vectors, shrink, soft_dice_distance, textures
+from skimage.transform import resize
+from torch.nn import functional as F
+from tqdm import tqdm
+from vit import ViTMaskedAutoencoder
+
+from nnunetv2_xssr.pools import open_pool
+from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
+from nnunetv2_xssr.pretrain.task import sample_generator
+from nnunetv2_xssr.pretrain.training import ARCHITECTURE, LEARNING_RATE, ViewSampler, crop_and_mask
+from nnunetv2_xssr.selection.cells import cells_of
+from nnunetv2_xssr.selection.constraints import Constraints
+from nnunetv2_xssr.selection.scores import density, novelty
+from nnunetv2_xssr.selection.standardise import on_grid
+from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
+from nnunetv2_xssr.views import VIEW_SIZE, prepare_views
+
+STUDIES = {
+    "CXRLung hannover -> guangzhou": ("CXRLung", "hannover", "guangzhou"),
+    "NucleiDSB fluo256 -> histology": ("NucleiDSB", "fluo256", "histology"),
+    "NucleiDSB fluo256 -> fluo696": ("NucleiDSB", "fluo256", "fluo696"),
+    "Hippocampus3D range8bit -> standard": ("Hippocampus3D", "range8bit", "standard"),
+}
+BUDGETS = (0.025, 0.05, 0.1)
+STRATEGY_NAMES = ("facility_location", "xssr", "coreset")
+N_RANDOM, N_POOLS = 1000, 8
+STEPS, BATCH_SIZE = 1200, 32
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("results/embedding"))
+    parser.add_argument("--seeds", type=int, default=2, help="encoders of every kind; 2 by default")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.work.mkdir(parents=True, exist_ok=True)
+    scores = json.loads((args.work / "scores.json").read_text()) if (args.work / "scores.json").is_file() else {}
+    for study, (pack, source, target) in STUDIES.items():
+        judge = Judge(pack, target, args.work)
+        for seed in range(args.seeds):
+            for name, pool, archive in embeddings(pack, source, target, args.work, seed):
+                for after, finish in AFTER.items():
+                    key = f"{study} | {name} | {after} | {seed}"
+                    if key not in scores:
+                        scores[key] = judge.scores(*finish(pool, archive))
+                        (args.work / "scores.json").write_text(json.dumps(scores))
+    print_tables(scores)
+
+
+def views_of(pack, domain, work, labelled=True):
+    """Views of a domain: float32 array of shape (cases, views, channels, VIEW_SIZE, VIEW_SIZE), and the pool."""
+    import os
+
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ[variable] = str(work / variable)
+    number = 100 + sorted(f"{p}{d}" for p, _, d in STUDIES.values()).index(f"{pack}{domain}") if labelled else 200
+    name = f"Dataset{number}_{pack}{domain}"
+    extra = "imagesUnlabelled" if (pack, domain) == ("CXRLung", "hannover") else None
+    write_domain(pack, domain, work / "nnUNet_raw" / name, labelled, extra)
+    return prepare_views(open_pool(name))
+
+
+def embeddings(pack, source, target, work, seed):
+    """Name, pool features and source features of every embedding."""
+    archive, pool = (views_of(pack, domain, work, domain == target) for domain in (source, target))
+    x, z = (torch.from_numpy(np.asarray(views.rows, np.float32)) for views in (archive, pool))
+    if seed == 0:
+        yield "thumbnail 16", *(shrink(a.numpy().mean(1), 16).reshape(len(a), -1) for a in (z, x))
+        yield "pixels 32", *(shrink(a.numpy().mean(1), 32).reshape(len(a), -1) for a in (z, x))
+        yield "textures", *(np.mean([textures(a[:, i].numpy()) for i in range(a.shape[1])], 0) for a in (z, x))
+    for kind in ("conv", "conv untrained", "vit"):
+        model = encoder(kind, archive, work / f"{kind} {pack} {source} {seed}.pth".replace(" ", "_"), seed)
+        found = [maps(kind, model, a) for a in (z, x)]
+        for name, of in pooled(kind).items():
+            yield f"{kind} {name}", *(of(m).numpy() for m in found)
+        share = position_share(found[0][-2])
+        tqdm.write(f"{pack} {target}, {kind} {seed}: position explains {share:.3f} of the layer before the last")
+
+
+def encoder(kind, views, path, seed):
+    torch.manual_seed(seed)
+    channels = len(views.channel_names)
+    vit = kind == "vit"
+    model = ViTMaskedAutoencoder(channels, VIEW_SIZE // 16) if vit else MaskedAutoencoder(channels, **ARCHITECTURE)
+    if path.is_file():
+        model.load_state_dict(torch.load(path))
+    elif "untrained" not in kind:
+        start = time.perf_counter()
+        learn(model, views, seed, 5e-4 if vit else LEARNING_RATE)
+        torch.save(model.state_dict(), path)
+        tqdm.write(f"{path.name}: {time.perf_counter() - start:.0f} s")
+    return model.eval()
+
+
+def learn(model, views, seed, learning_rate):
+    sampler = ViewSampler([views], seed)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, STEPS, pct_start=0.1)
+    for step in tqdm(range(STEPS), leave=False):
+        samples = range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
+        loss = model(*crop_and_mask(sampler.views(samples), [sample_generator(seed, i) for i in samples]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+@torch.inference_mode()
+def maps(kind, model, views):
+    """Features of some layers: a list of tensors of shape (cases, views, d, rows, columns)."""
+    flat, found = views.flatten(0, 1), []
+    for part in flat.split(64):
+        if kind == "vit":
+            found.append(model.maps(part))
+        else:
+            layers, h = [], part
+            for stage in model.encoder.stages:
+                h = stage(h)
+                layers.append(h)
+            found.append([F.adaptive_avg_pool2d(layers[1], 8), *layers[2:]])
+    return [torch.cat(layer).unflatten(0, views.shape[:2]) for layer in zip(*found, strict=True)]
+
+
+def grid(layer, size, keep_views):
+    """Cells of an even grid side by side; views side by side too, or averaged."""
+    cells = F.adaptive_avg_pool2d(layer.flatten(0, 1), size).flatten(1).unflatten(0, layer.shape[:2])
+    return cells.flatten(1) if keep_views else cells.mean(1)
+
+
+def pooled(kind):
+    """The embeddings of one network by name: functions of its maps."""
+    last, before = -1, -2
+    found = {
+        "last, average": lambda m: grid(m[last], 1, False),
+        "before, average": lambda m: grid(m[before], 1, False),
+        "both, average": lambda m: torch.cat([grid(m[i], 1, False) for i in (before, last)], 1),
+        "before, grid 4": lambda m: grid(m[before], 4, True),
+        "last, grid 4": lambda m: grid(m[last], 4, True),
+    }
+    if kind == "conv":
+        found |= {
+            "all, average": lambda m: torch.cat([grid(layer, 1, False) for layer in m], 1),
+            "before, mean and deviation": lambda m: torch.cat([m[before].mean((1, 3, 4)), m[before].std((1, 3, 4))], 1),
+            "before, grid 2": lambda m: grid(m[before], 2, True),
+            "before, grid 8": lambda m: grid(m[before], 8, True),
+            "early, grid 4": lambda m: grid(m[0], 4, True),
+        }
+    return found
+
+
+def position_share(layer):
+    """Share of the variance of a layer's cells that their position alone explains, in [0, 1].
+
+    Where anatomy is aligned, cells at the same place of different cases resemble each other; then it is large.
+    """
+    cells = layer.flatten(2) if layer.dim() == 4 else layer.movedim(2, 1).flatten(2)  # (cases, d, positions)
+    cells = (cells - cells.mean((0, 2), keepdim=True)) / cells.std((0, 2), keepdim=True).clamp(min=1e-6)
+    n, d, p = cells.shape
+    between = cells.mean(0).square().mean()
+    return ((between - 1 / n) / (1 - 1 / n)).item()
+
+
+def standardised(pool, archive):
+    mean, std = pool.mean(0), pool.std(0)
+    factor = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-12), 1 / np.maximum(std, 1e-30), 0)
+    return (pool - mean) * factor, (archive - mean) * factor
+
+
+def components(pool, archive, whiten, n=32):
+    """The leading principal components of the pool, after standardising."""
+    pool, archive = standardised(pool, archive)
+    _, values, axes = np.linalg.svd(pool, full_matrices=False)
+    axes = axes[:n].T / (values[:n] if whiten else 1)
+    return pool @ axes, archive @ axes
+
+
+AFTER = {
+    "as it is": standardised,
+    "PCA 32": lambda pool, archive: components(pool, archive, False),
+    "PCA 32, whitened": lambda pool, archive: components(pool, archive, True),
+}
+
+
+def unit(rows):
+    return on_grid(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
+
+
+class Judge:
+    """Scores of selections from one target."""
+
+    def __init__(self, pack, domain, work):
+        pool = views_of(pack, domain, work).pool
+        reader = pool.reader()
+        labels = [reader.read_seg(str(pack_folder(pack) / "labelsTr" / f"{c.identifier}{pool.file_ending}"))[0][0]
+                  for c in pool.cases]  # fmt: skip
+        if labels[0].shape[0] == 1:
+            vectors = np.stack([mask_vectors(label[:1] > 0)[0] for label in labels])
+        else:
+            values = range(1, int(max(label.max() for label in labels)) + 1)
+            vectors = np.stack([
+                np.concatenate([resize((label == v).astype(np.float32), (16, 16, 16)).ravel() for v in values])
+                for label in labels
+            ])  # fmt: skip
+        self.distance = soft_dice_distance(vectors.astype(np.float64))
+        rng = np.random.default_rng(0)
+        n = len(vectors)
+        self.pools = [np.sort(rng.choice(n, int(0.8 * n), replace=False)) for _ in range(N_POOLS)]
+        self.random = {}
+        for i, rows in enumerate(self.pools):
+            d = self.distance[np.ix_(rows, rows)]
+            for budget in BUDGETS:
+                k = max(1, int(budget * len(rows)))
+                draws = (rng.choice(len(rows), k, replace=False) for _ in range(N_RANDOM))
+                self.random[i, budget] = np.sort([d[:, draw].min(1).mean() for draw in draws])
+
+    def scores(self, pool, archive):
+        """Percentiles by strategy and budget, and the retrieval."""
+        found = defaultdict(list)
+        x = unit(archive)
+        for i, rows in enumerate(self.pools):
+            z, d = unit(pool[rows]), self.distance[np.ix_(rows, rows)]
+            cells = cells_of(z)
+            parts = density(cells), novelty(cells, x)
+            for budget in BUDGETS:
+                k = max(1, int(budget * len(rows)))
+                limits = Constraints().limits(len(rows), k, np.empty(0, int))[1]
+                problem = Problem(cells, *parts, k, np.empty(0, int), limits)
+                for strategy in STRATEGY_NAMES:
+                    covered = d[:, STRATEGIES[strategy](problem).picks].min(1).mean()
+                    found[f"{strategy} {budget}"].append(float((self.random[i, budget] > covered).mean() * 100))
+        z, d = unit(pool).astype(np.float64), self.distance + np.diag(np.full(len(pool), np.inf))
+        nearest = (z @ z.T - np.diag(np.full(len(z), 9.0))).argmax(1)
+        typical = np.mean(self.distance[~np.eye(len(d), dtype=bool)])
+        gain = (typical - d[np.arange(len(d)), nearest].mean()) / (typical - d.min(1).mean())
+        return {**{key: float(np.mean(values)) for key, values in found.items()}, "retrieval": float(gain)}
+
+
+def print_tables(scores):
+    """One row an embedding: mean percentile over budgets, encoders and pools, for every study."""
+    rows = defaultdict(lambda: defaultdict(list))
+    for key, value in scores.items():
+        study, name, after, _ = key.split(" | ")
+        rows[f"{name}, {after}"][study].append(value)
+    order = {}
+    for name, by_study in rows.items():
+        order[name] = [
+            [np.mean([v[f"{strategy} {b}"] for v in by_study[study] for b in BUDGETS]) for strategy in STRATEGY_NAMES]
+            + [100 * np.mean([v["retrieval"] for v in by_study[study]])]
+            for study in STUDIES
+            if study in by_study
+        ]
+    print(f"| embedding | {' | '.join(STUDIES)} | mean |\n|{'---|' * (2 + len(STUDIES))}")
+    for name, cells in sorted(order.items(), key=lambda item: -np.mean([c[:2] for c in item[1]])):
+        texts = [" / ".join(f"{v:.0f}" for v in cell) for cell in [*cells, np.mean(cells, 0)]]
+        print(f"| {name} | {' | '.join(texts)} |")
+
+
+if __name__ == "__main__":
+    main()

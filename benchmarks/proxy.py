@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Does what can be measured without training a segmenter predict the Dice that training gives?
+
+    python benchmarks/proxy.py train          # about an hour on one core; goes on where it stopped
+    python benchmarks/proxy.py correlate
+
+``train`` makes 24 selections a pool and budget, from the best and the worst in mask coverage of 1,000 random draws, by
+several strategies in several feature spaces and at random, trains one small U-Net on each (views of 128 x 128 pixels,
+300 batches of 8) and keeps its Dice on the test cases. ``correlate`` prints the rank correlation of every proxy with
+Dice. The pools are those of CXRLung's children and all four kinds of NucleiDSB, at 1 %, 2.5 %, 5 %.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from packs import views_and_masks
+from proxies import PROXIES, features_of, mask_vectors, mean_nearest, soft_dice_distance
+from scipy.stats import spearmanr
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from nnunetv2_xssr.selection import select
+
+POOLS = {"CXRLung": ["guangzhou"], "NucleiDSB": ["fluo256", "fluo360", "fluo696", "histology"]}
+BUDGETS = (0.01, 0.025, 0.05)
+BATCHES, BATCH_SIZE, LEARNING_RATE = 300, 8, 2e-3
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("train", "correlate"))
+    parser.add_argument("--results", type=Path, default=Path("results/proxy.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results = json.loads(args.results.read_text()) if args.results.is_file() else {}
+    (train_all if args.step == "train" else correlate)(results, args.results)
+
+
+def halves(n):
+    """Pool and test: a fifth of the cases is for testing."""
+    order = np.random.default_rng(0).permutation(n)
+    return np.sort(order[n // 5 :]), np.sort(order[: n // 5])
+
+
+def selections(images, masks, k, rng):
+    """Name and picks of 24 selections that differ in coverage as much as they can."""
+    distance = soft_dice_distance(mask_vectors(masks))
+    draws = [rng.choice(len(images), k, replace=False) for _ in range(1000)]
+    order = np.argsort([distance[:, draw].min(axis=1).mean() for draw in draws])
+    chosen = {f"mask coverage rank {rank}": draws[order[rank]] for rank in (0, 5, 100, 500, 900, 994, 999)}
+    for name, features in features_of(images).items():
+        for strategy in ("coreset", "facility_location", "typiclust"):
+            chosen[f"{strategy} on {name}"] = select(features, k, strategy=strategy).picks
+        near = np.argsort(((features - features[draws[0][0]]) ** 2).sum(axis=1))
+        chosen[f"neighbours in {name}"] = near[:k]
+    chosen |= {f"random {i}": draws[i] for i in range(24 - len(chosen))}
+    return {name: sorted(map(int, picks)) for name, picks in chosen.items()}
+
+
+def train_all(results, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = []
+    for fraction in BUDGETS:
+        for pack, domains in POOLS.items():
+            images, masks = views_and_masks(pack, domains)
+            pool, test = halves(len(images))
+            k = max(1, int(fraction * len(pool)))
+            for name, picks in selections(images[pool], masks[pool], k, np.random.default_rng(1)).items():
+                work.append((f"{pack} {fraction} {name}", pool[picks], images, masks, test, picks))
+    for key, rows, images, masks, test, picks in tqdm(work):
+        if key not in results:
+            dice = train(images[rows], masks[rows], images[test], masks[test])
+            results[key] = {"picks": picks, "dice": dice.tolist()}
+            path.write_text(json.dumps(results))
+
+
+def train(images, masks, test_images, test_masks):
+    """Dice of every test image after training on some, array of shape (test,)."""
+    torch.manual_seed(0)
+    model = PlainConvUNet(
+        images.shape[1], 4, [8, 16, 32, 64], nn.Conv2d, 3, [1, 2, 2, 2], 1, 1, 1, conv_bias=True,
+        norm_op=nn.InstanceNorm2d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU, nonlin_kwargs={},
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, BATCHES)
+    x, y = torch.from_numpy(images), torch.from_numpy(masks)[:, None]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(BATCHES):
+        rows = torch.randint(len(x), (BATCH_SIZE,), generator=generator)
+        inputs, target = augment(x[rows], y[rows], generator)
+        logits = model(inputs)
+        p = logits.sigmoid()
+        dice = (2 * (p * target).sum((2, 3)) + 1) / ((p + target).sum((2, 3)) + 1)
+        loss = F.binary_cross_entropy_with_logits(logits, target) + 1 - dice.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+    with torch.inference_mode():
+        parts = [model(part) > 0 for part in torch.from_numpy(test_images).split(32)]
+    predicted, truth = torch.cat(parts)[:, 0], torch.from_numpy(test_masks) > 0.5
+    return (2 * (predicted & truth).sum((1, 2)) / (predicted.sum((1, 2)) + truth.sum((1, 2))).clamp(min=1)).numpy()
+
+
+def augment(images, masks, generator):
+    """Flips, scaling, rotation, contrast and brightness, drawn image by image."""
+    n = len(images)
+    u = torch.rand(n, 5, generator=generator)
+    angle, scale = (u[:, 0] - 0.5) * 0.5, 0.8 + 0.5 * u[:, 1]
+    flip = torch.where(u[:, 2] < 0.5, 1.0, -1.0)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 1] = scale * angle.cos() * flip, -scale * angle.sin()
+    theta[:, 1, 0], theta[:, 1, 1] = scale * angle.sin() * flip, scale * angle.cos()
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    masks = F.grid_sample(masks, grid, align_corners=False)
+    contrast, brightness = 0.75 + 0.5 * u[:, 3], (u[:, 4] - 0.5) * 0.4
+    return images * contrast[:, None, None, None] + brightness[:, None, None, None], (masks > 0.5).float()
+
+
+def correlate(results, path):
+    print(f"| pool, budget | selections | Dice, range | {' | '.join(PROXIES)} |\n|{'---|' * (3 + len(PROXIES))}")
+    for pack, domains in POOLS.items():
+        images, masks = views_and_masks(pack, domains)
+        pool, _ = halves(len(images))
+        distances = {name: proxy(images[pool], masks[pool]) for name, proxy in PROXIES.items()}
+        for fraction in BUDGETS:
+            entries = [value for key, value in results.items() if key.startswith(f"{pack} {fraction} ")]
+            dice = np.array([np.mean(entry["dice"]) for entry in entries]) * 100
+            cells = []
+            for name, distance in distances.items():
+                coverage = [-mean_nearest(distance, entry["picks"], worst="hardest" in name) for entry in entries]
+                cells.append(f"{spearmanr(coverage, dice).statistic:.2f}")
+            k = len(entries[0]["picks"])
+            row = f"{pack} {100 * fraction:g} % ({k})", len(entries), f"{dice.min():.1f} to {dice.max():.1f}", *cells
+            print(f"| {' | '.join(map(str, row))} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
