@@ -112,7 +112,7 @@ def pretrain(study: Study, pack: str, arm: str, args: argparse.Namespace) -> Pat
     others = list(PACKS[pack][2]) if arm == ARMS[2] else []
     kept = study.folder / f"{arm}.pth"
     if not kept.is_file():
-        epochs = ["--epochs", str(args.epochs or (300 if args.gpu else 12))]
+        epochs = ["--epochs", str(args.epochs or (300 if args.gpu else 6))]
         batch = [] if args.gpu else ["--batch_size", "16"]
         study.run(
             "nnUNetv2_hssl_pretrain", "-d", study.target, "-c", study.configuration, "-s", study.source, *others,

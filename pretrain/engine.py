@@ -19,8 +19,12 @@ import math
 import signal
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cached_property
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +35,7 @@ from nnunetv2_xssr.errors import Stopped, UserError
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2_xssr.pretrain.figures import draw_progress
 from nnunetv2_xssr.pretrain.health import collapse
+from nnunetv2_xssr.pretrain.loader import batches, worker_count
 from nnunetv2_xssr.pretrain.schedule import learning_rate_factor, total_epochs, warmed_up
 from nnunetv2_xssr.pretrain.stopping import StopRequest
 from nnunetv2_xssr.pretrain.task import Settings, Task
@@ -207,13 +212,23 @@ class Run:
     def _backward(self, part: int) -> dict[str, torch.Tensor]:
         """Add the gradients of this process' share of one part of the batch; returns the detached losses."""
         fabric, n_parts = self.fabric, self.settings.accumulate
-        share = self.settings.batch_size // (n_parts * fabric.world_size)
-        first = ((self.step * n_parts + part) * fabric.world_size + fabric.global_rank) * share
-        batch = fabric.to_device(self.task.batch(range(first, first + share)))
+        batch = fabric.to_device(next(self.batches))
         with fabric.no_backward_sync(self.wrapped, enabled=part + 1 < n_parts):
             losses = self.task.loss(self.wrapped, batch)
             fabric.backward(losses["loss"] / n_parts)
         return {name: loss.detach().float() for name, loss in losses.items()}
+
+    @cached_property
+    def batches(self) -> Iterator[Any]:
+        """This process' shares of the batches from the current step on, without end."""
+        return batches(self.task, self._shares(), worker_count(self.fabric.device))
+
+    def _shares(self) -> Iterator[range]:
+        world = self.fabric.world_size
+        share = self.settings.batch_size // (self.settings.accumulate * world)
+        for part in count(self.step * self.settings.accumulate):
+            first = (part * world + self.fabric.global_rank) * share
+            yield range(first, first + share)
 
     def end_epoch(self) -> None:
         """Measure the health, and note it with the losses."""
