@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from packs import pack_folder, write_domain
-from proxies import mask_vectors, shrink, soft_dice_distance, textures
+from proxies import appearance, euclidean, mask_vectors, shrink, soft_dice_distance, textures
 from skimage.transform import resize
 from torch.nn import functional as F
 from tqdm import tqdm
 from vit import ViTMaskedAutoencoder
 
-from nnunetv2_xssr.pools import open_pool
+from nnunetv2_xssr.pools import open_pool, read_case
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
 from nnunetv2_xssr.pretrain.task import sample_generator
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE, LEARNING_RATE, ViewSampler, crop_and_mask
@@ -33,7 +33,7 @@ from nnunetv2_xssr.selection.constraints import Constraints
 from nnunetv2_xssr.selection.scores import density, novelty
 from nnunetv2_xssr.selection.standardise import on_grid
 from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
-from nnunetv2_xssr.views import VIEW_SIZE, prepare_views
+from nnunetv2_xssr.views import VIEW_SIZE, normalise, prepare_views
 
 STUDIES = {
     "CXRLung hannover -> guangzhou": ("CXRLung", "hannover", "guangzhou"),
@@ -51,6 +51,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("results/embedding"))
     parser.add_argument("--seeds", type=int, default=2, help="encoders of every kind; 2 by default")
+    parser.add_argument("--kinds", nargs="+", default=["conv", "conv untrained", "vit"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ def main():
     for study, (pack, source, target) in STUDIES.items():
         judge = Judge(pack, target, args.work)
         for seed in range(args.seeds):
-            for name, pool, archive in embeddings(pack, source, target, args.work, seed):
+            for name, pool, archive in embeddings(pack, source, target, args.work, seed, args.kinds):
                 for after, finish in AFTER.items():
                     key = f"{study} | {name} | {after} | {seed}"
                     if key not in scores:
@@ -80,7 +81,7 @@ def views_of(pack, domain, work, labelled=True):
     return prepare_views(open_pool(name))
 
 
-def embeddings(pack, source, target, work, seed):
+def embeddings(pack, source, target, work, seed, kinds):
     """Name, pool features and source features of every embedding."""
     archive, pool = (views_of(pack, domain, work, domain == target) for domain in (source, target))
     x, z = (torch.from_numpy(np.asarray(views.rows, np.float32)) for views in (archive, pool))
@@ -88,7 +89,7 @@ def embeddings(pack, source, target, work, seed):
         yield "thumbnail 16", *(shrink(a.numpy().mean(1), 16).reshape(len(a), -1) for a in (z, x))
         yield "pixels 32", *(shrink(a.numpy().mean(1), 32).reshape(len(a), -1) for a in (z, x))
         yield "textures", *(np.mean([textures(a[:, i].numpy()) for i in range(a.shape[1])], 0) for a in (z, x))
-    for kind in ("conv", "conv untrained", "vit"):
+    for kind in kinds:
         model = encoder(kind, archive, work / f"{kind} {pack} {source} {seed}.pth".replace(" ", "_"), seed)
         found = [maps(kind, model, a) for a in (z, x)]
         for name, of in pooled(kind).items():
@@ -209,36 +210,37 @@ class Judge:
     """Scores of selections from one target."""
 
     def __init__(self, pack, domain, work):
-        pool = views_of(pack, domain, work).pool
-        reader = pool.reader()
-        labels = [reader.read_seg(str(pack_folder(pack) / "labelsTr" / f"{c.identifier}{pool.file_ending}"))[0][0]
-                  for c in pool.cases]  # fmt: skip
-        if labels[0].shape[0] == 1:
-            vectors = np.stack([mask_vectors(label[:1] > 0)[0] for label in labels])
-        else:
-            values = range(1, int(max(label.max() for label in labels)) + 1)
-            vectors = np.stack([
-                np.concatenate([resize((label == v).astype(np.float32), (16, 16, 16)).ravel() for v in values])
-                for label in labels
-            ])  # fmt: skip
-        self.distance = soft_dice_distance(vectors.astype(np.float64))
+        views = views_of(pack, domain, work)
+        channels, reader = views.channel_names, views.pool.reader()
+        masks, appearances = [], []
+        for case in views.pool.cases:
+            label = reader.read_seg(str(pack_folder(pack) / "labelsTr" / f"{case.identifier}{views.pool.file_ending}"))
+            label = label[0][0]
+            masks.append(mask_of(label))
+            image = normalise(read_case(case, reader), channels)
+            appearances.append(appearance(image, (label > 0).astype(np.float32)))
+        self.distances = {
+            "masks": soft_dice_distance(np.stack(masks).astype(np.float64)),
+            "appearance": euclidean(np.stack(appearances)),
+        }
         rng = np.random.default_rng(0)
-        n = len(vectors)
+        n = len(masks)
         self.pools = [np.sort(rng.choice(n, int(0.8 * n), replace=False)) for _ in range(N_POOLS)]
         self.random = {}
         for i, rows in enumerate(self.pools):
-            d = self.distance[np.ix_(rows, rows)]
             for budget in BUDGETS:
                 k = max(1, int(budget * len(rows)))
-                draws = (rng.choice(len(rows), k, replace=False) for _ in range(N_RANDOM))
-                self.random[i, budget] = np.sort([d[:, draw].min(1).mean() for draw in draws])
+                draws = [rng.choice(len(rows), k, replace=False) for _ in range(N_RANDOM)]
+                for kind, distance in self.distances.items():
+                    d = distance[np.ix_(rows, rows)]
+                    self.random[i, budget, kind] = np.sort([d[:, draw].min(1).mean() for draw in draws])
 
     def scores(self, pool, archive):
-        """Percentiles by strategy and budget, and the retrieval."""
+        """Percentiles by kind of coverage, strategy and budget, and the retrieval."""
         found = defaultdict(list)
         x = unit(archive)
         for i, rows in enumerate(self.pools):
-            z, d = unit(pool[rows]), self.distance[np.ix_(rows, rows)]
+            z = unit(pool[rows])
             cells = cells_of(z)
             parts = density(cells), novelty(cells, x)
             for budget in BUDGETS:
@@ -246,17 +248,35 @@ class Judge:
                 limits = Constraints().limits(len(rows), k, np.empty(0, int))[1]
                 problem = Problem(cells, *parts, k, np.empty(0, int), limits)
                 for strategy in STRATEGY_NAMES:
-                    covered = d[:, STRATEGIES[strategy](problem).picks].min(1).mean()
-                    found[f"{strategy} {budget}"].append(float((self.random[i, budget] > covered).mean() * 100))
-        z, d = unit(pool).astype(np.float64), self.distance + np.diag(np.full(len(pool), np.inf))
+                    picks = rows[STRATEGIES[strategy](problem).picks]
+                    for kind, distance in self.distances.items():
+                        covered = distance[np.ix_(rows, picks)].min(1).mean()
+                        percentile = (self.random[i, budget, kind] > covered).mean() * 100
+                        found[f"{kind} {strategy} {budget}"].append(float(percentile))
+        z, distance = unit(pool).astype(np.float64), self.distances["masks"]
+        others = distance + np.diag(np.full(len(pool), np.inf))
         nearest = (z @ z.T - np.diag(np.full(len(z), 9.0))).argmax(1)
-        typical = np.mean(self.distance[~np.eye(len(d), dtype=bool)])
-        gain = (typical - d[np.arange(len(d)), nearest].mean()) / (typical - d.min(1).mean())
+        typical = np.mean(distance[~np.eye(len(distance), dtype=bool)])
+        gain = (typical - others[np.arange(len(z)), nearest].mean()) / (typical - others.min(1).mean())
         return {**{key: float(np.mean(values)) for key, values in found.items()}, "retrieval": float(gain)}
+
+
+def mask_of(label):
+    """Label of shape (z, y, x) as a vector: 32 x 32 cells in 2D, 16 x 16 x 16 of every structure in 3D."""
+    if len(label) == 1:
+        return mask_vectors(label > 0)[0]
+    values = (1, 2)  # anterior and posterior hippocampus
+    return np.concatenate([resize((label == v).astype(np.float32), (16, 16, 16)).ravel() for v in values])
 
 
 def print_tables(scores):
     """One row an embedding: mean percentile over budgets, encoders and pools, for every study."""
+    for kind in ("masks", "appearance"):
+        print(f"\nCoverage of {kind}: {' / '.join(STRATEGY_NAMES)} / retrieval of masks\n")
+        print_table(scores, kind)
+
+
+def print_table(scores, kind):
     rows = defaultdict(lambda: defaultdict(list))
     for key, value in scores.items():
         study, name, after, _ = key.split(" | ")
@@ -264,7 +284,10 @@ def print_tables(scores):
     order = {}
     for name, by_study in rows.items():
         order[name] = [
-            [np.mean([v[f"{strategy} {b}"] for v in by_study[study] for b in BUDGETS]) for strategy in STRATEGY_NAMES]
+            [
+                np.mean([v[f"{kind} {strategy} {b}"] for v in by_study[study] for b in BUDGETS])
+                for strategy in STRATEGY_NAMES
+            ]
             + [100 * np.mean([v["retrieval"] for v in by_study[study]])]
             for study in STUDIES
             if study in by_study

@@ -63,25 +63,30 @@ def boundaries(masks):
     return np.stack([find_boundaries(mask > 0.5) for mask in masks]).astype(np.float32)
 
 
-def inside(images, masks):
-    """Appearance where it matters: `textures` of the object and of a ring around it would need every mask; this is the
-    mean and deviation of the intensities inside and outside of the mask, and its size and its length of boundary."""
-    found = []
-    for image, mask in zip(images, masks, strict=True):
-        where = mask > 0.5
-        parts = [channel[sel] if sel.any() else np.zeros(1) for channel in image for sel in (where, ~where)]
-        found.append(
-            [v for part in parts for v in (part.mean(), part.std())]
-            + [np.sqrt(where.mean()), np.sqrt(find_boundaries(where).mean())]
-        )
-    return np.array(found)
+def appearance(image, mask):
+    """What the object looks like: mean and deviation of the intensities inside and outside of its mask, channel by
+    channel, its size and the length of its boundary.
+
+    Parameters
+    ----------
+    image : array of shape (channels, ...)
+    mask : array of shape (...)
+    """
+    where = mask > 0.5
+    parts = [channel[inside] if inside.any() else np.zeros(1) for channel in image for inside in (where, ~where)]
+    told = [value for part in parts for value in (part.mean(), part.std())]
+    return np.array([*told, np.sqrt(where.mean()), np.sqrt(find_boundaries(where).mean())])
+
+
+def appearances(images, masks):
+    return np.stack([appearance(image, mask) for image, mask in zip(images, masks, strict=True)])
 
 
 PROXIES = {
     "masks": lambda images, masks: soft_dice_distance(mask_vectors(masks)),
     "masks, hardest tenth": lambda images, masks: soft_dice_distance(mask_vectors(masks)),
     "boundaries": lambda images, masks: soft_dice_distance(mask_vectors(boundaries(masks))),
-    "appearance of the object": lambda images, masks: euclidean(inside(images, masks)),
+    "appearance of the object": lambda images, masks: euclidean(appearances(images, masks)),
     "thumbnails (no label)": lambda images, masks: euclidean(thumbnails(images)),
     "textures (no label)": lambda images, masks: euclidean(textures(images)),
     "textures, hardest tenth": lambda images, masks: euclidean(textures(images)),
