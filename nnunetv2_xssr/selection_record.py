@@ -12,7 +12,22 @@ KIND, FORMAT_VERSION = "selection", 1
 
 @dataclass(frozen=True)
 class Pick:
-    """One picked case; the parts of its score are those at the moment it was picked, in [0, 1]."""
+    """One picked case.
+
+    Attributes
+    ----------
+    rank : int
+        From 1.
+    case : str
+    domain, group : str or None
+    cost : float or None
+    density, novelty, diversity : float
+        The parts of its score at the moment it was picked, in [0, 1].
+    score : float or None
+        None for strategies without a score.
+    stands_for : int
+        Cases of the pool, itself included, that are nearer to it than to any other pick or labelled case.
+    """
 
     rank: int
     case: str
@@ -23,6 +38,7 @@ class Pick:
     novelty: float
     diversity: float
     score: float | None
+    stands_for: int
 
 
 @dataclass(frozen=True)

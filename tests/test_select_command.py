@@ -52,7 +52,7 @@ def test_record_is_what_the_selection_of_the_embeddings_gives(workspace, capsys)
     for rank, pick in enumerate(selection["picks"]):
         assert pick["rank"] == rank + 1
         assert pick["domain"] == "AB"[int(pick["case"][-1]) % 2]
-        for part in ("density", "novelty", "diversity", "score"):
+        for part in ("density", "novelty", "diversity", "score", "stands_for"):
             assert pick[part] == getattr(expected, part)[rank]
     assert record["mode"] == "annotation" and record["dataset"] == TARGET
     assert set(record["versions"]) >= {"nnunetv2_xssr", "nnunetv2", "torch", "numpy"}

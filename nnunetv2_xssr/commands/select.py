@@ -232,7 +232,8 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: 
         case = cases[fold.pool[i]]
         parts = (float(part[rank]) for part in (chosen.density, chosen.novelty, chosen.diversity))
         score = None if chosen.score is None else float(chosen.score[rank])
-        picks.append(Pick(rank + 1, case.identifier, case.domain, case.group, case.cost, *parts, score))
+        stands_for = int(chosen.stands_for[rank])
+        picks.append(Pick(rank + 1, case.identifier, case.domain, case.group, case.cost, *parts, score, stands_for))
     curve = None
     if chosen.curve is not None:
         curve = {name: list(values) for name, values in vars(chosen.curve).items()}
