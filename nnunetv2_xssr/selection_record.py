@@ -87,6 +87,10 @@ class SelectionRecord:
     selections : list of FoldSelection
     set_aside : list of str
         A sentence for every broken case.
+    round : int
+        From 1: how many times cases were chosen for annotation, this one included.
+    groups : dict
+        Case to group (patient) of the labelled and picked cases, where it is known.
     """
 
     dataset: str
@@ -96,6 +100,13 @@ class SelectionRecord:
     versions: dict
     selections: list[FoldSelection]
     set_aside: list[str] = field(default_factory=list)
+    round: int = 1
+    groups: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def picked(self) -> list[str]:
+        """The picks of the first selection, which in annotation mode is the only one, in order."""
+        return [pick.case for pick in self.selections[0].picks]
 
     def to_dict(self) -> dict:
         return {"kind": KIND, "format_version": FORMAT_VERSION, **asdict(self)}

@@ -17,7 +17,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     # fmt: off
-    add("-d", required=True, metavar="TARGET", help="nnU-Net raw dataset to pick from, by name or number")
+    add("-d", required=True, metavar="TARGET",
+        help="nnU-Net raw dataset to pick from, by name or number; with -i a new one, such as 123_Name")
+    add("-i", type=Path, metavar="FOLDER",
+        help="plain folder of unlabelled images to make the dataset of; needs --channel_names and --labels")
+    add("--channel_names", nargs="+", metavar="NAME", help="with -i: of every channel, as in nnU-Net")
+    add("--labels", nargs="+", metavar="NAME", help="with -i: what is to be drawn, as values 1, 2, ...")
     add("-s", nargs="+", default=[], metavar="SOURCE",
         help="datasets or folders of unlabelled images from the place where a model or an archive exists; without it "
         "the autoencoder learns from the pool itself and novelty is off")
@@ -56,12 +61,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _select(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.commands.next_steps import describe_next
     from nnunetv2_xssr.commands.select_plan import Choice, make_plan, read_names
     from nnunetv2_xssr.commands.select_scheduler import selector
     from nnunetv2_xssr.commands.select_words import describe_plan, describe_result
     from nnunetv2_xssr.folders import check_environment, find_dataset
+    from nnunetv2_xssr.handover import check_no_labels, first_round, handover_folder, write_handover
     from nnunetv2_xssr.linking import ensure_linked
     from nnunetv2_xssr.pools import dataset_pool, open_pools, with_case_table
+    from nnunetv2_xssr.rounds import begins_round, keep_round, last_round
     from nnunetv2_xssr.selection_record import FILE_NAME as RECORD_FILE
     from nnunetv2_xssr.selection_record import check_replaceable
     from nnunetv2_xssr.split import FILE_NAME as SPLIT_FILE
@@ -70,7 +78,7 @@ def _select(args: argparse.Namespace) -> None:
 
     # Everything that can be wrong with the call is found here, before any long work and before anything is written.
     check_environment()
-    target = dataset_pool(find_dataset(args.d))
+    target = dataset_pool(_new_dataset(args) if args.i else find_dataset(args.d))
     if args.cases:
         target = with_case_table(target, args.cases)
     sources = open_pools(args.s)
@@ -93,6 +101,11 @@ def _select(args: argparse.Namespace) -> None:
     select = selector(args.scheduler, choice.strategy, plan.folds[0].constraints, pool_folder(target))
     device = resolve_device(args.device)
     record_path = pool_folder(target) / RECORD_FILE
+    last = last_round(pool_folder(target), args.overwrite)
+    labelled = plan.folds[0].labelled if plan.mode == "annotation" else target.identifiers
+    new_round = begins_round(last, plan.mode, labelled, args.overwrite)
+    number = last.round + new_round if last else first_round(target.name)
+    handover = handover_folder(target.name, number)
     settings = {
         "source": [pool.name for pool in sources],
         "encoder": str(args.encoder) if args.encoder else None,
@@ -100,25 +113,45 @@ def _select(args: argparse.Namespace) -> None:
         "excluded": list(choice.excluded),
         "scheduler": True if args.scheduler else None,  # whether, not which: that does not change the picks
     }
-    if not args.overwrite:
+    same_round = not args.overwrite and not new_round
+    if same_round:
         check_replaceable(record_path, "settings", settings)
+    elif plan.mode == "annotation":
+        check_no_labels(handover)
     print(describe_plan(plan, target.name, [pool.name for pool in sources]))
 
     embedded = _embed_all(target, sources, args, device)
     plan = make_plan(target, choice, {case.identifier for case in target.cases} - set(embedded.identifiers))
-    if not args.overwrite:
+    if same_round:
         check_replaceable(record_path, "provenance", embedded.provenance)
-    record = _record(target, plan, choice, settings, embedded, select)
+    record = _record(target, plan, choice, settings, embedded, select, number)
+    if new_round:
+        keep_round(pool_folder(target), last)
     record.write(record_path)
     split = plan.split([[pick.case for pick in selection.picks] for selection in record.selections])
     write_split(pool_folder(target).parent / SPLIT_FILE, split)
+    if plan.mode == "annotation" and record.picked:
+        write_handover(handover, target, record.selections[0].picks)
 
     print(describe_result(record, plan.folds[0].budget))
     print(f"wrote {record_path}")
     print(f"wrote {pool_folder(target).parent / SPLIT_FILE}")
+    if plan.mode == "annotation":
+        print(f"wrote {handover}, for the annotator")
     if line := ensure_linked():
         print(line)
-    print(_next(target.name, plan.mode, embedded.is_3d, device))
+    print(describe_next(target, args.device))
+
+
+def _new_dataset(args: argparse.Namespace) -> str:
+    from nnunetv2_xssr.new_dataset import make_dataset
+
+    for option in ("channel_names", "labels"):
+        if not getattr(args, option):
+            raise UserError(
+                f"-i needs --{option}, of which dataset.json is made; nnUNetv2_xssr_select --help tells more"
+            )
+    return make_dataset(args.i, args.d, args.channel_names, args.labels)
 
 
 def _alpha(text: str) -> float | None:
@@ -139,7 +172,6 @@ class _Embedded:
     source: object  # array of shape (m, d) or None
     provenance: dict
     set_aside: list[str]
-    is_3d: bool
 
 
 def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embedded:
@@ -187,23 +219,26 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
         np.concatenate([rows.rows for rows in source]) if source else None,
         provenance,
         set_aside,
-        target_views.rows.shape[1] > 1,
     )
 
 
-def _record(target, plan, choice, settings: dict, embedded: _Embedded, select):
+def _record(target, plan, choice, settings: dict, embedded: _Embedded, select, number: int):
     from nnunetv2_xssr.selection_record import SelectionRecord
 
     row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
     cases = {case.identifier: case for case in target.cases}
+    selections = [_select_fold(fold, choice, embedded, row, cases, select) for fold in plan.folds]
+    chosen = {case for one in selections for case in [*one.labelled, *(pick.case for pick in one.picks)]}
     return SelectionRecord(
         dataset=target.name,
         mode=plan.mode,
         settings=settings,
         provenance=embedded.provenance,
         versions={name: version(name) for name in ("nnunetv2_xssr", "nnunetv2", "torch", "numpy", "scikit-learn")},
-        selections=[_select_fold(fold, choice, embedded, row, cases, select) for fold in plan.folds],
+        selections=selections,
         set_aside=embedded.set_aside,
+        round=number,
+        groups={case: group for case, group in plan.groups.items() if case in chosen},
     )
 
 
@@ -247,19 +282,3 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: 
         chosen.covering_radius,
         chosen.random_mean_distance,
     )
-
-
-def _next(name: str, mode: str, is_3d: bool, device: str) -> str:
-    from nnunetv2_xssr.folders import nnunet_folder
-
-    number = int(name[7:10])
-    configuration = "3d_fullres" if is_3d else "2d"
-    steps = []
-    if mode == "annotation":
-        labels = nnunet_folder("nnUNet_raw") / name / "labelsTr"
-        steps.append(f"annotate the cases above and put their labels into {labels}")
-    if mode == "annotation" or not (nnunet_folder("nnUNet_preprocessed") / name / "nnUNetPlans.json").is_file():
-        steps.append(f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity")
-    on = "" if device == "cuda" else f" -device {device}"
-    steps.append(f"nnUNetv2_train {name} {configuration} 0 -tr XSSRTrainer{on}")
-    return "\n".join(["next:", *(f"  {step}" for step in steps)])
