@@ -51,7 +51,7 @@ def _collect(args: argparse.Namespace) -> None:
     labelled = take_in(pool, found.fit)
 
     print(
-        f"{pool.name}: {len(found.fit)} labels collected from {folder}, {len(labelled)} of {len(pool)} cases labelled"
+        f"{pool.name}: labels collected from {folder}: {len(found.fit)}; labelled now: {len(labelled)} of {len(pool)}"
     )
     for sentence in found.unfit:
         print(f"does not fit: {sentence}")
