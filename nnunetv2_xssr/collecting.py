@@ -2,7 +2,7 @@
 
 import difflib
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,10 +10,11 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.folders import nnunet_folder
-from nnunetv2_xssr.handover import spacing_file, visible_files
+from nnunetv2_xssr.handover import drawn_files, spacing_file
 from nnunetv2_xssr.label_check import UnfitLabel, check_label
 from nnunetv2_xssr.pools import Case, ImagePool
 from nnunetv2_xssr.records import atomic, write_json
+from nnunetv2_xssr.slices import IGNORE, check_slices
 
 
 @dataclass
@@ -43,7 +44,14 @@ def listed_cases(pool: ImagePool) -> list[str]:
     return sorted(case for case, entry in pool.dataset_json.get("dataset", {}).items() if "label" in entry)
 
 
-def inspect_labels(pool: ImagePool, folder: Path, chosen: Collection[str], allow_empty: bool = False) -> Inspection:
+def inspect_labels(
+    pool: ImagePool,
+    folder: Path,
+    chosen: Collection[str],
+    allow_empty: bool = False,
+    slices: Mapping[str, Collection[int]] | None = None,
+    templates: Collection[str] = (),
+) -> Inspection:
     """Look through a folder of labels, and through what was put into ``labelsTr`` by hand; change nothing.
 
     Parameters
@@ -55,6 +63,10 @@ def inspect_labels(pool: ImagePool, folder: Path, chosen: Collection[str], allow
         Cases whose label is wanted.
     allow_empty : bool
         Whether labels without anything drawn are fit.
+    slices : mapping, optional
+        The slices of a case that alone are drawn; the dataset has an ignore label then.
+    templates : collection of str
+        SHA-256 of labels that nobody has drawn in: they count as missing.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder of labels {folder}; give it with -l")
@@ -63,7 +75,7 @@ def inspect_labels(pool: ImagePool, folder: Path, chosen: Collection[str], allow
     wanted = sorted(set(chosen) & set(cases) - set(listed_cases(pool)))
     found = Inspection()
     arrived = {}
-    for file in visible_files(folder):
+    for file in drawn_files(folder, templates):
         case = file.name[: -len(ending)] if file.name.endswith(ending) else None
         if case in wanted:
             arrived[case] = file
@@ -77,7 +89,9 @@ def inspect_labels(pool: ImagePool, folder: Path, chosen: Collection[str], allow
             found.missing.append(case)
             continue
         try:
-            check_label(file, cases[case], pool, allow_empty)
+            label = check_label(file, cases[case], pool, allow_empty)
+            if case in (slices or {}):
+                check_slices(file, label, slices[case], pool.dataset_json["labels"][IGNORE])
         except UnfitLabel as error:
             found.unfit.append(str(error))
         else:

@@ -8,17 +8,22 @@ image would change the dataset.
 
 import csv
 import io
+import os
 import shutil
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.folders import nnunet_folder
 from nnunetv2_xssr.pools import Case, ImagePool
 from nnunetv2_xssr.reasons import reason
-from nnunetv2_xssr.records import atomic
-from nnunetv2_xssr.selection_record import Pick
+from nnunetv2_xssr.records import atomic, read_json, sha256_files, write_json
+from nnunetv2_xssr.selection_record import Pick, picked_slices
+from nnunetv2_xssr.slices import IGNORE, write_template
 
-_COLUMNS = ("rank", "case", "files", "label", "domain", "group", "reason")
+_TEMPLATES = "templates.json"
+_COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reason")
 
 
 def handover_folder(dataset: str, number: int) -> Path:
@@ -26,10 +31,26 @@ def handover_folder(dataset: str, number: int) -> Path:
     return nnunet_folder("nnUNet_raw") / dataset / "annotate" / f"round_{number:02d}"
 
 
+def template_hashes(folder: Path) -> set[str]:
+    """SHA-256 of the labels to draw in that a hand-over was given; empty where whole cases are drawn."""
+    path = folder / _TEMPLATES
+    return set(read_json(path).values()) if path.is_file() else set()
+
+
+def drawn_files(labels: Path, templates: Collection[str]) -> list[Path]:
+    """The visible files of a folder of labels, without the templates that nobody has drawn in."""
+    return [file for file in visible_files(labels) if not templates or sha256_files([file]) not in templates]
+
+
+def drawn_labels(folder: Path) -> list[Path]:
+    """The labels that somebody has put into a hand-over, or drawn in its templates."""
+    return drawn_files(folder / "labels", template_hashes(folder))
+
+
 def first_round(dataset: str) -> int:
     """The number of the first round: 1, or the next one where labels lie in hand-overs whose record is gone."""
     number = 1
-    while visible_files(handover_folder(dataset, number) / "labels"):
+    while drawn_labels(handover_folder(dataset, number)):
         number += 1
     return number
 
@@ -44,7 +65,7 @@ def visible_files(folder: Path) -> list[Path]:
 
 def check_no_labels(folder: Path) -> None:
     """Raise `UserError` if somebody has put labels into this hand-over already."""
-    found = visible_files(folder / "labels")
+    found = drawn_labels(folder)
     if found:
         raise UserError(
             f"{folder / 'labels'} holds {len(found)} labels of the selection that --overwrite would replace "
@@ -65,11 +86,35 @@ def write_handover(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
     for name, file in wanted.items():
         with atomic(images / name) as temporary:
             shutil.copyfile(file, temporary)
+    _write_templates(folder, pool, picks)
     with atomic(folder / "README.txt") as temporary:
-        temporary.write_text(_readme(pool, next(iter(files.values())), picks[0].case), encoding="utf-8")
+        temporary.write_text(_readme(pool, next(iter(files.values())), picks[0]), encoding="utf-8")
     with atomic(folder / "worklist.csv") as temporary:
         # With the mark at its beginning without which spreadsheets take UTF-8 for something else.
         temporary.write_text(_worklist(pool, picks, files), encoding="utf-8-sig", newline="")
+
+
+def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
+    cases = {case.identifier: case for case in pool.cases}
+    slices = picked_slices(picks)
+    drawn = {file.name for file in drawn_labels(folder)}
+    for old in visible_files(folder / "labels"):
+        if old.name not in drawn:
+            old.unlink()
+    hashes = {}
+    for case in slices:
+        name = f"{case}{pool.file_ending}"
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+            # nnU-Net's writers tell the format by the ending, and put a spacing beside a stack in .tif.
+            write_template(Path(scratch) / name, cases[case], pool, slices[case])
+            for file in sorted(Path(scratch).iterdir()):
+                hashes[file.name] = sha256_files([file])
+                if name not in drawn:
+                    os.replace(file, folder / "labels" / file.name)
+    if hashes:
+        write_json(folder / _TEMPLATES, hashes)
+    else:
+        (folder / _TEMPLATES).unlink(missing_ok=True)
 
 
 def _image_names(case: Case, pool: ImagePool) -> dict[str, Path]:
@@ -94,12 +139,12 @@ def _worklist(pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Pat
     for pick in picks:
         names = "; ".join(f"images/{name}" for name in files[pick.case])
         label = f"labels/{pick.case}{pool.file_ending}"
-        table.writerow([pick.rank, pick.case, names, label, pick.domain, pick.group, reason(pick)])
+        table.writerow([pick.rank, pick.case, pick.slice, names, label, pick.domain, pick.group, reason(pick)])
     return text.getvalue()
 
 
-def _readme(pool: ImagePool, names: dict[str, Path], case: str) -> str:
-    ending = pool.file_ending
+def _readme(pool: ImagePool, names: dict[str, Path], first: Pick) -> str:
+    ending, case = pool.file_ending, first.case
     values = "\n".join(f"    {_values(value):<8}{name}" for name, value in pool.dataset_json["labels"].items())
     flat = ending.lower() in (".png", ".bmp")
     kind = (
@@ -113,7 +158,7 @@ def _readme(pool: ImagePool, names: dict[str, Path], case: str) -> str:
 worklist.csv lists the images to annotate, the most useful first, and why each was chosen. Draw what is listed below in
 every image of images/ and save one label for each into labels/. Labels may come back in pieces: begin at the top.
 
-Values
+{_slices_note(pool) if first.slice is not None else ""}Values
 ------
 {values}
 
@@ -131,6 +176,18 @@ The images open as they are. Drag them into 3D Slicer, ITK-SNAP, MITK or napari.
 - ITK-SNAP: Segmentation > Save Segmentation Image.
 - MITK: right-click on the segmentation in the Data Manager > Save.
 - napari: draw in a Labels layer, File > Save Selected Layers.
+"""
+
+
+def _slices_note(pool: ImagePool) -> str:
+    value = pool.dataset_json["labels"][IGNORE]
+    return f"""Only some slices
+----------------
+Of every image only the slices that worklist.csv names are drawn, counted from 0 along the axis of the file (ITK-SNAP
+counts from 1). labels/ holds a template for each image: load it as the segmentation of its image and save it under the
+same name. It holds {value} (ignore) everywhere but on the slices to draw, which hold 0. Draw all that is to be seen on
+those, and leave {value} on all others.
+
 """
 
 

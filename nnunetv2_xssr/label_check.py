@@ -100,7 +100,7 @@ def _checked_values(file: Path, label: np.ndarray, known: dict[int, str], allow_
             f"{file.name}: holds {_numbers(unknown[:5])}{', ...' if len(unknown) > 5 else ''}, which no label has; the "
             f"values are {allowed}"
         )
-    if found.tolist() == [0] and not allow_empty:
+    if all(value == 0 or known[value] == "ignore" for value in found) and not allow_empty:
         raise UnfitLabel(f"{file.name}: is empty; if there is nothing to draw in its image, collect with --allow_empty")
     return label.astype(int)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nnunetv2_xssr.collecting import listed_cases
 from nnunetv2_xssr.folders import nnunet_folder
-from nnunetv2_xssr.handover import handover_folder, visible_files
+from nnunetv2_xssr.handover import drawn_labels, handover_folder
 from nnunetv2_xssr.pools import ImagePool
 from nnunetv2_xssr.records import read_json
 from nnunetv2_xssr.rounds import chosen_cases, load_rounds
@@ -26,7 +26,7 @@ class Round:
     missing : list of str
         Picks without a label in the dataset, in order.
     returned : int
-        Files that lie in the hand-over's ``labels`` for them.
+        Files that lie in the hand-over's ``labels``, templates that nobody has drawn in aside; 0 once none is missing.
     handover : str
     """
 
@@ -146,8 +146,8 @@ def project_of(pool: ImagePool) -> Project:
 def _round(record: SelectionRecord, labelled: set[str]) -> Round:
     handover = handover_folder(record.dataset, record.round)
     missing = [case for case in record.picked if case not in labelled]
-    returned = [file for file in visible_files(handover / "labels") if file.name.split(".")[0] in missing]
-    return Round(record.round, len(record.picked), missing, len(returned), str(handover))
+    returned = len(drawn_labels(handover)) if missing else 0
+    return Round(record.round, len(record.picked), missing, returned, str(handover))
 
 
 def _trained(dataset: str, split: Path) -> list[TrainedFold]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records import atomic
-from nnunetv2_xssr.selection_record import FILE_NAME, SelectionRecord
+from nnunetv2_xssr.selection_record import FILE_NAME, SelectionRecord, picked_slices
 
 
 def load_rounds(folder: Path) -> list[SelectionRecord]:
@@ -78,3 +78,8 @@ def begins_round(last: SelectionRecord | None, mode: str, labelled: Collection[s
 def chosen_cases(rounds: list[SelectionRecord]) -> list[str]:
     """All cases that were picked in any round or counted as labelled in one."""
     return sorted({case for record in rounds for case in [*record.selections[0].labelled, *record.picked]})
+
+
+def slices_of_rounds(folder: Path) -> dict[str, list[int]]:
+    """The slices that were picked in any round, by volume; see `picked_slices`."""
+    return picked_slices(pick for record in load_rounds(folder) for pick in record.selections[0].picks)

@@ -1,5 +1,6 @@
 """The selection record ``selection.json``: what was picked, why, from what and how."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,7 +27,10 @@ class Pick:
     score : float or None
         None for strategies without a score.
     stands_for : int
-        Cases of the pool, itself included, that are nearer to it than to any other pick or labelled case.
+        Cases of the pool (slices, for a slice), itself included, that are nearer to it than to any other pick or
+        labelled case.
+    slice : int or None
+        Of a volume whose slices are chosen one by one: counted from 0, in the order of the file.
     """
 
     rank: int
@@ -39,6 +43,16 @@ class Pick:
     diversity: float
     score: float | None
     stands_for: int
+    slice: int | None = None
+
+
+def picked_slices(picks: Iterable[Pick]) -> dict[str, list[int]]:
+    """The picked slices of every volume; volumes that were picked as a whole are not in it."""
+    slices = {}
+    for pick in picks:
+        if pick.slice is not None:
+            slices.setdefault(pick.case, []).append(pick.slice)
+    return slices
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,7 @@ class FoldSelection:
     Attributes
     ----------
     pool_size : int
-        Cases that the picks stand for.
+        Cases that the picks stand for, or slices.
     labelled : list of str
         Cases that counted as picked from the start.
     picks : list of Pick
@@ -105,8 +119,8 @@ class SelectionRecord:
 
     @property
     def picked(self) -> list[str]:
-        """The picks of the first selection, which in annotation mode is the only one, in order."""
-        return [pick.case for pick in self.selections[0].picks]
+        """The cases picked in the first selection, which in annotation mode is the only one, in order, each once."""
+        return list(dict.fromkeys(pick.case for pick in self.selections[0].picks))
 
     def to_dict(self) -> dict:
         return {"kind": KIND, "format_version": FORMAT_VERSION, **asdict(self)}

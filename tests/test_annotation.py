@@ -161,6 +161,7 @@ def test_handover(again):
         assert row == {
             "rank": str(pick.rank),
             "case": pick.case,
+            "slice": "",
             "files": f"images/{pick.case}_0000.png",
             "label": f"labels/{pick.case}.png",
             "domain": pick.domain,

@@ -1,6 +1,7 @@
 """nnUNetv2_xssr_collect: take labels back from the annotator and make the dataset ready for training."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from nnunetv2_xssr.commands.frame import run
@@ -30,10 +31,11 @@ def _collect(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.commands.next_steps import describe_next
     from nnunetv2_xssr.folders import check_environment, find_dataset
     from nnunetv2_xssr.folds import cross_validation
-    from nnunetv2_xssr.handover import handover_folder
+    from nnunetv2_xssr.handover import handover_folder, template_hashes
     from nnunetv2_xssr.linking import ensure_linked
     from nnunetv2_xssr.pools import dataset_pool
-    from nnunetv2_xssr.rounds import chosen_cases, load_rounds
+    from nnunetv2_xssr.rounds import chosen_cases, load_rounds, slices_of_rounds
+    from nnunetv2_xssr.slices import with_ignore
     from nnunetv2_xssr.split import FILE_NAME as SPLIT_FILE
     from nnunetv2_xssr.split import read_split, write_split
     from nnunetv2_xssr.views import pool_folder
@@ -47,7 +49,11 @@ def _collect(args: argparse.Namespace) -> None:
     last = rounds[-1]
     folder = args.l or handover_folder(pool.name, last.round) / "labels"
     chosen = chosen_cases(rounds)
-    found = inspect_labels(pool, folder, chosen, args.allow_empty)
+    slices = slices_of_rounds(pool_folder(pool))
+    if slices:
+        pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
+    templates = template_hashes(handover_folder(pool.name, last.round))
+    found = inspect_labels(pool, folder, chosen, args.allow_empty, slices, templates)
     labelled = take_in(pool, found.fit)
 
     print(
