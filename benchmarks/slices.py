@@ -4,8 +4,9 @@
     python benchmarks/slices.py --gpu      planned 2D network, 250 epochs, longer pretraining
 
 The source are the unlabelled volumes of the subgroup range8bit, the pool is a part of the subgroup standard, the test
-set another. Every arm is an unlabelled dataset of its own that goes through nnUNetv2_xssr_select, an annotator who copies
-the asked labels, nnUNetv2_xssr_collect, nnU-Net's planning, training on all that is labelled, and nnUNetv2_predict.
+set another. Every arm is an unlabelled dataset of its own that goes through nnUNetv2_xssr_select, an annotator who
+copies the asked labels, nnUNetv2_xssr_collect, nnU-Net's planning, training on all that is labelled, and
+nnUNetv2_predict.
 Finished arms are kept: run again to resume.
 """
 
