@@ -128,7 +128,7 @@ def _choose_and_annotate(study: Study, arm: Arm, pool: list[str], budget: int) -
         label.CopyInformation(template)
         sitk.WriteImage(label, str(answer))
     # A slice through the end of a volume may show no hippocampus.
-    study.run("nnUNetv2_xssr_collect", "-d", study.target, "--allow_empty")
+    study.run("nnUNetv2_xssr_collect", "-d", study.target, "--allow_empty", *study_picks(study))
 
 
 def _annotated_slices(study: Study) -> int:

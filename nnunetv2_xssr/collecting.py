@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.folders import nnunet_folder
-from nnunetv2_xssr.handover import drawn_files, spacing_file
+from nnunetv2_xssr.handover import drawn_files, spacing_file, visible_files
 from nnunetv2_xssr.label_check import UnfitLabel, check_label
 from nnunetv2_xssr.pools import Case, ImagePool
 from nnunetv2_xssr.records import atomic, write_json
@@ -48,7 +48,7 @@ def inspect_labels(
     pool: ImagePool,
     folder: Path,
     chosen: Collection[str],
-    allow_empty: bool = False,
+    allow_empty: bool | Collection[str] = False,
     slices: Mapping[str, Collection[int]] | None = None,
     templates: Collection[str] = (),
 ) -> Inspection:
@@ -61,12 +61,12 @@ def inspect_labels(
         Of label files, named like the case.
     chosen : collection of str
         Cases whose label is wanted.
-    allow_empty : bool
-        Whether labels without anything drawn are fit.
+    allow_empty : bool or collection of str
+        Whether labels without anything drawn are fit, or for which cases.
     slices : mapping, optional
         The slices of a case that alone are drawn; the dataset has an ignore label then.
     templates : collection of str
-        SHA-256 of labels that nobody has drawn in: they count as missing.
+        SHA-256 of labels that nobody has drawn in: they count as missing, unless ``allow_empty`` names their case.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder of labels {folder}; give it with -l")
@@ -74,9 +74,12 @@ def inspect_labels(
     cases = {case.identifier: case for case in pool.cases}
     wanted = sorted(set(chosen) & set(cases) - set(listed_cases(pool)))
     found = Inspection()
-    arrived = {}
-    for file in drawn_files(folder, templates):
+    arrived, untouched = {}, set(visible_files(folder)) - set(drawn_files(folder, templates))
+    named = set() if isinstance(allow_empty, bool) else set(allow_empty)
+    for file in visible_files(folder):
         case = file.name[: -len(ending)] if file.name.endswith(ending) else None
+        if file in untouched and case not in named:
+            continue
         if case in wanted:
             arrived[case] = file
         elif case in cases:
@@ -89,7 +92,7 @@ def inspect_labels(
             found.missing.append(case)
             continue
         try:
-            label = check_label(file, cases[case], pool, allow_empty)
+            label = check_label(file, cases[case], pool, allow_empty is True or case in named)
             if case in (slices or {}):
                 check_slices(file, label, slices[case], pool.dataset_json["labels"][IGNORE])
         except UnfitLabel as error:

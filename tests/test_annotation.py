@@ -283,6 +283,7 @@ def test_empty_label_needs_consent(again, capsys):
     case = picked(again)[0]
     draw(again, case, value=0)
     assert collect.main(COLLECT) == 2 and described(again)["numTraining"] == 0
+    fails(capsys, collect.main, [*COLLECT, "--allow_empty", "t_99"], "--allow_empty names t_99", TARGET)
     succeeds(capsys, collect.main, [*COLLECT, "--allow_empty"])
     assert described(again)["numTraining"] == 1
 

@@ -170,6 +170,8 @@ def test_templates_that_nobody_drew_in_are_missing(volumes, capsys):
     out = succeeds(capsys, collect.main, ["-d", "31", "--allow_empty"])
     assert f"still missing: {', '.join(others)}" in out
     assert list(described(volumes)["dataset"]) == [first]
+    succeeds(capsys, collect.main, ["-d", "31", "--allow_empty", others[1]])  # by name it is an answer
+    assert sorted(described(volumes)["dataset"]) == sorted([first, others[1]])
 
 
 def test_sparse_labels_are_collected(volumes, capsys):

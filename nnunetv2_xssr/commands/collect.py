@@ -20,7 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     add("-d", required=True, metavar="TARGET", help="nnU-Net raw dataset, by name or number")
     add("-l", type=Path, metavar="LABELS",
         help="folder of labels, named like the cases; by default labels/ of the last hand-over")
-    add("--allow_empty", action="store_true", help="take labels too in which nothing is drawn")
+    add("--allow_empty", nargs="*", metavar="CASE",
+        help="take labels too in which nothing is drawn: of these cases, or of all; a template of --unit slice that is "
+        "as it was handed over is taken only by name")
     # fmt: on
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _collect(args))
@@ -53,7 +55,11 @@ def _collect(args: argparse.Namespace) -> None:
     if slices:
         pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
     templates = template_hashes(handover_folder(pool.name, last.round))
-    found = inspect_labels(pool, folder, chosen, args.allow_empty, slices, templates)
+    unknown = sorted(set(args.allow_empty or ()) - set(pool.identifiers))
+    if unknown:
+        raise UserError(f"--allow_empty names {', '.join(unknown[:3])}, which {pool.name} does not have; mend the name")
+    allow_empty = args.allow_empty is not None if not args.allow_empty else args.allow_empty
+    found = inspect_labels(pool, folder, chosen, allow_empty, slices, templates)
     labelled = take_in(pool, found.fit)
 
     print(
