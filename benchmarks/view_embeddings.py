@@ -18,7 +18,7 @@ from packs import pack_folder
 
 from nnunetv2_xssr.commands.frame import add_device, resolve_device, run
 from nnunetv2_xssr.pools import open_pool
-from nnunetv2_xssr.pretrain.embedding import embed_case, load_encoder
+from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.task import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
@@ -43,8 +43,8 @@ def write_points(pack: str, file: Path, device: str) -> None:
         pool = open_pool(str(pack_folder(pack) / "imagesTr"))
         views = prepare_views(pool, tuple(channels[number] for number in sorted(channels, key=int)))
         encoder = load_encoder(pretrain([views], Settings(), start(device), resume=False), device)
-        points = [embed_case(encoder, view[None]) for case in views.rows for view in case]
-    np.save(file, np.stack(points))
+        points = np.concatenate([embed_views(encoder, case) for case in views.rows])[:, : encoder.layout.last]
+    np.save(file, points)
     print(f"wrote {file}: {len(points)} points from {len(pool)} cases")
 
 

@@ -1,5 +1,6 @@
 """The selection record ``selection.json``: what was picked, why, from what and how."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,25 @@ KIND, FORMAT_VERSION = "selection", 1
 
 @dataclass(frozen=True)
 class Pick:
-    """One picked case; the parts of its score are those at the moment it was picked, in [0, 1]."""
+    """One picked case.
+
+    Attributes
+    ----------
+    rank : int
+        From 1.
+    case : str
+    domain, group : str or None
+    cost : float or None
+    density, novelty, diversity : float
+        The parts of its score at the moment it was picked, in [0, 1].
+    score : float or None
+        None for strategies without a score.
+    stands_for : int
+        Cases of the pool (slices, for a slice), itself included, that are nearer to it than to any other pick or
+        labelled case.
+    slice : int or None
+        Of a volume whose slices are chosen one by one: counted from 0, in the order of the file.
+    """
 
     rank: int
     case: str
@@ -23,6 +42,17 @@ class Pick:
     novelty: float
     diversity: float
     score: float | None
+    stands_for: int
+    slice: int | None = None
+
+
+def picked_slices(picks: Iterable[Pick]) -> dict[str, list[int]]:
+    """The picked slices of every volume; volumes that were picked as a whole are not in it."""
+    slices = {}
+    for pick in picks:
+        if pick.slice is not None:
+            slices.setdefault(pick.case, []).append(pick.slice)
+    return slices
 
 
 @dataclass(frozen=True)
@@ -32,7 +62,7 @@ class FoldSelection:
     Attributes
     ----------
     pool_size : int
-        Cases that the picks stand for.
+        Cases that the picks stand for, or slices.
     labelled : list of str
         Cases that counted as picked from the start.
     picks : list of Pick
@@ -71,6 +101,10 @@ class SelectionRecord:
     selections : list of FoldSelection
     set_aside : list of str
         A sentence for every broken case.
+    round : int
+        From 1: how many times cases were chosen for annotation, this one included.
+    groups : dict
+        Case to group (patient) of the labelled and picked cases, where it is known.
     """
 
     dataset: str
@@ -80,6 +114,13 @@ class SelectionRecord:
     versions: dict
     selections: list[FoldSelection]
     set_aside: list[str] = field(default_factory=list)
+    round: int = 1
+    groups: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def picked(self) -> list[str]:
+        """The cases picked in the first selection, which in annotation mode is the only one, in order, each once."""
+        return list(dict.fromkeys(pick.case for pick in self.selections[0].picks))
 
     def to_dict(self) -> dict:
         return {"kind": KIND, "format_version": FORMAT_VERSION, **asdict(self)}

@@ -1,4 +1,4 @@
-"""Embeddings of cases: one row of features a case, kept on disk and computed only where it is missing."""
+"""Embeddings of cases: what is kept of their feature maps, on disk, computed only where it is missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from nnunetv2_xssr.case_rows import CaseRows
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
+from nnunetv2_xssr.pretrain.pooling import GRID, Layout
 from nnunetv2_xssr.pretrain.schedule import AUTO
 from nnunetv2_xssr.views import Views, pool_folder
 
@@ -26,7 +28,8 @@ class Encoder:
         Image tensor (n, channels, height, width) to features (n, d, rows, columns).
     identity : str
         SHA-256 of weights, architecture and views.
-    n_features : int
+    layout : Layout
+        Of what is kept of a view.
     views : dict
         ``view_size`` and ``normalisation``, nnU-Net's schemes, one a channel: what it was trained on.
     sources : dict
@@ -36,7 +39,7 @@ class Encoder:
 
     module: nn.Module
     identity: str
-    n_features: int
+    layout: Layout
     views: dict
     sources: dict[str, str]
     path: Path
@@ -59,10 +62,11 @@ def load_encoder(path: Path, device: str) -> Encoder:
         )
     model = MaskedAutoencoder(**checkpoint["architecture"])
     model.load_state_dict(checkpoint["weights"])
+    before, last = checkpoint["architecture"]["features_per_stage"][-2:]
     return Encoder(
         model.encoder.eval().to(device),
         encoder_identity(checkpoint),
-        checkpoint["architecture"]["features_per_stage"][-1],
+        Layout(last, before, GRID ** checkpoint["architecture"].get("dim", 2)),
         checkpoint["views"],
         checkpoint["sources"],
         path,
@@ -90,28 +94,30 @@ def _kind(size: int | list[int]) -> str:
 
 
 @torch.inference_mode()
-def embed_case(encoder: Encoder, views: np.ndarray) -> np.ndarray:
-    """Features of one case, shape (d,): the last stage, averaged over its positions and over the case's views.
+def embed_views(encoder: Encoder, views: np.ndarray) -> np.ndarray:
+    """What is kept of the views of one case, shape (views, encoder.layout.size).
 
     Parameters
     ----------
-    views : array of shape (views, channels, height, width)
+    views : array of shape (views, channels, height, width), or (1, channels, depth, height, width)
     """
-    device = next(encoder.module.parameters()).device
-    features = encoder.module(torch.from_numpy(views.astype(np.float32)).to(device))
-    return features.mean(dim=(0, 2, 3)).cpu().numpy()
+    *stages, last = encoder.module.stages
+    x = torch.from_numpy(views.astype(np.float32)).to(next(encoder.module.parameters()).device)
+    for stage in stages:
+        x = stage(x)
+    pool = F.adaptive_avg_pool2d if x.ndim == 4 else F.adaptive_avg_pool3d
+    return torch.cat([last(x).flatten(2).mean(dim=2), pool(x, GRID).flatten(1)], dim=1).cpu().numpy()
 
 
 def embed(encoder: Encoder, views: Views) -> CaseRows:
-    """Embed every case of a pool that is not embedded yet; float32 rows of shape (d,).
+    """Embed every case of a pool that is not embedded yet; float32 rows of shape (views, encoder.layout.size).
 
     A case is embedded alone, so that its row depends neither on its neighbours nor on where a run was interrupted.
     """
     check_encoder_fits(encoder, views)
-    settings = {"encoder": encoder.identity, "views": views.settings}
-    store = CaseRows.open(
-        pool_folder(views.pool) / "embeddings", views.hashes, settings, (encoder.n_features,), np.float32
-    )
+    settings = {"encoder": encoder.identity, "views": views.settings, "layout": list(encoder.layout)}
+    shape = views.rows.shape[1], encoder.layout.size
+    store = CaseRows.open(pool_folder(views.pool) / "embeddings", views.hashes, settings, shape, np.float32)
     for i in tqdm(store.missing(), desc=f"embedding {views.pool.name}", unit="case"):
-        store.write(i, embed_case(encoder, views.rows[i]))
+        store.write(i, embed_views(encoder, views.rows[i]))
     return store

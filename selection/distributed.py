@@ -22,7 +22,7 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records import atomic
 from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve
 from nnunetv2_xssr.selection.cells import cells_of
-from nnunetv2_xssr.selection.greedy import greedy, replay
+from nnunetv2_xssr.selection.greedy import greedy, replay, stand_for
 from nnunetv2_xssr.selection.neighbours import nearest_distances
 from nnunetv2_xssr.selection.partitions import Partitions
 from nnunetv2_xssr.selection.scores import N_NEIGHBOURS
@@ -157,6 +157,7 @@ def select_partitions(
         best = int(np.argmin(curves[alpha_criterion][: len(alphas)]))
         # Every partition knows the covering radius of its own cases at every step; the largest is the pool's.
         diversity = np.min(client.gather(everywhere(_replay, sets[best])), axis=0)
+        stands_for = np.sum(client.gather(everywhere(_stand_for, sets[best])), axis=0)
         picks = client.gather(sets)
     density, novelty = _scores(partitions.take(partitions.distances, picks[best]), extremes).T
     overlap = tuple(len(np.intersect1d(*pair)) / budget for pair in zip(picks[:-1], picks[1:], strict=True))
@@ -171,6 +172,7 @@ def select_partitions(
         float(curves["mean_distance"][best]),
         float(curves["covering_radius"][best]),
         float(np.median(curves["mean_distance"][len(alphas) :])),
+        stands_for,
     )
 
 
@@ -290,6 +292,16 @@ def _replay(p: int, problem: _Problem, picks: np.ndarray) -> np.ndarray:
     first = partitions.take(partitions.rows, np.concatenate([problem.labelled, picks]))
     rows = np.concatenate([first, partitions.rows(p)])
     return replay(rows, m + np.arange(len(picks)), np.arange(m))[0]
+
+
+def _stand_for(p: int, problem: _Problem, picks: np.ndarray) -> np.ndarray:
+    """How many cases of partition p have each pick as their nearest pick or labelled case."""
+    partitions = problem.partitions
+    chosen = np.concatenate([problem.labelled, picks])
+    place = {row: i for i, row in enumerate(partitions.numbers(p).tolist())}
+    own = np.array([place.get(row, -1) for row in chosen.tolist()], int)
+    rows = partitions.take(partitions.rows, chosen)
+    return stand_for(partitions.rows(p), rows, own)[len(problem.labelled) :]
 
 
 def _raw(distances: np.ndarray) -> np.ndarray:

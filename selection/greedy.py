@@ -8,6 +8,7 @@ from nnunetv2_xssr.selection.cells import SMALL, Cells
 from nnunetv2_xssr.selection.coverage import BLOCK, Coverage
 from nnunetv2_xssr.selection.lazy import pick_block, replay_block
 from nnunetv2_xssr.selection.limits import Limits, take, unlimited
+from nnunetv2_xssr.selection.neighbours import nearest_neighbours
 from nnunetv2_xssr.selection.plain import plain_greedy
 
 
@@ -123,3 +124,22 @@ def nearest_distance(pool: np.ndarray | Cells, chosen: np.ndarray) -> np.ndarray
     coverage = Coverage(pool)
     coverage.add(chosen)
     return coverage.distances()
+
+
+def stand_for(pool: np.ndarray | Cells, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """How many cases of the pool have each chosen case as their nearest chosen one, int array of shape (k,).
+
+    Parameters
+    ----------
+    pool : float32 array of shape (n, d), or Cells
+    rows : float32 array of shape (k, d)
+        Of the chosen cases.
+    own : int array of shape (k,)
+        Where the chosen cases are in the pool; -1 if they are not. A chosen case stands for itself, its copies aside.
+    """
+    if len(rows) == 0:
+        return np.zeros(0, int)
+    nearest = nearest_neighbours(pool, 1, rows)[1][:, 0]
+    here = own >= 0
+    nearest[own[here]] = np.flatnonzero(here)
+    return np.bincount(nearest, minlength=len(rows))

@@ -11,7 +11,7 @@ from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection.alpha import ALPHAS, CRITERIA, AlphaCurve
 from nnunetv2_xssr.selection.cells import cells_of
 from nnunetv2_xssr.selection.constraints import Constraints
-from nnunetv2_xssr.selection.greedy import nearest_distance, replay
+from nnunetv2_xssr.selection.greedy import nearest_distance, replay, stand_for
 from nnunetv2_xssr.selection.scores import density, novelty
 from nnunetv2_xssr.selection.standardise import standardise
 from nnunetv2_xssr.selection.strategies import STRATEGIES, Outcome, Problem, random_draw
@@ -37,6 +37,8 @@ class Selection:
         Mean and maximum over the pool of the distance to the nearest picked or labelled case; smaller is better.
     random_mean_distance : float
         Median of mean_distance over 20 random draws of the same budget and under the same constraints.
+    stands_for : int array of shape (k,)
+        How many cases of the pool, itself included, are nearer to each pick than to any other pick or labelled case.
     """
 
     picks: np.ndarray
@@ -49,6 +51,7 @@ class Selection:
     mean_distance: float
     covering_radius: float
     random_mean_distance: float
+    stands_for: np.ndarray
 
 
 def select(
@@ -124,6 +127,7 @@ def _explained(problem: Problem, outcome: Outcome) -> Selection:
     score = None
     if outcome.alpha is not None:
         score = outcome.density_weight * parts[0] + outcome.alpha * parts[1] + (1 - outcome.alpha) * diversity
+    chosen = np.concatenate([problem.chosen, picks])
     return Selection(
         picks,
         *parts,
@@ -134,6 +138,7 @@ def _explained(problem: Problem, outcome: Outcome) -> Selection:
         float(nearest.mean()),
         float(nearest.max()),
         _random_mean_distance(problem),
+        stand_for(problem.pool, problem.pool.pool[chosen], chosen)[len(problem.chosen) :],
     )
 
 

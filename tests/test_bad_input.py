@@ -607,7 +607,7 @@ def test_interrupted_by_the_user(either, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     shutil.rmtree(either.preprocessed / TARGET / "xssr" / "embeddings")
-    monkeypatch.setattr(embedding, "embed_case", interrupt)
+    monkeypatch.setattr(embedding, "embed_views", interrupt)
     capsys.readouterr()
     assert select.main(SELECT) == 130
     err = capsys.readouterr().err

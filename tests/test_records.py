@@ -91,7 +91,7 @@ def test_hashes(tmp_path):
 
 
 def record(**settings):
-    pick = Pick(1, "a", None, "p", 2.0, 0.5, 0.0, 1.0, 0.75)
+    pick = Pick(1, "a", None, "p", 2.0, 0.5, 0.0, 1.0, 0.75, 2)
     curve = {"alpha": [0.0], "mean_distance": [0.1], "covering_radius": [0.2]}
     selection = FoldSelection(3, ["b"], [pick], 0.0, curve, 0.1, 0.2, 0.3)
     return SelectionRecord("Dataset001_A", "annotation", settings, {"pool": "x"}, {"numpy": "2"}, [selection], ["s"])

@@ -11,6 +11,7 @@ from nnunetv2_xssr import linking
 from nnunetv2_xssr.commands import select, select_scheduler
 from nnunetv2_xssr.pools import open_pool
 from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
+from nnunetv2_xssr.pretrain.pooling import choose_embedding, features
 from nnunetv2_xssr.selection import select as select_rows
 from nnunetv2_xssr.selection_record import SelectionRecord
 from nnunetv2_xssr.views import prepare_views
@@ -40,7 +41,9 @@ def label(workspace, *cases):
 def test_record_is_what_the_selection_of_the_embeddings_gives(workspace, capsys):
     run(capsys, budget="4")
     encoder = load_encoder(workspace.encoder(), "cpu")
-    pool, source = (embed(encoder, prepare_views(open_pool(name))).rows for name in (TARGET, SOURCE))
+    kept = [embed(encoder, prepare_views(open_pool(name))).rows for name in (TARGET, SOURCE)]
+    embedding = choose_embedding("auto", kept[0], encoder.layout)
+    pool, source = (features(rows, encoder.layout, embedding) for rows in kept)
     expected = select_rows(np.array(pool), 4, np.array(source))
     record = workspace.selection()
     (selection,) = record["selections"]
@@ -52,11 +55,12 @@ def test_record_is_what_the_selection_of_the_embeddings_gives(workspace, capsys)
     for rank, pick in enumerate(selection["picks"]):
         assert pick["rank"] == rank + 1
         assert pick["domain"] == "AB"[int(pick["case"][-1]) % 2]
-        for part in ("density", "novelty", "diversity", "score"):
+        for part in ("density", "novelty", "diversity", "score", "stands_for"):
             assert pick[part] == getattr(expected, part)[rank]
     assert record["mode"] == "annotation" and record["dataset"] == TARGET
     assert set(record["versions"]) >= {"nnunetv2_xssr", "nnunetv2", "torch", "numpy"}
     assert set(record["provenance"]) >= {"pool", "source", "encoder", "embeddings"}
+    assert record["provenance"]["embedding"] == embedding
     assert SelectionRecord.load(workspace.record()).to_dict() == record
 
 
@@ -77,9 +81,9 @@ def test_what_it_tells(workspace, capsys):
     assert re.search(r"rank\s+case\s+domain\s+density\s+novelty\s+diversity\s+score", out)
     assert "alpha" in out and "median of 20 draws" in out
     assert f"wrote {workspace.record()}" in out and f"wrote {workspace.split()}" in out
-    assert out.rstrip().endswith(f"nnUNetv2_train {TARGET} 2d 0 -tr XSSRTrainer -device cpu")
-    assert str(workspace.raw / TARGET / "labelsTr") in out
-    assert "nnUNetv2_plan_and_preprocess -d 2 --verify_dataset_integrity" in out
+    handover = workspace.raw / TARGET / "annotate" / "round_01"
+    assert f"annotate the images in {handover}, as its README.txt says" in out
+    assert out.rstrip().endswith("nnUNetv2_xssr_collect -d 2")
 
 
 def test_without_a_source_it_learns_from_the_pool(workspace, capsys):
@@ -228,7 +232,8 @@ def test_scheduler_selects_from_partitions(workspace, capsys, monkeypatch):
     run(capsys, budget="4")
     here = workspace.selection()
     encoder = load_encoder(workspace.encoder(), "cpu")
-    bytes_of_pool = embed(encoder, prepare_views(open_pool(TARGET))).rows.nbytes
+    kept = embed(encoder, prepare_views(open_pool(TARGET))).rows
+    bytes_of_pool = features(kept, encoder.layout, choose_embedding("auto", kept, encoder.layout)).nbytes
     partitions = workspace.record().parent / "partitions"
     cluster = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(**cluster) as workers:

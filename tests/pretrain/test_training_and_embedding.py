@@ -16,7 +16,7 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.pools import open_pool
 from nnunetv2_xssr.pretrain import embedding, engine, training
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
-from nnunetv2_xssr.pretrain.embedding import embed, embed_case, load_encoder
+from nnunetv2_xssr.pretrain.embedding import embed, embed_views, load_encoder
 from nnunetv2_xssr.pretrain.training import MaskedAutoencoding, ViewSampler, split_cases
 from nnunetv2_xssr.views import VOLUME_SIZE, prepare_views
 
@@ -72,7 +72,7 @@ def test_volumes_and_several_channels(empty, capsys):
             write_volume(folder / "imagesTr" / f"v_{i}_{channel:04d}.nii.gz", volume(i + 10 * channel)[0])
     write_dataset_json(folder, ending=".nii.gz", channel_names={"0": "T1", "1": "CT"})
     out = succeeds(capsys, select.main, ["-d", "5", "-b", "1", "-device", "cpu"])
-    assert "3d_fullres 0 -tr XSSRTrainer" in out
+    assert "1 of 3 cases are picked" in out
     assert len(empty.selection("Dataset005_Volumes")["selections"][0]["picks"]) == 1
 
 
@@ -94,7 +94,7 @@ def test_whole_volumes(empty, capsys, monkeypatch):
     assert views.rows.shape == (3, 1, 1, VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE)
     encoder = load_encoder(checkpoint, "cpu")
     upright, turned = views.rows[0], views.rows[0][:, :, ::-1].copy()  # the same slices in another order
-    assert not np.allclose(embed_case(encoder, upright), embed_case(encoder, turned))
+    assert not np.allclose(embed_views(encoder, upright), embed_views(encoder, turned))
     fails(capsys, select.main, [*argv, "--overwrite", "--encoder", checkpoint], "whole volumes", "2D views", "--dim")
 
 
@@ -239,8 +239,8 @@ def test_only_new_and_changed_cases_are_embedded(workspace, monkeypatch):
     write_picture(workspace.images() / "t_99_0000.png", picture(999))
     write_picture(workspace.images() / "t_03_0000.png", picture(998))
     (workspace.images() / "t_05_0000.png").unlink()
-    calls, original = [], embedding.embed_case
-    monkeypatch.setattr(embedding, "embed_case", lambda *args: calls.append(args) or original(*args))
+    calls, original = [], embedding.embed_views
+    monkeypatch.setattr(embedding, "embed_views", lambda *args: calls.append(args) or original(*args))
     after = rows_of(workspace, TARGET)
     assert len(calls) == 2
     assert sorted(after) == sorted({*before, "t_99"} - {"t_05"})
@@ -248,14 +248,21 @@ def test_only_new_and_changed_cases_are_embedded(workspace, monkeypatch):
     assert changed == {"t_03"}
 
 
-def test_embedding_is_the_mean_over_positions_and_views(workspace):
+def test_kept_are_the_last_stage_averaged_and_the_stage_before_in_a_grid(workspace):
     encoder = load_encoder(workspace.encoder(), "cpu")
     views = np.random.default_rng(0).normal(size=(3, 1, 128, 128)).astype(np.float16)
-    together = embedding.embed_case(encoder, views)
+    kept = embedding.embed_views(encoder, views)
+    assert kept.shape == (3, encoder.layout.size)
+    n_last, n_before, _ = encoder.layout
     with torch.no_grad():
-        each = [encoder.module(torch.from_numpy(v[None].astype(np.float32)))[0].mean(dim=(1, 2)) for v in views]
-    assert together.shape == (encoder.n_features,)
-    assert together == pytest.approx(torch.stack(each).mean(0).numpy(), rel=1e-4, abs=1e-5)
+        for row, view in zip(kept, views, strict=True):
+            image = torch.from_numpy(view[None].astype(np.float32))
+            assert row[:n_last] == pytest.approx(encoder.module(image)[0].mean(dim=(1, 2)).numpy(), rel=1e-4, abs=1e-5)
+            before = image
+            for stage in encoder.module.stages[:-1]:
+                before = stage(before)
+            quarters = before[0].reshape(n_before, 4, 2, 4, 2).mean(dim=(2, 4))
+            assert row[n_last:].reshape(n_before, 4, 4) == pytest.approx(quarters.numpy(), rel=1e-4, abs=1e-5)
 
 
 def test_another_encoder_embeds_everything_anew(workspace, capsys):

@@ -18,13 +18,13 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.selection import distributed as distributed_module
 from nnunetv2_xssr.selection import select, standardise
 from nnunetv2_xssr.selection.distributed import connect, select_partitions
-from nnunetv2_xssr.selection.greedy import nearest_distance, replay
+from nnunetv2_xssr.selection.greedy import nearest_distance, replay, stand_for
 from nnunetv2_xssr.selection.partitions import Partitions, write_partitions
 from nnunetv2_xssr.selection.scores import density, mean_neighbour_distance, novelty
 
 dask = pytest.importorskip("distributed", reason='Dask is not installed: pip install "nnunetv2_xssr[scale]"')
 standardising = sys.modules["nnunetv2_xssr.selection.standardise"]  # the package has a function of this name
-NUMBERS = ("density", "novelty", "diversity", "score")
+NUMBERS = ("density", "novelty", "diversity", "score", "stands_for")
 COVERAGE = ("mean_distance", "covering_radius", "random_mean_distance")
 
 
@@ -197,6 +197,8 @@ def test_every_number_is_about_the_whole_pool(tmp_path):
     np.testing.assert_allclose(result.score, score, rtol=1e-12)
     assert result.mean_distance == pytest.approx(nearest.mean(), rel=1e-12)
     assert result.covering_radius == nearest.max()
+    chosen = np.append(labelled, result.picks)
+    np.testing.assert_array_equal(result.stands_for, stand_for(z, z[chosen], chosen)[len(labelled) :])
     assert result.mean_distance == min(result.curve.mean_distance)
     assert result.alpha == result.curve.alpha[np.argmin(result.curve.mean_distance)]
     exact = select(pool, 40, source, labelled=labelled, seed=3)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from nnunetv2_xssr.selection import greedy as greedy_module
-from nnunetv2_xssr.selection import lazy
+from nnunetv2_xssr.selection import lazy, standardise
 from nnunetv2_xssr.selection.cells import cells_of
 from nnunetv2_xssr.selection.coverage import Coverage
-from nnunetv2_xssr.selection.greedy import greedy, nearest_distance, replay
+from nnunetv2_xssr.selection.greedy import greedy, nearest_distance, replay, stand_for
 
 NONE = np.empty(0, int)
 KINDS = ("clustered", "blobs", "isotropic", "duplicates")
@@ -138,3 +138,17 @@ def test_a_pick_that_is_nearer_by_a_hair_counts(small, monkeypatch):
         near = rng.permutation(far[0])[None]  # as far from the middle
         near[0, np.argmin(np.abs(near[0]))] += 2.0**-24  # and a step towards it
         assert_same(np.concatenate([middle, far, near]), np.array([1.0, 3.0, 2.0]), 0.0, 2, NONE)
+
+
+def test_every_case_is_stood_for_by_its_nearest_chosen_one():
+    z, _ = standardise(plain.pool_of("clustered", 300, 8))
+    chosen = np.array([250, 3, 77])
+    owner = np.linalg.norm(z[:, None] - z[chosen], axis=2).argmin(axis=1)
+    np.testing.assert_array_equal(stand_for(z, z[chosen], chosen), np.bincount(owner, minlength=3))
+
+
+def test_a_chosen_copy_stands_for_itself():
+    z, _ = standardise(np.array([[0.0, 1], [0, 1], [1, 0], [0, 1]]))
+    counts = stand_for(z, z[[0, 1, 2]], np.array([0, 1, 2]))
+    assert counts.sum() == 4 and counts[2] == 1 and counts.min() == 1
+    assert stand_for(z, z[:0], np.array([], int)).shape == (0,)

@@ -1,0 +1,92 @@
+"""What of a case's feature maps is kept, and by what of it cases are compared: where things are, or only what is there.
+
+Where anatomy is aligned between cases, as in chest X-rays, a coarse grid of features tells them apart better; where it
+is not, as in fields of cells, the grid compares what only happens to lie at the same place. docs/embedding.md has the
+evidence.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nnunetv2_xssr.errors import one_of
+from nnunetv2_xssr.selection.standardise import Scale
+
+GRID = 4  # cells along every axis of a view
+EMBEDDINGS = ("auto", "grid", "gap")
+ALIGNED = 0.1  # least share of the place from which on "auto" is the grid
+
+
+class Layout(NamedTuple):
+    """How the features that are kept of a view lie side by side.
+
+    Attributes
+    ----------
+    last : int
+        Features of the last stage, averaged over all positions; they come first.
+    before : int
+        Features of the stage before it, each in a grid of cells.
+    cells : int
+        Of the grid: ``GRID`` squared, or cubed for whole volumes.
+    """
+
+    last: int
+    before: int
+    cells: int
+
+    @property
+    def size(self) -> int:
+        return self.last + self.before * self.cells
+
+
+def place_share(kept: np.ndarray, layout: Layout) -> float:
+    """Share of the variance of the grid that the place alone explains, in [0, 1]: large where anatomy is aligned.
+
+    For every feature: the variance between the mean values of the places (views are places too), less what chance
+    makes of n cases, over its whole variance. The mean over all features that vary.
+
+    Parameters
+    ----------
+    kept : array of shape (n, views, layout.size)
+    """
+    n, views, _ = kept.shape
+    scale = Scale.of(kept.reshape(n, -1))
+    std = np.divide(1, scale.factor, out=np.zeros_like(scale.factor), where=scale.factor > 0)
+    shape = views, layout.before, layout.cells
+    mean, variance = (each.reshape(views, -1)[:, layout.last :].reshape(shape) for each in (scale.mean, std**2))
+    between, within = mean.var(axis=(0, 2)), variance.mean(axis=(0, 2))
+    varies = between + within > 0
+    share = np.maximum(between - within / n, 0)[varies] / (between + within)[varies]
+    return float(share.mean()) if varies.any() else 0.0
+
+
+def choose_embedding(kind: str, kept: np.ndarray, layout: Layout) -> str:
+    """``"grid"`` or ``"gap"``: what the user chose, or for ``"auto"`` what the `place_share` of the pool tells.
+
+    Raises
+    ------
+    UserError
+        If there is no such embedding.
+    """
+    if kind not in EMBEDDINGS:
+        raise one_of("--embedding", EMBEDDINGS, kind)
+    if kind != "auto":
+        return kind
+    return "grid" if place_share(kept, layout) >= ALIGNED else "gap"
+
+
+def features(kept: np.ndarray, layout: Layout, kind: str) -> np.ndarray:
+    """The features that cases are compared by, shape (n, d).
+
+    Parameters
+    ----------
+    kept : array of shape (n, views, layout.size)
+        May be a memory map; of 2D cases the result is a view of it.
+    layout : Layout
+    kind : {"grid", "gap"}
+        ``"grid"`` takes the grids of all views side by side, ``"gap"`` (global average pooling, as the paper) the last
+        stage, averaged over the views too.
+    """
+    if kind == "grid":
+        return kept[:, :, layout.last :].reshape(len(kept), -1)
+    return kept[:, 0, : layout.last] if kept.shape[1] == 1 else kept[:, :, : layout.last].mean(axis=1)

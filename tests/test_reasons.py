@@ -1,0 +1,32 @@
+"""The reason of a pick in words."""
+
+import pytest
+
+from nnunetv2_xssr.reasons import FAR, TYPICAL, UNLIKE, reason
+from nnunetv2_xssr.selection_record import Pick
+
+
+def pick(density=0.0, novelty=0.0, diversity=0.0, stands_for=1, score=0.5):
+    return Pick(1, "a", None, None, None, density, novelty, diversity, score, stands_for)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"density": TYPICAL, "stands_for": 32}, "typical of 31 similar cases"),
+        ({"density": TYPICAL, "stands_for": 2}, "typical of 1 similar case"),
+        ({"density": TYPICAL - 0.01, "stands_for": 32}, "stands for 31 other cases"),
+        ({"density": 1.0, "stands_for": 1}, "one of a kind"),
+        ({"novelty": FAR, "stands_for": 2}, "stands for 1 other case; far from anything in the source"),
+        ({"novelty": FAR - 0.01}, "one of a kind"),
+        ({"diversity": UNLIKE}, "one of a kind; nothing like it chosen yet"),
+        ({"diversity": UNLIKE - 0.01}, "one of a kind"),
+        (
+            {"density": 0.9, "novelty": 1.0, "diversity": 1.0, "stands_for": 5},
+            "typical of 4 similar cases; far from anything in the source; nothing like it chosen yet",
+        ),
+        ({"stands_for": 3, "score": None}, "stands for 2 other cases"),
+    ],
+)
+def test_words(parts, words):
+    assert reason(pick(**parts)) == words
