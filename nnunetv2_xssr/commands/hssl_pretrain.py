@@ -70,7 +70,8 @@ def _pretrain(args: argparse.Namespace) -> None:
             print(f"set aside: {sentence}")
         print(f"wrote {weights}")
         print(f"look at {weights.parent / 'progress.png'}")
-        print(f"next: nnUNetv2_train {plans.dataset} {plans.configuration_name} 0 -pretrained_weights {weights}")
+        dataset = plans.dataset if saved == wanted else f"DATASET_WITH_{saved}_CHANNELS"
+        print(f"next: nnUNetv2_train {dataset} {plans.configuration_name} 0 -pretrained_weights {weights}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""By what cases are compared: the grid where anatomy is aligned, else the mean over all places."""
+
+import numpy as np
+import pytest
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.pretrain.pooling import Layout, choose_embedding, features, place_share
+
+LAYOUT = Layout(3, 5, 16)
+
+
+def kept(place, case, n=60, views=2, seed=0):
+    """Features of which the place and the case make so much (standard deviations)."""
+    rng = np.random.default_rng(seed)
+    grid = place * rng.normal(size=(1, views, 5, 16)) + case * rng.normal(size=(n, views, 5, 16))
+    last = rng.normal(size=(n, views, 3))
+    return np.concatenate([last, grid.reshape(n, views, -1)], axis=2).astype(np.float32)
+
+
+@pytest.mark.parametrize(("place", "case"), [(1, 1), (2, 1), (1, 3), (0, 1), (1, 0)])
+@pytest.mark.parametrize("views", [1, 4])
+def test_share_of_the_place(place, case, views):
+    share = place_share(kept(place, case, views=views), LAYOUT)
+    assert share == pytest.approx(place**2 / (place**2 + case**2), abs=0.12)
+    assert 0 <= share <= 1
+
+
+def test_share_is_that_of_few_cases_as_of_many():
+    """Means of few cases differ by chance, which is taken off."""
+    few = [place_share(kept(0.5, 1, n=4, seed=seed), LAYOUT) for seed in range(40)]
+    many = [place_share(kept(0.5, 1, n=400, seed=seed), LAYOUT) for seed in range(5)]
+    assert np.mean(few) == pytest.approx(np.mean(many), abs=0.06)
+
+
+def test_share_depends_on_no_unit_and_not_on_the_last_stage():
+    rows = kept(1, 1)
+    other = rows.copy()
+    other[:, :, :3] *= 1000
+    grid = other[:, :, 3:].reshape(60, 2, 5, 16)
+    grid *= np.array([1e-3, 1, 50, 1e4, 7], np.float32)[:, None]
+    grid += 5
+    other[:, :, 3:] = grid.reshape(60, 2, -1)
+    assert place_share(other, LAYOUT) == pytest.approx(place_share(rows, LAYOUT), rel=1e-2)
+
+
+def test_features_that_never_vary_have_no_share():
+    assert place_share(np.ones((9, 1, LAYOUT.size), np.float32), LAYOUT) == 0
+
+
+def test_auto_is_the_grid_where_anatomy_is_aligned():
+    assert choose_embedding("auto", kept(2, 1), LAYOUT) == "grid"
+    assert choose_embedding("auto", kept(0.05, 1), LAYOUT) == "gap"
+    assert choose_embedding("gap", kept(2, 1), LAYOUT) == "gap"
+    assert choose_embedding("grid", kept(0.05, 1), LAYOUT) == "grid"
+    with pytest.raises(UserError, match="--embedding must be one of auto, grid, gap; got 'mean'"):
+        choose_embedding("mean", kept(1, 1), LAYOUT)
+
+
+@pytest.mark.parametrize("views", [1, 4])
+def test_what_cases_are_compared_by(views, tmp_path):
+    rows = kept(1, 1, views=views)
+    np.save(tmp_path / "kept.npy", rows)
+    mapped = np.load(tmp_path / "kept.npy", mmap_mode="r")
+    gap, grid = (features(mapped, LAYOUT, kind) for kind in ("gap", "grid"))
+    assert np.allclose(gap, rows[:, :, :3].mean(axis=1))
+    assert grid.shape == (60, views * 80) and np.array_equal(grid[7].reshape(views, 80), rows[7, :, 3:])
+    if views == 1:  # a pool of pictures stays on disk
+        assert np.shares_memory(gap, mapped) and np.shares_memory(grid, mapped)
