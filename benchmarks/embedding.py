@@ -77,7 +77,7 @@ def views_of(pack, domain, work, labelled=True):
     number = 100 + sorted(f"{p}{d}" for p, _, d in STUDIES.values()).index(f"{pack}{domain}") if labelled else 200
     name = f"Dataset{number}_{pack}{domain}"
     extra = "imagesUnlabelled" if (pack, domain) == ("CXRLung", "hannover") else None
-    write_domain(pack, domain, work / "nnUNet_raw" / name, labelled, extra)
+    write_domain(pack, [domain], work / "nnUNet_raw" / name, labelled, extra)
     return prepare_views(open_pool(name))
 
 

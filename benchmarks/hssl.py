@@ -10,17 +10,15 @@ through nnU-Net's own commands. What is finished is kept: run again to go on.
 """
 
 import argparse
-import csv
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
-from packs import pack_folder, write_domain
-from sklearn.model_selection import GroupShuffleSplit
+from packs import split_by_patient, write_domain
 
 from nnunetv2_xssr.commands.frame import resolve_device, run
-from nnunetv2_xssr.demo.study import Study, small_configuration
+from nnunetv2_xssr.demo.study import Study
 from nnunetv2_xssr.records import read_json, write_json
 from nnunetv2_xssr.split import FILE_NAME, write_split
 
@@ -73,9 +71,9 @@ def prepare(pack: str, args: argparse.Namespace) -> tuple[Study, list[str], list
     target, domain, others = PACKS[pack]
     folder = args.folder.resolve() / ("gpu" if args.gpu else "cpu") / pack
     raw = folder / "nnUNet_raw"
-    cases = write_domain(pack, domain, raw / target, labelled=True)
+    cases = write_domain(pack, [domain], raw / target, labelled=True)
     for name, other in others.items():
-        write_domain(pack, other, raw / name, False, UNLABELLED.get(name))
+        write_domain(pack, [other], raw / name, False, UNLABELLED.get(name))
     pool, test = split_by_patient(pack, cases)
     # What the network learns from without labels must not hold the test cases.
     unlabelled = raw / f"Dataset{int(target[7:10]) + 1}_Pool"
@@ -88,23 +86,9 @@ def prepare(pack: str, args: argparse.Namespace) -> tuple[Study, list[str], list
         write_json(unlabelled / "dataset.json", {**description, "numTraining": 0})
     configuration, trainer = ("2d", "XSSRTrainer_250epochs") if args.gpu else ("2d_small", "XSSRTrainer_demo")
     study = Study(folder, unlabelled.name, target, configuration, trainer, resolve_device(None if args.gpu else "cpu"))
-    study.preprocess(pool, test, None)
-    if not args.gpu:
-        plans = read_json(study.preprocessed / "nnUNetPlans.json")
-        small = small_configuration(plans["configurations"]["2d"], SMALL["batch_size"])
-        plans["configurations"]["2d_small"] = {"inherits_from": "2d", **small, **SMALL}
-        write_json(study.preprocessed / "nnUNetPlans.json", plans)
+    study.preprocess(pool, test, None if args.gpu else SMALL)
     study.run("nnUNetv2_xssr_link")
     return study, pool, test
-
-
-def split_by_patient(pack: str, cases: list[str]) -> tuple[list[str], list[str]]:
-    """Pool and test cases; no patient is in both."""
-    with open(pack_folder(pack) / "cases.csv", newline="", encoding="utf-8") as file:
-        patient = {row["case"]: row.get("patient") or row["case"] for row in csv.DictReader(file)}
-    splitter = GroupShuffleSplit(1, test_size=0.2, random_state=0)
-    pool, test = next(splitter.split(cases, groups=[patient[case] for case in cases]))
-    return [cases[i] for i in pool], [cases[i] for i in test]
 
 
 def pretrain(study: Study, pack: str, arm: str, args: argparse.Namespace) -> Path:

@@ -1,5 +1,6 @@
 """The real image packs that benchmarks run on: where they lie, and their domains as nnU-Net raw datasets."""
 
+import csv
 import os
 import shutil
 from collections.abc import Collection
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.model_selection import GroupShuffleSplit
 from torch.nn import functional as F
 
 from nnunetv2_xssr.errors import UserError
@@ -26,13 +28,13 @@ def pack_folder(name: str) -> Path:
 
 def write_domain(
     pack: str,
-    domain: str,
+    domains: Collection[str],
     dataset: Path,
     labelled: bool,
     extra: str | None = None,
     only: Collection[str] | None = None,
 ) -> list[str]:
-    """Copy one domain of a pack into an nnU-Net raw dataset; return its labelled cases.
+    """Copy some domains of a pack into an nnU-Net raw dataset; return their labelled cases.
 
     Parameters
     ----------
@@ -43,13 +45,13 @@ def write_domain(
     extra : str, optional
         A folder of the pack with further, unlabelled images.
     only : collection of str, optional
-        Cases of the domain to copy, in the place of all.
+        Cases of the domains to copy, in the place of all.
     """
     folder = pack_folder(pack)
     description = read_json(folder / "dataset.json")
     ending = description["file_ending"]
     cases = sorted(
-        case for case, name in description["domains"].items() if name == domain and (only is None or case in only)
+        case for case, name in description["domains"].items() if name in domains and (only is None or case in only)
     )
     images = [file for case in cases for file in (folder / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}")]
     if extra:
@@ -63,7 +65,8 @@ def write_domain(
             if not (dataset / sub / file.name).exists():
                 shutil.copyfile(file, dataset / sub / file.name)
     keep = {key: description[key] for key in ("channel_names", "labels", "file_ending")}
-    write_json(dataset / "dataset.json", {**keep, "numTraining": len(cases)})
+    named = {case: description["domains"][case] for case in cases}
+    write_json(dataset / "dataset.json", {**keep, "numTraining": len(cases), "domains": named})
     return cases
 
 
@@ -89,3 +92,12 @@ def views_and_masks(pack: str, domains: list[str]) -> tuple[np.ndarray, np.ndarr
         mask = torch.from_numpy((label[:, 0] > 0).astype(np.float32))[None]
         masks.append(F.interpolate(mask, images[-1].shape[-2:], mode="area")[0, 0].numpy())
     return np.stack(images).astype(np.float32), np.stack(masks)
+
+
+def split_by_patient(pack: str, cases: list[str]) -> tuple[list[str], list[str]]:
+    """Pool and test cases; no patient is in both."""
+    with open(pack_folder(pack) / "cases.csv", newline="", encoding="utf-8") as file:
+        patient = {row["case"]: row.get("patient") or row["case"] for row in csv.DictReader(file)}
+    splitter = GroupShuffleSplit(1, test_size=0.2, random_state=0)
+    pool, test = next(splitter.split(cases, groups=[patient[case] for case in cases]))
+    return [cases[i] for i in pool], [cases[i] for i in test]

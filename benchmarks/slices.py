@@ -65,7 +65,7 @@ def benchmark(args: argparse.Namespace) -> None:
     domains = read_json(pack_folder(PACK) / "dataset.json")["domains"]
     cases = np.random.default_rng(0).permutation(sorted(c for c, domain in domains.items() if domain == "standard"))
     test, pool = cases[: args.test].tolist(), sorted(cases[args.test : args.test + args.pool].tolist())
-    write_domain(PACK, "range8bit", folder / "nnUNet_raw" / SOURCE, labelled=False)
+    write_domain(PACK, ["range8bit"], folder / "nnUNet_raw" / SOURCE, labelled=False)
     draws = [("random", seed) for seed in range(args.draws)]
     arms = [
         Arm(unit, strategy, seed, 811 + i)
@@ -110,7 +110,7 @@ def _choose_and_annotate(study: Study, arm: Arm, pool: list[str], budget: int) -
     description = _raw(study) / "dataset.json"
     if description.is_file() and read_json(description).get("dataset"):
         return  # collected
-    write_domain(PACK, "standard", _raw(study), labelled=False, only=pool)
+    write_domain(PACK, ["standard"], _raw(study), labelled=False, only=pool)
     options = ["--unit", "slice"] if arm.unit == "slice" else []
     options += ["--strategy", arm.strategy, "--seed", str(arm.seed), "--encoder", str(study.encoder)]
     select = ("nnUNetv2_xssr_select", "-d", study.target, "-s", SOURCE, "-b", str(budget), "-device", study.device)

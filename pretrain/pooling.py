@@ -13,7 +13,7 @@ from nnunetv2_xssr.errors import one_of
 from nnunetv2_xssr.selection.standardise import Scale
 
 GRID = 4  # cells along every axis of a view
-EMBEDDINGS = ("auto", "grid", "gap")
+EMBEDDINGS = ("auto", "grid", "average", "gap")
 ALIGNED = 0.1  # least share of the place from which on "auto" is the grid
 
 
@@ -61,7 +61,7 @@ def place_share(kept: np.ndarray, layout: Layout) -> float:
 
 
 def choose_embedding(kind: str, kept: np.ndarray, layout: Layout) -> str:
-    """``"grid"`` or ``"gap"``: what the user chose, or for ``"auto"`` what the `place_share` of the pool tells.
+    """What the user chose, or for ``"auto"`` ``"grid"`` or ``"average"``, as the `place_share` of the pool tells.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def choose_embedding(kind: str, kept: np.ndarray, layout: Layout) -> str:
         raise one_of("--embedding", EMBEDDINGS, kind)
     if kind != "auto":
         return kind
-    return "grid" if place_share(kept, layout) >= ALIGNED else "gap"
+    return "grid" if place_share(kept, layout) >= ALIGNED else "average"
 
 
 def features(kept: np.ndarray, layout: Layout, kind: str) -> np.ndarray:
@@ -83,10 +83,13 @@ def features(kept: np.ndarray, layout: Layout, kind: str) -> np.ndarray:
     kept : array of shape (n, views, layout.size)
         May be a memory map; of 2D cases the result is a view of it.
     layout : Layout
-    kind : {"grid", "gap"}
-        ``"grid"`` takes the grids of all views side by side, ``"gap"`` (global average pooling, as the paper) the last
-        stage, averaged over the views too.
+    kind : {"grid", "average", "gap"}
+        Of the stage before the last the grids of all views side by side, or the average over all cells and views; or
+        the average of the last stage, as the paper has it (global average pooling).
     """
+    if kind == "gap":
+        return kept[:, 0, : layout.last] if kept.shape[1] == 1 else kept[:, :, : layout.last].mean(axis=1)
+    grid = kept[:, :, layout.last :]
     if kind == "grid":
-        return kept[:, :, layout.last :].reshape(len(kept), -1)
-    return kept[:, 0, : layout.last] if kept.shape[1] == 1 else kept[:, :, : layout.last].mean(axis=1)
+        return grid.reshape(len(kept), -1)
+    return grid.reshape(*kept.shape[:2], layout.before, layout.cells).mean(axis=(1, 3))

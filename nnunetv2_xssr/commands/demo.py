@@ -52,7 +52,7 @@ def _demo(args: argparse.Namespace) -> None:
         study.pretrain("--epochs", "3")
         progress.update()
         progress.set_description("preprocessing the target")
-        study.preprocess(drawn["pool"], drawn["test"], small_batch_size=4)
+        study.preprocess(drawn["pool"], drawn["test"], small={"batch_size": 4})
         progress.update()
         for arm, options in arms.items():
             progress.set_description(f"selecting and training: {arm}")

@@ -30,9 +30,9 @@ def main(argv: list[str] | None = None) -> int:
         "the autoencoder learns from the pool itself and novelty is off")
     add("-b", required=True, metavar="BUDGET", help="how many cases to pick: a number, or a percentage such as 5%%")
     add("--encoder", type=Path, metavar="FILE", help="checkpoint_final.pth of nnUNetv2_xssr_pretrain to embed with")
-    add("--embedding", default="auto", choices=("auto", "grid", "gap"),
-        help="compare cases by what lies where (grid), or only by what there is (gap, as the paper); auto (default) "
-        "takes the grid where the pool's anatomy is aligned")
+    add("--embedding", default="auto", choices=("auto", "grid", "average", "gap"),
+        help="compare cases by what lies where (grid), or only by what there is (average, or gap: the last stage of "
+        "the encoder, as in the paper); auto (default): grid where the pool's anatomy is aligned, else average")
     add("--unit", default="case",
         help="case (default), or slice: choose slices of volumes, of which only these are drawn; -b counts slices")
     add("--max_per_volume", type=int, metavar="M", help="with --unit slice: at most M slices of a volume; 1 by default")

@@ -5,9 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -124,23 +125,24 @@ class Study:
         if not self.encoder.is_file():
             self.run("nnUNetv2_xssr_pretrain", "-s", self.source, "-device", self.device, "--c", *options)
 
-    def preprocess(self, pool: Iterable[str], test: Iterable[str], small_batch_size: int | None) -> None:
+    def preprocess(self, pool: Iterable[str], test: Iterable[str], small: Mapping[str, Any] | None) -> None:
         """Plan and preprocess the target, with one fold of pool and test cases.
 
         Parameters
         ----------
-        small_batch_size : int or None
-            Of the added small configuration; None adds none.
+        small : mapping or None
+            What the added small configuration has otherwise than the planned one, ``batch_size`` at least; None adds
+            none.
         """
         plans_file = self.preprocessed / "nnUNetPlans.json"
         write_json(self.preprocessed / "splits_final.json", [{"train": sorted(pool), "val": sorted(test)}])
         if not plans_file.is_file() or not (self.preprocessed / "nnUNetPlans_2d").is_dir():
             number = self.target[7:10]
             self.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", "2d", "-np", "1", "-npfp", "1")
-        if small_batch_size is not None:
+        if small is not None:
             plans = read_json(plans_file)
-            small = small_configuration(plans["configurations"]["2d"], small_batch_size)
-            plans["configurations"][self.configuration] = {"inherits_from": "2d", **small}
+            network = small_configuration(plans["configurations"]["2d"], small["batch_size"])
+            plans["configurations"][self.configuration] = {"inherits_from": "2d", **network, **small}
             write_json(plans_file, plans)
 
     def run_arm(self, arm: str, *select_options: str) -> dict[str, float]:

@@ -49,10 +49,10 @@ def test_features_that_never_vary_have_no_share():
 
 def test_auto_is_the_grid_where_anatomy_is_aligned():
     assert choose_embedding("auto", kept(2, 1), LAYOUT) == "grid"
-    assert choose_embedding("auto", kept(0.05, 1), LAYOUT) == "gap"
+    assert choose_embedding("auto", kept(0.05, 1), LAYOUT) == "average"
     assert choose_embedding("gap", kept(2, 1), LAYOUT) == "gap"
     assert choose_embedding("grid", kept(0.05, 1), LAYOUT) == "grid"
-    with pytest.raises(UserError, match="--embedding must be one of auto, grid, gap; got 'mean'"):
+    with pytest.raises(UserError, match="--embedding must be one of auto, grid, average, gap; got 'mean'"):
         choose_embedding("mean", kept(1, 1), LAYOUT)
 
 
@@ -64,5 +64,7 @@ def test_what_cases_are_compared_by(views, tmp_path):
     gap, grid = (features(mapped, LAYOUT, kind) for kind in ("gap", "grid"))
     assert np.allclose(gap, rows[:, :, :3].mean(axis=1))
     assert grid.shape == (60, views * 80) and np.array_equal(grid[7].reshape(views, 80), rows[7, :, 3:])
+    average = features(mapped, LAYOUT, "average")
+    assert np.allclose(average, rows[:, :, 3:].reshape(60, views, 5, 16).mean(axis=(1, 3)))
     if views == 1:  # a pool of pictures stays on disk
         assert np.shares_memory(gap, mapped) and np.shares_memory(grid, mapped)
