@@ -137,13 +137,14 @@ def budget_curve(
     draws : sequence of callables
         Each makes one random draw, in random order.
     """
+    longest = max(horizon, len(outcome.picks))
     alphas = problem.alphas if outcome.alpha is None else (outcome.alpha,)
 
     def followed(picks: np.ndarray, pick) -> np.ndarray:
-        further = next_round(problem, constraints, budget, picks, horizon - len(picks))
+        further = next_round(problem, constraints, budget, picks, longest - len(picks))
         if further is None:
-            return picks[:horizon]
-        return np.append(picks, pick(replace(further, alphas=alphas)))[:horizon]
+            return picks
+        return np.append(picks, pick(replace(further, alphas=alphas)))[:longest]
 
     rankings = [followed(outcome.picks, lambda p: strategy(p).picks), *(followed(one(problem), one) for one in draws)]
     # A draw that the limits end earlier stays what it is.

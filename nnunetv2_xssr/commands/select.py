@@ -1,7 +1,8 @@
 """nnUNetv2_xssr_select: pick the cases of a target pool that are worth annotating."""
 
 import argparse
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     add("-s", nargs="+", default=[], metavar="SOURCE",
         help="datasets or folders of unlabelled images from the place where a model or an archive exists; without it "
         "the autoencoder learns from the pool itself and novelty is off")
-    add("-b", required=True, metavar="BUDGET", help="how many cases to pick: a number, or a percentage such as 5%%")
+    add("-b", "--budget", required=True, metavar="BUDGET",
+        help="how many cases to pick: a number, a percentage such as 5%%, or auto, which takes the knee of the coverage")
     add("--encoder", type=Path, metavar="FILE", help="checkpoint_final.pth of nnUNetv2_xssr_pretrain to embed with")
     add("--strategy", default="xssr",
         help="xssr (default); without one of its parts: xssr_no_density, xssr_no_novelty, xssr_no_diversity; or a "
@@ -77,7 +79,7 @@ def _select(args: argparse.Namespace) -> None:
     if target.name in [pool.name for pool in sources]:
         raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
     choice = Choice(
-        args.b,
+        args.budget,
         args.strategy,
         _alpha(args.alpha),
         args.density_weight,
@@ -90,7 +92,7 @@ def _select(args: argparse.Namespace) -> None:
         args.min_distance,
     )
     plan = make_plan(target, choice)
-    select = selector(args.scheduler, choice.strategy, plan.folds[0].constraints, pool_folder(target))
+    select = selector(args.scheduler, choice.strategy, plan.folds[0], pool_folder(target))
     device = resolve_device(args.device)
     record_path = pool_folder(target) / RECORD_FILE
     settings = {
@@ -210,22 +212,19 @@ def _record(target, plan, choice, settings: dict, embedded: _Embedded, select):
 def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: dict, select):
     import numpy as np
 
+    from nnunetv2_xssr.commands.select_budget import pick
     from nnunetv2_xssr.selection_record import FoldSelection, Pick
 
     place = {identifier: i for i, identifier in enumerate(fold.pool)}
     rows = [row[identifier] for identifier in fold.pool]
     whole = rows == list(range(len(embedded.pool)))
-    chosen = select(
+    chosen = pick(
+        select,
+        choice,
+        fold,
         embedded.pool if whole else embedded.pool[rows],  # a whole pool stays on disk
-        fold.budget,
         embedded.source,
-        choice.strategy,
         np.array([place[identifier] for identifier in fold.labelled], int),
-        choice.alpha,
-        choice.density_weight,
-        choice.seed,
-        choice.alpha_criterion,
-        fold.constraints,
     )
     picks = []
     for rank, i in enumerate(chosen.picks):
@@ -234,9 +233,7 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: 
         score = None if chosen.score is None else float(chosen.score[rank])
         stands_for = int(chosen.stands_for[rank])
         picks.append(Pick(rank + 1, case.identifier, case.domain, case.group, case.cost, *parts, score, stands_for))
-    curve = None
-    if chosen.curve is not None:
-        curve = {name: list(values) for name, values in vars(chosen.curve).items()}
+    curve, by_budget = (None if each is None else asdict(each) for each in (chosen.curve, chosen.by_budget))
     return FoldSelection(
         len(fold.pool),
         fold.labelled,
@@ -246,7 +243,15 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: 
         chosen.mean_distance,
         chosen.covering_radius,
         chosen.random_mean_distance,
+        by_budget,
+        *(_counts(getattr(cases[case], name) for case in fold.pool) for name in ("domain", "group")),
     )
+
+
+def _counts(names) -> dict[str, int] | None:
+    """How often each name comes, the most frequent first; cases without one count as ""."""
+    counts = Counter(name or "" for name in names)
+    return dict(counts.most_common()) if set(counts) != {""} else None
 
 
 def _next(name: str, mode: str, is_3d: bool, device: str) -> str:
