@@ -64,6 +64,7 @@ def _select(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.folders import check_environment, find_dataset
     from nnunetv2_xssr.linking import ensure_linked
     from nnunetv2_xssr.pools import dataset_pool, open_pools, with_case_table
+    from nnunetv2_xssr.report.page import write_report
     from nnunetv2_xssr.selection_record import FILE_NAME as RECORD_FILE
     from nnunetv2_xssr.selection_record import check_replaceable
     from nnunetv2_xssr.split import FILE_NAME as SPLIT_FILE
@@ -118,6 +119,7 @@ def _select(args: argparse.Namespace) -> None:
     print(describe_result(record, plan.folds[0].budget))
     print(f"wrote {record_path}")
     print(f"wrote {pool_folder(target).parent / SPLIT_FILE}")
+    print(f"wrote {write_report(target.name)}")
     if line := ensure_linked():
         print(line)
     print(_next(target.name, plan.mode, embedded.is_3d, device))

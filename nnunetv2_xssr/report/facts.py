@@ -21,7 +21,7 @@ def gather(kept: Kept) -> dict:
     Returns
     -------
     dict
-        ``dataset``, ``mode``, ``sources`` (name to number of cases), ``settings``, ``versions``, ``provenance``,
+        ``dataset``, ``mode``, ``sources`` (name to number of cases), ``views_per_case`` (1 in 2D), ``settings``, ``versions``, ``provenance``,
         ``set_aside``, and ``selections``: for every fold, or for the whole pool, ``picks`` with reason and nearest
         cases, ``map`` with a dot a case, ``coverage``, ``budget`` (None without a curve), ``alpha`` (None for strategies
         without it), ``domains`` and ``groups`` (None where no case has one). Distances are between standardised
@@ -37,6 +37,7 @@ def gather(kept: Kept) -> dict:
         "format_version": FORMAT_VERSION,
         "dataset": record.dataset,
         "mode": record.mode,
+        "views_per_case": kept.target.views_per_case,
         "sources": {source.name: len(source.identifiers) for source in kept.sources},
         "settings": record.settings,
         "versions": record.versions,

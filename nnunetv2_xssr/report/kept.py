@@ -33,6 +33,10 @@ class KeptPool:
     _views: np.ndarray
     _row: dict[str, int]
 
+    @property
+    def views_per_case(self) -> int:
+        return self._views.shape[1]
+
     def views(self, identifier: str) -> np.ndarray:
         """The views of one case, float16 array of shape (views, channels, height, width)."""
         return self._views[self._row[identifier]]

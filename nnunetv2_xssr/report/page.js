@@ -6,14 +6,7 @@
   const picture = (pool, name) => (Object.hasOwn(images, pool) && Object.hasOwn(images[pool], name) ? images[pool][name] : "");
 
   // Every picture is in the file once, however often it is shown.
-  for (const img of all("img[data-case]")) {
-    img.addEventListener("load", () => {
-      if (img.naturalWidth > 1.5 * img.naturalHeight && img.parentElement.matches(".picture")) {
-        img.parentElement.classList.add("strip");
-      }
-    });
-    img.src = picture("", img.dataset.case);
-  }
+  for (const img of all("img[data-case]")) img.src = picture("", img.dataset.case);
 
   // ------------------------------------------------------------------ folds
   const folds = document.getElementById("fold");

@@ -20,8 +20,8 @@ _MAP = 560  # width and height of the map's viewBox
 _MARGIN = 20
 
 
-def write_report(dataset: str) -> tuple[Path, dict]:
-    """Write ``report.html`` beside the selection of a dataset; return its path and the facts that it shows.
+def write_report(dataset: str) -> Path:
+    """Write ``report.html`` beside the selection of a dataset and return its path.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def write_report(dataset: str) -> tuple[Path, dict]:
     path = folder_of(dataset) / FILE_NAME
     with atomic(path) as temporary:
         temporary.write_text(render(facts, pictures(kept, facts)), encoding="utf-8")
-    return path, facts
+    return path
 
 
 def pictures(kept: Kept, facts: dict) -> dict[str, dict[str, str]]:
@@ -43,7 +43,7 @@ def pictures(kept: Kept, facts: dict) -> dict[str, dict[str, str]]:
     for selection in facts["selections"]:
         for pick in selection["picks"]:
             if pick["case"] not in found[""] or len(kept.target.views(pick["case"])) > 1:
-                found[""][pick["case"]] = data_uri(kept.target.views(pick["case"]), names, _PICK_SIDE, strip=True)
+                found[""][pick["case"]] = data_uri(kept.target.views(pick["case"]), names, _PICK_SIDE, several=True)
     pools = {source.name: source for source in kept.sources} | {"": kept.target}
     for selection in facts["selections"]:
         alike = [near["case"] for pick in selection["picks"] for near in pick["most_alike"]]

@@ -6,15 +6,15 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-_STRIP = 4  # views of a volume that are shown side by side
+_SHOWN = 4  # views of a volume that are shown together, in two rows
 _COLOURS = (["r", "g", "b"], ["red", "green", "blue"])
 
 
-def data_uri(views: np.ndarray, channel_names: list[str], side: int, strip: bool = False) -> str:
+def data_uri(views: np.ndarray, channel_names: list[str], side: int, several: bool = False) -> str:
     """A WebP picture of one case as a data URI.
 
     Channels that are named as colours are shown in colour, of others the first; a volume by its middle view, or by four
-    views in the order of its slices.
+    views in the order of its slices, row by row.
 
     Parameters
     ----------
@@ -22,14 +22,16 @@ def data_uri(views: np.ndarray, channel_names: list[str], side: int, strip: bool
     channel_names : list of str
         As in dataset.json.
     side : int
-        Height in pixels, and width of every view.
-    strip : bool
-        Show four views of a volume side by side.
+        Height and width of every view, in pixels.
+    several : bool
+        Show four views of a volume.
     """
-    count = len(views)
-    wanted = [int((i + 0.5) * count / _STRIP) for i in range(_STRIP)] if strip and count >= _STRIP else [count // 2]
-    picture = np.concatenate(list(_grey_or_colour(views[wanted].astype(np.float32), channel_names)), axis=1)
-    image = Image.fromarray(picture).resize((side * len(wanted), side), Image.Resampling.LANCZOS)
+    count, together = len(views), several and len(views) >= _SHOWN
+    wanted = [int((i + 0.5) * count / _SHOWN) for i in range(_SHOWN)] if together else [count // 2]
+    shown = list(_grey_or_colour(views[wanted].astype(np.float32), channel_names))
+    picture = np.vstack([np.hstack(shown[:2]), np.hstack(shown[2:])]) if together else shown[0]
+    size = (2 * side, 2 * side) if together else (side, side)
+    image = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
     file = BytesIO()
     image.save(file, "WEBP", quality=75, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
