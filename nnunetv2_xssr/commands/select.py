@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         help="datasets or folders of unlabelled images from the place where a model or an archive exists; without it "
         "the autoencoder learns from the pool itself and novelty is off")
     add("-b", "--budget", required=True, metavar="BUDGET",
-        help="how many cases to pick: a number, a percentage such as 5%%, or auto, which takes the knee of the coverage")
+        help="how many cases to pick: a number, a percentage such as 5%%, or auto for the knee of the coverage")
     add("--encoder", type=Path, metavar="FILE", help="checkpoint_final.pth of nnUNetv2_xssr_pretrain to embed with")
     add("--strategy", default="xssr",
         help="xssr (default); without one of its parts: xssr_no_density, xssr_no_novelty, xssr_no_diversity; or a "

@@ -13,7 +13,8 @@ from nnunetv2_xssr.split import Split
 
 AUTO = "auto"  # the budget that stands for the knee of the coverage
 MOST_AUTOMATIC = 100  # cases among which the knee is looked for
-_NOT_RANKING = ("kmeans", "typiclust", "probcover")  # the first of their picks are not what they would pick for a smaller budget
+# The first of their picks are not what they would pick for a smaller budget.
+_NOT_RANKING = ("kmeans", "typiclust", "probcover")
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Choice:
     Attributes
     ----------
     budget : str
-        As written: ``22`` or ``5%``, of cases or, where they have costs, of cost; ``auto`` for the knee of the coverage.
+        As written: ``22`` or ``5%``, of cases or, where they have costs, of cost; ``auto`` for the knee.
     strategy : str
     alpha : float or None
         None calibrates it.
@@ -65,7 +66,7 @@ class Choice:
             raise one_of("--alpha_criterion", CRITERIA, self.alpha_criterion)
         if self.budget == AUTO and (self.strategy in _NOT_RANKING or self.domain_quota is not None):
             what = "--domain_quota" if self.strategy not in _NOT_RANKING else f"--strategy {self.strategy}"
-            raise UserError(f"-b {AUTO} needs picks that are a ranking, which {what} does not give; give a number to -b")
+            raise UserError(f"-b {AUTO} needs picks that are a ranking, which {what} does not give; give -b a number")
 
     def constraints(self, cases: Sequence[Case]) -> Constraints:
         """What the picks among these cases must respect."""

@@ -21,11 +21,11 @@ def gather(kept: Kept) -> dict:
     Returns
     -------
     dict
-        ``dataset``, ``mode``, ``sources`` (name to number of cases), ``views_per_case`` (1 in 2D), ``settings``, ``versions``, ``provenance``,
-        ``set_aside``, and ``selections``: for every fold, or for the whole pool, ``picks`` with reason and nearest
-        cases, ``map`` with a dot a case, ``coverage``, ``budget`` (None without a curve), ``alpha`` (None for strategies
-        without it), ``domains`` and ``groups`` (None where no case has one). Distances are between standardised
-        embeddings: 0 for copies, 2 for opposites.
+        ``dataset``, ``mode``, ``views_per_case`` (1 in 2D), ``sources`` (name to number of cases), ``settings``,
+        ``versions``, ``provenance``, ``set_aside``, and ``selections``: for every fold, or for the whole pool, ``picks``
+        with reason and nearest cases, ``map`` with a dot a case, ``coverage``, ``budget`` (None without a curve),
+        ``alpha`` (None for strategies without it), ``domains`` and ``groups`` (None where no case has one). Distances
+        are between standardised embeddings: 0 for copies, 2 for opposites.
     """
     record = kept.record
     selections = [
@@ -108,9 +108,7 @@ def _domains(selection: FoldSelection) -> list[dict] | None:
     if selection.pool_domains is None:
         return None
     picked = Counter(pick.domain or "" for pick in selection.picks)
-    return [
-        {"domain": name, "pool": count, "picked": picked[name]} for name, count in selection.pool_domains.items()
-    ]
+    return [{"domain": name, "pool": count, "picked": picked[name]} for name, count in selection.pool_domains.items()]
 
 
 def _groups(selection: FoldSelection) -> dict | None:
@@ -134,12 +132,9 @@ def _map(selection: FoldSelection, members: list[str], pool: np.ndarray, scale: 
     others = _sample([identifier for identifier in members if identifier not in rank], POOL_DOTS)
     everywhere = [(source, i) for source in sources for i in range(len(source.identifiers))]
     before = _sample(everywhere, SOURCE_DOTS)
-    dots = [{"case": source.identifiers[i], "kind": "source", "pool": source.name, "rank": None} for source, i in before]
-    dots += [
-        {"case": case, "kind": "labelled" if case in labelled else "pool", "pool": None, "rank": None}
-        for case in others
-    ]
-    dots += [{"case": case, "kind": "pick", "pool": None, "rank": rank[case]} for case in rank]
+    dots = [_dot(source.identifiers[i], "source", pool=source.name) for source, i in before]
+    dots += [_dot(case, "labelled" if case in labelled else "pool") for case in others]
+    dots += [_dot(case, "pick", rank=rank[case]) for case in rank]
     features = [source.embeddings[i] for source, i in before] + [pool[place[case]] for case in [*others, *rank]]
     layout = lay_out(scale.apply(np.array(features)))
     for dot, (x, y) in zip(dots, layout.positions.tolist(), strict=True):
@@ -151,6 +146,10 @@ def _map(selection: FoldSelection, members: list[str], pool: np.ndarray, scale: 
         "source_left_out": len(everywhere) - len(before),
         "dots": dots,
     }
+
+
+def _dot(case: str, kind: str, pool: str | None = None, rank: int | None = None) -> dict:
+    return {"case": case, "kind": kind, "pool": pool, "rank": rank}
 
 
 def _sample(items: list, most: int) -> list:

@@ -70,7 +70,7 @@ def render(facts: dict, images: dict[str, dict[str, str]]) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style, script = ((_HERE / f"page.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
-    # The page may run this script and this style, and load nothing: a hostile name that slipped through could do no harm.
+    # The page may run this script and this style and load nothing: a hostile name that slips through can do no harm.
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
     return environment.get_template("page.html").render(
         facts=facts,
