@@ -2,7 +2,7 @@
 
 from nnunetv2_xssr.selection_record import Pick
 
-# The parts of a score are scaled over the pool: 0 is its least and 1 its largest value. From these values on they tell a
+# The parts of a score are scaled over the pool, 0 its least and 1 its largest value. From these values on they tell a
 # case from most others.
 TYPICAL = 0.5  # density
 FAR = 0.7  # novelty
