@@ -22,7 +22,7 @@ def gather(kept: Kept) -> dict:
     -------
     dict
         ``dataset``, ``mode``, ``views_per_case`` (1 in 2D), ``sources`` (name to number of cases), ``settings``,
-        ``versions``, ``provenance``, ``set_aside``, and ``selections``: for every fold, or for the whole pool, ``picks``
+        ``versions``, ``provenance``, ``set_aside``, and ``selections``: for every fold or the whole pool, ``picks``
         with reason and nearest cases, ``map`` with a dot a case, ``coverage``, ``budget`` (None without a curve),
         ``alpha`` (None for strategies without it), ``domains`` and ``groups`` (None where no case has one). Distances
         are between standardised embeddings: 0 for copies, 2 for opposites.

@@ -71,7 +71,12 @@
       places.forEach(([px, py], i) => {
         const along = (px - x) * dx + (py - y) * dy;
         const across = Math.abs((px - x) * dy) + Math.abs((py - y) * dx);
-        if (i !== current && along > 0 && along >= across / 2 && along + 2 * across < least) [best, least] = [i, along + 2 * across];
+        // The nearest within the quarter that the arrow points to, else the one that is least off; copies, which lie on
+        // top of each other, in their order.
+        const copy = along === 0 && across === 0 && (i - current) * (dx + dy) > 0;
+        if (!copy && along <= 0) return;
+        const cost = copy ? Math.abs(i - current) * 1e-6 : across <= along ? along + across : 1e4 + along + 2 * across;
+        if (cost < least) [best, least] = [i, cost];
       });
       return best;
     }
@@ -137,7 +142,7 @@
   function mark(box, on) {
     box.checked = on;
     box.closest(".pick").classList.toggle("vetoed", on);
-    for (const dot of all(".dot.pick", box.closest(".fold"))) {
+    for (const dot of all(".map > svg .dot.pick", box.closest(".fold"))) {
       if (dot.dataset.case === box.dataset.veto) dot.classList.toggle("vetoed", on);
     }
   }

@@ -88,7 +88,7 @@ def render(facts: dict, images: dict[str, dict[str, str]]) -> str:
 
 def can_be_listed(case: str) -> bool:
     """Whether a case's name survives a text file with one case a line."""
-    return case.splitlines() == [case.strip()]
+    return case.strip().splitlines() == [case]
 
 
 def _drawn(selection: dict) -> dict:
