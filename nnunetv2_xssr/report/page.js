@@ -1,5 +1,6 @@
 "use strict";
 (function () {
+  document.documentElement.classList.remove("no-script");
   const images = JSON.parse(document.getElementById("images").textContent);
   const excluded = JSON.parse(document.getElementById("excluded").textContent);
   const all = (selector, root) => Array.from((root || document).querySelectorAll(selector));
