@@ -27,6 +27,6 @@ def _report(args: argparse.Namespace) -> None:
 
     dataset = find_dataset(args.d)
     if args.json:
-        print(json.dumps(gather(open_kept(dataset)), indent=2, ensure_ascii=False))
+        print(json.dumps(gather(open_kept(dataset)), indent=2, ensure_ascii=False, allow_nan=False))
         return
     print(f"wrote {write_report(dataset)}")

@@ -107,7 +107,8 @@ def _members(record: SelectionRecord, target: KeptPool, path: Path) -> list[list
     members = [usable]
     if record.mode == "study":
         folds = read_split(path.parent.parent / SPLIT_FILE)
-        members = [[case for case in usable if case not in set(fold["val"])] for fold in folds]
+        held_out = [set(fold["val"]) for fold in folds]
+        members = [[case for case in usable if case not in cases] for cases in held_out]
     sizes = [selection.pool_size for selection in record.selections]
     if [len(cases) for cases in members] != sizes:
         raise UserError(f"{SPLIT_FILE} beside {path.parent} does not belong to {path}; run nnUNetv2_xssr_select again")

@@ -42,7 +42,7 @@ def pictures(kept: Kept, facts: dict) -> dict[str, dict[str, str]]:
     names = kept.channel_names
     for selection in facts["selections"]:
         for pick in selection["picks"]:
-            if pick["case"] not in found[""] or len(kept.target.views(pick["case"])) > 1:
+            if pick["case"] not in found[""]:
                 found[""][pick["case"]] = data_uri(kept.target.views(pick["case"]), names, _PICK_SIDE, several=True)
     pools = {source.name: source for source in kept.sources} | {"": kept.target}
     for selection in facts["selections"]:
