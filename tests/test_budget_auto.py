@@ -8,8 +8,11 @@ from making import TARGET, fails, succeeds, write_picture
 
 from nnunetv2_xssr.budget_words import gains, knee_words, next_words
 from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.commands.select_budget import pick
+from nnunetv2_xssr.commands.select_plan import Choice, FoldPlan
 from nnunetv2_xssr.pools import open_pool
 from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
+from nnunetv2_xssr.selection import Constraints
 from nnunetv2_xssr.selection import select as select_rows
 from nnunetv2_xssr.views import prepare_views
 
@@ -40,6 +43,21 @@ def test_auto_picks_the_ranking_up_to_its_knee(workspace, capsys):
     assert "as many of 10 cases as the knee of the coverage tells, at most 10, are picked for annotation" in out
     assert f"-b auto: {knee} cases picked, the knee of the coverage" in out
     assert f"is at {knee}, as many as are picked" in out
+
+
+def test_auto_keeps_the_alpha_of_the_whole_ranking():
+    """Calibrated anew for the knee, alpha could be another, and the picks not those of the knee."""
+    others = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        pool, source = rng.normal(size=(60, 3)), rng.normal(1, 1, (20, 3))
+        fold = FoldPlan([str(i) for i in range(60)], [], None, Constraints(), None)
+        chosen = pick(select_rows, Choice("auto"), fold, pool, source, np.empty(0, int))
+        ranking = select_rows(pool, 60, source, horizon=60)
+        assert chosen.picks.tolist() == ranking.picks[: ranking.by_budget.knee].tolist()
+        assert chosen.curve == ranking.curve and chosen.by_budget.knee == len(chosen.picks)
+        others += select_rows(pool, len(chosen.picks), source).alpha != chosen.alpha
+    assert others > 0
 
 
 def test_auto_counts_what_is_labelled(workspace, capsys):

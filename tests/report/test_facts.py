@@ -70,6 +70,8 @@ def test_facts_of_an_annotation(again, capsys):
     assert [gain["cases"] for gain in selection["budget"]["next"]] == [5, 7]  # of ten cases seven are left
     assert selection["budget"]["next"][0]["nearer"] == pytest.approx(1 - at[7] / now)
     check_most_alike(again, selection, CASES)
+    places = [(dot["kind"] == "source", dot["case"]) for dot in selection["map"]["dots"]]
+    assert sorted(places) == [(False, case) for case in CASES] + [(True, f"s_{i:02d}") for i in range(6)]
 
 
 def test_facts_of_a_study_are_those_of_each_fold(workspace, capsys):

@@ -53,6 +53,16 @@ def test_every_strategy_is_followed_with_its_picks_first(strategy):
     assert list(chosen.by_budget.mean_distance) == sorted(chosen.by_budget.mean_distance, reverse=True)
 
 
+def test_what_comes_next_is_the_next_round():
+    """The further cases are those that are picked once the picks are labelled, and no labelled one again."""
+    pool, labelled = clusters(60), np.array([3, 5])
+    first = select(pool, 8, pool[:10] + 1, alpha=0.3, labelled=labelled, horizon=58)
+    second = select(pool, 50, pool[:10] + 1, alpha=0.3, labelled=np.append(labelled, first.picks))
+    expected = brute(pool, [*first.picks, *second.picks], labelled)
+    assert first.by_budget.budget == tuple(range(1, 59))
+    np.testing.assert_allclose(first.by_budget.mean_distance, expected, atol=1e-12)
+
+
 def test_random_band_is_what_random_draws_give():
     pool = np.random.default_rng(3).normal(size=(80, 6)).astype(np.float32)
     curve = select(pool, 5, horizon=80).by_budget
