@@ -115,6 +115,15 @@
       show(next);
       dots[next].focus({ preventScroll: true });
     });
+    for (const link of all("a[data-on-map]", section)) {
+      link.addEventListener("click", (event) => {
+        event.preventDefault();
+        const i = ranked[Number(link.dataset.onMap) - 1][1];
+        show(i);
+        map.scrollIntoView({ block: "center" });
+        dots[i].focus({ preventScroll: true });
+      });
+    }
     map.addEventListener("pointermove", (event) => {
       const i = nearest(event);
       if (i >= 0) show(i);

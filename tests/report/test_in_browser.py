@@ -189,6 +189,17 @@ def test_map_is_worked_with_the_keyboard(opened):
     assert opened.execute_script("return location.hash") == "#s0-pick-1"
 
 
+def test_a_pick_in_the_list_leads_to_the_map_and_back(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    link = opened.find_element("css selector", "#s0-pick-2 a[data-on-map]")
+    opened.execute_script("arguments[0].click()", link)
+    assert shown(opened)[:2] == (dots(opened, ".pick")[1].get_attribute("data-case"), "pick 2")
+    assert opened.execute_script("return document.activeElement.dataset.rank") == "2"
+    press(opened, Keys.ENTER)
+    assert opened.execute_script("return location.hash") == "#s0-pick-2"
+
+
 def test_every_dot_can_be_reached_with_arrows(opened):
     reached = opened.execute_script("""
         const dots = Array.from(document.querySelectorAll('.map > svg .dot')), seen = new Set(), todo = [dots[0]];

@@ -55,6 +55,7 @@ def check_is_sound(page):
     for _, attributes in page.elements:
         for name in ("aria-labelledby", "aria-describedby", "for"):
             assert name not in attributes or attributes[name] in ids
+    assert all(link["href"][1:] in [*ids, "main"] for link in page.all("a"))
     assert all(attributes.get("alt") is not None for attributes in page.all("img"))
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
