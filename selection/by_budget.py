@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numba import config
 
-from nnunetv2_xssr.selection.cells import Cells
 from nnunetv2_xssr.selection.constraints import Constraints
-from nnunetv2_xssr.selection.coverage import Coverage
+from nnunetv2_xssr.selection.growth import mean_distances
 from nnunetv2_xssr.selection.strategies import Outcome, Problem
 
 STEPS = (5, 10, 20)  # further cases that the curve always has a point for
@@ -61,32 +60,6 @@ def budgets_to_show(asked: int, longest: int) -> list[int]:
     some = np.rint(np.geomspace(1, longest, _POINTS)).astype(int).tolist()
     wanted = {*some, asked, *(asked + step for step in STEPS)}
     return sorted(budget for budget in wanted if 1 <= budget <= longest)
-
-
-def coverage_by_budget(
-    pool: np.ndarray | Cells, ranking: np.ndarray, chosen: np.ndarray, budgets: Sequence[int]
-) -> np.ndarray:
-    """Mean distance of the pool to the nearest of ``chosen`` and the first b of a ranking, for every b; exact.
-
-    Parameters
-    ----------
-    pool : float32 array of shape (n, d), or Cells
-    ranking : int array of shape (k,)
-    chosen : int array
-    budgets : ascending int, from 1 to k
-
-    Returns
-    -------
-    array of shape (len(budgets),)
-    """
-    coverage = Coverage(pool)
-    coverage.add(chosen)
-    means, done = [], 0
-    for budget in budgets:
-        coverage.add(ranking[done:budget])
-        means.append(coverage.distances().mean())
-        done = budget
-    return np.array(means)
 
 
 def next_round(
@@ -147,15 +120,14 @@ def budget_curve(
         return np.append(picks, pick(replace(further, alphas=alphas)))[:longest]
 
     rankings = [followed(outcome.picks, lambda p: strategy(p).picks), *(followed(one(problem), one) for one in draws)]
-    # A draw that the limits end earlier stays what it is.
     budgets = budgets_to_show(len(outcome.picks), len(rankings[0]))
     with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
-        ours, *theirs = threads.map(
-            lambda ranking: coverage_by_budget(problem.pool, ranking, problem.chosen, budgets), rankings
-        )
+        curves = threads.map(lambda ranking: mean_distances(problem.pool, ranking, problem.chosen), rankings)
+        # A draw that the limits end earlier stays what it is.
+        ours, *theirs = ([curve[min(budget, len(curve)) - 1] for budget in budgets] for curve in curves)
     return BudgetCurve(
         tuple(budgets),
-        tuple(ours.tolist()),
+        tuple(map(float, ours)),
         tuple(np.min(theirs, axis=0).tolist()),
         tuple(np.median(theirs, axis=0).tolist()),
         tuple(np.max(theirs, axis=0).tolist()),

@@ -47,9 +47,10 @@ def pick(
         )
 
     if fold.budget is not None:
-        # The knee depends on how far the curve goes: while budgets are small, that shall not depend on them.
+        # The knee depends on how far the curve goes: while budgets are small, that shall not depend on them. Of large
+        # ones it goes on for as long as an annotator could.
         cases = 0 if fold.constraints.cost is not None else int(fold.budget)
-        return run(fold.budget, choice.alpha, max(2 * cases, MOST_AUTOMATIC))
+        return run(fold.budget, choice.alpha, max(min(2 * cases, cases + MOST_AUTOMATIC), MOST_AUTOMATIC))
     longest = run(fold.most(), choice.alpha, fold.most())
     chosen = run(longest.by_budget.knee, longest.alpha, fold.most())
     return replace(chosen, curve=longest.curve)
