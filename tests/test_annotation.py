@@ -174,6 +174,14 @@ def test_handover(again):
         assert tool in note
 
 
+def test_dataset_without_usable_labels(workspace, capsys):
+    path = workspace.raw / TARGET / "dataset.json"
+    for labels, words in ((None, "names no labels"), ({"background": 0, "a": 1, "ignore": 1}, "do not fit nnU-Net")):
+        description = {**json.loads(path.read_text()), "labels": labels}
+        path.write_text(json.dumps(description))
+        fails(capsys, select.main, SELECT, words, "dataset.json")
+
+
 def test_replaced_selection_replaces_the_images(again, capsys):
     succeeds(capsys, select.main, [*SELECT, "--overwrite", "--strategy", "random", "--seed", "5"])
     images = sorted(tree(handover(again) / "images"))

@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 from making import write_dataset_json, write_picture, write_pictures
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from PIL import Image
 
@@ -306,3 +307,9 @@ def test_spacing_of_stacks_goes_with_the_label(empty):
     tifffile.imwrite(returned / "s.tif", drawn((5, 6, 7)))
     take_in(dataset_pool(folder.name), inspect_labels(dataset_pool(folder.name), returned, ["s"]).fit)
     assert json.loads((folder / "labelsTr" / "s.json").read_text()) == {"spacing": [3, 1, 1]}
+
+
+def test_stock_nnunet_finds_nothing_wrong(pictures, capfd):
+    take_in(dataset_pool(PICTURES), inspected(pictures, came(pictures, "case_00.png", "case_02.png")).fit)
+    verify_dataset_integrity(str(pictures), 1)
+    assert "Error" not in capfd.readouterr().out

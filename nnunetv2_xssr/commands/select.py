@@ -72,6 +72,7 @@ def _select(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.commands.select_words import describe_plan, describe_result
     from nnunetv2_xssr.folders import check_environment, find_dataset
     from nnunetv2_xssr.handover import check_no_labels, first_round, handover_folder, write_handover
+    from nnunetv2_xssr.label_check import label_values
     from nnunetv2_xssr.linking import ensure_linked
     from nnunetv2_xssr.pools import dataset_pool, open_pools, with_case_table
     from nnunetv2_xssr.rounds import begins_round, keep_round, last_round, slices_of_rounds
@@ -130,6 +131,8 @@ def _select(args: argparse.Namespace) -> None:
         check_replaceable(record_path, "settings", settings)
     elif plan.mode == "annotation":
         check_no_labels(handover)
+    if plan.mode == "annotation":
+        label_values(target.dataset_json)  # of which the annotator is told
     print(describe_plan(plan, target.name, [pool.name for pool in sources]))
 
     embedded = _embed_all(target, sources, args, device)
