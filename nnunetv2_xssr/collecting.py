@@ -9,8 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.folders import nnunet_folder
-from nnunetv2_xssr.handover import drawn_files, spacing_file, visible_files
+from nnunetv2_xssr.folders import nnunet_folder, visible_files
+from nnunetv2_xssr.handover import drawn_files, spacing_file
 from nnunetv2_xssr.label_check import UnfitLabel, check_label
 from nnunetv2_xssr.pools import Case, ImagePool
 from nnunetv2_xssr.records import atomic, write_json

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.folders import nnunet_folder
+from nnunetv2_xssr.folders import nnunet_folder, visible_files
 from nnunetv2_xssr.pools import Case, ImagePool
 from nnunetv2_xssr.reasons import reason
 from nnunetv2_xssr.records import atomic, read_json, sha256_files, write_json
@@ -53,14 +53,6 @@ def first_round(dataset: str) -> int:
     while drawn_labels(handover_folder(dataset, number)):
         number += 1
     return number
-
-
-def visible_files(folder: Path) -> list[Path]:
-    """The files of a folder that a person put there, sorted; none if there is no such folder."""
-    if not folder.is_dir():
-        return []
-    by_system = ("Thumbs.db", "desktop.ini")
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.name not in by_system)
 
 
 def check_no_labels(folder: Path) -> None:

@@ -81,8 +81,14 @@ def test_dataset_of_a_folder(workspace, archive, capsys):
     assert tree(archive) == before
     first = picked(workspace, "Dataset123_New")
     write_picture(archive / "IMG 9.png", picture(990))
+    (workspace.images("Dataset123_New") / ".DS_Store").write_bytes(b"x")
+    (workspace.raw / "Dataset123_New" / "dataset.json").write_text(
+        json.dumps(
+            {**described(workspace, "Dataset123_New"), "labels": {"background": 0, "lung": 1, "heart": 2, "ignore": 3}}
+        )
+    )
     succeeds(capsys, select.main, new(archive, "--overwrite", name="Dataset123_New"))
-    assert len(tree(workspace.images("Dataset123_New"))) == 9
+    assert len(tree(workspace.images("Dataset123_New"))) == 9 + 1
     assert len(picked(workspace, "Dataset123_New")) == len(first)
 
 
@@ -214,6 +220,7 @@ def test_study_has_no_handover(again, capsys):
     succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", "2", "-device", "cpu"])
     assert not handover(again).exists()
     fails(capsys, collect.main, COLLECT, "nothing to collect", "every case has a label already")
+    assert "a study" in succeeds(capsys, status.main, ["-d", "2"])
     assert state(capsys)["mode"] == "study"
 
 
