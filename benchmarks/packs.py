@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
@@ -17,7 +18,14 @@ def pack_folder(name: str) -> Path:
     return folder
 
 
-def write_domain(pack: str, domain: str, dataset: Path, labelled: bool, extra: str | None = None) -> list[str]:
+def write_domain(
+    pack: str,
+    domain: str,
+    dataset: Path,
+    labelled: bool,
+    extra: str | None = None,
+    only: Collection[str] | None = None,
+) -> list[str]:
     """Copy one domain of a pack into an nnU-Net raw dataset; return its labelled cases.
 
     Parameters
@@ -28,11 +36,15 @@ def write_domain(pack: str, domain: str, dataset: Path, labelled: bool, extra: s
         Whether the labels come along.
     extra : str, optional
         A folder of the pack with further, unlabelled images.
+    only : collection of str, optional
+        Cases of the domain to copy, in the place of all.
     """
     folder = pack_folder(pack)
     description = read_json(folder / "dataset.json")
     ending = description["file_ending"]
-    cases = sorted(case for case, name in description["domains"].items() if name == domain)
+    cases = sorted(
+        case for case, name in description["domains"].items() if name == domain and (only is None or case in only)
+    )
     images = [file for case in cases for file in (folder / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}")]
     if extra:
         images += (folder / extra).glob(f"*{ending}")

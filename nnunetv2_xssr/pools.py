@@ -100,7 +100,7 @@ def open_pool(text: str) -> ImagePool:
     folder = Path(text)
     looks_like_dataset = re.fullmatch(r"\d{1,3}|Dataset\d{3}_.+", text)
     if folder.is_dir() and not looks_like_dataset:
-        return _folder_pool(folder)
+        return folder_pool(folder)
     if not looks_like_dataset:
         raise UserError(f"{text!r} is neither a folder nor the name or number of an nnU-Net dataset")
     return dataset_pool(find_dataset(text))
@@ -159,7 +159,8 @@ def _has_label(folder: Path, identifier: str, ending: str, listed: dict) -> bool
     return (folder / label if label else folder / "labelsTr" / f"{identifier}{ending}").is_file()
 
 
-def _folder_pool(folder: Path) -> ImagePool:
+def folder_pool(folder: Path) -> ImagePool:
+    """The pool of all images in a plain folder, each a case, or a channel of one if all are named so."""
     from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 
     readable = sorted({ending for io in LIST_OF_IO_CLASSES for ending in io.supported_file_endings}, key=len)
@@ -304,7 +305,7 @@ def read_image(case: Case, reader) -> tuple[np.ndarray, dict]:
     try:
         image, properties = reader.read_images([str(file) for file in case.files])
         image = np.asarray(image, dtype=np.float32)
-        finite = np.isfinite(image).all() and all(_stored_finite(file) for file in case.files)
+        finite = np.isfinite(image).all() and all(stored_finite(file) for file in case.files)
     except Exception as error:  # readers raise whatever their library raises
         reason = " ".join(str(error).split())[-200:] or type(error).__name__
         raise broken(f"cannot be read ({reason})") from None
@@ -317,7 +318,8 @@ def read_image(case: Case, reader) -> tuple[np.ndarray, dict]:
     return image, properties
 
 
-def _stored_finite(file: Path) -> bool:
+def stored_finite(file: Path) -> bool:
+    """Whether a file, if it is NIfTI, is whole and holds no NaN or infinity; raises what nibabel raises if cut off."""
     # ITK, and with it nnU-Net's reader, silently takes what is missing of a cut-off NIfTI file, and NaN and infinity in
     # one, for 0. nibabel raises for the first and shows the others.
     if not file.name.lower().endswith((".nii", ".nii.gz")):

@@ -21,13 +21,13 @@ def reason(pick: Pick) -> str:
     random pick these words are as true, but they are not why it was picked.
     """
     others = pick.stands_for - 1
-    plural = "" if others == 1 else "s"
+    noun = ("case" if pick.slice is None else "slice") + ("" if others == 1 else "s")
     if others == 0:
         said = ["one of a kind"]
     elif pick.density >= TYPICAL:
-        said = [f"typical of {others} similar case{plural}"]
+        said = [f"typical of {others} similar {noun}"]
     else:
-        said = [f"stands for {others} other case{plural}"]
+        said = [f"stands for {others} other {noun}"]
     if pick.novelty >= FAR:
         said.append("far from anything in the source")
     if pick.diversity >= UNLIKE:

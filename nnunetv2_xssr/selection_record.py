@@ -1,5 +1,6 @@
 """The selection record ``selection.json``: what was picked, why, from what and how."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,7 +27,10 @@ class Pick:
     score : float or None
         None for strategies without a score.
     stands_for : int
-        Cases of the pool, itself included, that are nearer to it than to any other pick or labelled case.
+        Cases of the pool (slices, for a slice), itself included, that are nearer to it than to any other pick or
+        labelled case.
+    slice : int or None
+        Of a volume whose slices are chosen one by one: counted from 0, in the order of the file.
     """
 
     rank: int
@@ -39,6 +43,16 @@ class Pick:
     diversity: float
     score: float | None
     stands_for: int
+    slice: int | None = None
+
+
+def picked_slices(picks: Iterable[Pick]) -> dict[str, list[int]]:
+    """The picked slices of every volume; volumes that were picked as a whole are not in it."""
+    slices = {}
+    for pick in picks:
+        if pick.slice is not None:
+            slices.setdefault(pick.case, []).append(pick.slice)
+    return slices
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,7 @@ class FoldSelection:
     Attributes
     ----------
     pool_size : int
-        Cases that the picks stand for.
+        Cases that the picks stand for, or slices.
     labelled : list of str
         Cases that counted as picked from the start.
     picks : list of Pick
@@ -94,6 +108,10 @@ class SelectionRecord:
     selections : list of FoldSelection
     set_aside : list of str
         A sentence for every broken case.
+    round : int
+        From 1: how many times cases were chosen for annotation, this one included.
+    groups : dict
+        Case to group (patient) of the labelled and picked cases, where it is known.
     """
 
     dataset: str
@@ -103,6 +121,13 @@ class SelectionRecord:
     versions: dict
     selections: list[FoldSelection]
     set_aside: list[str] = field(default_factory=list)
+    round: int = 1
+    groups: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def picked(self) -> list[str]:
+        """The cases picked in the first selection, which in annotation mode is the only one, in order, each once."""
+        return list(dict.fromkeys(pick.case for pick in self.selections[0].picks))
 
     def to_dict(self) -> dict:
         return {"kind": KIND, "format_version": FORMAT_VERSION, **asdict(self)}

@@ -80,8 +80,8 @@ def check_encoder_fits(encoder: Encoder, views: Views) -> None:
 
 
 @torch.inference_mode()
-def embed_case(encoder: Encoder, views: np.ndarray) -> np.ndarray:
-    """Features of one case, shape (d,): the last stage, averaged over its positions and over the case's views.
+def embed_views(encoder: Encoder, views: np.ndarray) -> np.ndarray:
+    """Features of the views of one case, shape (views, d): the last stage, averaged over its positions.
 
     Parameters
     ----------
@@ -89,7 +89,12 @@ def embed_case(encoder: Encoder, views: np.ndarray) -> np.ndarray:
     """
     device = next(encoder.module.parameters()).device
     features = encoder.module(torch.from_numpy(views.astype(np.float32)).to(device))
-    return features.mean(dim=(0, 2, 3)).cpu().numpy()
+    return features.mean(dim=(2, 3)).cpu().numpy()
+
+
+def embed_case(encoder: Encoder, views: np.ndarray) -> np.ndarray:
+    """Features of one case, shape (d,): the mean of those of its views, shape (views, channels, height, width)."""
+    return embed_views(encoder, views).mean(axis=0)
 
 
 def embed(encoder: Encoder, views: Views) -> CaseRows:
@@ -97,11 +102,18 @@ def embed(encoder: Encoder, views: Views) -> CaseRows:
 
     A case is embedded alone, so that its row depends neither on its neighbours nor on where a run was interrupted.
     """
+    return _embed(encoder, views, "embeddings", (encoder.n_features,), embed_case)
+
+
+def embed_slices(encoder: Encoder, views: Views) -> CaseRows:
+    """Embed every view of a pool on its own; float32 rows of shape (views, d), one a case."""
+    return _embed(encoder, views, "slice_embeddings", (views.rows.shape[1], encoder.n_features), embed_views)
+
+
+def _embed(encoder: Encoder, views: Views, folder: str, row_shape: tuple[int, ...], features) -> CaseRows:
     check_encoder_fits(encoder, views)
     settings = {"encoder": encoder.identity, "views": views.settings}
-    store = CaseRows.open(
-        pool_folder(views.pool) / "embeddings", views.hashes, settings, (encoder.n_features,), np.float32
-    )
+    store = CaseRows.open(pool_folder(views.pool) / folder, views.hashes, settings, row_shape, np.float32)
     for i in tqdm(store.missing(), desc=f"embedding {views.pool.name}", unit="case"):
-        store.write(i, embed_case(encoder, views.rows[i]))
+        store.write(i, features(encoder, views.rows[i]))
     return store

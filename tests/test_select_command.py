@@ -77,9 +77,9 @@ def test_what_it_tells(workspace, capsys):
     assert re.search(r"rank\s+case\s+domain\s+density\s+novelty\s+diversity\s+score", out)
     assert "alpha" in out and "median of 20 draws" in out
     assert f"wrote {workspace.record()}" in out and f"wrote {workspace.split()}" in out
-    assert out.rstrip().endswith(f"nnUNetv2_train {TARGET} 2d 0 -tr XSSRTrainer -device cpu")
-    assert str(workspace.raw / TARGET / "labelsTr") in out
-    assert "nnUNetv2_plan_and_preprocess -d 2 --verify_dataset_integrity" in out
+    handover = workspace.raw / TARGET / "annotate" / "round_01"
+    assert f"annotate the images in {handover}, as its README.txt says" in out
+    assert out.rstrip().endswith("nnUNetv2_xssr_collect -d 2")
 
 
 def test_without_a_source_it_learns_from_the_pool(workspace, capsys):

@@ -31,7 +31,8 @@ def check_trainable(plans: dict, configuration: str, fold: int | str, dataset_js
     if unlabelled:
         raise UserError(
             f"{len(unlabelled)} of {len(cases)} selected cases have no label in {labels} ({_some(unlabelled)}); "
-            f"put their labels into labelsTr, then: nnUNetv2_plan_and_preprocess -d {manager.dataset_name[7:10]}"
+            f"train on those that have one after nnUNetv2_xssr_collect -d {manager.dataset_name}; then: "
+            f"nnUNetv2_plan_and_preprocess -d {manager.dataset_name[7:10]}"
         )
     preprocessed = folder / manager.get_configuration(configuration).data_identifier
     known = _preprocessed_cases(str(preprocessed))

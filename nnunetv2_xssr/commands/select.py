@@ -2,7 +2,8 @@
 
 import argparse
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,13 +19,21 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     # fmt: off
-    add("-d", required=True, metavar="TARGET", help="nnU-Net raw dataset to pick from, by name or number")
+    add("-d", required=True, metavar="TARGET",
+        help="nnU-Net raw dataset to pick from, by name or number; with -i a new one, such as 123_Name")
+    add("-i", type=Path, metavar="FOLDER",
+        help="plain folder of unlabelled images to make the dataset of; needs --channel_names and --labels")
+    add("--channel_names", nargs="+", metavar="NAME", help="with -i: of every channel, as in nnU-Net")
+    add("--labels", nargs="+", metavar="NAME", help="with -i: what is to be drawn, as values 1, 2, ...")
     add("-s", nargs="+", default=[], metavar="SOURCE",
         help="datasets or folders of unlabelled images from the place where a model or an archive exists; without it "
         "the autoencoder learns from the pool itself and novelty is off")
     add("-b", "--budget", required=True, metavar="BUDGET",
         help="how many cases to pick: a number, a percentage such as 5%%, or auto for the knee of the coverage")
     add("--encoder", type=Path, metavar="FILE", help="checkpoint_final.pth of nnUNetv2_xssr_pretrain to embed with")
+    add("--unit", default="case",
+        help="case (default), or slice: choose slices of volumes, of which only these are drawn; -b counts slices")
+    add("--max_per_volume", type=int, metavar="M", help="with --unit slice: at most M slices of a volume; 1 by default")
     add("--strategy", default="xssr",
         help="xssr (default); without one of its parts: xssr_no_density, xssr_no_novelty, xssr_no_diversity; or a "
         "rival: random, coreset, kmeans, typiclust, probcover, facility_location, maxherding")
@@ -58,22 +67,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _select(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.commands.next_steps import describe_next
     from nnunetv2_xssr.commands.select_plan import Choice, make_plan, read_names
     from nnunetv2_xssr.commands.select_scheduler import selector
+    from nnunetv2_xssr.commands.select_slices import make_slice_plan
     from nnunetv2_xssr.commands.select_words import describe_plan, describe_result
     from nnunetv2_xssr.folders import check_environment, find_dataset
+    from nnunetv2_xssr.handover import check_no_labels, first_round, handover_folder, write_handover
+    from nnunetv2_xssr.label_check import label_values
     from nnunetv2_xssr.linking import ensure_linked
     from nnunetv2_xssr.pools import dataset_pool, open_pools, with_case_table
     from nnunetv2_xssr.report.page import write_report
+    from nnunetv2_xssr.rounds import begins_round, keep_round, last_round, slices_of_rounds
     from nnunetv2_xssr.selection_record import FILE_NAME as RECORD_FILE
     from nnunetv2_xssr.selection_record import check_replaceable
+    from nnunetv2_xssr.slices import volume_of, with_ignore
     from nnunetv2_xssr.split import FILE_NAME as SPLIT_FILE
     from nnunetv2_xssr.split import write_split
     from nnunetv2_xssr.views import pool_folder
 
     # Everything that can be wrong with the call is found here, before any long work and before anything is written.
     check_environment()
-    target = dataset_pool(find_dataset(args.d))
+    target = dataset_pool(_new_dataset(args) if args.i else find_dataset(args.d))
     if args.cases:
         target = with_case_table(target, args.cases)
     sources = open_pools(args.s)
@@ -91,11 +106,22 @@ def _select(args: argparse.Namespace) -> None:
         args.domain_quota,
         args.max_per_group,
         args.min_distance,
+        args.unit,
+        args.max_per_volume,
     )
-    plan = make_plan(target, choice)
+    last = last_round(pool_folder(target), args.overwrite)
+    plan_for = make_plan
+    if choice.unit == "slice":
+        plan_for = partial(make_slice_plan, picked=slices_of_rounds(pool_folder(target)) if last else {})
+        target = replace(target, dataset_json=with_ignore(target.dataset_json))
+    plan = plan_for(target, choice)
     select = selector(args.scheduler, choice.strategy, plan.folds[0], pool_folder(target))
     device = resolve_device(args.device)
     record_path = pool_folder(target) / RECORD_FILE
+    labelled = set(map(volume_of, plan.folds[0].labelled)) if plan.mode == "annotation" else target.identifiers
+    new_round = begins_round(last, plan.mode, labelled, args.overwrite)
+    number = last.round + new_round if last else first_round(target.name)
+    handover = handover_folder(target.name, number)
     settings = {
         "source": [pool.name for pool in sources],
         "encoder": str(args.encoder) if args.encoder else None,
@@ -103,26 +129,49 @@ def _select(args: argparse.Namespace) -> None:
         "excluded": list(choice.excluded),
         "scheduler": True if args.scheduler else None,  # whether, not which: that does not change the picks
     }
-    if not args.overwrite:
+    same_round = not args.overwrite and not new_round
+    if same_round:
         check_replaceable(record_path, "settings", settings)
+    elif plan.mode == "annotation":
+        check_no_labels(handover)
+    if plan.mode == "annotation":
+        label_values(target.dataset_json)  # of which the annotator is told
     print(describe_plan(plan, target.name, [pool.name for pool in sources]))
 
     embedded = _embed_all(target, sources, args, device)
-    plan = make_plan(target, choice, {case.identifier for case in target.cases} - set(embedded.identifiers))
-    if not args.overwrite:
+    plan = plan_for(target, choice, left_out=embedded.left_out)
+    if same_round:
         check_replaceable(record_path, "provenance", embedded.provenance)
-    record = _record(target, plan, choice, settings, embedded, select)
+    record = _record(target, plan, choice, settings, embedded, select, number)
+    if new_round:
+        keep_round(pool_folder(target), last)
     record.write(record_path)
     split = plan.split([[pick.case for pick in selection.picks] for selection in record.selections])
     write_split(pool_folder(target).parent / SPLIT_FILE, split)
+    if plan.mode == "annotation" and record.picked:
+        write_handover(handover, target, record.selections[0].picks)
 
     print(describe_result(record, plan.folds[0].budget))
     print(f"wrote {record_path}")
     print(f"wrote {pool_folder(target).parent / SPLIT_FILE}")
-    print(f"wrote {write_report(target.name)}")
+    if choice.unit == "case":
+        print(f"wrote {write_report(target.name)}")
+    if plan.mode == "annotation":
+        print(f"wrote {handover}, for the annotator")
     if line := ensure_linked():
         print(line)
-    print(_next(target.name, plan.mode, embedded.is_3d, device))
+    print(describe_next(target, args.device))
+
+
+def _new_dataset(args: argparse.Namespace) -> str:
+    from nnunetv2_xssr.new_dataset import make_dataset
+
+    for option in ("channel_names", "labels"):
+        if not getattr(args, option):
+            raise UserError(
+                f"-i needs --{option}, of which dataset.json is made; nnUNetv2_xssr_select --help tells more"
+            )
+    return make_dataset(args.i, args.d, args.channel_names, args.labels)
 
 
 def _alpha(text: str) -> float | None:
@@ -136,31 +185,36 @@ def _alpha(text: str) -> float | None:
 
 @dataclass(frozen=True)
 class _Embedded:
-    """The target's cases and the sources in the same feature space, and what they were made from."""
+    """The target's cases (or slices) and the sources in the same feature space, and what they were made from."""
 
     identifiers: list[str]
     pool: object  # array of shape (n, d)
     source: object  # array of shape (m, d) or None
     provenance: dict
     set_aside: list[str]
-    is_3d: bool
+    left_out: set[str]  # cases or slices without a row, or with that of another slice of their volume
 
 
 def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embedded:
     import numpy as np
 
-    from nnunetv2_xssr.pretrain.embedding import check_encoder_fits, embed, load_encoder
+    from nnunetv2_xssr.commands.select_slices import unlike_slices
+    from nnunetv2_xssr.pretrain.embedding import check_encoder_fits, embed, embed_slices, load_encoder
     from nnunetv2_xssr.pretrain.processes import start
     from nnunetv2_xssr.pretrain.task import Settings
     from nnunetv2_xssr.pretrain.training import check_same_channels, checkpoint_folder, pretrain
     from nnunetv2_xssr.records import sha256, sha256_json
     from nnunetv2_xssr.selection.standardise import blocks
+    from nnunetv2_xssr.slices import slice_names
     from nnunetv2_xssr.views import prepare_views
 
     # All images are read before the encoder is trained: a broken one is found after minutes and not after hours.
     target_views = prepare_views(target, skip_broken=args.skip_broken)
     source_views = [prepare_views(pool, target.channel_names, args.skip_broken) for pool in sources]
     check_same_channels([target_views, *source_views])
+    n_views = target_views.rows.shape[1]
+    if args.unit == "slice" and n_views == 1:
+        raise UserError(f"--unit slice needs volumes; the images of {target.name} are flat: leave it out")
     learn_from = source_views or [target_views]
     final = checkpoint_folder([views.pool.name for views in learn_from]) / "checkpoint_final.pth"
     if args.encoder:
@@ -173,49 +227,55 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
     check_encoder_fits(encoder, target_views)
     if not args.encoder and encoder.sources != {views.pool.name: sha256_json(views.hashes) for views in learn_from}:
         print(f"the images have changed since {final} learned from them; delete it to pretrain anew")
-    pool = embed(encoder, target_views)
-    source = [embed(encoder, views) for views in source_views]
+    by_slice = args.unit == "slice"
+    embedded = [(embed_slices if by_slice else embed)(encoder, views) for views in (target_views, *source_views)]
+    pool, *source = [one.rows.reshape(-1, encoder.n_features) for one in embedded]
+    identifiers, left_out = target_views.pool.identifiers, set(target.identifiers) - set(target_views.pool.identifiers)
+    if by_slice:
+        identifiers = [name for volume in identifiers for name in slice_names(volume)]
+        copies = np.array(identifiers)[~unlike_slices(identifiers, pool, n_views)]
+        left_out = {name for volume in left_out for name in slice_names(volume)} | set(copies.tolist())
     provenance = {
         "pool": sha256_json(target_views.hashes),
         "source": {views.pool.name: sha256_json(views.hashes) for views in source_views},
         "encoder": encoder.identity,
-        "embeddings": sha256(block.tobytes() for rows in [pool, *source] for block in blocks(rows.rows)),
+        "embeddings": sha256(block.tobytes() for rows in [pool, *source] for block in blocks(rows)),
         "cases": sha256_json([[case.identifier, case.domain, case.group, case.cost] for case in target.cases]),
     }
     set_aside = [sentence for views in [target_views, *source_views] for sentence in views.broken]
     for sentence in set_aside:
         print(f"set aside: {sentence}")
-    return _Embedded(
-        pool.identifiers,
-        pool.rows,
-        np.concatenate([rows.rows for rows in source]) if source else None,
-        provenance,
-        set_aside,
-        target_views.rows.shape[1] > 1,
-    )
+    return _Embedded(identifiers, pool, np.concatenate(source) if source else None, provenance, set_aside, left_out)
 
 
-def _record(target, plan, choice, settings: dict, embedded: _Embedded, select):
+def _record(target, plan, choice, settings: dict, embedded: _Embedded, select, number: int):
+    from nnunetv2_xssr.commands.select_slices import slice_finder
     from nnunetv2_xssr.selection_record import SelectionRecord
 
     row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
     cases = {case.identifier: case for case in target.cases}
+    place_of = slice_finder(target) if plan.unit == "slice" else lambda name: None
+    selections = [_select_fold(fold, choice, embedded, row, cases, select, place_of) for fold in plan.folds]
+    chosen = {case for one in selections for case in [*one.labelled, *(pick.case for pick in one.picks)]}
     return SelectionRecord(
         dataset=target.name,
         mode=plan.mode,
         settings=settings,
         provenance=embedded.provenance,
         versions={name: version(name) for name in ("nnunetv2_xssr", "nnunetv2", "torch", "numpy", "scikit-learn")},
-        selections=[_select_fold(fold, choice, embedded, row, cases, select) for fold in plan.folds],
+        selections=selections,
         set_aside=embedded.set_aside,
+        round=number,
+        groups={case: group for case, group in plan.groups.items() if case in chosen},
     )
 
 
-def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: dict, select):
+def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: dict, select, place_of):
     import numpy as np
 
     from nnunetv2_xssr.commands.select_budget import pick
     from nnunetv2_xssr.selection_record import FoldSelection, Pick
+    from nnunetv2_xssr.slices import volume_of
 
     place = {identifier: i for i, identifier in enumerate(fold.pool)}
     rows = [row[identifier] for identifier in fold.pool]
@@ -230,15 +290,16 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: 
     )
     picks = []
     for rank, i in enumerate(chosen.picks):
-        case = cases[fold.pool[i]]
+        case = cases[volume_of(fold.pool[i])]
         parts = (float(part[rank]) for part in (chosen.density, chosen.novelty, chosen.diversity))
         score = None if chosen.score is None else float(chosen.score[rank])
         stands_for = int(chosen.stands_for[rank])
-        picks.append(Pick(rank + 1, case.identifier, case.domain, case.group, case.cost, *parts, score, stands_for))
+        about = case.identifier, case.domain, case.group, case.cost
+        picks.append(Pick(rank + 1, *about, *parts, score, stands_for, place_of(fold.pool[i])))
     curve, by_budget = (None if each is None else asdict(each) for each in (chosen.curve, chosen.by_budget))
     return FoldSelection(
         len(fold.pool),
-        fold.labelled,
+        sorted(set(map(volume_of, fold.labelled))),
         picks,
         chosen.alpha,
         curve,
@@ -246,7 +307,7 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: 
         chosen.covering_radius,
         chosen.random_mean_distance,
         by_budget,
-        *(_counts(getattr(cases[case], name) for case in fold.pool) for name in ("domain", "group")),
+        *(_counts(getattr(cases[volume_of(case)], name) for case in fold.pool) for name in ("domain", "group")),
     )
 
 
@@ -254,19 +315,3 @@ def _counts(names) -> dict[str, int] | None:
     """How often each name comes, the most frequent first; cases without one count as ""."""
     counts = Counter(name or "" for name in names)
     return dict(counts.most_common()) if set(counts) != {""} else None
-
-
-def _next(name: str, mode: str, is_3d: bool, device: str) -> str:
-    from nnunetv2_xssr.folders import nnunet_folder
-
-    number = int(name[7:10])
-    configuration = "3d_fullres" if is_3d else "2d"
-    steps = []
-    if mode == "annotation":
-        labels = nnunet_folder("nnUNet_raw") / name / "labelsTr"
-        steps.append(f"annotate the cases above and put their labels into {labels}")
-    if mode == "annotation" or not (nnunet_folder("nnUNet_preprocessed") / name / "nnUNetPlans.json").is_file():
-        steps.append(f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity")
-    on = "" if device == "cuda" else f" -device {device}"
-    steps.append(f"nnUNetv2_train {name} {configuration} 0 -tr XSSRTrainer{on}")
-    return "\n".join(["next:", *(f"  {step}" for step in steps)])

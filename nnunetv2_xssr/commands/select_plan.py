@@ -9,6 +9,7 @@ from nnunetv2_xssr.folders import nnunet_folder
 from nnunetv2_xssr.folds import cross_validation, study_folds
 from nnunetv2_xssr.pools import Case, ImagePool
 from nnunetv2_xssr.selection import CRITERIA, STRATEGIES, Constraints, parse_budget, parse_cost_budget
+from nnunetv2_xssr.slices import volume_of
 from nnunetv2_xssr.split import Split
 
 AUTO = "auto"  # the budget that stands for the knee of the coverage
@@ -39,6 +40,10 @@ class Choice:
         As written: ``proportional``, ``equal``, or ``NAME=NUMBER`` for every domain.
     max_per_group : int or None
     min_distance : float
+    unit : {"case", "slice"}
+        What is chosen: whole cases, or slices of volumes.
+    max_per_volume : int or None
+        Of slices; 1 by default.
     """
 
     budget: str
@@ -52,6 +57,8 @@ class Choice:
     domain_quota: list[str] | None = None
     max_per_group: int | None = None
     min_distance: float = 0.0
+    unit: str = "case"
+    max_per_volume: int | None = None
 
     def __post_init__(self):
         if self.strategy not in STRATEGIES:
@@ -67,6 +74,14 @@ class Choice:
         if self.budget == AUTO and (self.strategy in _NOT_RANKING or self.domain_quota is not None):
             what = "--domain_quota" if self.strategy not in _NOT_RANKING else f"--strategy {self.strategy}"
             raise UserError(f"-b {AUTO} needs picks that are a ranking, which {what} does not give; give -b a number")
+        if self.unit not in ("case", "slice"):
+            raise one_of("--unit", ("case", "slice"), self.unit)
+        if self.max_per_volume is not None and self.unit == "case":
+            raise UserError("--max_per_volume counts slices; give --unit slice with it")
+        if self.max_per_group is not None and self.unit == "slice":
+            raise UserError("--max_per_group counts whole cases; with --unit slice give --max_per_volume")
+        if self.max_per_volume is not None and self.max_per_volume < 1:
+            raise UserError(f"--max_per_volume must be 1 or more; got {self.max_per_volume}")
 
     def constraints(self, cases: Sequence[Case]) -> Constraints:
         """What the picks among these cases must respect."""
@@ -127,21 +142,28 @@ class FoldPlan:
 
 @dataclass(frozen=True)
 class SelectionPlan:
-    """All selections to make: one a fold in a study, where every case has a label, else one."""
+    """All selections to make: one a fold in a study, where every case has a label, else one.
+
+    With slices the pool and the labelled of its one fold are slices (`nnunetv2_xssr.slices`); the groups remain those
+    of the volumes.
+    """
 
     mode: str
     folds: list[FoldPlan]
     groups: dict[str, str]
+    unit: str = "case"
 
     def split(self, picks: list[list[str]]) -> Split:
         """The split file for the picks of every fold."""
-        chosen = [sorted({*fold.labelled, *picked}) for fold, picked in zip(self.folds, picks, strict=True)]
+        chosen = [
+            sorted({*map(volume_of, fold.labelled), *picked}) for fold, picked in zip(self.folds, picks, strict=True)
+        ]
         if self.mode == "annotation":
             return cross_validation(chosen[0], self.groups)
         return [{"train": train, "val": fold.validation} for train, fold in zip(chosen, self.folds, strict=True)]
 
 
-def make_plan(target: ImagePool, choice: Choice, set_aside: Collection[str] = ()) -> SelectionPlan:
+def make_plan(target: ImagePool, choice: Choice, left_out: Collection[str] = ()) -> SelectionPlan:
     """Decide between study and annotation, and check every case name and budget.
 
     A study, where every case has a label, is selected within each fold's training cases and keeps the fold's validation
@@ -151,8 +173,8 @@ def make_plan(target: ImagePool, choice: Choice, set_aside: Collection[str] = ()
     ----------
     target : ImagePool
     choice : Choice
-    set_aside : collection of str
-        Broken cases, treated as excluded.
+    left_out : collection of str
+        Cases that cannot be chosen, such as broken ones: treated as excluded.
 
     Raises
     ------
@@ -161,7 +183,7 @@ def make_plan(target: ImagePool, choice: Choice, set_aside: Collection[str] = ()
     """
     _check_names("--exclude", choice.excluded, target)
     _check_names("--labelled", choice.labelled or (), target)
-    gone = {*choice.excluded, *set_aside}
+    gone = {*choice.excluded, *left_out}
     usable = [case for case in target.cases if case.identifier not in gone]
     if not usable:
         raise UserError(f"--exclude names all {len(target)} cases of {target.name}; nothing is left to pick from")

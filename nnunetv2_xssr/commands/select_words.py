@@ -16,9 +16,10 @@ _COVERED = {
 def describe_plan(plan: SelectionPlan, name: str, sources: list[str]) -> str:
     """One or two sentences: what will be picked from what."""
     first = plan.folds[0]
-    budget = f"{first.budget} of {len(first.pool)} {{}}cases"
+    budget = f"{first.budget} of {len(first.pool)} {{}}{plan.unit}s"
     if first.budget is None:
-        budget = f"as many of {len(first.pool)} {{}}cases as the knee of the coverage tells, at most {first.most()},"
+        asked = f"as the knee of the coverage tells, at most {first.most()},"
+        budget = f"as many of {len(first.pool)} {{}}{plan.unit}s {asked}"
     if first.constraints.cost is not None:
         budget = f"{{}}cases with a cost of {first.budget:g}, of {sum(first.constraints.cost):g} in all,"
     if plan.mode == "study":
@@ -36,7 +37,11 @@ def describe_plan(plan: SelectionPlan, name: str, sources: list[str]) -> str:
 
 def picks_table(selection: FoldSelection) -> str:
     """The picks in order with the parts of their score."""
-    facts = [name for name in ("domain", "group", "cost") if any(getattr(p, name) is not None for p in selection.picks)]
+    facts = [
+        name
+        for name in ("slice", "domain", "group", "cost")
+        if any(getattr(p, name) is not None for p in selection.picks)
+    ]
     columns = ["rank", "case", *facts, "density", "novelty", "diversity", "score"]
     rows = [[_cell(getattr(pick, name)) for name in columns] for pick in selection.picks[:_ROWS]]
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]

@@ -80,6 +80,8 @@ def open_kept(dataset: str) -> Kept:
     if not path.is_file():
         raise UserError(f"there is no selection {path} to report on; make one with nnUNetv2_xssr_select -d {dataset}")
     record = SelectionRecord.load(path)
+    if record.settings.get("unit") == "slice":
+        raise UserError(f"{path} holds slices of volumes, and the report shows whole cases only; look at worklist.csv")
     encoder = record.provenance["encoder"]
     target = _open_pool(dataset, record.provenance["pool"], encoder, path)
     sources = [_open_pool(name, digest, encoder, path) for name, digest in record.provenance["source"].items()]

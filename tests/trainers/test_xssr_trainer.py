@@ -229,7 +229,7 @@ def test_fold_that_the_split_lacks(study, capsys, fold):
 
 def test_unlabelled_case(study, split_file, capsys):
     write_split(split_file, [{"train": ["p_00", "nolabel_1"], "val": ["p_01", "nolabel_2"]}])
-    parts = ("2 of 4 selected cases have no label", "nolabel_1, nolabel_2", "labelsTr", "nnUNetv2_plan_and_preprocess")
+    parts = ("2 of 4 selected cases have no label", "nolabel_1, nolabel_2", "nnUNetv2_xssr_collect -d", "nnUNetv2_plan")
     refuses(study, capsys, 0, *parts)
 
 

@@ -1,0 +1,453 @@
+"""From a folder of images to labelled rounds: the hand-over, collect, the next round, status."""
+
+import csv
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from making import SOURCE, TARGET, fails, picture, succeeds, write_picture, write_volume
+
+from nnunetv2_xssr.commands import collect, select, status
+from nnunetv2_xssr.reasons import reason
+from nnunetv2_xssr.selection_record import SelectionRecord
+from nnunetv2_xssr.trainers.xssr_trainer import XSSRTrainer
+
+SELECT = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
+COLLECT = ["-d", "2"]
+
+
+def handover(workspace, number=1, name=TARGET):
+    return workspace.raw / name / "annotate" / f"round_{number:02d}"
+
+
+def picked(workspace, name=TARGET):
+    return [pick["case"] for pick in workspace.selection(name)["selections"][0]["picks"]]
+
+
+def draw(workspace, *cases, number=1, value=1):
+    """Labels from the annotator."""
+    label = np.zeros((40, 48), np.uint8)
+    label[3:9, 4:12] = value
+    for case in cases:
+        write_picture(handover(workspace, number) / "labels" / f"{case}.png", label)
+
+
+def folds(workspace):
+    return json.loads(workspace.split().read_text())
+
+
+def described(workspace, name=TARGET):
+    return json.loads((workspace.raw / name / "dataset.json").read_text())
+
+
+def state(capsys):
+    return json.loads(succeeds(capsys, status.main, ["-d", "2", "--json"]))
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# ------------------------------------------------------------------------------------------------ a folder of images
+@pytest.fixture
+def archive(workspace):
+    """A plain folder of eight pictures, as large as those of the source."""
+    for i in range(8):
+        write_picture(workspace.root / "archive" / f"IMG {i}.png", picture(900 + i))
+    return workspace.root / "archive"
+
+
+def new(archive, *more, name="123_New", channels=("xray",), labels=("lung", "heart")):
+    make = ["-i", archive, "--channel_names", *channels, "--labels", *labels, "-d", name]
+    return [*make, "-s", "1", "-b", "2", "-device", "cpu", *more]
+
+
+def test_dataset_of_a_folder(workspace, archive, capsys):
+    before = tree(archive)
+    out = succeeds(capsys, select.main, new(archive))
+    assert "Dataset123_New: 2 of 8 cases are picked for annotation" in out
+    assert described(workspace, "Dataset123_New") == {
+        "channel_names": {"0": "xray"},
+        "labels": {"background": 0, "lung": 1, "heart": 2},
+        "numTraining": 0,
+        "file_ending": ".png",
+        "dataset": {},
+    }
+    images = tree(workspace.images("Dataset123_New"))
+    assert images == {f"IMG {i}_0000.png": before[f"IMG {i}.png"] for i in range(8)}
+    assert tree(archive) == before
+    first = picked(workspace, "Dataset123_New")
+    write_picture(archive / "IMG 9.png", picture(990))
+    (workspace.images("Dataset123_New") / ".DS_Store").write_bytes(b"x")
+    (workspace.raw / "Dataset123_New" / "dataset.json").write_text(
+        json.dumps(
+            {**described(workspace, "Dataset123_New"), "labels": {"background": 0, "lung": 1, "heart": 2, "ignore": 3}}
+        )
+    )
+    succeeds(capsys, select.main, new(archive, "--overwrite", name="Dataset123_New"))
+    assert len(tree(workspace.images("Dataset123_New"))) == 9 + 1
+    assert len(picked(workspace, "Dataset123_New")) == len(first)
+
+
+def test_images_are_copied_where_they_cannot_be_linked(workspace, archive, capsys, monkeypatch):
+    def no_links(*_, **__):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    succeeds(capsys, select.main, new(archive))
+    image = workspace.images("Dataset123_New") / "IMG 0_0000.png"
+    assert image.stat().st_nlink == 1 and image.read_bytes() == (archive / "IMG 0.png").read_bytes()
+
+
+def test_volumes_of_a_folder(workspace, capsys):
+    for i in range(3):
+        rng = np.random.default_rng(i)
+        for channel in range(2):
+            path = workspace.root / "volumes" / f"v{i}_000{channel}.nii.gz"
+            write_volume(path, rng.normal(size=(9, 20, 20)).astype(np.float32))
+    argv = ["-i", workspace.root / "volumes", "--channel_names", "T1", "T2", "--labels", "tumour", "-d", "123_V"]
+    succeeds(capsys, select.main, [*argv, "-b", "1", "-device", "cpu"])
+    assert len(tree(workspace.images("Dataset123_V"))) == 6
+    case = picked(workspace, "Dataset123_V")[0]
+    folder = handover(workspace, name="Dataset123_V")
+    assert sorted(tree(folder / "images")) == [f"{case}_0000.nii.gz", f"{case}_0001.nii.gz"]
+    blank = sitk.GetImageFromArray(np.ones((9, 20, 20), np.uint8))
+    sitk.WriteImage(blank, str(folder / "labels" / f"{case}.nii.gz"))
+    out = succeeds(capsys, collect.main, ["-d", "123"])
+    assert "nnUNetv2_train Dataset123_V 3d_fullres 0 -tr XSSRTrainer" in out
+
+
+def test_folder_that_does_not_make_the_dataset(workspace, archive, capsys):
+    def refuses(*parts, **change):
+        before = tree(workspace.raw)
+        fails(capsys, select.main, new(change.pop("folder", archive), **change), *parts)
+        assert tree(workspace.raw) == before
+
+    refuses("-d must give", "123_Name", "'123'", name="123")
+    refuses("number 002 is taken", TARGET, name="002_New")
+    refuses("-i must be a folder", "nowhere", folder=workspace.root / "nowhere")
+    refuses("--channel_names must name 1 channels", "got 2 (T1, T2)", channels=("T1", "T2"))
+    refuses("--labels must name", "each once", labels=("lung", "lung"))
+    refuses("--labels must name", "without background", labels=("background", "lung"))
+    for option in ("--channel_names", "--labels"):
+        argv = [str(a) for a in new(archive)]
+        at = argv.index(option)
+        end = next(i for i in range(at + 1, len(argv)) if argv[i].startswith("-"))
+        fails(capsys, select.main, argv[:at] + argv[end:], f"-i needs {option}")
+
+
+def test_folder_and_dataset_that_do_not_fit_each_other(workspace, archive, capsys):
+    succeeds(capsys, select.main, new(archive))
+    fails(capsys, select.main, new(archive, channels=("CT",)), "exists already with channel_names", "another number")
+    fails(capsys, select.main, new(archive, labels=("liver",)), "exists already with labels", "liver")
+    (archive / "IMG 0.png").unlink()
+    fails(capsys, select.main, new(archive), "1 files that are not from -i (IMG 0_0000.png)", "leave -i out")
+    write_picture(archive / "IMG 0.png", picture(1))
+    fails(capsys, select.main, new(archive), "IMG 0_0000.png differs from", "delete the one that is wrong")
+
+
+# ------------------------------------------------------------------------------------------------------ hand-over
+def test_handover(again):
+    folder = handover(again)
+    cases = picked(again)
+    assert sorted(tree(folder)) == sorted(
+        ["README.txt", "worklist.csv", *(f"images/{case}_0000.png" for case in cases)]
+    )
+    assert (folder / "labels").is_dir()
+    for case in cases:
+        copy, image = folder / "images" / f"{case}_0000.png", again.images() / f"{case}_0000.png"
+        assert copy.read_bytes() == image.read_bytes() and not copy.samefile(image)
+    with open(folder / "worklist.csv", newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    picks = SelectionRecord.load(again.record()).selections[0].picks
+    for row, pick in zip(rows, picks, strict=True):
+        assert row == {
+            "rank": str(pick.rank),
+            "case": pick.case,
+            "slice": "",
+            "files": f"images/{pick.case}_0000.png",
+            "label": f"labels/{pick.case}.png",
+            "domain": pick.domain,
+            "group": "",
+            "reason": reason(pick),
+        }
+    note = (folder / "README.txt").read_text()
+    assert "1       blob" in note and f"labels/{cases[0]}.png" in note
+    for tool in ("3D Slicer", "ITK-SNAP", "MITK", "napari"):
+        assert tool in note
+
+
+def test_dataset_without_usable_labels(workspace, capsys):
+    path = workspace.raw / TARGET / "dataset.json"
+    for labels, words in ((None, "names no labels"), ({"background": 0, "a": 1, "ignore": 1}, "do not fit nnU-Net")):
+        description = {**json.loads(path.read_text()), "labels": labels}
+        path.write_text(json.dumps(description))
+        fails(capsys, select.main, SELECT, words, "dataset.json")
+
+
+def test_replaced_selection_replaces_the_images(again, capsys):
+    succeeds(capsys, select.main, [*SELECT, "--overwrite", "--strategy", "random", "--seed", "5"])
+    images = sorted(tree(handover(again) / "images"))
+    assert images == sorted(f"{case}_0000.png" for case in picked(again))
+
+
+def test_drawn_labels_are_not_replaced(again, capsys):
+    draw(again, picked(again)[0])
+    before = tree(again.raw), again.record().read_bytes()
+    argv = [*SELECT, "--overwrite", "--seed", "1"]
+    fails(capsys, select.main, argv, "1 labels of the selection", "nnUNetv2_xssr_collect")
+    assert (tree(again.raw), again.record().read_bytes()) == before
+    succeeds(capsys, select.main, SELECT)  # the same selection again harms nothing
+    assert tree(again.raw) == before[0]
+
+
+def test_rounds_whose_record_is_gone_keep_their_labels(again, capsys):
+    draw(again, picked(again)[0])
+    shutil.rmtree(again.preprocessed / TARGET)
+    succeeds(capsys, select.main, SELECT)
+    assert again.selection()["round"] == 2
+    assert len(tree(handover(again, 1) / "labels")) == 1 and not tree(handover(again, 2) / "labels")
+
+
+def test_study_has_no_handover(again, capsys):
+    shutil.rmtree(handover(again))
+    again.record().unlink()
+    for i in range(10):
+        write_picture(again.raw / TARGET / "labelsTr" / f"t_{i:02d}.png", np.zeros((40, 48), np.uint8))
+    succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", "2", "-device", "cpu"])
+    assert not handover(again).exists()
+    fails(capsys, collect.main, COLLECT, "nothing to collect", "every case has a label already")
+    assert "a study" in succeeds(capsys, status.main, ["-d", "2"])
+    assert state(capsys)["mode"] == "study"
+
+
+# -------------------------------------------------------------------------------------------------------- collect
+def test_labels_come_back_in_pieces(again, capsys):
+    first, second, third = picked(again)
+    draw(again, first)
+    out = succeeds(capsys, collect.main, COLLECT)
+    assert "labels collected from" in out and "labelled now: 1 of 10" in out
+    assert f"still missing: {second}, {third}" in out
+    assert folds(again) == [{"train": [first], "val": [first]}]
+    assert list(described(again)["dataset"]) == [first] and described(again)["numTraining"] == 1
+    draw(again, second, third)
+    out = succeeds(capsys, collect.main, COLLECT)
+    assert "still missing" not in out
+    assert sorted(fold["val"] for fold in folds(again)) == [[case] for case in sorted([first, second, third])]
+    assert "nnUNetv2_plan_and_preprocess -d 2 --verify_dataset_integrity" in out
+    assert f"nnUNetv2_train {TARGET} 2d 0 -tr XSSRTrainer" in out
+
+
+def test_what_does_not_fit_does_not_keep_the_rest_back(again, capsys):
+    first, second, third = picked(again)
+    draw(again, first)
+    draw(again, second, value=9)
+    draw(again, f"{third}_0000")
+    assert collect.main(COLLECT) == 2
+    printed = capsys.readouterr()
+    assert f"does not fit: {second}.png: holds 9" in printed.out
+    assert f"does not fit: {third}_0000.png: no case has this name; is it {third}.png?" in printed.out
+    assert "2 files in" in printed.err and "as listed above" in printed.err
+    assert list(described(again)["dataset"]) == [first]
+    assert folds(again) == [{"train": [first], "val": [first]}]
+
+
+@pytest.mark.parametrize(("n_labelled", "n_folds"), [(1, 1), (2, 2), (4, 4), (7, 5)])
+def test_split_of_so_many_labels(again, capsys, n_labelled, n_folds):
+    argv = [*SELECT[:4], "-b", "9", "-device", "cpu", "--overwrite"]
+    succeeds(capsys, select.main, argv)
+    labelled = sorted(picked(again)[:n_labelled])
+    draw(again, *labelled)
+    succeeds(capsys, collect.main, COLLECT)
+    split = folds(again)
+    assert len(split) == n_folds
+    assert sorted(case for fold in split for case in fold["val"]) == labelled
+    for fold in split:
+        assert fold["train"] and (n_labelled == 1 or not set(fold["train"]) & set(fold["val"]))
+        assert {*fold["train"], *fold["val"]} == set(labelled)
+
+
+def test_patients_of_earlier_rounds_are_not_torn_apart(again, capsys):
+    table = again.root / "cases.csv"
+    table.write_text("case,patient\n" + "".join(f"t_{i:02d},p{i // 4}\n" for i in range(10)))
+    succeeds(capsys, select.main, [*SELECT, "--overwrite", "--cases", table])
+    draw(again, *picked(again))
+    succeeds(capsys, collect.main, COLLECT)
+    succeeds(capsys, select.main, [*SELECT, "--cases", table])
+    draw(again, *picked(again), number=2)
+    succeeds(capsys, collect.main, COLLECT)
+    assert len({case for fold in folds(again) for case in fold["val"]}) == 6
+    for fold in folds(again):
+        train, val = ({int(case[-2:]) // 4 for case in fold[part]} for part in ("train", "val"))
+        assert not train & val
+
+
+def test_collect_from_elsewhere(again, capsys):
+    case = picked(again)[0]
+    draw(again, case)
+    elsewhere = (handover(again) / "labels").rename(again.root / "stick")
+    succeeds(capsys, collect.main, [*COLLECT, "-l", elsewhere])
+    assert (again.raw / TARGET / "labelsTr" / f"{case}.png").read_bytes() == (elsewhere / f"{case}.png").read_bytes()
+    fails(capsys, collect.main, COLLECT, "no folder of labels", "give it with -l")
+
+
+def test_empty_label_needs_consent(again, capsys):
+    case = picked(again)[0]
+    draw(again, case, value=0)
+    assert collect.main(COLLECT) == 2 and described(again)["numTraining"] == 0
+    fails(capsys, collect.main, [*COLLECT, "--allow_empty", "t_99"], "--allow_empty names t_99", TARGET)
+    succeeds(capsys, collect.main, [*COLLECT, "--allow_empty"])
+    assert described(again)["numTraining"] == 1
+
+
+def test_collect_before_select(workspace, capsys):
+    fails(capsys, collect.main, COLLECT, "nothing was chosen for annotation", "nnUNetv2_xssr_select")
+
+
+def test_unlabelled_picks_are_refused_in_training_until_collected(again, capsys, monkeypatch):
+    draw(again, picked(again)[0])
+    plans = {"dataset_name": TARGET, "plans_name": "nnUNetPlans", "configurations": {"2d": {"data_identifier": "x"}}}
+    with pytest.raises(SystemExit):
+        XSSRTrainer(plans, "2d", 0, described(again))
+    assert f"nnUNetv2_xssr_collect -d {TARGET}" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------- rounds
+def test_next_round_goes_on_from_the_labels(again, capsys):
+    first = picked(again)
+    draw(again, *first)
+    succeeds(capsys, collect.main, COLLECT)
+    out = succeeds(capsys, select.main, [*SELECT[:4], "-b", "2", "-device", "cpu"])
+    assert "3 have a label already and cost nothing" in out
+    record = again.selection()
+    assert record["round"] == 2 and record["selections"][0]["labelled"] == sorted(first)
+    assert len(picked(again)) == 2 and not set(picked(again)) & set(first)
+    kept = SelectionRecord.load(again.record().with_name("selection_round_01.json"))
+    assert kept.round == 1 and kept.picked == first
+    assert sorted(tree(handover(again, 2) / "images")) == sorted(f"{case}_0000.png" for case in picked(again))
+    draw(again, *picked(again), number=2)
+    succeeds(capsys, collect.main, COLLECT)
+    assert sorted(case for fold in folds(again) for case in fold["val"]) == sorted([*first, *picked(again)])
+    assert [one["missing"] for one in state(capsys)["rounds"]] == [[], []]
+
+
+def test_missing_labels_hold_the_next_round_back(again, capsys):
+    first, second, third = picked(again)
+    draw(again, first)
+    succeeds(capsys, collect.main, COLLECT)
+    before = tree(again.preprocessed / TARGET)
+    sentence = fails(capsys, select.main, SELECT, "round 1", "2 of 3 cases", f"({second}, {third})", "--overwrite")
+    assert "nnUNetv2_xssr_collect" in sentence
+    assert tree(again.preprocessed / TARGET) == before
+    succeeds(capsys, select.main, [*SELECT, "--overwrite"])
+    record = again.selection()
+    assert record["round"] == 2 and record["selections"][0]["labelled"] == [first]
+    draw(again, second)  # one of round 1 that comes late is welcome all the same
+    succeeds(capsys, collect.main, [*COLLECT, "-l", handover(again, 1) / "labels"])
+    assert sorted(described(again)["dataset"]) == sorted([first, second])
+
+
+def test_only_new_cases_are_embedded_in_the_next_round(again, capsys, monkeypatch):
+    from nnunetv2_xssr.pretrain import embedding
+
+    draw(again, *picked(again))
+    succeeds(capsys, collect.main, COLLECT)
+    write_picture(again.images() / "t_99_0000.png", picture(99))
+    embedded = []
+    original = embedding.embed_case
+    monkeypatch.setattr(embedding, "embed_case", lambda *a: embedded.append(1) or original(*a))
+    succeeds(capsys, select.main, SELECT)
+    assert len(embedded) == 1 and again.selection()["selections"][0]["pool_size"] == 11
+
+
+def test_interrupted_next_round_can_be_typed_again(again, capsys, monkeypatch):
+    draw(again, *picked(again))
+    succeeds(capsys, collect.main, COLLECT)
+    first = again.record().read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(SelectionRecord, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert select.main(SELECT) == 130
+    assert again.record().read_bytes() == first
+    assert [one["number"] for one in state(capsys)["rounds"]] == [1]
+    succeeds(capsys, select.main, SELECT)
+    assert [one["number"] for one in state(capsys)["rounds"]] == [1, 2]
+
+
+def test_everything_labelled(again, capsys):
+    draw(again, *picked(again))
+    succeeds(capsys, collect.main, COLLECT)
+    succeeds(capsys, select.main, [*SELECT[:4], "-b", "7", "-device", "cpu"])
+    draw(again, *picked(again), number=2)
+    succeeds(capsys, collect.main, COLLECT)
+    fails(capsys, select.main, SELECT, "every case of", "after round 2", "nothing is left to choose", "--overwrite")
+    succeeds(capsys, select.main, [*SELECT, "--overwrite"])
+    assert again.selection()["mode"] == "study"
+    assert len(state(capsys)["rounds"]) == 2
+
+
+# --------------------------------------------------------------------------------------------------------- status
+def test_status_tells_the_next_step(workspace, capsys):
+    def told():
+        lines = succeeds(capsys, status.main, COLLECT).splitlines()
+        assert len(lines) <= 12
+        return "\n".join(lines), [line.strip() for line in lines[lines.index("next:") + 1 :]]
+
+    text, steps = told()
+    assert "nothing chosen yet" in text and steps == ["nnUNetv2_xssr_select -d 2 -s SOURCE -b 5%"]
+    succeeds(capsys, select.main, SELECT)
+    text, steps = told()
+    cases = picked(workspace)
+    assert f"round 1: 3 picked, 0 labelled, 3 missing ({', '.join(cases)})" in text
+    assert steps == [
+        f"annotate the images in {handover(workspace)}, as its README.txt says",
+        "nnUNetv2_xssr_collect -d 2",
+    ]
+    draw(workspace, *cases)
+    text, steps = told()
+    assert "3 files wait in" in text and steps == ["nnUNetv2_xssr_collect -d 2"]
+    succeeds(capsys, collect.main, COLLECT)
+    text, steps = told()
+    assert "3 picked, 3 labelled" in text and "3 folds of 3 cases, 3 not preprocessed" in text
+    plan, train = steps
+    assert plan.startswith("nnUNetv2_plan_and_preprocess -d 2") and train.startswith(f"nnUNetv2_train {TARGET} 2d 0")
+    (workspace.preprocessed / TARGET / "nnUNetPlans.json").write_text("{}")
+    shutil.copytree(workspace.raw / TARGET / "labelsTr", workspace.preprocessed / TARGET / "gt_segmentations")
+    text, steps = told()
+    assert steps == [train]
+    fold = workspace.results / TARGET / "XSSRTrainer__nnUNetPlans__2d" / "fold_0"
+    fold.mkdir(parents=True)
+    (fold / "checkpoint_latest.pth").write_bytes(b"")
+    assert "XSSRTrainer__nnUNetPlans__2d/fold_0, begun" in told()[0] and told()[1] == [train]
+    (fold / "checkpoint_final.pth").write_bytes(b"")
+    text, steps = told()
+    assert "fold_0, finished" in text
+    assert steps == [f"nnUNetv2_xssr_select -d 2 -s {SOURCE} -b 3"]
+    os.utime(fold / "checkpoint_final.pth", (1, 1))
+    text, steps = told()
+    assert "finished, before this split was written" in text and steps == [train]
+    (fold / "checkpoint_final.pth").write_bytes(b"new")
+    succeeds(capsys, collect.main, COLLECT)  # with nothing new it leaves the split as it is
+    assert told()[1] != [train]
+
+
+def test_status_counts_the_same_in_json(again, capsys):
+    facts = state(capsys)
+    assert (facts["dataset"], facts["cases"], facts["domains"], facts["labelled"]) == (TARGET, 10, 2, 0)
+    assert facts["rounds"][0]["missing"] == picked(again) and facts["sources"] == [SOURCE]
+    selection = again.selection()["selections"][0]
+    assert facts["mean_distance"] == selection["mean_distance"] and facts["alpha"] == selection["alpha"]
+    assert facts["not_labelled"] == facts["in_split"] == 3
+
+
+def test_label_put_into_the_dataset_by_hand_is_to_be_collected(again, capsys):
+    case = picked(again)[0]
+    draw(again, case)
+    shutil.copytree(handover(again) / "labels", again.raw / TARGET / "labelsTr")
+    shutil.rmtree(handover(again) / "labels")
+    (handover(again) / "labels").mkdir()
+    assert state(capsys)["uncollected"] == 1
+    succeeds(capsys, collect.main, COLLECT)
+    assert state(capsys)["uncollected"] == 0 and list(described(again)["dataset"]) == [case]

@@ -1,0 +1,344 @@
+"""Slices of volumes: chosen one by one, drawn in templates, collected as sparse labels."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnunetv2_xssr.commands import collect, select, status
+from nnunetv2_xssr.pools import dataset_pool, read_case
+from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
+from nnunetv2_xssr.selection import Constraints
+from nnunetv2_xssr.selection import select as select_rows
+from nnunetv2_xssr.selection_record import SelectionRecord
+from nnunetv2_xssr.slices import slice_names, slice_pool, view_slices, volume_of, with_ignore
+from nnunetv2_xssr.views import extract_views, prepare_views
+
+VOLUMES = "Dataset031_Volumes"
+CASES = [f"v_{i}" for i in range(6)]
+SHAPE = (16, 20, 20)
+IGNORE = 2
+
+
+@pytest.fixture
+def volumes(empty):
+    """Six unlabelled volumes on a grid that is not the default."""
+    return with_volumes(empty)
+
+
+def with_volumes(workspace):
+    for i, case in enumerate(CASES):
+        save(workspace.images(VOLUMES) / f"{case}_0000.nii.gz", volume(i)[0])
+    write_dataset_json(workspace.raw / VOLUMES, ".nii.gz", channel_names={"0": "T1"}, numTraining=0, dataset={})
+    return workspace
+
+
+def save(path, array):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((1.0, 1.5, 2.0))
+    image.SetOrigin((5.0, -7.0, 9.0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path))
+
+
+def load(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def run(capsys, *argv, budget="4"):
+    return succeeds(capsys, select.main, ["-d", "31", "--unit", "slice", "-b", budget, "-device", "cpu", *argv])
+
+
+def picks(volumes):
+    return SelectionRecord.load(volumes.record(VOLUMES)).selections[0].picks
+
+
+def labels(volumes, number=1):
+    return volumes.raw / VOLUMES / "annotate" / f"round_{number:02d}" / "labels"
+
+
+def draw(volumes, *cases, number=1):
+    """Draw on every slice that a template leaves open."""
+    for case in cases:
+        path = labels(volumes, number) / f"{case}.nii.gz"
+        label = load(path)
+        opened = np.flatnonzero((label == 0).any(axis=(1, 2)))
+        label[opened, 4:9, 5:12] = 1
+        save(path, label)
+
+
+def described(volumes):
+    return json.loads((volumes.raw / VOLUMES / "dataset.json").read_text())
+
+
+def refused(capsys, *words):
+    assert collect.main(["-d", "31"]) == 2
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("does not fit: ")]
+    assert all(word in line for word in words), line
+
+
+def test_names_and_places(volumes):
+    pool = dataset_pool(VOLUMES)
+    sliced = slice_pool(pool)
+    assert len(sliced) == 8 * len(CASES)
+    assert {volume_of(case.identifier) for case in sliced.cases} == set(CASES) == {case.group for case in sliced.cases}
+    assert [case.identifier for case in sliced.cases[:8]] == slice_names("v_0")
+    reader, case = pool.reader(), pool.cases[0]
+    places = view_slices(case, reader)
+    assert len(places) == 8 and sorted(places) == places and places[-1] < SHAPE[0]
+    # A staircase tells by its brightness which slice a view shows.
+    steps = np.broadcast_to(np.arange(16.0, dtype=np.float32)[:, None, None], SHAPE)
+    save(case.files[0], steps)
+    views = extract_views(read_case(case, reader), ("T1",), 8)
+    shown = views.mean(axis=(1, 2, 3)) * steps.std() + steps.mean()
+    np.testing.assert_allclose(shown, view_slices(case, reader), atol=0.01)
+
+
+def test_slices_are_chosen_over_all_volumes(volumes, capsys):
+    out = run(capsys)
+    assert f"{VOLUMES}: 4 of 48 slices are picked for annotation" in out
+    chosen = picks(volumes)
+    assert len(chosen) == 4 == len({pick.case for pick in chosen})  # at most one of a volume
+    assert all(0 <= pick.slice < SHAPE[0] for pick in chosen)
+    record = volumes.selection(VOLUMES)
+    assert record["selections"][0]["pool_size"] == 48 and record["settings"]["unit"] == "slice"
+    assert sum(pick.stands_for for pick in chosen) == 48
+    table = [line.split() for line in out.splitlines() if line.split()[1:2] and line.split()[1] in CASES]
+    assert [(row[1], int(row[2])) for row in table] == [(pick.case, pick.slice) for pick in chosen]
+
+
+def test_record_is_what_the_selection_of_the_slices_gives(volumes, capsys):
+    run(capsys)
+    views = prepare_views(dataset_pool(VOLUMES))
+    encoder = load_encoder(volumes.encoder(VOLUMES), "cpu")
+    rows = np.concatenate([embed_views(encoder, one) for one in views.rows])
+    volume_numbers = np.repeat(np.arange(len(CASES)), 8)
+    expected = select_rows(rows, 4, constraints=Constraints(group=volume_numbers, max_per_group=1)).picks
+    pool = dataset_pool(VOLUMES)
+    places = [view_slices(case, pool.reader()) for case in pool.cases]
+    named = [(CASES[i // 8], places[i // 8][i % 8]) for i in expected]
+    assert [(pick.case, pick.slice) for pick in picks(volumes)] == named
+
+
+def test_several_slices_of_a_volume(volumes, capsys):
+    run(capsys, "--max_per_volume", "3", budget="18")
+    chosen = [(pick.case, pick.slice) for pick in picks(volumes)]
+    assert len(set(chosen)) == 18
+    assert {case: [c for c, _ in chosen].count(case) for case in CASES} == dict.fromkeys(CASES, 3)
+    for case in CASES:
+        opened = np.flatnonzero((load(labels(volumes) / f"{case}.nii.gz") == 0).all(axis=(1, 2)))
+        assert opened.tolist() == sorted(place for c, place in chosen if c == case)
+
+
+def test_thin_volumes_give_no_slice_twice(volumes, capsys):
+    for i, case in enumerate(CASES):
+        save(volumes.images(VOLUMES) / f"{case}_0000.nii.gz", volume(i)[0][6:9])
+    out = run(capsys, "--max_per_volume", "8", budget="18")
+    chosen = [(pick.case, pick.slice) for pick in picks(volumes)]
+    assert len(chosen) == len(set(chosen)) == 18 and "only" not in out
+
+
+def test_templates(volumes, capsys):
+    run(capsys)
+    chosen = {pick.case: pick.slice for pick in picks(volumes)}
+    assert sorted(path.name for path in labels(volumes).iterdir()) == sorted(f"{case}.nii.gz" for case in chosen)
+    for case, place in chosen.items():
+        template = load(labels(volumes) / f"{case}.nii.gz")
+        assert template.dtype == np.uint8 and (template[place] == 0).all()
+        assert (np.delete(template, place, axis=0) == IGNORE).all()
+        image = sitk.ReadImage(str(volumes.images(VOLUMES) / f"{case}_0000.nii.gz"))
+        assert sitk.ReadImage(str(labels(volumes) / f"{case}.nii.gz")).GetOrigin() == image.GetOrigin()
+    folder = labels(volumes).parent
+    with open(folder / "worklist.csv", newline="", encoding="utf-8-sig") as file:
+        assert {row["case"]: int(row["slice"]) for row in csv.DictReader(file)} == chosen
+    note = (folder / "README.txt").read_text()
+    assert "2       ignore" in note and "holds 2 (ignore) everywhere but on the slices to draw" in note
+    assert "ignore" not in described(volumes)["labels"]  # as long as no such label is in the dataset
+
+
+def test_templates_that_nobody_drew_in_are_missing(volumes, capsys):
+    run(capsys)
+    first, *others = [pick.case for pick in picks(volumes)]
+    draw(volumes, first)
+    facts = json.loads(succeeds(capsys, status.main, ["-d", "31", "--json"]))
+    assert facts["rounds"][0]["returned"] == 1 and len(facts["rounds"][0]["missing"]) == 4
+    out = succeeds(capsys, collect.main, ["-d", "31", "--allow_empty"])
+    assert f"still missing: {', '.join(others)}" in out
+    assert list(described(volumes)["dataset"]) == [first]
+    succeeds(capsys, collect.main, ["-d", "31", "--allow_empty", others[1]])  # by name it is an answer
+    assert sorted(described(volumes)["dataset"]) == sorted([first, others[1]])
+
+
+def test_sparse_labels_are_collected(volumes, capsys):
+    run(capsys)
+    cases = sorted(pick.case for pick in picks(volumes))
+    draw(volumes, *cases)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    description = described(volumes)
+    assert description["labels"] == {"background": 0, "blob": 1, "ignore": IGNORE} and description["numTraining"] == 4
+    assert LabelManager(description["labels"], None).ignore_label == IGNORE
+    split = json.loads(volumes.split(VOLUMES).read_text())
+    assert sorted(case for fold in split for case in fold["val"]) == cases
+
+
+def test_drawn_beside_the_chosen_slice(volumes, capsys):
+    run(capsys)
+    pick = picks(volumes)[0]
+    draw(volumes, pick.case)
+    path = labels(volumes) / f"{pick.case}.nii.gz"
+    label = load(path)
+    other = (pick.slice + 1) % SHAPE[0]
+    label[other, 3, 3] = 1
+    save(path, label)
+    refused(capsys, f"{pick.case}.nii.gz: slice {other} is not all 2", f"only {pick.slice} was asked for")
+
+
+def test_chosen_slice_that_is_not_drawn_whole(volumes, capsys):
+    run(capsys)
+    pick = picks(volumes)[0]
+    draw(volumes, pick.case)
+    path = labels(volumes) / f"{pick.case}.nii.gz"
+    label = load(path)
+    label[pick.slice, 0] = IGNORE
+    save(path, label)
+    refused(capsys, f"{pick.case}.nii.gz: slice {pick.slice} still holds 2 (ignore)")
+
+
+def test_empty_slice(volumes, capsys):
+    run(capsys)
+    case = picks(volumes)[0].case
+    path = labels(volumes) / f"{case}.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(path), sitk.sitkUInt16), str(path))  # saved again by another program
+    refused(capsys, f"{case}.nii.gz: is empty")
+    succeeds(capsys, collect.main, ["-d", "31", "--allow_empty"])
+    assert list(described(volumes)["dataset"]) == [case]
+
+
+def test_next_round_takes_other_volumes(volumes, capsys):
+    run(capsys, "--max_per_volume", "2", budget="4")
+    first = picks(volumes)
+    drawn = {pick.case for pick in first}
+    draw(volumes, *drawn)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    out = run(capsys, "--max_per_volume", "2", budget="2")
+    assert f"{len(first)} have a label already" in out
+    assert volumes.selection(VOLUMES)["round"] == 2
+    second = {pick.case for pick in picks(volumes)}
+    assert not second & drawn and volumes.selection(VOLUMES)["selections"][0]["labelled"] == sorted(drawn)
+    draw(volumes, *second, number=2)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    assert sorted(described(volumes)["dataset"]) == sorted(drawn | second)
+
+
+def test_volumes_labelled_as_a_whole_count_with_all_their_slices(volumes, capsys):
+    label = np.zeros(SHAPE, np.uint8)
+    label[5:9, 5:9, 5:9] = 1
+    save(volumes.raw / VOLUMES / "labelsTr" / "v_2.nii.gz", label)
+    out = run(capsys)
+    assert "8 have a label already" in out and "v_2" not in {pick.case for pick in picks(volumes)}
+    draw(volumes, *{pick.case for pick in picks(volumes)})
+    succeeds(capsys, collect.main, ["-d", "31"])
+    assert "v_2" in described(volumes)["dataset"] and described(volumes)["numTraining"] == 5
+
+
+def test_typing_it_again_keeps_what_was_drawn(volumes, capsys):
+    run(capsys)
+    chosen = [pick.case for pick in picks(volumes)]
+    draw(volumes, chosen[0])
+    drawn = (labels(volumes) / f"{chosen[0]}.nii.gz").read_bytes()
+    run(capsys)
+    assert (labels(volumes) / f"{chosen[0]}.nii.gz").read_bytes() == drawn
+    argv = ["-d", "31", "-b", "2", "-device", "cpu", "--overwrite"]
+    fails(capsys, select.main, argv, "holds 1 labels", f"{chosen[0]}.nii.gz")
+    (labels(volumes) / f"{chosen[0]}.nii.gz").unlink()
+    succeeds(capsys, select.main, argv)  # whole volumes: the templates are gone
+    assert not list(labels(volumes).iterdir()) and not (labels(volumes).parent / "templates.json").exists()
+
+
+def test_slices_of_excluded_and_broken_volumes(volumes, capsys):
+    broken = volumes.images(VOLUMES) / "v_1_0000.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:100])
+    listed = volumes.root / "list.txt"
+    listed.write_text("v_0\n")
+    run(capsys, "--exclude", listed, "--skip-broken")
+    assert {pick.case for pick in picks(volumes)} == {"v_2", "v_3", "v_4", "v_5"}
+
+
+def test_patients_and_slices(volumes, capsys):
+    table = volumes.root / "cases.csv"
+    table.write_text("case,patient\n" + "".join(f"{case},p{i // 2}\n" for i, case in enumerate(CASES)))
+    run(capsys, "--cases", table, budget="6")
+    draw(volumes, *CASES)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    for fold in json.loads(volumes.split(VOLUMES).read_text()):
+        train, val = ({int(case[-1]) // 2 for case in fold[part]} for part in ("train", "val"))
+        assert not train & val
+
+
+def test_options_that_do_not_fit(workspace, capsys):
+    with_volumes(workspace)
+
+    def refuses(*argv_and_words):
+        argv, words = argv_and_words[:-1], argv_and_words[-1]
+        fails(capsys, select.main, ["-d", "31", "-device", "cpu", *argv], *words)
+
+    def at(*argv):
+        return ["-b", "3", "--unit", "slice", *argv]
+
+    refuses("-b", "3", "--unit", "pixel", ["--unit must be one of case, slice", "'pixel'"])
+    refuses("-b", "3", "--max_per_volume", "2", ["--max_per_volume counts slices"])
+    refuses(*at("--max_per_group", "2"), ["--max_per_group counts whole cases"])
+    refuses(*at("--max_per_volume", "0"), ["--max_per_volume must be 1 or more; got 0"])
+    refuses("-b", "5%", "--unit", "slice", ["-b must be a number of slices", "'5%'"])
+    table = workspace.root / "cases.csv"
+    table.write_text("case,cost\n" + "".join(f"{case},1\n" for case in CASES))
+    refuses(*at("--cases", table), ["costs are those of whole cases"])
+    flat = ["-d", "2", "-s", "1", "-b", "3", "--unit", "slice", "-device", "cpu"]
+    fails(capsys, select.main, flat, "--unit slice needs volumes", TARGET)
+    for case in CASES:
+        write_volume(workspace.raw / VOLUMES / "labelsTr" / f"{case}.nii.gz", np.ones(SHAPE, np.uint8))
+    refuses(*at(), [f"every case of {VOLUMES} has a label", "--labelled"])
+
+
+def test_source_of_pictures(workspace, capsys):
+    """A flat source serves volumes, too: each of its pictures is one view."""
+    for i in range(4):
+        write_picture(workspace.raw / SOURCE / "imagesTr" / f"x_{i}_0000.png", picture(i))
+    with_volumes(workspace)
+    run(capsys, "-s", "1")
+    assert any(pick.novelty > 0 for pick in picks(workspace))
+
+
+def test_ignore_label_is_the_highest_value():
+    assert with_ignore({"labels": {"background": 0, "a": 1, "b": 2}})["labels"]["ignore"] == 3
+    regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+    assert with_ignore(regions)["labels"]["ignore"] == 3
+    assert with_ignore({"labels": {"background": 0, "a": 1, "ignore": 2}})["labels"]["ignore"] == 2
+
+
+def test_volume_that_is_asked_for_as_a_whole_after_all(volumes, capsys):
+    run(capsys)
+    succeeds(capsys, select.main, ["-d", "31", "-b", "6", "-device", "cpu", "--overwrite"])
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:5, 2:5, 2:5] = 1
+    save(labels(volumes) / "v_0.nii.gz", label)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    assert list(described(volumes)["dataset"]) == ["v_0"]
+
+
+def test_volume_whose_slice_was_dropped_is_drawn_as_a_whole_in_the_next_round(volumes, capsys):
+    run(capsys, budget="2")
+    first, second = (pick.case for pick in picks(volumes))
+    draw(volumes, first)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    succeeds(capsys, select.main, ["-d", "31", "-b", "5", "-device", "cpu", "--overwrite"])
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:5, 2:5, 2:5] = 1
+    save(labels(volumes, 2) / f"{second}.nii.gz", label)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    assert sorted(described(volumes)["dataset"]) == sorted([first, second])
