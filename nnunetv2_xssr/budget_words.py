@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nnunetv2_xssr.selection.by_budget import STEPS
 
 NOTHING_MORE = "no further case can be picked"
+_CLEAR = 0.25  # how far below the chord a knee must lie to be one: 0 is a straight line, 1 a right angle
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,19 @@ def knee_words(curve: dict, picked: int) -> str:
     place = "as many as are picked"
     if picked != knee:
         place = f"{abs(picked - knee)} {'fewer' if knee < picked else 'more'} than picked"
+    words = f"the knee of the coverage up to {longest} cases is at {knee}, {place}: "
+    if _below_chord(curve) < _CLEAR:
+        return words + "but the curve hardly bends, every further case adds about as much, and the knee says little"
+    return words + "up to there a case adds more than the average one, from there on less"
+
+
+def _below_chord(curve: dict) -> float:
+    """How far the knee lies below the line between the curve's ends, both axes scaled to [0, 1]."""
+    budget, distance = curve["budget"], curve["mean_distance"]
+    fall = distance[0] - distance[-1]
+    at = budget.index(curve["knee"])
     return (
-        f"the knee of the coverage up to {longest} cases is at {knee}, {place}: "
-        f"up to there a case adds more than the average one, from there on less"
+        (budget[-1] - curve["knee"]) / (budget[-1] - budget[0]) - (distance[at] - distance[-1]) / fall if fall else 0.0
     )
 
 

@@ -131,6 +131,13 @@ def test_knee_in_words(picked, words):
     assert words in knee_words(CURVE, picked) and "up to 10 cases is at 2" in knee_words(CURVE, picked)
 
 
+def test_a_knee_that_hardly_bends_is_told():
+    line = {"budget": [1, 2, 3, 4, 5], "mean_distance": [1.0, 0.79, 0.59, 0.4, 0.2], "knee": 4}
+    assert "hardly bends" in knee_words(line, 3) and "hardly bends" not in knee_words(CURVE, 3)
+    flat = {"budget": [1, 2], "mean_distance": [0.0, 0.0], "knee": 1}
+    assert "hardly bends" in knee_words(flat, 1)
+
+
 def test_everything_picked_leaves_nothing_to_add(workspace, capsys):
     out = run(capsys, budget="100%")
     assert "no further case can be picked" in out and "nan" not in out
