@@ -145,6 +145,7 @@ def _readme(pool: ImagePool, names: dict[str, Path], first: Pick) -> str:
         else "a label map of whole numbers with the size, spacing, origin and direction of the image, which every tool "
         "below\n  keeps when the label was drawn over that image"
     )
+    nothing = "in an image? Save a label of zeros" if first.slice is None else "on a slice? Leave its zeros"
     return f"""What to do
 ----------
 worklist.csv lists the images to annotate, the most useful first, and why each was chosen. Draw what is listed below in
@@ -158,8 +159,7 @@ Names and format
 ----------------
 - The label of {" and ".join(f"images/{name}" for name in names)} is labels/{case}{ending}: without _0000.
 - Save {ending}: {kind}.
-- Nothing to draw in {"an image? Save a label of zeros" if first.slice is None else "a slice? Leave its zeros"}, and tell \
-whoever sent you this folder.
+- Nothing to draw {nothing}, and tell whoever sent you this folder.
 
 Tools
 -----
