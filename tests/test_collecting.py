@@ -224,6 +224,9 @@ def test_label_that_differs_from_the_collected_one(pictures):
     write_picture(pictures / "labelsTr" / "case_00.png", corrected)
     refused(pictures, returned, "case_00.png: differs from", "delete it first")
     assert (np.array(Image.open(pictures / "labelsTr" / "case_00.png")) == corrected).all()
+    (pictures / "labelsTr" / "case_00.png").unlink()  # as it says
+    assert take_in(dataset_pool(PICTURES), {}) == []
+    assert take_in(dataset_pool(PICTURES), inspected(pictures, returned).fit) == ["case_00"]
 
 
 def test_no_folder_of_labels(pictures):

@@ -70,6 +70,8 @@ def _collect(args: argparse.Namespace) -> None:
     missing = [case for case in last.picked if case in found.missing]
     if missing:
         print(f"still missing: {', '.join(missing)}")
+        if templates:
+            print("  templates as they were handed over; those with nothing to draw: --allow_empty CASE...")
     if found.not_asked:
         print(f"not asked for and left alone: {len(found.not_asked)} files ({found.not_asked[0]} first)")
 
