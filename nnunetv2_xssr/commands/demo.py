@@ -88,11 +88,11 @@ def _tell(study, variants: dict[str, str], dice: dict[str, dict[str, float]]) ->
     report = study.report("xssr")
     if report.is_file():  # a demo that an older version finished has none
         print(f"wrote {report}")
-        _open(report)
+        show(report)
     print("next: the same commands on your own data, see README.md")
 
 
-def _open(page: Path) -> None:
+def show(page: Path) -> None:
     """Show a page to whoever sits before the screen; nothing where nobody does."""
     has_screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if sys.stdout.isatty() and has_screen:
