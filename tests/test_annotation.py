@@ -285,6 +285,23 @@ def test_patients_of_earlier_rounds_are_not_torn_apart(again, capsys):
         assert not train & val
 
 
+def test_patients_of_a_label_that_comes_late(again, capsys):
+    table = again.root / "cases.csv"
+    table.write_text("case,patient\n" + "".join(f"t_{i:02d},p{i // 5}\n" for i in range(10)))
+    cases = ["--cases", table]
+    succeeds(capsys, select.main, [*SELECT[:4], "-b", "4", "-device", "cpu", "--overwrite", *cases])
+    first, *late = picked(again)
+    draw(again, first)
+    succeeds(capsys, collect.main, COLLECT)
+    succeeds(capsys, select.main, [*SELECT[:4], "-b", "1", "-device", "cpu", "--overwrite", *cases])
+    draw(again, *late)
+    succeeds(capsys, collect.main, [*COLLECT, "-l", handover(again) / "labels"])
+    assert len({case for fold in folds(again) for case in fold["val"]}) == 4
+    for fold in folds(again):
+        train, val = ({int(case[-2:]) // 5 for case in fold[part]} for part in ("train", "val"))
+        assert not train & val
+
+
 def test_collect_from_elsewhere(again, capsys):
     case = picked(again)[0]
     draw(again, case)

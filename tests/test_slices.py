@@ -141,6 +141,8 @@ def test_thin_volumes_give_no_slice_twice(volumes, capsys):
     out = run(capsys, "--max_per_volume", "8", budget="18")
     chosen = [(pick.case, pick.slice) for pick in picks(volumes)]
     assert len(chosen) == len(set(chosen)) == 18 and "only" not in out
+    argv = ["-d", "31", "--unit", "slice", "--max_per_volume", "8", "-b", "19", "-device", "cpu", "--overwrite"]
+    fails(capsys, select.main, argv, "between 1 and 18", "'19'")
 
 
 def test_templates(volumes, capsys):
@@ -226,7 +228,7 @@ def test_next_round_takes_other_volumes(volumes, capsys):
     draw(volumes, *drawn)
     succeeds(capsys, collect.main, ["-d", "31"])
     out = run(capsys, "--max_per_volume", "2", budget="2")
-    assert f"{len(first)} have a label already" in out
+    assert f"; {len(first)} have a label already" in out
     assert volumes.selection(VOLUMES)["round"] == 2
     second = {pick.case for pick in picks(volumes)}
     assert not second & drawn and volumes.selection(VOLUMES)["selections"][0]["labelled"] == sorted(drawn)

@@ -78,7 +78,8 @@ def _collect(args: argparse.Namespace) -> None:
     train_on = sorted(set(labelled) & set(chosen))
     if train_on:
         path = pool_folder(pool).parent / SPLIT_FILE
-        split = cross_validation(train_on, last.groups)
+        groups = {case: group for record in rounds for case, group in record.groups.items()}
+        split = cross_validation(train_on, groups)
         # An unchanged split keeps its date, by which status tells whether a fold was trained on it.
         if not path.is_file() or read_split(path) != split:
             write_split(path, split)
