@@ -98,6 +98,21 @@ class CaseRows:
                     old.unlink()
         return cls(path, list(hashes), _map(path))
 
+    @classmethod
+    def load(cls, folder: Path) -> tuple["CaseRows", dict]:
+        """The rows that a folder holds, with its index: ``cases`` (hashes), ``settings``; nothing is written.
+
+        Raises
+        ------
+        UserError
+            If the folder has no rows or they are cut off.
+        """
+        index_file = folder / "index.json"
+        index = read_json(index_file)
+        check_format(index, KIND, FORMAT_VERSION, index_file)
+        path = folder / index["rows"]
+        return cls(path, list(index["cases"]), _map(path)), index
+
     @staticmethod
     def _create(path: Path, identity: dict, index: dict | None, folder: Path) -> None:
         reusable = {}

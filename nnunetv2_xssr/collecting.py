@@ -9,8 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.folders import nnunet_folder
-from nnunetv2_xssr.handover import drawn_files, spacing_file, visible_files
+from nnunetv2_xssr.folders import nnunet_folder, visible_files
+from nnunetv2_xssr.handover import drawn_files, spacing_file
 from nnunetv2_xssr.label_check import UnfitLabel, check_label
 from nnunetv2_xssr.pools import Case, ImagePool
 from nnunetv2_xssr.records import atomic, write_json
@@ -40,8 +40,9 @@ class Inspection:
 
 
 def listed_cases(pool: ImagePool) -> list[str]:
-    """The cases that nnU-Net knows to be labelled: those of the table ``dataset`` in dataset.json."""
-    return sorted(case for case, entry in pool.dataset_json.get("dataset", {}).items() if "label" in entry)
+    """The cases that nnU-Net knows to be labelled: those of the table ``dataset`` in dataset.json that have a label."""
+    table = pool.dataset_json.get("dataset", {})
+    return [case.identifier for case in pool.cases if case.labelled and "label" in table.get(case.identifier, {})]
 
 
 def inspect_labels(
@@ -135,9 +136,9 @@ def take_in(pool: ImagePool, fit: dict[str, Path]) -> list[str]:
     """
     folder, home = nnunet_folder("nnUNet_raw") / pool.name, _home(pool)
     cases = {case.identifier: case for case in pool.cases}
-    table = {}
+    table, listed = {}, set(listed_cases(pool))
     for case, entry in pool.dataset_json.get("dataset", {}).items():
-        if "label" in entry:
+        if case in listed:
             table[case] = entry
         elif case not in fit and _entry(folder, cases[case], pool) is None:
             raise UserError(

@@ -46,3 +46,11 @@ def find_dataset(name_or_number: str) -> str:
         f"no dataset {name_or_number!r} in {raw} (nnUNet_raw), which holds {', '.join(known) or 'none'}; "
         f"give a name such as Dataset001_Name or its number"
     )
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """The files of a folder that a person put there, sorted; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    by_system = ("Thumbs.db", "desktop.ini")
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.name not in by_system)

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.folders import nnunet_folder
+from nnunetv2_xssr.folders import nnunet_folder, visible_files
 from nnunetv2_xssr.pools import Case, ImagePool
 from nnunetv2_xssr.reasons import reason
 from nnunetv2_xssr.records import atomic, read_json, sha256_files, write_json
@@ -53,14 +53,6 @@ def first_round(dataset: str) -> int:
     while drawn_labels(handover_folder(dataset, number)):
         number += 1
     return number
-
-
-def visible_files(folder: Path) -> list[Path]:
-    """The files of a folder that a person put there, sorted; none if there is no such folder."""
-    if not folder.is_dir():
-        return []
-    by_system = ("Thumbs.db", "desktop.ini")
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.name not in by_system)
 
 
 def check_no_labels(folder: Path) -> None:
@@ -153,6 +145,7 @@ def _readme(pool: ImagePool, names: dict[str, Path], first: Pick) -> str:
         else "a label map of whole numbers with the size, spacing, origin and direction of the image, which every tool "
         "below\n  keeps when the label was drawn over that image"
     )
+    nothing = "in an image? Save a label of zeros" if first.slice is None else "on a slice? Leave its zeros"
     return f"""What to do
 ----------
 worklist.csv lists the images to annotate, the most useful first, and why each was chosen. Draw what is listed below in
@@ -166,7 +159,7 @@ Names and format
 ----------------
 - The label of {" and ".join(f"images/{name}" for name in names)} is labels/{case}{ending}: without _0000.
 - Save {ending}: {kind}.
-- Nothing to draw in an image? Save a label of zeros, and tell whoever sent you this folder.
+- Nothing to draw {nothing}, and tell whoever sent you this folder.
 
 Tools
 -----
@@ -183,7 +176,7 @@ def _slices_note(pool: ImagePool) -> str:
     value = pool.dataset_json["labels"][IGNORE]
     return f"""Only some slices
 ----------------
-Of every image only the slices that worklist.csv names are drawn, counted from 0 along the axis of the file (ITK-SNAP
+Of every image only the slices that worklist.csv names are drawn, counted from 0 along the third axis, k (ITK-SNAP
 counts from 1). labels/ holds a template for each image: load it as the segmentation of its image and save it under the
 same name. It holds {value} (ignore) everywhere but on the slices to draw, which hold 0. Draw all that is to be seen on
 those, and leave {value} on all others.

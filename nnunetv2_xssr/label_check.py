@@ -18,10 +18,21 @@ class UnfitLabel(UserError):
 
 
 def label_values(dataset_json: dict) -> dict[int, str]:
-    """What a label may hold: value to name, with nnU-Net's ignore label if the dataset has one."""
+    """What a label may hold: value to name, with nnU-Net's ignore label if the dataset has one.
+
+    Raises
+    ------
+    UserError
+        If dataset.json does not describe labels as nnU-Net wants them.
+    """
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-    manager = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
+    if not dataset_json.get("labels"):
+        raise UserError("dataset.json names no labels, which annotators and nnU-Net need; add them")
+    try:
+        manager = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
+    except AssertionError as error:  # nnU-Net checks them this way
+        raise UserError(f"the labels in dataset.json do not fit nnU-Net ({error}); mend them") from None
     values = [*manager.all_labels, *([manager.ignore_label] if manager.has_ignore_label else [])]
     names = {value: name for name, value in dataset_json["labels"].items() if isinstance(value, int)}
     return {int(value): names.get(value, "part of a region") for value in values}

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.folders import nnunet_folder
+from nnunetv2_xssr.folders import nnunet_folder, visible_files
 from nnunetv2_xssr.pools import ImagePool, folder_pool, read_case
 from nnunetv2_xssr.records import atomic, read_json, write_json
 
@@ -87,6 +87,7 @@ def _check_same(dataset: Path, description: dict) -> None:
     if not (dataset / "dataset.json").is_file():
         return
     old = read_json(dataset / "dataset.json")
+    old["labels"] = {name: value for name, value in old.get("labels", {}).items() if name != "ignore"}  # of slices
     for key in ("channel_names", "labels", "file_ending"):
         if old.get(key) != description[key]:
             raise UserError(
@@ -106,7 +107,7 @@ def _link_images(pool: ImagePool, images: Path, ending: str) -> None:
             images / f"{case.identifier}.json": case.files[0].parent / f"{case.identifier}.json" for case in pool.cases
         }
         wanted |= {new: old for new, old in sidecars.items() if old.is_file()}
-    strange = sorted({path for path in images.glob("*") if path not in wanted})
+    strange = [path for path in visible_files(images) if path not in wanted]
     if strange:
         raise UserError(
             f"{images} holds {len(strange)} files that are not from -i ({strange[0].name}); leave -i out to select "

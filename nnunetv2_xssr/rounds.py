@@ -81,5 +81,10 @@ def chosen_cases(rounds: list[SelectionRecord]) -> list[str]:
 
 
 def slices_of_rounds(folder: Path) -> dict[str, list[int]]:
-    """The slices that were picked in any round, by volume; see `picked_slices`."""
-    return picked_slices(pick for record in load_rounds(folder) for pick in record.selections[0].picks)
+    """The slices to draw of every volume, as the last round that picked it has them; none of a whole volume."""
+    slices = {}
+    for record in load_rounds(folder):
+        for case in record.picked:
+            slices.pop(case, None)
+        slices |= picked_slices(record.selections[0].picks)
+    return slices

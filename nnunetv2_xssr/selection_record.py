@@ -71,6 +71,10 @@ class FoldSelection:
         The lists of an `AlphaCurve`: see `nnunetv2_xssr.selection.alpha`.
     mean_distance, covering_radius, random_mean_distance : float
         See `nnunetv2_xssr.selection.Selection`.
+    by_budget : dict or None
+        The lists of a `BudgetCurve` and its knee: see `nnunetv2_xssr.selection.by_budget`.
+    pool_domains, pool_groups : dict or None
+        How many cases of the pool are of each domain and of each group (patient); None where no case has one.
     """
 
     pool_size: int
@@ -81,6 +85,9 @@ class FoldSelection:
     mean_distance: float
     covering_radius: float
     random_mean_distance: float
+    by_budget: dict | None = None
+    pool_domains: dict[str, int] | None = None
+    pool_groups: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,10 @@ def view_slices(case: Case, reader) -> list[int]:
 
 def with_ignore(dataset_json: dict) -> dict:
     """The description of the dataset with an ignore label: the highest value, as nnU-Net wants it."""
+    highest = max(label_values(dataset_json))
     if IGNORE in dataset_json["labels"]:
         return dataset_json
-    return {**dataset_json, "labels": {**dataset_json["labels"], IGNORE: max(label_values(dataset_json)) + 1}}
+    return {**dataset_json, "labels": {**dataset_json["labels"], IGNORE: highest + 1}}
 
 
 def write_template(path: Path, case: Case, pool: ImagePool, slices: Collection[int]) -> None:

@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection.alpha import ALPHAS, CRITERIA, AlphaCurve
+from nnunetv2_xssr.selection.by_budget import BudgetCurve, budget_curve
 from nnunetv2_xssr.selection.cells import cells_of
 from nnunetv2_xssr.selection.constraints import Constraints
 from nnunetv2_xssr.selection.greedy import nearest_distance, replay, stand_for
@@ -39,6 +40,8 @@ class Selection:
         Median of mean_distance over 20 random draws of the same budget and under the same constraints.
     stands_for : int array of shape (k,)
         How many cases of the pool, itself included, are nearer to each pick than to any other pick or labelled case.
+    by_budget : BudgetCurve or None
+        What smaller and larger budgets would give; None if not asked for.
     """
 
     picks: np.ndarray
@@ -52,6 +55,7 @@ class Selection:
     covering_radius: float
     random_mean_distance: float
     stands_for: np.ndarray
+    by_budget: BudgetCurve | None = None
 
 
 def select(
@@ -65,6 +69,7 @@ def select(
     seed: int = 0,
     alpha_criterion: str = "mean_distance",
     constraints: Constraints | None = None,
+    horizon: int = 0,
 ) -> Selection:
     """Pick ``budget`` of n embedded cases.
 
@@ -91,6 +96,9 @@ def select(
         A name in ``CRITERIA``: what the calibrated alpha minimises.
     constraints : Constraints, optional
         Costs, quotas, groups, least distance, excluded rows. They may leave fewer picks than the budget.
+    horizon : int
+        Follow the ranking up to so many cases and say how the coverage grows: `Selection.by_budget`. Further cases are
+        those that would be picked if the picks were labelled by then.
 
     Raises
     ------
@@ -106,7 +114,7 @@ def select(
         if not np.isin(labelled, kept).all():
             raise UserError(f"labelled and excluded must not share rows; got {labelled.tolist()} as labelled")
         rest = source, strategy, np.searchsorted(kept, labelled), alpha, density_weight, seed, alpha_criterion
-        among_kept = select(pool[kept], budget, *rest, constraints.only(kept))
+        among_kept = select(pool[kept], budget, *rest, constraints.only(kept), horizon)
         return replace(among_kept, picks=kept[among_kept.picks])
     most, limits = constraints.limits(len(pool), budget, labelled)
     z, x = standardise(pool, source)
@@ -117,10 +125,16 @@ def select(
         cells = cells_of(z)
         scores = density(cells), novelty(cells, x)
         problem = Problem(cells, *scores, most, labelled, limits, alphas, density_weight, alpha_criterion, seed)
-        return _explained(problem, STRATEGIES[strategy](problem))
+        outcome = STRATEGIES[strategy](problem)
+        curve = None
+        if horizon:
+            rng = np.random.default_rng(seed)
+            draws = [lambda problem: random_draw(problem, rng)] * N_RANDOM_DRAWS
+            curve = budget_curve(problem, outcome, constraints, budget, horizon, STRATEGIES[strategy], draws)
+        return _explained(problem, outcome, curve)
 
 
-def _explained(problem: Problem, outcome: Outcome) -> Selection:
+def _explained(problem: Problem, outcome: Outcome, by_budget: BudgetCurve | None) -> Selection:
     picks = outcome.picks
     parts = problem.density[picks], problem.novelty[picks]
     diversity, nearest = replay(problem.pool, picks, problem.chosen)
@@ -139,6 +153,7 @@ def _explained(problem: Problem, outcome: Outcome) -> Selection:
         float(nearest.max()),
         _random_mean_distance(problem),
         stand_for(problem.pool, problem.pool.pool[chosen], chosen)[len(problem.chosen) :],
+        by_budget,
     )
 
 

@@ -81,8 +81,14 @@ def test_dataset_of_a_folder(workspace, archive, capsys):
     assert tree(archive) == before
     first = picked(workspace, "Dataset123_New")
     write_picture(archive / "IMG 9.png", picture(990))
+    (workspace.images("Dataset123_New") / ".DS_Store").write_bytes(b"x")
+    (workspace.raw / "Dataset123_New" / "dataset.json").write_text(
+        json.dumps(
+            {**described(workspace, "Dataset123_New"), "labels": {"background": 0, "lung": 1, "heart": 2, "ignore": 3}}
+        )
+    )
     succeeds(capsys, select.main, new(archive, "--overwrite", name="Dataset123_New"))
-    assert len(tree(workspace.images("Dataset123_New"))) == 9
+    assert len(tree(workspace.images("Dataset123_New"))) == 9 + 1
     assert len(picked(workspace, "Dataset123_New")) == len(first)
 
 
@@ -174,6 +180,14 @@ def test_handover(again):
         assert tool in note
 
 
+def test_dataset_without_usable_labels(workspace, capsys):
+    path = workspace.raw / TARGET / "dataset.json"
+    for labels, words in ((None, "names no labels"), ({"background": 0, "a": 1, "ignore": 1}, "do not fit nnU-Net")):
+        description = {**json.loads(path.read_text()), "labels": labels}
+        path.write_text(json.dumps(description))
+        fails(capsys, select.main, SELECT, words, "dataset.json")
+
+
 def test_replaced_selection_replaces_the_images(again, capsys):
     succeeds(capsys, select.main, [*SELECT, "--overwrite", "--strategy", "random", "--seed", "5"])
     images = sorted(tree(handover(again) / "images"))
@@ -206,6 +220,7 @@ def test_study_has_no_handover(again, capsys):
     succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", "2", "-device", "cpu"])
     assert not handover(again).exists()
     fails(capsys, collect.main, COLLECT, "nothing to collect", "every case has a label already")
+    assert "a study" in succeeds(capsys, status.main, ["-d", "2"])
     assert state(capsys)["mode"] == "study"
 
 
@@ -267,6 +282,23 @@ def test_patients_of_earlier_rounds_are_not_torn_apart(again, capsys):
     assert len({case for fold in folds(again) for case in fold["val"]}) == 6
     for fold in folds(again):
         train, val = ({int(case[-2:]) // 4 for case in fold[part]} for part in ("train", "val"))
+        assert not train & val
+
+
+def test_patients_of_a_label_that_comes_late(again, capsys):
+    table = again.root / "cases.csv"
+    table.write_text("case,patient\n" + "".join(f"t_{i:02d},p{i // 5}\n" for i in range(10)))
+    cases = ["--cases", table]
+    succeeds(capsys, select.main, [*SELECT[:4], "-b", "4", "-device", "cpu", "--overwrite", *cases])
+    first, *late = picked(again)
+    draw(again, first)
+    succeeds(capsys, collect.main, COLLECT)
+    succeeds(capsys, select.main, [*SELECT[:4], "-b", "1", "-device", "cpu", "--overwrite", *cases])
+    draw(again, *late)
+    succeeds(capsys, collect.main, [*COLLECT, "-l", handover(again) / "labels"])
+    assert len({case for fold in folds(again) for case in fold["val"]}) == 4
+    for fold in folds(again):
+        train, val = ({int(case[-2:]) // 5 for case in fold[part]} for part in ("train", "val"))
         assert not train & val
 
 

@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 from making import write_dataset_json, write_picture, write_pictures
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from PIL import Image
 
@@ -223,6 +224,9 @@ def test_label_that_differs_from_the_collected_one(pictures):
     write_picture(pictures / "labelsTr" / "case_00.png", corrected)
     refused(pictures, returned, "case_00.png: differs from", "delete it first")
     assert (np.array(Image.open(pictures / "labelsTr" / "case_00.png")) == corrected).all()
+    (pictures / "labelsTr" / "case_00.png").unlink()  # as it says
+    assert take_in(dataset_pool(PICTURES), {}) == []
+    assert take_in(dataset_pool(PICTURES), inspected(pictures, returned).fit) == ["case_00"]
 
 
 def test_no_folder_of_labels(pictures):
@@ -269,9 +273,10 @@ def test_interrupted_collect_leaves_the_old_dataset(pictures, monkeypatch):
 
     def fails_at_the_second(old, new):
         copied.append(new)
+        content = Path(old).read_bytes()
+        Path(new).write_bytes(content[: len(content) // len(copied)])
         if len(copied) == 2:
             raise OSError(28, "No space left on device")
-        Path(new).write_bytes(Path(old).read_bytes())
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfile", fails_at_the_second)
@@ -306,3 +311,9 @@ def test_spacing_of_stacks_goes_with_the_label(empty):
     tifffile.imwrite(returned / "s.tif", drawn((5, 6, 7)))
     take_in(dataset_pool(folder.name), inspect_labels(dataset_pool(folder.name), returned, ["s"]).fit)
     assert json.loads((folder / "labelsTr" / "s.json").read_text()) == {"spacing": [3, 1, 1]}
+
+
+def test_stock_nnunet_finds_nothing_wrong(pictures, capfd):
+    take_in(dataset_pool(PICTURES), inspected(pictures, came(pictures, "case_00.png", "case_02.png")).fit)
+    verify_dataset_integrity(str(pictures), 1)
+    assert "Error" not in capfd.readouterr().out

@@ -64,7 +64,7 @@ def test_wheel_holds_every_module(tmp_path):
         for file in folder.glob("*.py")
     }
     assert inside == expected
-    assert extra == []
+    assert sorted(extra) == [f"nnunetv2_xssr/report/page.{ending}" for ending in ("css", "html", "js")]
     # Imported from what the wheel installs, far from the checkout.
     code = "import nnunetv2_xssr.selection as s, nnunetv2_xssr.trainer_link as t; print(s.__file__, t.__file__)"
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
@@ -85,7 +85,7 @@ def test_entry_points_can_be_imported_and_tell_their_use(capsys):
         assert caught.value.code == 0
         assert f"usage: {name}" in capsys.readouterr().out
         names.append(name)
-    assert set(names) >= {f"nnUNetv2_xssr_{c}" for c in ("pretrain", "select", "link", "demo")}
+    assert set(names) >= {f"nnUNetv2_xssr_{c}" for c in ("pretrain", "select", "report", "link", "demo")}
 
 
 def test_help_of_select_names_every_strategy(capsys):
@@ -102,7 +102,7 @@ def test_help_is_fast_to_load():
     """Help needs neither torch nor nnU-Net."""
     code = (
         "import sys\n"
-        "from nnunetv2_xssr.commands import link, pretrain, select\n"
+        "from nnunetv2_xssr.commands import link, pretrain, report, select\n"
         "heavy = {'torch', 'nnunetv2', 'sklearn', 'SimpleITK'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

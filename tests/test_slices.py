@@ -143,6 +143,8 @@ def test_thin_volumes_give_no_slice_twice(volumes, capsys):
     out = run(capsys, "--max_per_volume", "8", budget="18")
     chosen = [(pick.case, pick.slice) for pick in picks(volumes)]
     assert len(chosen) == len(set(chosen)) == 18 and "only" not in out
+    argv = ["-d", "31", "--unit", "slice", "--max_per_volume", "8", "-b", "19", "-device", "cpu", "--overwrite"]
+    fails(capsys, select.main, argv, "between 1 and 18", "'19'")
 
 
 def test_templates(volumes, capsys):
@@ -228,7 +230,7 @@ def test_next_round_takes_other_volumes(volumes, capsys):
     draw(volumes, *drawn)
     succeeds(capsys, collect.main, ["-d", "31"])
     out = run(capsys, "--max_per_volume", "2", budget="2")
-    assert f"{len(first)} have a label already" in out
+    assert f"; {len(first)} have a label already" in out
     assert volumes.selection(VOLUMES)["round"] == 2
     second = {pick.case for pick in picks(volumes)}
     assert not second & drawn and volumes.selection(VOLUMES)["selections"][0]["labelled"] == sorted(drawn)
@@ -321,3 +323,26 @@ def test_ignore_label_is_the_highest_value():
     regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
     assert with_ignore(regions)["labels"]["ignore"] == 3
     assert with_ignore({"labels": {"background": 0, "a": 1, "ignore": 2}})["labels"]["ignore"] == 2
+
+
+def test_volume_that_is_asked_for_as_a_whole_after_all(volumes, capsys):
+    run(capsys)
+    succeeds(capsys, select.main, ["-d", "31", "-b", "6", "-device", "cpu", "--overwrite"])
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:5, 2:5, 2:5] = 1
+    save(labels(volumes) / "v_0.nii.gz", label)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    assert list(described(volumes)["dataset"]) == ["v_0"]
+
+
+def test_volume_whose_slice_was_dropped_is_drawn_as_a_whole_in_the_next_round(volumes, capsys):
+    run(capsys, budget="2")
+    first, second = (pick.case for pick in picks(volumes))
+    draw(volumes, first)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    succeeds(capsys, select.main, ["-d", "31", "-b", "5", "-device", "cpu", "--overwrite"])
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:5, 2:5, 2:5] = 1
+    save(labels(volumes, 2) / f"{second}.nii.gz", label)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    assert sorted(described(volumes)["dataset"]) == sorted([first, second])

@@ -70,13 +70,16 @@ def _collect(args: argparse.Namespace) -> None:
     missing = [case for case in last.picked if case in found.missing]
     if missing:
         print(f"still missing: {', '.join(missing)}")
+        if templates:
+            print("  templates as they were handed over; those with nothing to draw: --allow_empty CASE...")
     if found.not_asked:
         print(f"not asked for and left alone: {len(found.not_asked)} files ({found.not_asked[0]} first)")
 
     train_on = sorted(set(labelled) & set(chosen))
     if train_on:
         path = pool_folder(pool).parent / SPLIT_FILE
-        split = cross_validation(train_on, last.groups)
+        groups = {case: group for record in rounds for case, group in record.groups.items()}
+        split = cross_validation(train_on, groups)
         # An unchanged split keeps its date, by which status tells whether a fold was trained on it.
         if not path.is_file() or read_split(path) != split:
             write_split(path, split)

@@ -1,6 +1,9 @@
 """nnUNetv2_xssr_demo: the main job on built-in data, from pretraining to trained nnU-Nets, in minutes on a CPU."""
 
 import argparse
+import os
+import sys
+import webbrowser
 from pathlib import Path
 
 from nnunetv2_xssr.commands.frame import add_device, resolve_device, run
@@ -82,7 +85,18 @@ def _tell(study, variants: dict[str, str], dice: dict[str, dict[str, float]]) ->
     print(f"{f'random, mean +- sd of {len(random)}':<28}{row}\n")
     for picture in _draw(study, variants, dice, random, rare):
         print(f"wrote {picture}")
+    report = study.report("xssr")
+    if report.is_file():  # a demo that an older version finished has none
+        print(f"wrote {report}")
+        show(report)
     print("next: the same commands on your own data, see README.md")
+
+
+def show(page: Path) -> None:
+    """Show a page to whoever sits before the screen; nothing where nobody does."""
+    has_screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.stdout.isatty() and has_screen:
+        webbrowser.open(page.as_uri())
 
 
 def _draw(study, variants: dict[str, str], dice: dict[str, dict[str, float]], random: list[str], rare: list[str]):

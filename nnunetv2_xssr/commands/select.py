@@ -1,7 +1,8 @@
 """nnUNetv2_xssr_select: pick the cases of a target pool that are worth annotating."""
 
 import argparse
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     add("-s", nargs="+", default=[], metavar="SOURCE",
         help="datasets or folders of unlabelled images from the place where a model or an archive exists; without it "
         "the autoencoder learns from the pool itself and novelty is off")
-    add("-b", required=True, metavar="BUDGET", help="how many cases to pick: a number, or a percentage such as 5%%")
+    add("-b", "--budget", required=True, metavar="BUDGET",
+        help="how many cases to pick: a number, a percentage such as 5%%, or auto for the knee of the coverage")
     add("--encoder", type=Path, metavar="FILE", help="checkpoint_final.pth of nnUNetv2_xssr_pretrain to embed with")
     add("--embedding", default="auto", choices=("auto", "grid", "average", "gap"),
         help="compare cases by what lies where (grid), or only by what there is (average, or gap: the last stage of "
@@ -77,8 +79,10 @@ def _select(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.commands.select_words import describe_plan, describe_result
     from nnunetv2_xssr.folders import check_environment, find_dataset
     from nnunetv2_xssr.handover import check_no_labels, first_round, handover_folder, write_handover
+    from nnunetv2_xssr.label_check import label_values
     from nnunetv2_xssr.linking import ensure_linked
     from nnunetv2_xssr.pools import dataset_pool, open_pools, with_case_table
+    from nnunetv2_xssr.report.page import write_report
     from nnunetv2_xssr.rounds import begins_round, keep_round, last_round, slices_of_rounds
     from nnunetv2_xssr.selection_record import FILE_NAME as RECORD_FILE
     from nnunetv2_xssr.selection_record import check_replaceable
@@ -96,7 +100,7 @@ def _select(args: argparse.Namespace) -> None:
     if target.name in [pool.name for pool in sources]:
         raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
     choice = Choice(
-        args.b,
+        args.budget,
         args.strategy,
         _alpha(args.alpha),
         args.density_weight,
@@ -116,7 +120,7 @@ def _select(args: argparse.Namespace) -> None:
         plan_for = partial(make_slice_plan, picked=slices_of_rounds(pool_folder(target)) if last else {})
         target = replace(target, dataset_json=with_ignore(target.dataset_json))
     plan = plan_for(target, choice)
-    select = selector(args.scheduler, choice.strategy, plan.folds[0].constraints, pool_folder(target))
+    select = selector(args.scheduler, choice.strategy, plan.folds[0], pool_folder(target))
     device = resolve_device(args.device)
     record_path = pool_folder(target) / RECORD_FILE
     labelled = set(map(volume_of, plan.folds[0].labelled)) if plan.mode == "annotation" else target.identifiers
@@ -137,6 +141,8 @@ def _select(args: argparse.Namespace) -> None:
         check_replaceable(record_path, "settings", settings)
     elif plan.mode == "annotation":
         check_no_labels(handover)
+    if plan.mode == "annotation":
+        label_values(target.dataset_json)  # of which the annotator is told
     print(describe_plan(plan, target.name, [pool.name for pool in sources]))
 
     embedded = _embed_all(target, sources, args, device)
@@ -155,6 +161,8 @@ def _select(args: argparse.Namespace) -> None:
     print(describe_result(record, plan.folds[0].budget))
     print(f"wrote {record_path}")
     print(f"wrote {pool_folder(target).parent / SPLIT_FILE}")
+    if choice.unit == "case":
+        print(f"wrote {write_report(target.name)}")
     if plan.mode == "annotation":
         print(f"wrote {handover}, for the annotator")
     if line := ensure_linked():
@@ -279,23 +287,20 @@ def _record(target, plan, choice, settings: dict, embedded: _Embedded, select, n
 def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: dict, select, place_of):
     import numpy as np
 
+    from nnunetv2_xssr.commands.select_budget import pick
     from nnunetv2_xssr.selection_record import FoldSelection, Pick
     from nnunetv2_xssr.slices import volume_of
 
     place = {identifier: i for i, identifier in enumerate(fold.pool)}
     rows = [row[identifier] for identifier in fold.pool]
     whole = rows == list(range(len(embedded.pool)))
-    chosen = select(
+    chosen = pick(
+        select,
+        choice,
+        fold,
         embedded.pool if whole else embedded.pool[rows],  # a whole pool stays on disk
-        fold.budget,
         embedded.source,
-        choice.strategy,
         np.array([place[identifier] for identifier in fold.labelled], int),
-        choice.alpha,
-        choice.density_weight,
-        choice.seed,
-        choice.alpha_criterion,
-        fold.constraints,
     )
     picks = []
     for rank, i in enumerate(chosen.picks):
@@ -305,9 +310,7 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: 
         stands_for = int(chosen.stands_for[rank])
         about = case.identifier, case.domain, case.group, case.cost
         picks.append(Pick(rank + 1, *about, *parts, score, stands_for, place_of(fold.pool[i])))
-    curve = None
-    if chosen.curve is not None:
-        curve = {name: list(values) for name, values in vars(chosen.curve).items()}
+    curve, by_budget = (None if each is None else asdict(each) for each in (chosen.curve, chosen.by_budget))
     return FoldSelection(
         len(fold.pool),
         sorted(set(map(volume_of, fold.labelled))),
@@ -317,4 +320,12 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: 
         chosen.mean_distance,
         chosen.covering_radius,
         chosen.random_mean_distance,
+        by_budget,
+        *(_counts(getattr(cases[volume_of(case)], name) for case in fold.pool) for name in ("domain", "group")),
     )
+
+
+def _counts(names) -> dict[str, int] | None:
+    """How often each name comes, the most frequent first; cases without one count as ""."""
+    counts = Counter(name or "" for name in names)
+    return dict(counts.most_common()) if set(counts) != {""} else None

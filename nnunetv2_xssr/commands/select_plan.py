@@ -1,7 +1,7 @@
 """What a call of nnUNetv2_xssr_select will do: decided and checked before any long work."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError, one_of
@@ -12,6 +12,11 @@ from nnunetv2_xssr.selection import CRITERIA, STRATEGIES, Constraints, parse_bud
 from nnunetv2_xssr.slices import volume_of
 from nnunetv2_xssr.split import Split
 
+AUTO = "auto"  # the budget that stands for the knee of the coverage
+MOST_AUTOMATIC = 100  # cases among which the knee is looked for
+# The first of their picks are not what they would pick for a smaller budget.
+_NOT_RANKING = ("kmeans", "typiclust", "probcover")
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -20,7 +25,7 @@ class Choice:
     Attributes
     ----------
     budget : str
-        As written: ``22`` or ``5%``, of cases or, where they have costs, of cost.
+        As written: ``22`` or ``5%``, of cases or, where they have costs, of cost; ``auto`` for the knee.
     strategy : str
     alpha : float or None
         None calibrates it.
@@ -66,6 +71,9 @@ class Choice:
             raise UserError(f"--seed must be 0 or more; got {self.seed}")
         if self.alpha_criterion not in CRITERIA:
             raise one_of("--alpha_criterion", CRITERIA, self.alpha_criterion)
+        if self.budget == AUTO and (self.strategy in _NOT_RANKING or self.domain_quota is not None):
+            what = "--domain_quota" if self.strategy not in _NOT_RANKING else f"--strategy {self.strategy}"
+            raise UserError(f"-b {AUTO} needs picks that are a ranking, which {what} does not give; give -b a number")
         if self.unit not in ("case", "slice"):
             raise one_of("--unit", ("case", "slice"), self.unit)
         if self.max_per_volume is not None and self.unit == "case":
@@ -115,7 +123,7 @@ class FoldPlan:
         The cases it is about.
     labelled : list of str
         Those of them that count as picked from the start.
-    budget : int, or float where the cases have costs
+    budget : int, or float where the cases have costs; None for the knee of the coverage
     constraints : Constraints
     validation : list of str or None
         The fold's validation cases in a study; None where the selected cases are to be cross-validated.
@@ -123,9 +131,13 @@ class FoldPlan:
 
     pool: list[str]
     labelled: list[str]
-    budget: float
+    budget: float | None
     constraints: Constraints
     validation: list[str] | None
+
+    def most(self) -> int:
+        """How many cases the knee is looked for among."""
+        return min(MOST_AUTOMATIC, len(self.pool) - len(self.labelled))
 
 
 @dataclass(frozen=True)
@@ -189,14 +201,19 @@ def make_plan(target: ImagePool, choice: Choice, left_out: Collection[str] = ())
 def _fold_plan(cases: list[Case], labelled: list[str], choice: Choice, validation: list[str] | None) -> FoldPlan:
     constraints = choice.constraints(cases)
     taken = [i for i, case in enumerate(cases) if case.identifier in set(labelled)]
-    if constraints.cost is None:
+    plan = FoldPlan([case.identifier for case in cases], labelled, None, constraints, validation)
+    if choice.budget == AUTO:
+        if constraints.cost is not None:
+            raise UserError(f"-b {AUTO} does not know what a case may cost; give the total cost to -b")
+        budget = plan.most()
+    elif constraints.cost is None:
         budget = parse_budget(choice.budget, len(cases), len(cases) - len(labelled))
     else:
         total = sum(constraints.cost)
         budget = parse_cost_budget(choice.budget, total, total - sum(constraints.cost[i] for i in taken))
     constraints.check(len(cases))
     constraints.limits(len(cases), budget, taken)  # says what does not fit, before any long work
-    return FoldPlan([case.identifier for case in cases], labelled, budget, constraints, validation)
+    return plan if choice.budget == AUTO else replace(plan, budget=budget)
 
 
 def _study(target: ImagePool, gone: set[str], groups: dict[str, str], choice: Choice) -> list[FoldPlan]:

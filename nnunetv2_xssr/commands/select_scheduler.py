@@ -4,13 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from nnunetv2_xssr.commands.select_plan import FoldPlan
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.selection import Constraints
 
 PARTITION_BYTES = 2**26  # two such partitions and all that is made of them fit into a worker of 1 GiB
 
 
-def selector(scheduler: str | None, strategy: str, constraints: Constraints, folder: Path) -> Callable:
+def selector(scheduler: str | None, strategy: str, fold: FoldPlan, folder: Path) -> Callable:
     """What to call in the place of `nnunetv2_xssr.selection.select`, with the same arguments.
 
     Parameters
@@ -18,7 +18,7 @@ def selector(scheduler: str | None, strategy: str, constraints: Constraints, fol
     scheduler : str or None
         An address, ``local``, or None for this process.
     strategy : str
-    constraints : Constraints
+    fold : FoldPlan
     folder : Path
         Where the partitions are kept, in ``partitions``.
 
@@ -35,7 +35,9 @@ def selector(scheduler: str | None, strategy: str, constraints: Constraints, fol
 
     if strategy != "xssr":
         raise UserError(f"--scheduler works with --strategy xssr only; got {strategy}")
-    if constraints.limiting:
+    if fold.budget is None:
+        raise UserError("--scheduler does not look for the knee of the coverage; give a number to -b")
+    if fold.constraints.limiting:
         raise UserError(
             "--scheduler knows no costs, --domain_quota, --max_per_group or --min_distance; leave these out, or "
             "--scheduler"
@@ -45,8 +47,21 @@ def selector(scheduler: str | None, strategy: str, constraints: Constraints, fol
 
 
 def _select_on(
-    scheduler, folder, pool, budget, source, strategy, labelled, alpha, density_weight, seed, criterion, constraints
+    scheduler,
+    folder,
+    pool,
+    budget,
+    source,
+    strategy,
+    labelled,
+    alpha,
+    density_weight,
+    seed,
+    criterion,
+    constraints,
+    horizon,
 ):
+    # The curve over the budget would need every partition at every step: it is left out, and the record says None.
     from nnunetv2_xssr.selection.distributed import connect, select_partitions
     from nnunetv2_xssr.selection.partitions import write_partitions
 

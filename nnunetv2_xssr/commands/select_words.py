@@ -1,5 +1,6 @@
 """What nnUNetv2_xssr_select tells: plan, picks, alpha and coverage in words."""
 
+from nnunetv2_xssr.budget_words import knee_words, next_words
 from nnunetv2_xssr.commands.select_plan import SelectionPlan
 from nnunetv2_xssr.selection.select import N_RANDOM_DRAWS
 from nnunetv2_xssr.selection_record import FoldSelection, SelectionRecord
@@ -16,6 +17,9 @@ def describe_plan(plan: SelectionPlan, name: str, sources: list[str]) -> str:
     """One or two sentences: what will be picked from what."""
     first = plan.folds[0]
     budget = f"{first.budget} of {len(first.pool)} {{}}{plan.unit}s"
+    if first.budget is None:
+        asked = f"as the knee of the coverage tells, at most {first.most()},"
+        budget = f"as many of {len(first.pool)} {{}}{plan.unit}s {asked}"
     if first.constraints.cost is not None:
         budget = f"{{}}cases with a cost of {first.budget:g}, of {sum(first.constraints.cost):g} in all,"
     if plan.mode == "study":
@@ -90,9 +94,11 @@ def coverage_words(selection: FoldSelection) -> str:
     return text + f": {_percent(random / ours)} " + ("farther" if random >= ours else "(nearer)")
 
 
-def spent_words(selection: FoldSelection, budget: float) -> str | None:
-    """What the picks cost, or how many are missing because the limits left no other; None if neither."""
+def spent_words(selection: FoldSelection, budget: float | None) -> str | None:
+    """What the picks cost, how many are missing because the limits left no other, or what -b auto took; else None."""
     count = len(selection.picks)
+    if budget is None:
+        return f"-b auto: {count} cases picked, the knee of the coverage"
     if count and selection.picks[0].cost is not None:
         return f"{count} picks with a cost of {sum(pick.cost for pick in selection.picks):g} in all, of {budget:g}"
     if count < budget:
@@ -100,11 +106,19 @@ def spent_words(selection: FoldSelection, budget: float) -> str | None:
     return None
 
 
-def describe_result(record: SelectionRecord, first_budget: float) -> str:
+def how_many_words(selection: FoldSelection) -> str | None:
+    """Whether fewer or more cases would have been worth it; None where the record has no curve."""
+    curve, picked = selection.by_budget, len(selection.picks)
+    if curve is None:
+        return None
+    return f"how many: {knee_words(curve, picked)}; {next_words(curve, picked)}"
+
+
+def describe_result(record: SelectionRecord, first_budget: float | None) -> str:
     """The first selection in full, and a line for each further fold."""
     first = record.selections[0]
     alpha = alpha_words(first, record.settings["alpha_criterion"])
-    parts = [picks_table(first), spent_words(first, first_budget), alpha, coverage_words(first)]
+    parts = [picks_table(first), spent_words(first, first_budget), alpha, coverage_words(first), how_many_words(first)]
     if len(record.selections) > 1:
         parts[0] = f"fold 0:\n{parts[0]}"
         parts += [f"fold {i}: {_fold_line(selection)}" for i, selection in enumerate(record.selections) if i]

@@ -14,6 +14,7 @@ import numpy as np
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records import read_json, write_json
+from nnunetv2_xssr.report.page import FILE_NAME as REPORT
 from nnunetv2_xssr.selection_record import FILE_NAME, SelectionRecord
 
 # Small images: starting a process costs more than the work that it would do.
@@ -153,7 +154,8 @@ class Study:
         if not summary.is_file():
             select = ("nnUNetv2_xssr_select", "-d", self.target, "-s", self.source, "--encoder", str(self.encoder))
             self.run(*select, "-device", self.device, "--overwrite", *select_options, arm=arm)
-            shutil.copyfile(self.preprocessed / "xssr" / FILE_NAME, folder / FILE_NAME)
+            for name in (FILE_NAME, REPORT):
+                shutil.copyfile(self.preprocessed / "xssr" / name, folder / name)
             train = ("nnUNetv2_train", self.target, self.configuration, "0", "-tr", self.trainer)
             self.run(*train, "-device", self.device, "--c", arm=arm)
         return {
@@ -165,6 +167,10 @@ class Study:
         """The cases that an arm picked, in order."""
         record = SelectionRecord.load(self.folder / "arms" / arm / FILE_NAME)
         return [pick.case for pick in record.selections[0].picks]
+
+    def report(self, arm: str) -> Path:
+        """The report of an arm's selection."""
+        return self.folder / "arms" / arm / REPORT
 
     def prediction(self, arm: str, case: str, ending: str) -> Path:
         """The predicted segmentation of a test case."""

@@ -1,0 +1,32 @@
+"""nnUNetv2_xssr_report: write the report of a selection again, or tell its facts to a script."""
+
+import argparse
+
+from nnunetv2_xssr.commands.frame import run
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_xssr_report",
+        description="Write report.html beside a selection anew, from what nnUNetv2_xssr_select left on disk: no image "
+        "is read and nothing is selected. The file needs no network and opens in any browser.",
+    )
+    parser.add_argument("-d", required=True, metavar="TARGET", help="the dataset of the selection, by name or number")
+    parser.add_argument("--json", action="store_true", help="print the facts of the report as JSON, and write nothing")
+    args = parser.parse_args(argv)
+    return run(parser.prog, lambda: _report(args))
+
+
+def _report(args: argparse.Namespace) -> None:
+    import json
+
+    from nnunetv2_xssr.folders import find_dataset
+    from nnunetv2_xssr.report.facts import gather
+    from nnunetv2_xssr.report.kept import open_kept
+    from nnunetv2_xssr.report.page import write_report
+
+    dataset = find_dataset(args.d)
+    if args.json:
+        print(json.dumps(gather(open_kept(dataset)), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    print(f"wrote {write_report(dataset)}")

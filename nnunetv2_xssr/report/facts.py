@@ -1,0 +1,160 @@
+"""What the report tells, as plain values: the page draws them, and scripts read them as JSON."""
+
+from collections import Counter
+
+import numpy as np
+
+from nnunetv2_xssr.budget_words import gains, knee_words, next_words
+from nnunetv2_xssr.reasons import reason
+from nnunetv2_xssr.report.kept import Kept, KeptPool
+from nnunetv2_xssr.report.layout import lay_out, most_alike
+from nnunetv2_xssr.selection.standardise import Scale
+from nnunetv2_xssr.selection_record import FoldSelection
+
+KIND, FORMAT_VERSION = "report facts", 1
+POOL_DOTS, SOURCE_DOTS = 1000, 300  # of the map at most, besides the picks
+
+
+def gather(kept: Kept) -> dict:
+    """All facts about a selection.
+
+    Returns
+    -------
+    dict
+        ``dataset``, ``mode``, ``views_per_case`` (1 in 2D), ``sources`` (name to number of cases), ``settings``,
+        ``versions``, ``provenance``, ``set_aside``, and ``selections``: for every fold or the whole pool, ``picks``
+        with reason and nearest cases, ``map`` with a dot a case, ``coverage``, ``budget`` (None without a curve),
+        ``alpha`` (None for strategies without it), ``domains`` and ``groups`` (None where no case has one). Distances
+        are between standardised embeddings: 0 for copies, 2 for opposites.
+    """
+    record = kept.record
+    selections = [
+        _selection(kept, number, one, members)
+        for number, (one, members) in enumerate(zip(record.selections, kept.members, strict=True))
+    ]
+    return {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "dataset": record.dataset,
+        "mode": record.mode,
+        "views_per_case": kept.target.views_per_case,
+        "sources": {source.name: len(source.identifiers) for source in kept.sources},
+        "settings": record.settings,
+        "versions": record.versions,
+        "provenance": record.provenance,
+        "set_aside": record.set_aside,
+        "selections": selections,
+    }
+
+
+def _selection(kept: Kept, number: int, selection: FoldSelection, members: list[str]) -> dict:
+    place = {identifier: i for i, identifier in enumerate(kept.target.identifiers)}
+    rows = [place[identifier] for identifier in members]
+    whole = len(rows) == len(kept.target.identifiers)
+    pool = kept.target.embeddings if whole else kept.target.embeddings[rows]
+    scale = Scale.of(pool)
+    return {
+        "fold": number if kept.record.mode == "study" else None,
+        "pool_size": selection.pool_size,
+        "labelled": selection.labelled,
+        "picks": _picks(selection, members, pool, scale),
+        "coverage": {
+            "mean_distance": selection.mean_distance,
+            "random_mean_distance": selection.random_mean_distance,
+            "covering_radius": selection.covering_radius,
+        },
+        "budget": _budget(selection),
+        "alpha": _alpha(selection, kept.record.settings["alpha_criterion"]),
+        "domains": _domains(selection),
+        "groups": _groups(selection),
+        "map": _map(selection, members, pool, scale, kept.sources),
+    }
+
+
+def _picks(selection: FoldSelection, members: list[str], pool: np.ndarray, scale: Scale) -> list[dict]:
+    place = {identifier: i for i, identifier in enumerate(members)}
+    rows = np.array([place[pick.case] for pick in selection.picks], int)
+    near = zip(*(part.tolist() for part in most_alike(pool, scale, rows)), strict=True)
+    return [
+        {
+            **vars(pick),
+            "reason": reason(pick),
+            "most_alike": [{"case": members[row], "distance": distance} for distance, row in zip(*pair, strict=True)],
+        }
+        for pick, pair in zip(selection.picks, near, strict=True)
+    ]
+
+
+def _budget(selection: FoldSelection) -> dict | None:
+    curve, picked = selection.by_budget, len(selection.picks)
+    if curve is None:
+        return None
+    return {
+        **curve,
+        "picked": picked,
+        "next": [vars(gain) for gain in gains(curve, picked)],
+        "knee_in_words": knee_words(curve, picked),
+        "next_in_words": next_words(curve, picked),
+    }
+
+
+def _alpha(selection: FoldSelection, criterion: str) -> dict | None:
+    if selection.alpha is None:
+        return None
+    return {"taken": selection.alpha, "criterion": criterion, **selection.alpha_curve}
+
+
+def _domains(selection: FoldSelection) -> list[dict] | None:
+    if selection.pool_domains is None:
+        return None
+    picked = Counter(pick.domain or "" for pick in selection.picks)
+    return [{"domain": name, "pool": count, "picked": picked[name]} for name, count in selection.pool_domains.items()]
+
+
+def _groups(selection: FoldSelection) -> dict | None:
+    if selection.pool_groups is None:
+        return None
+    picked = Counter(pick.group for pick in selection.picks if pick.group)
+    named = {name: count for name, count in selection.pool_groups.items() if name}
+    return {
+        "pool": len(named),
+        "picked": len(picked),
+        "largest_in_pool": max(named.values(), default=0),
+        "largest_picked": max(picked.values(), default=0),
+    }
+
+
+def _map(selection: FoldSelection, members: list[str], pool: np.ndarray, scale: Scale, sources: list[KeptPool]) -> dict:
+    """A dot for every pick, and for a sample of the rest of the pool and of the sources where they are many."""
+    rank = {pick.case: pick.rank for pick in selection.picks}
+    labelled = set(selection.labelled)
+    place = {identifier: i for i, identifier in enumerate(members)}
+    others = _sample([identifier for identifier in members if identifier not in rank], POOL_DOTS)
+    everywhere = [(source, i) for source in sources for i in range(len(source.identifiers))]
+    before = _sample(everywhere, SOURCE_DOTS)
+    dots = [_dot(source.identifiers[i], "source", pool=source.name) for source, i in before]
+    dots += [_dot(case, "labelled" if case in labelled else "pool") for case in others]
+    dots += [_dot(case, "pick", rank=rank[case]) for case in rank]
+    features = [source.embeddings[i] for source, i in before] + [pool[place[case]] for case in [*others, *rank]]
+    layout = lay_out(scale.apply(np.array(features)))
+    for dot, (x, y) in zip(dots, layout.positions.tolist(), strict=True):
+        dot.update(x=round(x, 4), y=round(y, 4))
+    return {
+        "method": layout.method,
+        "shown": layout.shown,
+        "pool_left_out": len(members) - len(rank) - len(others),
+        "source_left_out": len(everywhere) - len(before),
+        "dots": dots,
+    }
+
+
+def _dot(case: str, kind: str, pool: str | None = None, rank: int | None = None) -> dict:
+    return {"case": case, "kind": kind, "pool": pool, "rank": rank}
+
+
+def _sample(items: list, most: int) -> list:
+    """At most so many of the items, drawn evenly with a fixed seed, in their order."""
+    if len(items) <= most:
+        return items
+    drawn = np.random.default_rng(0).choice(len(items), most, replace=False)
+    return [items[i] for i in np.sort(drawn)]

@@ -1,0 +1,123 @@
+"""What a selection left on disk, read back for the report: nothing is computed anew and no image is opened."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_xssr.case_rows import CaseRows
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.folders import nnunet_folder
+from nnunetv2_xssr.pretrain.pooling import Layout, features
+from nnunetv2_xssr.records import read_json, sha256_json
+from nnunetv2_xssr.selection_record import FILE_NAME as RECORD_FILE
+from nnunetv2_xssr.selection_record import SelectionRecord
+from nnunetv2_xssr.split import FILE_NAME as SPLIT_FILE
+from nnunetv2_xssr.split import read_split
+
+
+@dataclass(frozen=True)
+class KeptPool:
+    """The views and embeddings of a pool.
+
+    Attributes
+    ----------
+    name : str
+    identifiers : list of str
+        The cases that were embedded.
+    embeddings : float32 array of shape (cases, d)
+        What cases were compared by.
+    """
+
+    name: str
+    identifiers: list[str]
+    embeddings: np.ndarray
+    _views: np.ndarray
+    _row: dict[str, int]
+
+    @property
+    def views_per_case(self) -> int:
+        return len(self._shown(0))
+
+    def views(self, identifier: str) -> np.ndarray:
+        """The views of one case, or all slices of a whole volume: float16, shape (views, channels, height, width)."""
+        return self._shown(self._row[identifier])
+
+    def _shown(self, row: int) -> np.ndarray:
+        views = self._views[row]
+        return views if views.ndim == 4 else views[0].swapaxes(0, 1)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A selection with the pools it was made from.
+
+    Attributes
+    ----------
+    record : SelectionRecord
+    target : KeptPool
+    sources : list of KeptPool
+    members : list of list of str
+        The cases that every selection of the record was made from.
+    channel_names : list of str
+    """
+
+    record: SelectionRecord
+    target: KeptPool
+    sources: list[KeptPool]
+    members: list[list[str]]
+    channel_names: list[str]
+
+
+def folder_of(name: str) -> Path:
+    """Where a pool's record, views, embeddings and report lie."""
+    return nnunet_folder("nnUNet_preprocessed") / name / "xssr"
+
+
+def open_kept(dataset: str) -> Kept:
+    """Read the selection of a dataset back.
+
+    Raises
+    ------
+    UserError
+        If there is none, or what lies on disk is not what it was made from any more.
+    """
+    path = folder_of(dataset) / RECORD_FILE
+    if not path.is_file():
+        raise UserError(f"there is no selection {path} to report on; make one with nnUNetv2_xssr_select -d {dataset}")
+    record = SelectionRecord.load(path)
+    if record.settings["unit"] == "slice":
+        raise UserError(f"{path} holds slices of volumes, and the report shows whole cases only; look at worklist.csv")
+    target = _open_pool(dataset, record.provenance["pool"], record, path)
+    sources = [_open_pool(name, digest, record, path) for name, digest in record.provenance["source"].items()]
+    names = read_json(nnunet_folder("nnUNet_raw") / dataset / "dataset.json")["channel_names"]
+    channel_names = [str(names[key]) for key in sorted(names, key=int)]
+    return Kept(record, target, sources, _members(record, target, path), channel_names)
+
+
+def _open_pool(name: str, hash_of_cases: str, record: SelectionRecord, record_path: Path) -> KeptPool:
+    folder = folder_of(name)
+    embeddings, index = CaseRows.load(folder / "embeddings")
+    views, _ = CaseRows.load(folder / ("views" if record.settings["dim"] == 2 else "volumes"))
+    if sha256_json(index["cases"]) != hash_of_cases or index["settings"]["encoder"] != record.provenance["encoder"]:
+        raise UserError(
+            f"{folder / 'embeddings'} is of other images or by another encoder than {record_path} was made with; "
+            f"run nnUNetv2_xssr_select again"
+        )
+    row = {identifier: i for i, identifier in enumerate(views.identifiers)}
+    compared = features(embeddings.rows, Layout(*index["settings"]["layout"]), record.provenance["embedding"])
+    return KeptPool(name, embeddings.identifiers, compared, views.rows, row)
+
+
+def _members(record: SelectionRecord, target: KeptPool, path: Path) -> list[list[str]]:
+    gone = set(record.settings["excluded"])
+    usable = [identifier for identifier in target.identifiers if identifier not in gone]
+    members = [usable]
+    if record.mode == "study":
+        folds = read_split(path.parent.parent / SPLIT_FILE)
+        held_out = [set(fold["val"]) for fold in folds]
+        members = [[case for case in usable if case not in cases] for cases in held_out]
+    sizes = [selection.pool_size for selection in record.selections]
+    if [len(cases) for cases in members] != sizes:
+        raise UserError(f"{SPLIT_FILE} beside {path.parent} does not belong to {path}; run nnUNetv2_xssr_select again")
+    return members

@@ -1,0 +1,178 @@
+"use strict";
+(function () {
+  document.documentElement.classList.remove("no-script");
+  const images = JSON.parse(document.getElementById("images").textContent);
+  const excluded = JSON.parse(document.getElementById("excluded").textContent);
+  const all = (selector, root) => Array.from((root || document).querySelectorAll(selector));
+  const picture = (pool, name) => (Object.hasOwn(images, pool) && Object.hasOwn(images[pool], name) ? images[pool][name] : "");
+
+  // Every picture is in the file once, however often it is shown.
+  for (const img of all("img[data-case]")) img.src = picture("", img.dataset.case);
+
+  // ------------------------------------------------------------------ folds
+  const folds = document.getElementById("fold");
+  const sections = all("section.fold");
+  function showFold(number) {
+    for (const section of sections) section.hidden = section.dataset.fold !== String(number);
+  }
+  if (folds) {
+    folds.addEventListener("change", () => showFold(folds.value));
+    showFold(folds.value);
+  }
+
+  // ------------------------------------------------------------------ map
+  for (const section of sections) {
+    const map = section.querySelector(".map > svg");
+    const dots = all(".dot", map);
+    const panel = section.querySelector(".panel");
+    const places = dots.map((dot) => dot.transform.baseVal.getItem(0).matrix).map((m) => [m.e, m.f]);
+    const ranked = dots.map((dot, i) => [Number(dot.dataset.rank), i]).filter(([rank]) => rank).sort((a, b) => a[0] - b[0]);
+    let current = -1;
+
+    function show(i) {
+      if (i === current) return;
+      if (current >= 0) {
+        dots[current].classList.remove("current");
+        dots[current].setAttribute("aria-selected", "false");
+        dots[current].setAttribute("tabindex", "-1");
+      }
+      current = i;
+      const dot = dots[i];
+      dot.classList.add("current");
+      dot.setAttribute("aria-selected", "true");
+      dot.setAttribute("tabindex", "0");
+      const { case: name, pool, what, rank } = dot.dataset;
+      const img = panel.querySelector("img");
+      img.src = picture(pool, name);
+      img.alt = "Image of case " + name;
+      img.hidden = false;
+      panel.querySelector(".name").textContent = name;
+      panel.querySelector(".kind").textContent = pool ? what + ": " + pool : what;
+      const reason = rank ? document.getElementById("s" + section.dataset.fold + "-pick-" + rank).querySelector(".reason") : null;
+      panel.querySelector(".why").textContent = reason ? reason.textContent : "";
+    }
+
+    function nearest(event) {
+      const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(map.getScreenCTM().inverse());
+      let best = -1;
+      let least = 18 * 18; // a pointer this near, in units of the map, means the dot
+      places.forEach(([x, y], i) => {
+        // Of dots on top of each other the pick, which is the largest, is meant.
+        const reach = dots[i].dataset.rank ? 0.4 : 1;
+        const distance = reach * ((x - point.x) ** 2 + (y - point.y) ** 2);
+        if (distance < least) [best, least] = [i, distance];
+      });
+      return best;
+    }
+
+    function towards(dx, dy) {
+      const [x, y] = places[current];
+      let best = current;
+      let least = Infinity;
+      places.forEach(([px, py], i) => {
+        const along = (px - x) * dx + (py - y) * dy;
+        const across = Math.abs((px - x) * dy) + Math.abs((py - y) * dx);
+        // The nearest within the quarter that the arrow points to, else the one that is least off; copies, which lie on
+        // top of each other, in their order.
+        const copy = along === 0 && across === 0 && (i - current) * (dx + dy) > 0;
+        if (!copy && along <= 0) return;
+        const cost = copy ? Math.abs(i - current) * 1e-6 : across <= along ? along + across : 1e4 + along + 2 * across;
+        if (cost < least) [best, least] = [i, cost];
+      });
+      return best;
+    }
+
+    function nextPick(step) {
+      const rank = Number(dots[current].dataset.rank) - 1;
+      const next = rank < 0 ? 0 : Math.min(Math.max(rank + step, 0), ranked.length - 1);
+      return ranked[next][1];
+    }
+
+    function open(i) {
+      const rank = dots[i].dataset.rank;
+      if (rank) location.hash = "s" + section.dataset.fold + "-pick-" + rank;
+    }
+
+    const keys = {
+      ArrowRight: () => towards(1, 0),
+      ArrowLeft: () => towards(-1, 0),
+      ArrowDown: () => towards(0, 1),
+      ArrowUp: () => towards(0, -1),
+      PageDown: () => nextPick(1),
+      PageUp: () => nextPick(-1),
+      Home: () => ranked[0][1],
+      End: () => ranked[ranked.length - 1][1],
+    };
+    dots[ranked[0][1]].setAttribute("tabindex", "0");
+    map.addEventListener("focusin", (event) => show(dots.indexOf(event.target.closest(".dot"))));
+    map.addEventListener("keydown", (event) => {
+      if (current < 0) return;
+      if (event.key === "Enter") open(current);
+      if (!Object.hasOwn(keys, event.key)) return;
+      event.preventDefault();
+      dots[ranked[0][1]].setAttribute("tabindex", "-1");
+      const next = keys[event.key]();
+      show(next);
+      dots[next].focus({ preventScroll: true });
+    });
+    for (const link of all("a[data-on-map]", section)) {
+      link.addEventListener("click", (event) => {
+        event.preventDefault();
+        const i = ranked[Number(link.dataset.onMap) - 1][1];
+        show(i);
+        map.scrollIntoView({ block: "center" });
+        dots[i].focus({ preventScroll: true });
+      });
+    }
+    map.addEventListener("pointermove", (event) => {
+      const i = nearest(event);
+      if (i >= 0) show(i);
+    });
+    map.addEventListener("click", (event) => {
+      const i = nearest(event);
+      if (i >= 0) {
+        show(i);
+        dots[i].focus({ preventScroll: true });
+      }
+    });
+  }
+
+  // ------------------------------------------------------------------ veto
+  const boxes = all("input[data-veto]");
+  const vetoed = new Set();
+  const save = document.getElementById("save");
+  function tell() {
+    const count = vetoed.size;
+    const words = count === 0 ? "No pick is vetoed." : count === 1 ? "1 pick is vetoed." : count + " picks are vetoed.";
+    document.getElementById("veto-count").textContent = words;
+    document.getElementById("veto-bar-text").textContent = words;
+    document.getElementById("veto-bar").hidden = count === 0;
+    save.disabled = count === 0;
+  }
+  function mark(box, on) {
+    box.checked = on;
+    box.closest(".pick").classList.toggle("vetoed", on);
+    for (const dot of all(".map > svg .dot.pick", box.closest(".fold"))) {
+      if (dot.dataset.case === box.dataset.veto) dot.classList.toggle("vetoed", on);
+    }
+  }
+  for (const box of boxes) {
+    box.checked = false; // browsers keep ticks over a reload, but not this list
+    box.addEventListener("change", () => {
+      const name = box.dataset.veto;
+      if (box.checked) vetoed.add(name);
+      else vetoed.delete(name);
+      for (const other of boxes) if (other.dataset.veto === name) mark(other, box.checked);
+      tell();
+    });
+  }
+  save.addEventListener("click", () => {
+    // What was excluded before stays so: the list replaces the one that made this selection.
+    const lines = Array.from(new Set([...excluded, ...vetoed])).sort();
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/plain;charset=utf-8" }));
+    link.download = "exclude.txt";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  });
+})();

@@ -1,0 +1,42 @@
+"""A report in which the names of cases try what they can."""
+
+from nnunetv2_xssr.report.facts import gather
+from nnunetv2_xssr.report.kept import open_kept
+from nnunetv2_xssr.report.page import pictures, render
+
+NAMES = [
+    "</script><script>window.hacked=1</script>",
+    "\"><img src=x onerror='window.hacked=1'>",
+    "' onmouseover=window.hacked=1 x='",
+    "{{ 7 * 7 }}{% raw %}",
+    "<!--<script>",
+    "line\nbreak\u2028",
+    "__proto__",
+    "constructor",
+    "ünï→çødé \U0001f9e0",
+    "]]>&amp;&#60;b>",
+]
+
+
+def hostile_page(dataset="Dataset002_Target"):
+    """The report of a dataset with cases t_00 to t_09, renamed, and the names of its picks."""
+    kept = open_kept(dataset)
+    facts = gather(kept)
+    images = pictures(kept, facts)
+    renamed = {f"t_{i:02d}": name for i, name in enumerate(NAMES)}
+
+    def rename(value):
+        if isinstance(value, dict):
+            return {renamed.get(key, key): rename(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [rename(part) for part in value]
+        return renamed.get(value, value) if isinstance(value, str) else value
+
+    facts = rename(facts)
+    for pick, name in zip(facts["selections"][0]["picks"], NAMES, strict=False):
+        pick["domain"] = pick["group"] = name
+    for row, name in zip(facts["selections"][0]["domains"], NAMES, strict=False):
+        row["domain"] = name
+    facts["set_aside"] = facts["settings"]["source"] = NAMES
+    facts["settings"]["excluded"] = [name for name in NAMES if "\n" not in name]
+    return render(facts, rename(images)), [pick["case"] for pick in facts["selections"][0]["picks"]]

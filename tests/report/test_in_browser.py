@@ -1,0 +1,300 @@
+"""The report in a real browser: headless Chromium, driven by Selenium."""
+
+import http.server
+import json
+import os
+import re
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+from hostile import NAMES, hostile_page
+from making import TARGET, succeeds, write_picture
+
+from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.commands.select_plan import read_names
+
+REQUIRED = "XSSR_BROWSER_REQUIRED"  # .ci/run sets it: there a missing browser is a failure, not a skip
+_FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1280,900"
+)
+
+
+def need(found, what):
+    if not found:
+        (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)(f"{what} is not installed: the report is not opened")
+    return found
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """A browser with a fresh profile that notes what its console says and what it requests."""
+    program = need(
+        next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None), "Chromium"
+    )
+    chromedriver = need(shutil.which("chromedriver"), "chromedriver")
+    try:
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+    except ImportError:
+        need(None, "selenium")
+    folder = tmp_path_factory.mktemp("browser")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in [*_FLAGS.split(), f"--user-data-dir={folder / 'profile'}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
+    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
+    driver.downloads = folder / "downloads"
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(driver, again):
+    return visit(driver, again.record().parent / "report.html")
+
+
+def visit(driver, page):
+    shutil.rmtree(driver.downloads, ignore_errors=True)
+    driver.get("about:blank")
+    driver.get_log("browser"), driver.get_log("performance")
+    driver.get(page.as_uri())
+    return driver
+
+
+def requests(driver):
+    """What was requested beyond the page itself and what lies in it."""
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    return [url for url in urls if not url.startswith(("data:", "blob:", "about:"))]
+
+
+def shown(driver):
+    """Name, kind and picture in the panel beside the map."""
+    panel = driver.find_element("css selector", ".fold:not([hidden]) .panel")
+    parts = [panel.find_element("css selector", part).text for part in (".name", ".kind", ".why")]
+    return *parts, driver.execute_script("return arguments[0].naturalWidth", panel.find_element("tag name", "img"))
+
+
+def dots(driver, kind=""):
+    return driver.find_elements("css selector", f".fold:not([hidden]) .map > svg .dot{kind}")
+
+
+def point_at(driver, dot):
+    from selenium.webdriver import ActionChains
+
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", dot)
+    ActionChains(driver, duration=0).move_to_element(dot).perform()
+
+
+def press(driver, *keys):
+    from selenium.webdriver import ActionChains
+
+    ActionChains(driver, duration=0).send_keys(*keys).perform()
+
+
+def saved(driver):
+    """The veto list after a click on the button."""
+    driver.execute_script("document.getElementById('save').click()")
+    path = driver.downloads / "exclude.txt"
+    for _ in range(100):
+        if path.is_file() and path.stat().st_size:
+            return path
+        time.sleep(0.1)
+    raise AssertionError("nothing was saved")
+
+
+def veto(driver, case):
+    boxes = driver.find_elements("css selector", ".fold:not([hidden]) input[data-veto]")
+    (box,) = [box for box in boxes if box.get_attribute("data-veto") == case]
+    driver.execute_script("arguments[0].click()", box)
+
+
+def test_opens_without_an_error_and_asks_nothing_of_a_network(opened):
+    assert opened.get_log("browser") == []
+    assert [url.rsplit("/", 1)[1] for url in requests(opened)] == ["report.html"]
+    sizes = opened.execute_script("return Array.from(document.querySelectorAll('img[data-case]'), i => i.naturalWidth)")
+    assert len(sizes) == 3 * 5 and min(sizes) >= 96  # three picks, each with its four nearest
+    assert "3 of 10 cases picked" in opened.find_element("tag name", "h2").text
+
+
+def test_policy_keeps_the_page_from_the_network(opened):
+    asked = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        ways = f"fetch('{url}fetch').catch(() => 0); new Image().src = '{url}image';" + "".join(
+            f"document.body.append(Object.assign(document.createElement('{tag}'), {{src: '{url}{tag}'}}));"
+            for tag in ("script", "iframe")
+        )
+        opened.execute_script(ways)
+        time.sleep(1)
+        server.shutdown()
+    assert asked == []
+
+
+def test_dot_that_is_pointed_at_shows_its_picture(opened):
+    for dot in (dots(opened, ".pick")[1], dots(opened, ".pool")[0], dots(opened, ".source")[0]):
+        point_at(opened, dot)
+        name, kind, why, width = shown(opened)
+        assert name == dot.get_attribute("data-case") and kind.startswith(dot.get_attribute("data-what"))
+        assert width >= 96
+        rank = dot.get_attribute("data-rank")
+        card = opened.find_element("id", f"s0-pick-{rank}").find_element("class name", "reason").text if rank else ""
+        assert why == card
+
+
+def test_map_is_worked_with_the_keyboard(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    reachable = [dot for dot in dots(opened) if dot.get_attribute("tabindex") == "0"]
+    assert len(reachable) == 1  # one stop of the Tab key, whatever the number of dots
+    opened.execute_script("document.querySelector('.how summary').focus()")
+    for _ in range(30):
+        press(opened, Keys.TAB)
+        if opened.execute_script("return document.activeElement.matches('.dot')"):
+            break
+    (first, second, third) = (dot.get_attribute("data-case") for dot in dots(opened, ".pick"))
+    assert shown(opened)[0] == first
+    for key, expected in (
+        (Keys.PAGE_DOWN, second),
+        (Keys.PAGE_DOWN, third),
+        (Keys.PAGE_UP, second),
+        (Keys.HOME, first),
+    ):
+        press(opened, key)
+        assert shown(opened)[0] == expected and shown(opened)[3] >= 96
+    seen = {first}
+    for key in (Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.ARROW_RIGHT, Keys.ARROW_DOWN) * 3:
+        press(opened, key)
+        focused = opened.execute_script("return document.activeElement.dataset.case")
+        assert shown(opened)[0] == focused
+        seen.add(focused)
+    assert len(seen) > 3
+    assert len([dot for dot in dots(opened) if dot.get_attribute("tabindex") == "0"]) == 1
+    press(opened, Keys.HOME, Keys.ENTER)
+    assert opened.execute_script("return location.hash") == "#s0-pick-1"
+
+
+def test_a_pick_in_the_list_leads_to_the_map_and_back(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    link = opened.find_element("css selector", "#s0-pick-2 a[data-on-map]")
+    opened.execute_script("arguments[0].click()", link)
+    assert shown(opened)[:2] == (dots(opened, ".pick")[1].get_attribute("data-case"), "pick 2")
+    assert opened.execute_script("return document.activeElement.dataset.rank") == "2"
+    press(opened, Keys.ENTER)
+    assert opened.execute_script("return location.hash") == "#s0-pick-2"
+
+
+def test_every_dot_can_be_reached_with_arrows(opened):
+    reached = opened.execute_script("""
+        const dots = Array.from(document.querySelectorAll('.map > svg .dot')), seen = new Set(), todo = [dots[0]];
+        while (todo.length) {
+            const dot = todo.pop();
+            if (seen.has(dot)) continue;
+            seen.add(dot);
+            for (const key of ['ArrowLeft', 'ArrowRight', 'ArrowUp', 'ArrowDown']) {
+                dot.focus();
+                dot.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
+                todo.push(document.activeElement);
+            }
+        }
+        return [seen.size, dots.length];
+    """)
+    assert reached[0] == reached[1]
+
+
+def test_veto_list_is_what_exclude_takes(opened, again, capsys):
+    picks = [pick["case"] for pick in again.selection()["selections"][0]["picks"]]
+    button = opened.find_element("id", "save")
+    assert not button.is_enabled()
+    for case in (picks[2], picks[0], picks[1]):
+        veto(opened, case)
+    veto(opened, picks[1])  # taken back
+    assert opened.find_element("id", "veto-count").text == "2 picks are vetoed."
+    assert button.is_enabled()
+    path = saved(opened)
+    assert path.read_bytes() == ("\n".join(sorted([picks[0], picks[2]])) + "\n").encode()
+    argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--exclude", str(path), "--overwrite"]
+    succeeds(capsys, select.main, argv)
+    now = [pick["case"] for pick in again.selection()["selections"][0]["picks"]]
+    assert len(now) == 3 and not {picks[0], picks[2]} & set(now)
+    # A second round of vetoes keeps the first one.
+    visit(opened, again.record().parent / "report.html")
+    veto(opened, now[0])
+    assert read_names(saved(opened)) == sorted([picks[0], picks[2], now[0]])
+
+
+def test_study_shows_one_fold_at_a_time(driver, workspace, capsys):
+    for i in range(10):
+        write_picture(workspace.raw / TARGET / "labelsTr" / f"t_{i:02d}.png", np.zeros((40, 48), np.uint8))
+    succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", "2", "-device", "cpu"])
+    visit(driver, workspace.record().parent / "report.html")
+    assert driver.get_log("browser") == []
+    folds = [[pick["case"] for pick in one["picks"]] for one in workspace.selection()["selections"]]
+    for number, cases in enumerate(folds):
+        driver.execute_script(
+            "const f = document.getElementById('fold'); f.value = arguments[0]; f.dispatchEvent(new Event('change'))",
+            number,
+        )
+        visible = [e.text for e in driver.find_elements("css selector", ".pick .case") if e.is_displayed()]
+        assert visible == cases
+        point_at(driver, dots(driver, ".pick")[1])
+        assert shown(driver)[0] == cases[1]
+    both = [number for number, cases in enumerate(folds) if folds[0][0] in cases]
+    driver.execute_script(
+        "const f = document.getElementById('fold'); f.value = 0; f.dispatchEvent(new Event('change'))"
+    )
+    veto(driver, folds[0][0])
+    ticked = driver.execute_script("return Array.from(document.querySelectorAll('input:checked'), b => b.dataset.veto)")
+    assert ticked == [folds[0][0]] * len(both)  # vetoed wherever it is picked
+
+
+def test_hostile_names_do_nothing(driver, again, tmp_path):
+    page = tmp_path / "report.html"
+    page.write_text(hostile_page()[0], "utf-8")
+    visit(driver, page)
+    assert driver.get_log("browser") == []
+    assert driver.execute_script("return window.hacked") is None
+    found = set()
+    for dot in dots(driver):
+        if not re.match(r"s_\d", dot.get_attribute("data-case")):
+            driver.execute_script("arguments[0].focus()", dot)
+            assert shown(driver)[3] >= 96
+            found.add(driver.execute_script("return document.querySelector('.panel .name').textContent"))
+    assert found == set(NAMES)
+    assert driver.execute_script("return window.hacked") is None
+    assert len(requests(driver)) == 1
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_width_and_no_scheme_breaks_it(opened, width, scheme):
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+        ground, text = opened.execute_script(
+            "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
+        )
+        brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ground, text)]
+        assert (brightness[0] > brightness[1]) == (scheme == "light") and abs(brightness[0] - brightness[1]) > 400
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

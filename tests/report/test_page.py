@@ -1,0 +1,114 @@
+"""The report's page as text: whole, escaped, and without a word to the network."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hostile import NAMES, hostile_page
+
+from nnunetv2_xssr.report.charts import ticks, x_axis, y_axis
+from nnunetv2_xssr.report.page import can_be_listed
+
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, the text of each, and the mistakes in nesting."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text, self.open, self.mistakes = [], {}, [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.mistakes.append(tag)
+
+    def handle_data(self, data):
+        if self.open:
+            self.text[self.open[-1]] = self.text.get(self.open[-1], "") + data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def page(again):
+    text = (again.record().parent / "report.html").read_text("utf-8")
+    return Page(text)
+
+
+def check_is_sound(page):
+    assert page.mistakes == [] and page.open == []
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.elements:
+        for name in ("aria-labelledby", "aria-describedby", "for"):
+            assert name not in attributes or attributes[name] in ids
+    assert all(link["href"][1:] in [*ids, "main"] for link in page.all("a"))
+    assert all(attributes.get("alt") is not None for attributes in page.all("img"))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(deeper - above <= 1 for above, deeper in zip(levels, levels[1:], strict=False))
+
+
+def test_page_is_sound(page):
+    check_is_sound(page)
+    assert len([attributes for attributes in page.all("li") if attributes.get("class") == "pick"]) == 3
+
+
+def test_page_names_nothing_to_load(page):
+    for _, attributes in page.elements:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert attributes.get(name, "#").startswith(("#", "data:"))
+    assert "@import" not in page.text["style"] and "url(" not in page.text["style"]
+    (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none';") and "unsafe" not in policy and "http" not in policy
+
+
+def test_hostile_names_are_text(again):
+    text, picks = hostile_page()
+    page = Page(text)
+    check_is_sound(page)
+    assert len(page.all("script")) == 3 and len(page.all("iframe")) == 0
+    boxes = [attributes["data-veto"] for attributes in page.all("input")]
+    labels = [attributes.get("aria-label", "") for attributes in page.all("g")]
+    for name in NAMES:
+        assert any(label.startswith(name) for label in labels)
+    assert boxes == [name for name in picks if can_be_listed(name)]
+    images = json.loads(re.search(r'<script type="application/json" id="images">(.*?)</script>', text, re.S)[1])
+    assert set(NAMES) <= set(images[""])
+
+
+@pytest.mark.parametrize("name", ["a b", "ä", "<b>", "x,y"])
+def test_names_that_can_be_listed(name):
+    assert can_be_listed(name)
+
+
+@pytest.mark.parametrize("name", ["a\nb", " a", "a\t", "a\u2028b", "a\r"])
+def test_names_that_a_list_would_tear_apart(name):
+    assert not can_be_listed(name)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 0.0003), (0, 1.37), (0, 5), (0, 23), (0, 100), (0, 7000)])
+def test_ticks_are_round_and_inside(low, high):
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 7 and low <= found[0] and found[-1] <= high * (1 + 1e-9)
+    steps = {round((b - a) / (found[1] - found[0]), 6) for a, b in zip(found, found[1:], strict=False)}
+    assert steps == {1.0}
+    assert str(f"{found[1] - found[0]:e}")[0] in "125"
+
+
+def test_axes_of_a_single_point_and_of_zeros():
+    assert x_axis(0, 0).at(0) < x_axis(0, 0).at(1)
+    assert y_axis([0.0, 0.0]).at(0.0) > 0
