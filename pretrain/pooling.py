@@ -14,7 +14,7 @@ from nnunetv2_xssr.selection.standardise import Scale
 
 GRID = 4  # cells along every axis of a view
 EMBEDDINGS = ("auto", "grid", "average", "gap")
-ALIGNED = 0.25  # least place share from which on "auto" is the grid: 0.53 on chest X-rays, about 0.1 on fields of nuclei
+ALIGNED = 0.25  # place share from which on "auto" is the grid: chest X-rays have 0.53, fields of nuclei about 0.1
 
 
 class Layout(NamedTuple):

@@ -196,3 +196,16 @@ def command(name, *argv):
     """A program that runs one of our commands."""
     argv = [str(a) for a in argv]
     return f"import sys\nfrom nnunetv2_xssr.commands.{name} import main\nsys.exit(main({argv!r}))"
+
+
+def compared_by(encoder_file, *names):
+    """The features that select compares the cases of these datasets by; the first one is the target."""
+    from nnunetv2_xssr.pools import open_pool
+    from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
+    from nnunetv2_xssr.pretrain.pooling import choose_embedding, features
+    from nnunetv2_xssr.views import prepare_views
+
+    encoder = load_encoder(encoder_file, "cpu")
+    kept = [embed(encoder, prepare_views(open_pool(name))).rows for name in names]
+    kind = choose_embedding("auto", kept[0], encoder.layout)
+    return [np.array(features(rows, encoder.layout, kind)) for rows in kept]

@@ -4,17 +4,14 @@ import re
 
 import numpy as np
 import pytest
-from making import TARGET, fails, succeeds, write_picture
+from making import TARGET, compared_by, fails, succeeds, write_picture
 
 from nnunetv2_xssr.budget_words import gains, knee_words, next_words
 from nnunetv2_xssr.commands import select
 from nnunetv2_xssr.commands.select_budget import pick
 from nnunetv2_xssr.commands.select_plan import Choice, FoldPlan
-from nnunetv2_xssr.pools import open_pool
-from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
 from nnunetv2_xssr.selection import Constraints
 from nnunetv2_xssr.selection import select as select_rows
-from nnunetv2_xssr.views import prepare_views
 
 CASES = [f"t_{i:02d}" for i in range(10)]
 CURVE = {"budget": [1, 2, 3, 4, 10], "mean_distance": [1.0, 0.5, 0.4, 0.3, 0.0], "knee": 2}
@@ -24,15 +21,10 @@ def run(capsys, *argv, budget="auto"):
     return succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", budget, "-device", "cpu", *argv])
 
 
-def embedded(workspace):
-    encoder = load_encoder(workspace.encoder(), "cpu")
-    return (np.array(embed(encoder, prepare_views(open_pool(number))).rows) for number in ("2", "1"))
-
-
 def test_auto_picks_the_ranking_up_to_its_knee(workspace, capsys):
     out = run(capsys)
     (selection,) = workspace.selection()["selections"]
-    pool, source = embedded(workspace)
+    pool, source = compared_by(workspace.encoder(), "2", "1")
     ranking = select_rows(pool, 10, source, horizon=10)
     knee = ranking.by_budget.knee
     assert [pick["case"] for pick in selection["picks"]] == [CASES[i] for i in ranking.picks[:knee]]

@@ -18,6 +18,7 @@ from nnunetv2_xssr.pretrain import embedding, engine, training
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
 from nnunetv2_xssr.pretrain.embedding import embed, embed_views, load_encoder
 from nnunetv2_xssr.pretrain.training import MaskedAutoencoding, ViewSampler, split_cases
+from nnunetv2_xssr.project import project_of
 from nnunetv2_xssr.views import VOLUME_SIZE, prepare_views
 
 TINY = ["--epochs", "2", "--batch_size", "4", "-device", "cpu"]
@@ -89,7 +90,8 @@ def test_whole_volumes(empty, capsys, monkeypatch):
     assert load_checkpoint(checkpoint)["architecture"]["dim"] == 3
     assert (checkpoint.parent / "reconstructions.png").is_file()
     argv = ["-d", "6", "-s", "5", "-b", "1", "-device", "cpu"]
-    assert "3d_fullres 0" in succeeds(capsys, select.main, [*argv, "--dim", "3"])
+    assert "report.html" in succeeds(capsys, select.main, [*argv, "--dim", "3"])
+    assert project_of(open_pool("6")).volumes
     views = prepare_views(open_pool("6"), dim=3)
     assert views.rows.shape == (3, 1, 1, VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE)
     encoder = load_encoder(checkpoint, "cpu")

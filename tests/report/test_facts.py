@@ -5,12 +5,11 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from making import SOURCE, TARGET, fails, succeeds, write_picture
+from making import SOURCE, TARGET, compared_by, fails, succeeds, write_picture
 
 from nnunetv2_xssr.commands import report, select
 from nnunetv2_xssr.pools import open_pool
 from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
-from nnunetv2_xssr.pretrain.pooling import choose_embedding, features
 from nnunetv2_xssr.report import facts as facts_module
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.kept import open_kept
@@ -36,10 +35,8 @@ def label_all(workspace):
 
 def distances(workspace, members):
     """Between the standardised embeddings of these cases of the target."""
-    encoder = load_encoder(workspace.encoder(), "cpu")
-    embedded = embed(encoder, prepare_views(open_pool(TARGET)))
-    compared = features(embedded.rows, encoder.layout, choose_embedding("auto", embedded.rows, encoder.layout))
-    rows = np.array(compared)[[embedded.identifiers.index(case) for case in members]]
+    (compared,) = compared_by(workspace.encoder(), TARGET)
+    rows = compared[[CASES.index(case) for case in members]]
     z = standardise(rows)[0].astype(np.float64)
     return np.sqrt(((z[:, None] - z[None]) ** 2).sum(axis=2))
 
