@@ -349,6 +349,21 @@ def test_next_round_goes_on_from_the_labels(again, capsys):
     succeeds(capsys, collect.main, COLLECT)
     assert sorted(case for fold in folds(again) for case in fold["val"]) == sorted([*first, *picked(again)])
     assert [one["missing"] for one in state(capsys)["rounds"]] == [[], []]
+    text = succeeds(capsys, status.main, COLLECT)
+    assert "round 1: 3 picked, 3 labelled\n" in text and "round 2: 2 picked, 2 labelled\n" in text
+
+
+def test_status_of_many_rounds_and_folds_stays_short(again, capsys):
+    for number in range(1, 6):
+        draw(again, *picked(again), number=number)
+        succeeds(capsys, collect.main, COLLECT)
+        succeeds(capsys, select.main, [*SELECT[:4], "-b", "1", "-device", "cpu"])
+        for trainer in ("XSSRTrainer", "XSSRTrainer_5epochs"):
+            (again.results / TARGET / f"{trainer}__nnUNetPlans__2d" / f"fold_{number}").mkdir(parents=True)
+    text = succeeds(capsys, status.main, COLLECT)
+    assert len(text.splitlines()) <= 12
+    assert "rounds 1 to 5: 7 picked, 7 labelled" in text and "round 6: 1 picked, 0 labelled" in text
+    assert "XSSRTrainer_5epochs__nnUNetPlans__2d: fold 1, 2, 3, 4, 5 begun" in text
 
 
 def test_missing_labels_hold_the_next_round_back(again, capsys):
@@ -437,14 +452,14 @@ def test_status_tells_the_next_step(workspace, capsys):
     fold = workspace.results / TARGET / "XSSRTrainer__nnUNetPlans__2d" / "fold_0"
     fold.mkdir(parents=True)
     (fold / "checkpoint_latest.pth").write_bytes(b"")
-    assert "XSSRTrainer__nnUNetPlans__2d/fold_0, begun" in told()[0] and told()[1] == [train]
+    assert "XSSRTrainer__nnUNetPlans__2d: fold 0 begun" in told()[0] and told()[1] == [train]
     (fold / "checkpoint_final.pth").write_bytes(b"")
     text, steps = told()
-    assert "fold_0, finished" in text
+    assert "fold 0 finished" in text
     assert steps == [f"nnUNetv2_xssr_select -d 2 -s {SOURCE} -b 3"]
     os.utime(fold / "checkpoint_final.pth", (1, 1))
     text, steps = told()
-    assert "finished, before this split was written" in text and steps == [train]
+    assert "fold 0 finished before this split was written" in text and steps == [train]
     (fold / "checkpoint_final.pth").write_bytes(b"new")
     succeeds(capsys, collect.main, COLLECT)  # with nothing new it leaves the split as it is
     assert told()[1] != [train]

@@ -41,12 +41,7 @@ def _lines(project) -> list[str]:
         return [*lines, "nothing chosen yet"]
     if project.mode == "study":
         lines.append("a study: every case has a label, cases are chosen within each fold")
-    for one in project.rounds:
-        text = f"round {one.number}: {one.picked} picked, {one.picked - len(one.missing)} labelled"
-        if one.missing:
-            some = ", ".join(one.missing[:3]) + (", ..." if len(one.missing) > 3 else "")
-            text += f", {len(one.missing)} missing ({some}); {one.returned} files wait in {one.handover}/labels"
-        lines.append(text)
+    lines += _round_lines(project.rounds)
     lines.append(
         f"coverage: a case lies {project.mean_distance:.3f} from the nearest chosen one on average, "
         f"{project.random_mean_distance:.3f} with random picks"
@@ -55,10 +50,35 @@ def _lines(project) -> list[str]:
     learned = ", ".join(project.sources) or "the pool itself"
     lines.append(f"encoder: {project.encoder or f'pretrained on {learned}'}")
     state = f"{project.not_labelled} not labelled, " if project.not_labelled else ""
-    lines.append(
-        f"split: {project.folds} folds of {project.in_split} cases, {state}{project.not_preprocessed} not preprocessed"
-    )
-    for fold in project.trained:
-        state = "finished" if fold.finished else "begun"
-        lines.append(f"trained: {fold.name}, {state}" + ("" if fold.current else ", before this split was written"))
-    return lines if project.trained else [*lines, "trained: nothing yet"]
+    folds = f"{project.folds} fold{'s' * (project.folds != 1)}"
+    lines.append(f"split: {folds} of {project.in_split} cases, {state}{project.not_preprocessed} not preprocessed")
+    return lines + (_trained_lines(project.trained) or ["trained: nothing yet"])
+
+
+def _round_lines(rounds) -> list[str]:
+    *earlier, last = rounds or [None]
+    lines = []
+    if earlier:
+        picked, missing = sum(one.picked for one in earlier), sum(len(one.missing) for one in earlier)
+        numbers = f"s 1 to {len(earlier)}" if len(earlier) > 1 else " 1"
+        lines.append(f"round{numbers}: {picked} picked, {picked - missing} labelled")
+    if last:
+        text = f"round {last.number}: {last.picked} picked, {last.picked - len(last.missing)} labelled"
+        if last.missing:
+            some = ", ".join(last.missing[:3]) + (", ..." if len(last.missing) > 3 else "")
+            text += f", {len(last.missing)} missing ({some}); {last.returned} files wait in {last.handover}/labels"
+        lines.append(text)
+    return lines
+
+
+def _trained_lines(trained) -> list[str]:
+    """A line for each network, whose folds are told apart by how far they are."""
+    networks = {}
+    for fold in trained:
+        network, name = fold.name.split("/fold_")
+        state = ("finished" if fold.finished else "begun") + ("" if fold.current else " before this split was written")
+        networks.setdefault(network, {}).setdefault(state, []).append(name)
+    return [
+        f"trained: {network}: " + "; ".join(f"fold {', '.join(names)} {state}" for state, names in states.items())
+        for network, states in networks.items()
+    ]
