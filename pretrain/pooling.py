@@ -14,6 +14,9 @@ from nnunetv2_xssr.selection.standardise import Scale
 
 GRID = 4  # cells along every axis of a view
 EMBEDDINGS = ("auto", "grid", "average", "gap")
+# Principal components that cases are compared by. A grid has thousands of features, most of them noise; the paper's
+# embedding is left as it is.
+COMPONENTS = {"grid": 32, "average": 32, "gap": None}
 ALIGNED = 0.25  # place share from which on "auto" is the grid: chest X-rays have 0.53, fields of nuclei about 0.1
 
 

@@ -123,7 +123,12 @@ class Partitions:
 
 
 def write_partitions(
-    folder: Path, pool: np.ndarray, n_partitions: int, source: np.ndarray | None = None, seed: int = 0
+    folder: Path,
+    pool: np.ndarray,
+    n_partitions: int,
+    source: np.ndarray | None = None,
+    seed: int = 0,
+    components: int | None = None,
 ) -> Partitions:
     """Standardise a pool and write it as random partitions, block by block: arrays may be larger than the memory.
 
@@ -141,6 +146,8 @@ def write_partitions(
         Between 1 and n. A worker holds two partitions at a time.
     source : array of shape (m, d), optional
     seed : int
+    components : int, optional
+        See `nnunetv2_xssr.selection.select`.
 
     Raises
     ------
@@ -153,7 +160,8 @@ def write_partitions(
             _check(name, features, pool)
     if not 1 <= n_partitions <= len(pool):
         raise UserError(f"n_partitions must be between 1 and {len(pool)}, the number of cases; got {n_partitions}")
-    partitions = Partitions(folder, *pool.shape, n_partitions, 0 if source is None else len(source))
+    scale = Scale.of(pool, components)
+    partitions = Partitions(folder, len(pool), scale.width, n_partitions, 0 if source is None else len(source))
     record = {"kind": KIND, "format_version": FORMAT_VERSION, "seed": seed}
     record |= {name: value for name, value in vars(partitions).items() if name != "folder"}
     arrays = [pool] if source is None else [pool, source]
@@ -166,9 +174,9 @@ def write_partitions(
         for old in folder.glob(f"{name}_*.npy"):
             old.unlink()
 
-    scale, rng = Scale.of(pool), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     for p in range(n_partitions):
-        _begin(partitions.file("rows", p), (partitions.size(p), pool.shape[1]), np.float32)
+        _begin(partitions.file("rows", p), (partitions.size(p), partitions.n_features), np.float32)
         _begin(partitions.file("numbers", p), (partitions.size(p),), np.int64)
     start = 0
     for block in blocks(pool):
@@ -181,7 +189,7 @@ def write_partitions(
         start += len(block)
     for s, part in enumerate(partitions.source_slices()):
         path = partitions.file("source", s)
-        _begin(path, source[part].shape, np.float32)
+        _begin(path, (len(source[part]), partitions.n_features), np.float32)
         for block in blocks(source[part]):
             _append(path, scale.apply(block))
     write_json(folder / RECORD_FILE, record)

@@ -70,6 +70,7 @@ def select(
     alpha_criterion: str = "mean_distance",
     constraints: Constraints | None = None,
     horizon: int = 0,
+    components: int | None = None,
 ) -> Selection:
     """Pick ``budget`` of n embedded cases.
 
@@ -99,6 +100,9 @@ def select(
     horizon : int
         Follow the ranking up to so many cases and say how the coverage grows: `Selection.by_budget`. Further cases are
         those that would be picked if the picks were labelled by then.
+    components : int, optional
+        Principal components of the standardised pool that cases are compared by; all features by default. Hundreds of
+        features and more are mostly noise, which makes all distances alike: 32 components leave it out.
 
     Raises
     ------
@@ -114,10 +118,10 @@ def select(
         if not np.isin(labelled, kept).all():
             raise UserError(f"labelled and excluded must not share rows; got {labelled.tolist()} as labelled")
         rest = source, strategy, np.searchsorted(kept, labelled), alpha, density_weight, seed, alpha_criterion
-        among_kept = select(pool[kept], budget, *rest, constraints.only(kept), horizon)
+        among_kept = select(pool[kept], budget, *rest, constraints.only(kept), horizon, components)
         return replace(among_kept, picks=kept[among_kept.picks])
     most, limits = constraints.limits(len(pool), budget, labelled)
-    z, x = standardise(pool, source)
+    z, x = standardise(pool, source, components)
     alphas = ((alpha,) if alpha is not None else ALPHAS) if source is not None else (0.0,)
     # The matrix products are many and small: threads of their own would cost more than they save, and would get into
     # each other's way where several alphas run side by side.

@@ -4,26 +4,36 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.decomposition import PCA
 
 _BLOCK_BYTES = 2**24  # of rows worked on at a time, in double precision
+_MOST_ROWS = 2048  # that principal components are taken from: they change little with more
 
 
 class Scale(NamedTuple):
-    """Standardisation by a pool's mean and standard deviation.
+    """Standardisation by a pool's mean and standard deviation, and its leading principal components.
 
     Attributes
     ----------
     mean : array of shape (d,)
     factor : array of shape (d,)
         1 / standard deviation; 0 for a feature without variance.
+    axes : array of shape (d, components) or None
+        Orthonormal directions that standardised rows are projected on.
     """
 
     mean: np.ndarray
     factor: np.ndarray
+    axes: np.ndarray | None = None
 
     @classmethod
-    def of(cls, pool: np.ndarray) -> "Scale":
+    def of(cls, pool: np.ndarray, components: int | None = None) -> "Scale":
         """Measure a pool, shape (n, d), block by block, so that it may be a memory map larger than the memory.
+
+        With ``components`` rows are projected on so many principal components of the standardised pool (of 2,048 of
+        its rows, evenly spaced, where it has more). They keep their variances, so that what varies little still counts
+        little. Where there are no more than so many cases or features, the projection would change no distance, and
+        is left out.
 
         Means and sums of squares of blocks are combined as Chan, Golub & LeVeque (1983) do, which loses no digits.
         """
@@ -38,17 +48,30 @@ class Scale(NamedTuple):
         std = np.sqrt(squares / count)
         # Rounding leaves a constant feature a spread of about 1e-8 of its size, which must not be blown up to noise.
         constant = std <= 1e-6 * np.maximum(np.abs(mean), 1e-12)
-        return cls(mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std)))
+        scale = cls(mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std)))
+        if components is None or components >= min(pool.shape):
+            return scale
+        some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _MOST_ROWS)).astype(int))
+        # ARPACK finds the few leading ones to machine precision.
+        pca = PCA(components, svd_solver="arpack", random_state=0).fit((pool[some] - mean) * scale.factor)
+        return scale._replace(axes=pca.components_.T)
+
+    @property
+    def width(self) -> int:
+        """Of standardised rows."""
+        return len(self.mean) if self.axes is None else self.axes.shape[1]
 
     def apply(self, features: np.ndarray) -> np.ndarray:
-        """Standardise rows, scale them to unit length and round them to the grid of `on_grid`; shape (n, d), float32.
+        """Standardise rows, project them, scale them to unit length and round them to the grid of `on_grid`.
 
-        A row without length becomes zero.
+        Float32 of shape (n, d), or (n, components). A row without length becomes zero.
         """
-        result = np.empty(features.shape, np.float32)
+        result = np.empty((len(features), self.width), np.float32)
         start = 0
         for block in blocks(features):
             rows = (block - self.mean) * self.factor
+            if self.axes is not None:
+                rows = rows @ self.axes
             rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
             result[start : start + len(rows)] = on_grid(rows)
             start += len(rows)
@@ -61,7 +84,9 @@ def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def standardise(pool: np.ndarray, source: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+def standardise(
+    pool: np.ndarray, source: np.ndarray | None = None, components: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Standardise features by the *pool's* mean and standard deviation, then scale every row to unit length.
 
     The pool's statistics serve the source too: with the source's own, the shift between the two sites, which is
@@ -71,14 +96,16 @@ def standardise(pool: np.ndarray, source: np.ndarray | None = None) -> tuple[np.
     ----------
     pool : array of shape (n, d)
     source : array of shape (m, d), optional
+    components : int, optional
+        Principal components of the pool to keep: see `Scale.of`.
 
     Returns
     -------
-    pool, source : float32 arrays of the same shapes
+    pool, source : float32 arrays of the same shapes, or as wide as there are components
         Rows of unit length, on the grid of `on_grid`. A feature without variance in the pool, and a row without
         length, become zero.
     """
-    scale = Scale.of(pool)
+    scale = Scale.of(pool, components)
     return scale.apply(pool), None if source is None else scale.apply(source)
 
 

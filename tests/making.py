@@ -199,13 +199,13 @@ def command(name, *argv):
 
 
 def compared_by(encoder_file, *names):
-    """The features that select compares the cases of these datasets by; the first one is the target."""
+    """What select compares the cases of these datasets by, the target first, and in how many components."""
     from nnunetv2_xssr.pools import open_pool
     from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
-    from nnunetv2_xssr.pretrain.pooling import choose_embedding, features
+    from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
     from nnunetv2_xssr.views import prepare_views
 
     encoder = load_encoder(encoder_file, "cpu")
     kept = [embed(encoder, prepare_views(open_pool(name))).rows for name in names]
     kind = choose_embedding("auto", kept[0], encoder.layout)
-    return [np.array(features(rows, encoder.layout, kind)) for rows in kept]
+    return [np.array(features(rows, encoder.layout, kind)) for rows in kept], COMPONENTS[kind]

@@ -36,8 +36,8 @@ def label(workspace, *cases):
 
 def test_record_is_what_the_selection_of_the_embeddings_gives(workspace, capsys):
     run(capsys, budget="4")
-    pool, source = compared_by(workspace.encoder(), TARGET, SOURCE)
-    expected = select_rows(pool, 4, source)
+    (pool, source), components = compared_by(workspace.encoder(), TARGET, SOURCE)
+    expected = select_rows(pool, 4, source, components=components)
     record = workspace.selection()
     (selection,) = record["selections"]
     assert picked(workspace) == [CASES[i] for i in expected.picks]
@@ -224,7 +224,7 @@ def test_scheduler_selects_from_partitions(workspace, capsys, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="Dask is not installed")
     run(capsys, budget="4")
     here = workspace.selection()
-    bytes_of_pool = compared_by(workspace.encoder(), TARGET)[0].nbytes
+    bytes_of_pool = compared_by(workspace.encoder(), TARGET)[0][0].nbytes
     partitions = workspace.record().parent / "partitions"
     cluster = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(**cluster) as workers:

@@ -12,7 +12,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2_xssr.commands import collect, select, status
 from nnunetv2_xssr.pools import dataset_pool, read_case
 from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
-from nnunetv2_xssr.pretrain.pooling import choose_embedding, features
+from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.selection import Constraints
 from nnunetv2_xssr.selection import select as select_rows
 from nnunetv2_xssr.selection_record import SelectionRecord
@@ -118,9 +118,12 @@ def test_record_is_what_the_selection_of_the_slices_gives(volumes, capsys):
     views = prepare_views(dataset_pool(VOLUMES))
     encoder = load_encoder(volumes.encoder(VOLUMES), "cpu")
     kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
-    rows = features(kept, encoder.layout, choose_embedding("auto", kept, encoder.layout))
+    kind = choose_embedding("auto", kept, encoder.layout)
+    rows = features(kept, encoder.layout, kind)
     volume_numbers = np.repeat(np.arange(len(CASES)), 8)
-    expected = select_rows(rows, 4, constraints=Constraints(group=volume_numbers, max_per_group=1)).picks
+    expected = select_rows(
+        rows, 4, constraints=Constraints(group=volume_numbers, max_per_group=1), components=COMPONENTS[kind]
+    ).picks
     pool = dataset_pool(VOLUMES)
     places = [view_slices(case, pool.reader()) for case in pool.cases]
     named = [(CASES[i // 8], places[i // 8][i % 8]) for i in expected]

@@ -207,7 +207,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
 
     from nnunetv2_xssr.commands.select_slices import unlike_slices
     from nnunetv2_xssr.pretrain.embedding import check_encoder_fits, embed, load_encoder
-    from nnunetv2_xssr.pretrain.pooling import choose_embedding, features
+    from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
     from nnunetv2_xssr.pretrain.processes import start
     from nnunetv2_xssr.pretrain.task import Settings
     from nnunetv2_xssr.pretrain.training import check_same_channels, checkpoint_folder, pretrain
@@ -253,6 +253,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
         "source": {views.pool.name: sha256_json(views.hashes) for views in source_views},
         "encoder": encoder.identity,
         "embedding": embedding,
+        "components": COMPONENTS[embedding],
         "embeddings": sha256(block.tobytes() for rows in [pool, *source] for block in blocks(rows)),
         "cases": sha256_json([[case.identifier, case.domain, case.group, case.cost] for case in target.cases]),
     }
@@ -301,6 +302,7 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: 
         embedded.pool if whole else embedded.pool[rows],  # a whole pool stays on disk
         embedded.source,
         np.array([place[identifier] for identifier in fold.labelled], int),
+        embedded.provenance["components"],
     )
     picks = []
     for rank, i in enumerate(chosen.picks):

@@ -16,6 +16,7 @@ def pick(
     pool: np.ndarray,
     source: np.ndarray | None,
     labelled: np.ndarray,
+    components: int | None,
 ) -> Selection:
     """Select the cases of one fold.
 
@@ -29,6 +30,8 @@ def pick(
     pool, source : arrays of shape (n, d) and (m, d)
     labelled : int array
         Rows of the pool.
+    components : int or None
+        See `nnunetv2_xssr.selection.select`.
     """
 
     def run(budget: float, alpha: float | None, horizon: int) -> Selection:
@@ -44,6 +47,7 @@ def pick(
             choice.alpha_criterion,
             fold.constraints,
             horizon,
+            components,
         )
 
     if fold.budget is not None:

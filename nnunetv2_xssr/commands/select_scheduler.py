@@ -60,12 +60,13 @@ def _select_on(
     criterion,
     constraints,
     horizon,
+    components,
 ):
     # The curve over the budget would need every partition at every step: it is left out, and the record says None.
     from nnunetv2_xssr.selection.distributed import connect, select_partitions
     from nnunetv2_xssr.selection.partitions import write_partitions
 
     # By the size of the pool and not of the cluster, which must not change the picks.
-    write_partitions(folder, pool, -(-pool.nbytes // PARTITION_BYTES), source, seed)
+    write_partitions(folder, pool, -(-pool.nbytes // PARTITION_BYTES), source, seed, components)
     with connect(scheduler) as client:
         return select_partitions(folder, budget, client, labelled, alpha, density_weight, seed, criterion)

@@ -52,7 +52,7 @@ def _selection(kept: Kept, number: int, selection: FoldSelection, members: list[
     rows = [place[identifier] for identifier in members]
     whole = len(rows) == len(kept.target.identifiers)
     pool = kept.target.embeddings if whole else kept.target.embeddings[rows]
-    scale = Scale.of(pool)
+    scale = Scale.of(pool, kept.record.provenance["components"])
     return {
         "fold": number if kept.record.mode == "study" else None,
         "pool_size": selection.pool_size,

@@ -4,6 +4,7 @@ import sys
 from fractions import Fraction
 
 import numpy as np
+import pytest
 
 from nnunetv2_xssr.selection.cells import squared_distance
 from nnunetv2_xssr.selection.standardise import Scale, standardise
@@ -43,3 +44,37 @@ def test_a_scale_measured_block_by_block_is_that_of_the_whole(monkeypatch):
     np.testing.assert_allclose(scale.factor, 1 / pool.std(axis=0), rtol=1e-9)
     whole = standardise(pool)[0]
     np.testing.assert_array_equal(np.concatenate([scale.apply(part) for part in (pool[:9], pool[9:])]), whole)
+
+
+def low_rank(n, d, rank, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, rank)) * np.arange(rank, 0, -1) @ rng.normal(size=(rank, d))
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 300), (300, 40), (3000, 60)])
+def test_components_keep_the_distances_of_what_they_span(n, d):
+    """Rows of rank 5 lie in 5 components: nothing is lost, and nothing is whitened."""
+    pool, source = low_rank(n + 20, d, 5)[:n], low_rank(n + 20, d, 5)[n:]
+    for whole, projected in zip(standardise(pool, source), standardise(pool, source, 8), strict=True):
+        assert projected.shape == (len(whole), 8)
+        assert np.allclose(whole @ whole[:30].T, projected @ projected[:30].T, atol=1e-5)
+
+
+def test_components_leave_noise_out():
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(np.arange(4), 50)
+    pool = np.where(np.arange(400) % 5 == 0, np.eye(4)[kinds] @ rng.normal(size=(4, 400)) * 4, 0)
+    pool = pool + rng.normal(size=pool.shape)
+
+    def told_apart(rows):
+        like = rows.astype(float) @ rows.T
+        alike = kinds[:, None] == kinds
+        return like[alike].mean() - like[~alike].mean()
+
+    assert told_apart(standardise(pool, None, 4)[0]) > 2 * told_apart(standardise(pool)[0])
+
+
+@pytest.mark.parametrize(("n", "d"), [(5, 100), (100, 5), (32, 64), (1, 40)])
+def test_no_more_cases_or_features_than_components_change_nothing(n, d):
+    pool = np.random.default_rng(0).normal(size=(n, d))
+    assert np.array_equal(standardise(pool)[0], standardise(pool, None, 32)[0])
