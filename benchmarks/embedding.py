@@ -26,6 +26,7 @@ from vit import ViTMaskedAutoencoder
 
 from nnunetv2_xssr.pools import open_pool, read_case
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
+from nnunetv2_xssr.pretrain.pooling import GRID, Layout, place_share
 from nnunetv2_xssr.pretrain.task import sample_generator
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE, LEARNING_RATE, ViewSampler, crop_and_mask
 from nnunetv2_xssr.selection.cells import cells_of
@@ -94,8 +95,8 @@ def embeddings(pack, source, target, work, seed, kinds):
         found = [maps(kind, model, a) for a in (z, x)]
         for name, of in pooled(kind).items():
             yield f"{kind} {name}", *(of(m).numpy() for m in found)
-        share = position_share(found[0][-2])
-        tqdm.write(f"{pack} {target}, {kind} {seed}: position explains {share:.3f} of the layer before the last")
+        share = share_of_place(found[0][-2])
+        tqdm.write(f"{pack} {target}, {kind} {seed}: the place explains {share:.2f} of the layer before the last")
 
 
 def encoder(kind, views, path, seed):
@@ -169,16 +170,10 @@ def pooled(kind):
     return found
 
 
-def position_share(layer):
-    """Share of the variance of a layer's cells that their position alone explains, in [0, 1].
-
-    Where anatomy is aligned, cells at the same place of different cases resemble each other; then it is large.
-    """
-    cells = layer.flatten(2) if layer.dim() == 4 else layer.movedim(2, 1).flatten(2)  # (cases, d, positions)
-    cells = (cells - cells.mean((0, 2), keepdim=True)) / cells.std((0, 2), keepdim=True).clamp(min=1e-6)
-    n, d, p = cells.shape
-    between = cells.mean(0).square().mean()
-    return ((between - 1 / n) / (1 - 1 / n)).item()
+def share_of_place(layer):
+    """`place_share` of the grid of a layer, shape (cases, views, d, rows, columns)."""
+    kept = F.adaptive_avg_pool2d(layer.flatten(0, 1), GRID).flatten(1).unflatten(0, layer.shape[:2])
+    return place_share(kept.numpy(), Layout(0, layer.shape[2], GRID**2))
 
 
 def standardised(pool, archive):
