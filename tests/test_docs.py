@@ -95,7 +95,7 @@ def test_tutorial_runs_and_prints_what_it_shows(name, shell, tmp_path):
 
 def every_file_is_listed(folder):
     """All that our commands wrote stands in the table of files of the reference."""
-    rows = re.findall(r"^\| `(nnUNet_[^`]+)`", (DOCS / "reference.md").read_text(encoding="utf-8"), re.M)
+    rows = re.findall(r"^\| `(nnUNet_\w+/[^`]+)`", (DOCS / "reference.md").read_text(encoding="utf-8"), re.M)
     names = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
     patterns = []
     for row in rows:
