@@ -9,6 +9,8 @@ import pytest
 from making import CHECKOUT, run_python
 from typing_commands import Shell, entry_points
 
+from nnunetv2_xssr.selection import CRITERIA, STRATEGIES
+
 DOCS = CHECKOUT / "docs"
 PAGES = [CHECKOUT / "README.md", *sorted(DOCS.glob("*.md"))]
 OURS = sorted(name for name in entry_points() if name.startswith(("nnUNetv2_xssr_", "nnUNetv2_hssl_")))
@@ -160,6 +162,11 @@ def test_reference_has_every_option_and_no_other(command):
             assert "required" in rest, f"{option} is required"
         elif action.default not in (None, False, [], ""):
             assert f"`{action.default}`" in rest, f"{option} does not name its default {action.default}"
+
+
+def test_reference_names_every_strategy_and_criterion():
+    missing = [name for name in (*STRATEGIES, *CRITERIA) if f"`{name}`" not in section("nnUNetv2_xssr_select")]
+    assert not missing
 
 
 def test_reference_has_a_section_for_every_command():
