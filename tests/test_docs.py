@@ -1,0 +1,229 @@
+"""The documentation says what is so: its commands run, its options exist, its links lead somewhere."""
+
+import argparse
+import importlib
+import re
+
+import numpy as np
+import pytest
+from making import CHECKOUT, run_python
+from typing_commands import Shell, entry_points
+
+from nnunetv2_xssr.selection import CRITERIA, STRATEGIES
+
+DOCS = CHECKOUT / "docs"
+PAGES = [CHECKOUT / "README.md", *sorted(DOCS.glob("*.md"))]
+OURS = sorted(name for name in entry_points() if name.startswith(("nnUNetv2_xssr_", "nnUNetv2_hssl_")))
+NOT_RUN = "<!-- not run in tests: "
+
+
+def fences(page):
+    """The fenced blocks of a page: language, text, and the line before."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    found, start = [], None
+    for number, line in enumerate(lines):
+        if not line.startswith("```"):
+            continue
+        if start is None:
+            start = number
+        else:
+            before = next((text for text in reversed(lines[:start]) if text.strip()), "")
+            found.append((lines[start][3:], "\n".join(lines[start + 1 : number]) + "\n", before))
+            start = None
+    assert start is None, f"{page.name}: the block of line {start + 1} does not end"
+    return found
+
+
+def parser_of(command):
+    """What a command's main function parses its arguments with."""
+    module, function = entry_points()[command]
+
+    class Caught(Exception):
+        pass
+
+    def catch(parser, *_):
+        raise Caught(parser)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", catch)
+        with pytest.raises(Caught) as caught:
+            getattr(importlib.import_module(module), function)([])
+    return caught.value.args[0]
+
+
+def options_of(command):
+    """Option as it is typed to argparse's action, without the help."""
+    actions = parser_of(command)._actions
+    return {name: action for action in actions for name in action.option_strings if action.dest != "help"}
+
+
+# --- what the tutorials type
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory, linked_nnunet):
+    shell = Shell(tmp_path_factory.mktemp("shell"), linked_nnunet)
+    yield shell
+    shell.close()
+
+
+def shape(line):
+    """A line without what differs between two runs: figures, names of cases and folders."""
+    line = re.sub(r"\S*/(?=(raw|preprocessed|results|results_\w+)/)", "", line.strip())
+    line = re.sub(r"_[0-9a-f]{8}\b", "_hash", line)
+    line = re.sub(r"demo_\d+(, |,$)?", "demo", line)
+    return re.sub(r"[\d.]+", "#", re.sub(r"\s+", " ", line))
+
+
+@pytest.mark.parametrize("name", ["tutorial-study", "tutorial-new-site"])
+def test_tutorial_runs_and_prints_what_it_shows(name, shell, tmp_path):
+    program, shown = [], []
+    for language, text, before in fences(DOCS / f"{name}.md"):
+        assert language in ("bash", "text"), f"{name}.md has a block of {language or 'no language'}"
+        if language == "text":
+            shown += [line for line in text.splitlines() if line.strip() and line.strip() != "..."]
+        elif not before.startswith(NOT_RUN):
+            program.append(text)
+    assert len(program) > 5
+    code, out = shell.run("".join(program), tmp_path)
+    assert code == 0, out[-5000:]
+    printed = [shape(line) for line in re.split(r"[\r\n]", out)]
+    for line in shown:
+        parts = [re.escape(shape(part)) for part in line.split("...")]
+        found = any(re.search(".*".join(parts), text) for text in printed)
+        assert found, f"{name}.md shows a line that is not printed: {line}\n{out[-8000:]}"
+    every_file_is_listed(tmp_path)
+
+
+def every_file_is_listed(folder):
+    """All that our commands wrote stands in the table of files of the reference."""
+    rows = re.findall(r"^\| `(nnUNet_\w+/[^`]+)`", (DOCS / "reference.md").read_text(encoding="utf-8"), re.M)
+    names = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
+    patterns = []
+    for row in rows:
+        base, rest = row.split("/", 1)
+        patterns.append(f"{names[base]}/" + re.sub(r"[A-Z]{2,}", "*", rest))
+    ours = ["preprocessed/*/xssr/**/*", "preprocessed/*/splits_xssr.json", "raw/*/annotate/**/*", "results/*/XSSR_*/*"]
+    (home,) = {path.parent.parent for path in folder.rglob("raw/*")}
+    written = [path.relative_to(home) for pattern in ours for path in home.glob(pattern) if path.is_file()]
+    assert len(written) > 10
+    unlisted = [str(path) for path in written if not any(path.match(pattern) for pattern in patterns)]
+    assert not unlisted, f"not in the table of files of reference.md: {unlisted}"
+
+
+def test_blocks_that_are_not_run_say_why():
+    for page in PAGES:
+        for language, text, before in fences(page):
+            if language == "bash" and not page.name.startswith("tutorial-"):
+                raise AssertionError(f"{page.name} has a block of bash that no test runs: {text}")
+            if before.startswith("<!-- not run"):
+                assert re.fullmatch(r"<!-- not run in tests: .{10,} -->", before), before
+
+
+@pytest.mark.parametrize(
+    ("page", "code"),
+    [(page.name, text) for page in PAGES for language, text, _ in fences(page) if language == "python"],
+)
+def test_python_block_runs(page, code, tmp_path):
+    if "distributed" in code:
+        pytest.importorskip("distributed")
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "pool.npy", rng.normal(size=(2100, 8)).astype(np.float32))
+    np.save(tmp_path / "source.npy", rng.normal(size=(50, 8)).astype(np.float32))
+    (tmp_path / "block.py").write_text(code)
+    result = run_python(["block.py"], cwd=tmp_path)
+    assert result.returncode == 0, f"{page}: {result.stderr[-3000:]}"
+
+
+# --- the reference and the options
+
+
+def section(command):
+    """The part of reference.md on a command."""
+    text = (DOCS / "reference.md").read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^## {command}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    return found
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_reference_has_every_option_and_no_other(command):
+    rows = {}
+    for first, rest in re.findall(r"^\| (`-[^|]*`[^|]*)\|(.*)\|$", section(command), re.M):
+        for option in re.findall(r"`(-[\w-]+)", first):
+            assert option not in rows, f"{option} stands twice"
+            rows[option] = first, rest
+    expected = options_of(command)
+    assert sorted(rows) == sorted(expected)
+    for option, action in expected.items():
+        first, rest = rows[option]
+        for choice in action.choices or ():
+            assert f"`{choice}`" in first + rest, f"{option} does not name its choice {choice}"
+        if action.required:
+            assert "required" in rest, f"{option} is required"
+        elif action.default not in (None, False, [], ""):
+            assert f"`{action.default}`" in rest, f"{option} does not name its default {action.default}"
+
+
+def test_reference_names_every_strategy_and_criterion():
+    missing = [name for name in (*STRATEGIES, *CRITERIA) if f"`{name}`" not in section("nnUNetv2_xssr_select")]
+    assert not missing
+
+
+def test_reference_has_a_section_for_every_command():
+    text = (DOCS / "reference.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^## (nnUNetv2_\w+)$", text, re.M)) == OURS
+
+
+def typed(page):
+    """The calls of our commands on a page: command and options."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+    for call in re.findall(r"(nnUNetv2_(?:xssr|hssl)_\w+(?!:)\b[^`\n|]*)", text):
+        command, *words = re.split(r"\s+(?:#.*)?", call)
+        yield command, [word for word in words if re.fullmatch(r"--?[a-zA-Z][\w-]*", word)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_that_are_typed_exist(page):
+    for command, options in typed(page):
+        assert command in OURS, f"{page.name} names {command}"
+        unknown = set(options) - set(options_of(command)) - {"--help"}
+        assert not unknown, f"{page.name} gives {command} {', '.join(unknown)}"
+
+
+def test_options_in_the_text_are_some_commands():
+    of_others = {"--verify_dataset_integrity", "-tr", "-pretrained_weights", "-np", "-npfp", "--help", "--signal"}
+    known = of_others.union(*(options_of(command) for command in OURS))
+    for page in PAGES:
+        if page.name in ("scaling.md", "speed.md", "embedding.md"):
+            continue  # on benchmarks, which have options of their own
+        text = re.sub(r"^## Does it beat random.*?(?=^## )", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        named = re.findall(r"`(--?[a-zA-Z][\w-]*)", text)
+        assert not set(named) - known, f"{page.name} names options that no command has"
+
+
+# --- links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        if link.startswith(("http://", "https://")):
+            continue
+        target, _, anchor = link.partition("#")
+        file = (page.parent / target) if target else page
+        assert file.is_file(), f"{page.name} links to {link}, which is not there"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name} links to {link}, but {file.name} has no such heading"
+
+
+def anchors(page):
+    """The headings of a page as GitHub names them in links."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_no_path_of_a_machine():
+    for page in PAGES:
+        found = re.findall(r"(?<![\w.$}])/(?:home|tmp|work|root|Users)/\S*", page.read_text(encoding="utf-8"))
+        assert not found, f"{page.name} names {found}"
