@@ -67,7 +67,7 @@ os.replace, case_rows.CaseRows.write, engine.Run.train_step = killed_at_replace,
 draw = random.Random(seed)
 kills = 0
 while True:
-    moments = draw.randint(1, 16) if seed and kills < 200 else 10**9
+    moments = draw.randint(1, 40) if seed and kills < 30 else 10**9
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -143,7 +143,7 @@ def test_killed_again_and_again_ends_with_the_same_bytes(uninterrupted, tmp_path
 
 def test_continued_pretraining_ends_with_the_same_weights(uninterrupted, tmp_path):
     workspace = Workspace(tmp_path / "nnunet")
-    assert drive(workspace, 5, "pretrain", "-s", "1", "--c") >= 1
+    assert drive(workspace, 2, "pretrain", "-s", "1", "--c") >= 1
     # The first one learned by select, this one by pretrain.
     assert_same_weights(workspace.encoder(), uninterrupted.encoder())
 
