@@ -136,6 +136,8 @@ def correlate(results, path):
         distances = {name: proxy(images[pool], masks[pool]) for name, proxy in PROXIES.items()}
         for fraction in BUDGETS:
             entries = [value for key, value in results.items() if key.startswith(f"{pack} {fraction} ")]
+            if len(entries) < N_SELECTIONS:
+                continue  # not trained on all of them yet
             dice = np.array([np.mean(entry["dice"]) for entry in entries]) * 100
             cells = []
             for name, distance in distances.items():
