@@ -9,10 +9,9 @@ holds for every task:
   therefore learn what one process with the whole batch does, up to rounding.
 - Nothing but weights, optimizer and the number of the step decides what comes next. A run that was killed or stopped
   and continued ends with the same weights as one that was not: byte for byte on a CPU in float32.
-- A loss that compares samples with each other needs the features of all processes: `processes.gather` (Fabric's
-  ``all_gather(sync_grads=True)``, tried with gloo). If then every process computes the same loss of all features, the
-  gradients are those of one process with the whole batch: the gathering sums them over the processes, and
-  DistributedDataParallel takes their mean. Accumulated parts are not compared with each other.
+- A loss that compares samples with each other needs the features of all processes: `processes.gather`. If then every
+  process computes the same loss of all features, the gradients are those of one process with the whole batch.
+  Accumulated parts are not compared with each other.
 """
 
 import math

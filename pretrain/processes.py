@@ -101,7 +101,10 @@ def stop_told_once(fabric: Fabric) -> Iterator[None]:
 
 
 def gather(fabric: Fabric, features: torch.Tensor) -> torch.Tensor:
-    """Features of all processes, in the order of the samples, with gradients.
+    """Features of all processes, in the order of the samples, for a loss that every process computes alike from them.
+
+    Gradients reach the features of this process only, and are multiplied by the number of processes: averaging them
+    over the processes, as is done with all gradients, then gives those of one process with the whole batch.
 
     Parameters
     ----------
@@ -114,4 +117,9 @@ def gather(fabric: Fabric, features: torch.Tensor) -> torch.Tensor:
     """
     if fabric.world_size == 1:
         return features
-    return fabric.all_gather(features, sync_grads=True).flatten(0, 1)
+    own = features.detach().contiguous()
+    parts = [torch.empty_like(own) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(parts, own)
+    if features.requires_grad:
+        parts[fabric.global_rank] = own + fabric.world_size * (features - own)
+    return torch.cat(parts)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from making import SOURCE, command
+from making import SOURCE, TARGET, command
+from plans import write_plans
 
-from nnunetv2_xssr.commands import pretrain
 from nnunetv2_xssr.errors import Stopped, UserError
 from nnunetv2_xssr.pretrain import engine, schedule
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
@@ -81,7 +81,9 @@ def assert_alike(one, other, tolerance):
     for key, tensor in one["weights"].items():
         if tolerance == 0:
             assert tensor.numpy().tobytes() == other["weights"][key].numpy().tobytes(), key
-        assert torch.allclose(tensor, other["weights"][key], rtol=tolerance, atol=tolerance), key
+        # The norm after it takes a convolution's bias away: its gradient is rounding, of which Adam makes whole steps.
+        near = torch.allclose(tensor, other["weights"][key], rtol=tolerance, atol=tolerance)
+        assert near or (".convs." in key and key.endswith(".bias")), key
 
 
 # --- many processes, many parts
@@ -115,19 +117,27 @@ def test_batch_that_does_not_divide(tmp_path):
         train(tmp_path, "Regression", {**SETTINGS, "accumulate": 3})
 
 
-def test_two_processes_of_the_command(workspace, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "argv", "written"),
+    [
+        ("pretrain", ["-s", "1"], f"{SOURCE}/XSSR_MAE__2d"),
+        ("hssl_pretrain", ["-d", "2", "-c", "2d", "-s", "1", "2"], f"{TARGET}/XSSR_HSSL__nnUNetPlans__2d"),
+    ],
+)
+def test_two_processes_of_a_command(workspace, name, argv, written):
     """The first process reads the images and writes; both learn."""
-    shutil.rmtree(workspace.preprocessed / SOURCE)
-    workspace.encoder().unlink()
-    argv = ["-s", "1", "--epochs", "1", "--batch_size", "4", "-device", "cpu"]
+    write_plans(workspace.preprocessed / TARGET)
+    shutil.rmtree(workspace.preprocessed / SOURCE, ignore_errors=True)
+    shutil.rmtree(workspace.results / written, ignore_errors=True)
     short = "from nnunetv2_xssr.pretrain import engine\nengine.BATCHES_PER_EPOCH = 2\n"
-    codes, outputs = together("torchrun", ["-c", short + command("pretrain", *argv)])
+    program = short + command(name, *argv, "--epochs", "2", "--batch_size", "4", "-device", "cpu")
+    codes, outputs = together("torchrun", ["-c", program])
     assert codes == [0, 0], outputs
     assert "wrote" in outputs[0][0] and outputs[1] == ("", "")
-    two = load_checkpoint(workspace.encoder())
-    monkeypatch.setattr(engine, "BATCHES_PER_EPOCH", 2)
-    assert pretrain.main(argv) == 0
-    assert_alike(load_checkpoint(workspace.encoder()), two, 1e-4)
+    two = load_checkpoint(workspace.results / written / "checkpoint_final.pth")
+    shutil.rmtree(workspace.results / written)
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+    assert_alike(load_checkpoint(workspace.results / written / "checkpoint_final.pth"), two, 1e-4)
 
 
 def test_mistake_is_told_once_by_many_processes(workspace):
