@@ -2,14 +2,17 @@
 
     python benchmarks/hssl.py            some hours on 2 cores
     python benchmarks/hssl.py --gpu      planned network, 250 epochs, longer pretraining
+    python benchmarks/hssl.py --shares 0.05 --arms scratch "several domains" "local contrast" "warm-up"
+                                         what was not taken: another loss of the decoder, another schedule
 
 Targets are the children of CXRLung and the histology of NucleiDSB: 80 % of each is the pool (split by patient where
 patients are known), 20 % the test set. Pretraining sees images only: those of the pool (one domain), or those and the
-pack's other domains (several). Every seed draws the labelled cases anew, for all three arms alike. Everything goes
-through nnU-Net's own commands. What is finished is kept: run again to go on.
+pack's other domains (several). Every seed draws the labelled cases anew, for all arms alike. Everything goes through
+nnU-Net's own commands. What is finished is kept: run again to go on.
 """
 
 import argparse
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -33,7 +36,13 @@ PACKS = {
 UNLABELLED = {"Dataset813_Hannover": "imagesUnlabelled"}
 SHARES = (0.05, 0.1, 1.0)
 ARMS = ("scratch", "one domain", "several domains")
-SMALL = {"patch_size": [128, 128], "batch_size": 8}
+OTHER_ARMS = ("local contrast", "warm-up")  # of several domains, on the CPU
+HERE = Path(__file__).resolve().parent
+# Whole lungs at half the resolution; nuclei, which are small, at the full one.
+SMALL = {
+    "CXRLung": {"spacing": [2.0, 2.0], "data_identifier": "half", "patch_size": [96, 128], "batch_size": 8},
+    "NucleiDSB": {"patch_size": [128, 128], "batch_size": 8},
+}
 
 
 def main() -> int:
@@ -42,9 +51,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the pool that is labelled")
     parser.add_argument("--packs", nargs="+", default=list(PACKS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS + OTHER_ARMS, default=ARMS)
     parser.add_argument("--epochs", type=int, default=None, help="of pretraining")
     parser.add_argument("--gpu", action="store_true", help="the long schedule")
     args = parser.parse_args()
+    os.environ["nnUNet_extTrainer"] = str(HERE / "trainers")
     return run("hssl.py", lambda: benchmark(args))
 
 
@@ -52,15 +63,15 @@ def benchmark(args: argparse.Namespace) -> None:
     rows = []
     for pack in args.packs:
         study, pool, test = prepare(pack, args)
-        weights = {arm: pretrain(study, pack, arm, args) for arm in ARMS[1:]}
+        weights = {arm: pretrain(study, pack, arm, args) for arm in args.arms if arm != "scratch"}
         for share in args.shares:
-            dice = {arm: [] for arm in ARMS}
+            dice = {arm: [] for arm in args.arms}
             k = max(1, int(share * len(pool)))
             for seed in range(args.seeds):
                 labelled = sorted(np.random.default_rng([seed, k]).choice(pool, k, replace=False).tolist())
                 write_split(study.preprocessed / FILE_NAME, [{"train": labelled, "val": test}])
-                for arm in ARMS:
-                    dice[arm].append(trained_dice(study, f"{arm} {k} seed {seed}", weights.get(arm)))
+                for arm in args.arms:
+                    dice[arm].append(trained_dice(study, arm, f"{k} seed {seed}", weights.get(arm)))
                     print(f"{pack} {arm} {k} seed {seed}: {100 * dice[arm][-1]:.2f}", file=sys.stderr, flush=True)
             rows.append((pack, share, k, {arm: 100 * np.array(values) for arm, values in dice.items()}))
     print_table(rows)
@@ -86,45 +97,52 @@ def prepare(pack: str, args: argparse.Namespace) -> tuple[Study, list[str], list
         write_json(unlabelled / "dataset.json", {**description, "numTraining": 0})
     configuration, trainer = ("2d", "XSSRTrainer_250epochs") if args.gpu else ("2d_small", "XSSRTrainer_demo")
     study = Study(folder, unlabelled.name, target, configuration, trainer, resolve_device(None if args.gpu else "cpu"))
-    study.preprocess(pool, test, None if args.gpu else SMALL)
+    study.preprocess(pool, test, None if args.gpu else SMALL[pack])
     study.run("nnUNetv2_xssr_link")
     return study, pool, test
 
 
 def pretrain(study: Study, pack: str, arm: str, args: argparse.Namespace) -> Path:
     """Weights of the whole network from the pool's images, alone or with those of the other domains."""
-    others = list(PACKS[pack][2]) if arm == ARMS[2] else []
+    arm = "several domains" if arm == "warm-up" else arm
+    others = [] if arm == "one domain" else list(PACKS[pack][2])
     kept = study.folder / f"{arm}.pth"
     if not kept.is_file():
         epochs = ["--epochs", str(args.epochs or (300 if args.gpu else 6))]
         batch = [] if args.gpu else ["--batch_size", "16"]
+        contrast = (sys.executable, str(HERE / "local_contrast.py"))
         study.run(
-            "nnUNetv2_hssl_pretrain", "-d", study.target, "-c", study.configuration, "-s", study.source, *others,
-            "-device", study.device, *epochs, *batch, arm=f"pretraining {arm}",
-        )  # fmt: skip
+            *(contrast if arm == "local contrast" else ["nnUNetv2_hssl_pretrain"]),
+            *("-d", study.target, "-c", study.configuration, "-s", study.source, *others),
+            *("-device", study.device, *epochs, *batch),
+            arm=f"pretraining {arm}",
+        )
         results = study.folder / "arms" / f"pretraining {arm}" / study.target
         shutil.copyfile(results / f"XSSR_HSSL__nnUNetPlans__{study.configuration}" / "hssl_weights.pth", kept)
     return kept
 
 
-def trained_dice(study: Study, arm: str, weights: Path | None) -> float:
+def trained_dice(study: Study, arm: str, run: str, weights: Path | None) -> float:
     """Mean test Dice of one training; a finished one is read and not run again."""
-    name = f"{study.trainer}__nnUNetPlans__{study.configuration}"
-    summary = study.folder / "arms" / arm / study.target / name / "fold_0" / "validation" / "summary.json"
+    trainer = f"{study.trainer}_warm_up" if arm == "warm-up" else study.trainer
+    trained = study.folder / "arms" / f"{arm} {run}" / study.target / f"{trainer}__nnUNetPlans__{study.configuration}"
+    summary = trained / "fold_0" / "validation" / "summary.json"
     if not summary.is_file():
         start = ["-pretrained_weights", str(weights)] if weights else []
-        train = ("nnUNetv2_train", study.target, study.configuration, "0", "-tr", study.trainer)
-        study.run(*train, "-device", study.device, *start, arm=arm)
+        train = ("nnUNetv2_train", study.target, study.configuration, "0", "-tr", trainer)
+        study.run(*train, "-device", study.device, *start, arm=f"{arm} {run}")
     return read_json(summary)["foreground_mean"]["Dice"]
 
 
 def print_table(rows) -> None:
-    """Mean and standard deviation over seeds, and the paired difference from scratch."""
-    print(f"| target | labelled | {' | '.join(ARMS)} | one - scratch | several - scratch |\n|{'---|' * 7}")
+    """Mean and standard deviation over seeds, and the paired differences from the first arm."""
+    arms = list(rows[0][3])
+    gains = [f"{arm} - {arms[0]}" for arm in arms[1:]]
+    print(f"| target | labelled | {' | '.join(arms + gains)} |\n|{'---|' * (2 + len(arms + gains))}")
     for pack, share, k, dice in rows:
         cells = [f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" for values in dice.values()]
-        for arm in ARMS[1:]:
-            gain = dice[arm] - dice["scratch"]
+        for arm in arms[1:]:
+            gain = dice[arm] - dice[arms[0]]
             cells.append(f"{gain.mean():+.2f} ({', '.join(f'{g:+.2f}' for g in gain)})")
         print(f"| {pack} | {100 * share:g} % ({k}) | {' | '.join(cells)} |")
 

@@ -133,7 +133,7 @@ class Study:
         ----------
         small : mapping or None
             What the added small configuration has otherwise than the planned one, ``batch_size`` at least; None adds
-            none.
+            none. With another ``spacing`` it must have a ``data_identifier`` of its own.
         """
         plans_file = self.preprocessed / "nnUNetPlans.json"
         write_json(self.preprocessed / "splits_final.json", [{"train": sorted(pool), "val": sorted(test)}])
@@ -145,6 +145,8 @@ class Study:
             network = small_configuration(plans["configurations"]["2d"], small["batch_size"])
             plans["configurations"][self.configuration] = {"inherits_from": "2d", **network, **small}
             write_json(plans_file, plans)
+            if not (self.preprocessed / small.get("data_identifier", "nnUNetPlans_2d")).is_dir():
+                self.run("nnUNetv2_preprocess", "-d", self.target[7:10], "-c", self.configuration, "-np", "1")
 
     def run_arm(self, arm: str, *select_options: str) -> dict[str, float]:
         """Select, train and evaluate; return the Dice of every test case. A finished arm is read and not run again."""

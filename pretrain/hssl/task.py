@@ -41,6 +41,8 @@ class HSSLTask:
     health_note : str
     """
 
+    decoder_loss = staticmethod(restoration)
+
     def __init__(
         self,
         plans: TargetPlans,
@@ -98,7 +100,7 @@ class HSSLTask:
             "task_loss": F.cross_entropy(found["task"], twice),
             "group_loss": F.cross_entropy(found["group"], groups[twice])
             + hierarchical_contrast(projected, every_task, groups[every_task]),
-            "decoder_loss": restoration(found["restored"], clean.flatten(0, 1)),
+            "decoder_loss": self.decoder_loss(found["restored"], clean.flatten(0, 1)),
         }
         total = parts["image_loss"] + TASK_WEIGHT * parts["task_loss"] + GROUP_WEIGHT * parts["group_loss"]
         return {"loss": total + DECODER_WEIGHT * parts["decoder_loss"], **parts}
@@ -109,7 +111,7 @@ class HSSLTask:
         first, second, losses = [], [], []
         for views, images in zip(noisy.split(8), clean.split(8), strict=True):
             skips, pooled = model.encode(views.flatten(0, 1))
-            losses.append(restoration(model.decode(skips), images.flatten(0, 1)))
+            losses.append(self.decoder_loss(model.decode(skips), images.flatten(0, 1)))
             pooled = pooled.unflatten(0, (-1, 2))
             first.append(pooled[:, 0])
             second.append(pooled[:, 1])
