@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 from nnunetv2_xssr.selection.by_budget import STEPS
 
-NOTHING_MORE = "no further case can be picked"
 _CLEAR = 0.25  # how far below the chord a knee must lie to be one: 0 is a straight line, 1 a right angle
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What further cases would add.
+    """What further cases, or slices, would add.
 
     Attributes
     ----------
@@ -43,18 +42,18 @@ def gains(curve: dict, picked: int) -> list[Gain]:
     return [Gain(step, at[picked + step], 1 - at[picked + step] / now if now else 0.0) for step in steps]
 
 
-def knee_words(curve: dict, picked: int) -> str:
-    """Where the curve bends, and how the picks lie to that."""
+def knee_words(curve: dict, picked: int, unit: str = "case") -> str:
+    """Where the curve bends, and how the picks, cases or slices, lie to that."""
     knee, longest = curve["knee"], curve["budget"][-1]
     if longest == 1:
-        return "a single case can be picked: there is nothing to weigh up"
+        return f"a single {unit} can be picked: there is nothing to weigh up"
     place = "as many as are picked"
     if picked != knee:
         place = f"{abs(picked - knee)} {'fewer' if knee < picked else 'more'} than picked"
-    words = f"the knee of the coverage up to {longest} cases is at {knee}, {place}: "
+    words = f"the knee of the coverage up to {longest} {unit}s is at {knee}, {place}: "
     if _below_chord(curve) < _CLEAR:
-        return words + "but the curve hardly bends, every further case adds about as much, and the knee says little"
-    return words + "up to there a case adds more than the average one, from there on less"
+        return words + f"but the curve hardly bends, every further {unit} adds about as much, and the knee says little"
+    return words + f"up to there a {unit} adds more than the average one, from there on less"
 
 
 def _below_chord(curve: dict) -> float:
@@ -67,11 +66,12 @@ def _below_chord(curve: dict) -> float:
     )
 
 
-def next_words(curve: dict, picked: int) -> str:
-    """What the next cases would add, as one sentence."""
+def next_words(curve: dict, picked: int, unit: str = "case") -> str:
+    """What the next cases, or slices, would add, as one sentence."""
     found = gains(curve, picked)
     if not found:
-        return NOTHING_MORE
-    cases = ", ".join(str(gain.cases) for gain in found)
+        return f"no further {unit} can be picked"
+    counts = ", ".join(str(gain.cases) for gain in found)
     nearer = ", ".join(f"{100 * gain.nearer:.1f}" for gain in found)
-    return f"the next {cases} case{'' if cases == '1' else 's'} would bring the pool {nearer} % nearer to a chosen one"
+    noun = unit if counts == "1" else f"{unit}s"
+    return f"the next {counts} {noun} would bring the pool {nearer} % nearer to a chosen one"

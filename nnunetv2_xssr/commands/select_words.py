@@ -8,7 +8,7 @@ from nnunetv2_xssr.selection_record import FoldSelection, SelectionRecord
 _ROWS = 30  # more picks than a screen shows stand in the record
 _COVERED = {
     "mean_distance": "the pool",
-    "covering_radius": "the farthest case",
+    "covering_radius": "the farthest {}",
     "novel_mean_distance": "what is new",
 }
 
@@ -61,7 +61,7 @@ def _cell(value: str | float | None) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def alpha_words(selection: FoldSelection, criterion: str) -> str | None:
+def alpha_words(selection: FoldSelection, criterion: str, unit: str) -> str | None:
     """How sharp the choice of alpha was; None for strategies without alpha."""
     if selection.alpha is None:
         return None
@@ -70,23 +70,24 @@ def alpha_words(selection: FoldSelection, criterion: str) -> str | None:
         return f"alpha {alphas[0]:g} (0 is all diversity, 1 all novelty), not calibrated"
     best, worst = min(loss), max(loss)
     if best == 0:
-        return f"alpha {selection.alpha:g}: every case, or a copy of it, is chosen"
+        return f"alpha {selection.alpha:g}: every {unit}, or a copy of it, is chosen"
     near = [a for a, value in zip(alphas, loss, strict=True) if value <= 1.01 * best]
-    text = f"alpha {selection.alpha:g} (0 is all diversity, 1 all novelty) covers {_COVERED[criterion]} best"
+    covered = _COVERED[criterion].format(unit)
+    text = f"alpha {selection.alpha:g} (0 is all diversity, 1 all novelty) covers {covered} best"
     if len(near) > 1:
         text += f"; {', '.join(f'{a:g}' for a in near)} come within 1 % of it"
-    return text + f"; the worst, {alphas[loss.index(worst)]:g}, leaves cases {_percent(worst / best)} farther away"
+    return text + f"; the worst, {alphas[loss.index(worst)]:g}, leaves {unit}s {_percent(worst / best)} farther away"
 
 
 def _percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):.1f} %"
 
 
-def coverage_words(selection: FoldSelection) -> str:
+def coverage_words(selection: FoldSelection, unit: str) -> str:
     """The coverage of the picks against that of random draws."""
     ours, random = selection.mean_distance, selection.random_mean_distance
     text = (
-        f"coverage: a case lies {ours:.3f} from the nearest chosen one on average, {random:.3f} with random picks "
+        f"coverage: a {unit} lies {ours:.3f} from the nearest chosen one on average, {random:.3f} with random picks "
         f"(median of {N_RANDOM_DRAWS} draws under the same limits)"
     )
     if ours == 0 or random == 0:
@@ -94,31 +95,37 @@ def coverage_words(selection: FoldSelection) -> str:
     return text + f": {_percent(random / ours)} " + ("farther" if random >= ours else "(nearer)")
 
 
-def spent_words(selection: FoldSelection, budget: float | None) -> str | None:
+def spent_words(selection: FoldSelection, budget: float | None, unit: str) -> str | None:
     """What the picks cost, how many are missing because the limits left no other, or what -b auto took; else None."""
     count = len(selection.picks)
     if budget is None:
-        return f"-b auto: {count} cases picked, the knee of the coverage"
+        return f"-b auto: {count} {unit}s picked, the knee of the coverage"
     if count and selection.picks[0].cost is not None:
         return f"{count} picks with a cost of {sum(pick.cost for pick in selection.picks):g} in all, of {budget:g}"
     if count < budget:
-        return f"only {count} of {budget} cases picked: groups, quotas or the least distance leave no other"
+        return f"only {count} of {budget} {unit}s picked: groups, quotas or the least distance leave no other"
     return None
 
 
-def how_many_words(selection: FoldSelection) -> str | None:
-    """Whether fewer or more cases would have been worth it; None where the record has no curve."""
+def how_many_words(selection: FoldSelection, unit: str) -> str | None:
+    """Whether fewer or more cases, or slices, would have been worth it; None where the record has no curve."""
     curve, picked = selection.by_budget, len(selection.picks)
     if curve is None:
         return None
-    return f"how many: {knee_words(curve, picked)}; {next_words(curve, picked)}"
+    return f"how many: {knee_words(curve, picked, unit)}; {next_words(curve, picked, unit)}"
 
 
 def describe_result(record: SelectionRecord, first_budget: float | None) -> str:
     """The first selection in full, and a line for each further fold."""
     first = record.selections[0]
-    alpha = alpha_words(first, record.settings["alpha_criterion"])
-    parts = [picks_table(first), spent_words(first, first_budget), alpha, coverage_words(first), how_many_words(first)]
+    unit = record.settings["unit"]
+    parts = [
+        picks_table(first),
+        spent_words(first, first_budget, unit),
+        alpha_words(first, record.settings["alpha_criterion"], unit),
+        coverage_words(first, unit),
+        how_many_words(first, unit),
+    ]
     if len(record.selections) > 1:
         parts[0] = f"fold 0:\n{parts[0]}"
         parts += [f"fold {i}: {_fold_line(selection)}" for i, selection in enumerate(record.selections) if i]
