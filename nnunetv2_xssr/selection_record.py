@@ -31,6 +31,8 @@ class Pick:
         labelled case.
     slice : int or None
         Of a volume whose slices are chosen one by one: counted from 0, in the order of the file.
+    view : int or None
+        The number of that slice among the candidates of its volume, from 0: see `nnunetv2_xssr.slices`.
     """
 
     rank: int
@@ -44,6 +46,7 @@ class Pick:
     score: float | None
     stands_for: int
     slice: int | None = None
+    view: int | None = None
 
 
 def picked_slices(picks: Iterable[Pick]) -> dict[str, list[int]]:
@@ -75,6 +78,9 @@ class FoldSelection:
         The lists of a `BudgetCurve` and its knee: see `nnunetv2_xssr.selection.by_budget`.
     pool_domains, pool_groups : dict or None
         How many cases of the pool are of each domain and of each group (patient); None where no case has one.
+    left_out : list of str
+        Slices that neither could be chosen nor are stood for: copies, all of excluded volumes, and those of labelled
+        volumes that were not drawn.
     """
 
     pool_size: int
@@ -88,6 +94,7 @@ class FoldSelection:
     by_budget: dict | None = None
     pool_domains: dict[str, int] | None = None
     pool_groups: dict[str, int] | None = None
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

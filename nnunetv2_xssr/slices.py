@@ -17,9 +17,14 @@ from nnunetv2_xssr.views import VIEWS_PER_VOLUME, foreground_slices
 IGNORE = "ignore"  # nnU-Net's name of the label
 
 
+def slice_name(volume: str, view: int) -> str:
+    """The name of a candidate slice."""
+    return f"{volume}/{view}"
+
+
 def slice_names(volume: str) -> list[str]:
     """The names of a volume's candidate slices, in the order of its views."""
-    return [f"{volume}/{view}" for view in range(VIEWS_PER_VOLUME)]
+    return [slice_name(volume, view) for view in range(VIEWS_PER_VOLUME)]
 
 
 def volume_of(name: str) -> str:
@@ -30,6 +35,11 @@ def volume_of(name: str) -> str:
 def view_of(name: str) -> int:
     """The number of the view that a slice is."""
     return int(name.split("/")[1])
+
+
+def row_per_slice(rows: np.ndarray) -> np.ndarray:
+    """From shape (volumes, views, ...) to (volumes * views, 1, ...): every slice as a case with one view."""
+    return rows.reshape(-1, 1, *rows.shape[2:])
 
 
 def slice_pool(pool: ImagePool) -> ImagePool:

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
+from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_picture, write_volume
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from slicing import CASES, SHAPE, VOLUMES, draw, labels, load, picks, run, save, with_volumes
 
 from nnunetv2_xssr.commands import collect, select, status
 from nnunetv2_xssr.pools import dataset_pool, read_case
@@ -15,13 +16,9 @@ from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.selection import Constraints
 from nnunetv2_xssr.selection import select as select_rows
-from nnunetv2_xssr.selection_record import SelectionRecord
 from nnunetv2_xssr.slices import slice_names, slice_pool, view_slices, volume_of, with_ignore
 from nnunetv2_xssr.views import extract_views, prepare_views
 
-VOLUMES = "Dataset031_Volumes"
-CASES = [f"v_{i}" for i in range(6)]
-SHAPE = (16, 20, 20)
 IGNORE = 2
 
 
@@ -29,47 +26,6 @@ IGNORE = 2
 def volumes(empty):
     """Six unlabelled volumes on a grid that is not the default."""
     return with_volumes(empty)
-
-
-def with_volumes(workspace):
-    for i, case in enumerate(CASES):
-        save(workspace.images(VOLUMES) / f"{case}_0000.nii.gz", volume(i)[0])
-    write_dataset_json(workspace.raw / VOLUMES, ".nii.gz", channel_names={"0": "T1"}, numTraining=0, dataset={})
-    return workspace
-
-
-def save(path, array):
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing((1.0, 1.5, 2.0))
-    image.SetOrigin((5.0, -7.0, 9.0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, str(path))
-
-
-def load(path):
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-
-
-def run(capsys, *argv, budget="4"):
-    return succeeds(capsys, select.main, ["-d", "31", "--unit", "slice", "-b", budget, "-device", "cpu", *argv])
-
-
-def picks(volumes):
-    return SelectionRecord.load(volumes.record(VOLUMES)).selections[0].picks
-
-
-def labels(volumes, number=1):
-    return volumes.raw / VOLUMES / "annotate" / f"round_{number:02d}" / "labels"
-
-
-def draw(volumes, *cases, number=1):
-    """Draw on every slice that a template leaves open."""
-    for case in cases:
-        path = labels(volumes, number) / f"{case}.nii.gz"
-        label = load(path)
-        opened = np.flatnonzero((label == 0).any(axis=(1, 2)))
-        label[opened, 4:9, 5:12] = 1
-        save(path, label)
 
 
 def described(volumes):

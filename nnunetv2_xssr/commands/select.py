@@ -161,8 +161,7 @@ def _select(args: argparse.Namespace) -> None:
     print(describe_result(record, plan.folds[0].budget))
     print(f"wrote {record_path}")
     print(f"wrote {pool_folder(target).parent / SPLIT_FILE}")
-    if choice.unit == "case":
-        print(f"wrote {write_report(target.name)}")
+    print(f"wrote {write_report(target.name)}")
     if plan.mode == "annotation":
         print(f"wrote {handover}, for the annotator")
     if line := ensure_linked():
@@ -213,7 +212,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
     from nnunetv2_xssr.pretrain.training import check_same_channels, checkpoint_folder, pretrain
     from nnunetv2_xssr.records import sha256, sha256_json
     from nnunetv2_xssr.selection.standardise import blocks
-    from nnunetv2_xssr.slices import slice_names
+    from nnunetv2_xssr.slices import row_per_slice, slice_names
     from nnunetv2_xssr.views import prepare_views
 
     # All images are read before the encoder is trained: a broken one is found after minutes and not after hours.
@@ -240,7 +239,7 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
     by_slice = args.unit == "slice"
     kept = [embed(encoder, views).rows for views in (target_views, *source_views)]
     if by_slice:
-        kept = [rows.reshape(-1, 1, encoder.layout.size) for rows in kept]
+        kept = [row_per_slice(rows) for rows in kept]
     embedding = choose_embedding(args.embedding, kept[0], encoder.layout)
     pool, *source = [features(rows, encoder.layout, embedding) for rows in kept]
     identifiers, left_out = target_views.pool.identifiers, set(target.identifiers) - set(target_views.pool.identifiers)
@@ -269,7 +268,7 @@ def _record(target, plan, choice, settings: dict, embedded: _Embedded, select, n
 
     row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
     cases = {case.identifier: case for case in target.cases}
-    place_of = slice_finder(target) if plan.unit == "slice" else lambda name: None
+    place_of = slice_finder(target) if plan.unit == "slice" else lambda name: (None, None)
     selections = [_select_fold(fold, choice, embedded, row, cases, select, place_of) for fold in plan.folds]
     chosen = {case for one in selections for case in [*one.labelled, *(pick.case for pick in one.picks)]}
     return SelectionRecord(
@@ -311,7 +310,8 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: 
         score = None if chosen.score is None else float(chosen.score[rank])
         stands_for = int(chosen.stands_for[rank])
         about = case.identifier, case.domain, case.group, case.cost
-        picks.append(Pick(rank + 1, *about, *parts, score, stands_for, place_of(fold.pool[i])))
+        picks.append(Pick(rank + 1, *about, *parts, score, stands_for, *place_of(fold.pool[i])))
+    left_out = [name for name in row if name not in place] if choice.unit == "slice" else []
     curve, by_budget = (None if each is None else asdict(each) for each in (chosen.curve, chosen.by_budget))
     return FoldSelection(
         len(fold.pool),
@@ -324,6 +324,7 @@ def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: 
         chosen.random_mean_distance,
         by_budget,
         *(_counts(getattr(cases[volume_of(case)], name) for case in fold.pool) for name in ("domain", "group")),
+        left_out,
     )
 
 

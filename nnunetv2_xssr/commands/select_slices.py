@@ -70,12 +70,12 @@ def make_slice_plan(
     return SelectionPlan(plan.mode, plan.folds, groups, "slice")
 
 
-def slice_finder(target: ImagePool) -> Callable[[str], int]:
-    """A function from the name of a slice to its place in the file of its volume, counted from 0."""
+def slice_finder(target: ImagePool) -> Callable[[str], tuple[int, int]]:
+    """A function from the name of a slice to its place in the file of its volume and its view, counted from 0."""
     cases = {case.identifier: case for case in target.cases}
     reader = target.reader()
     places = cache(lambda volume: view_slices(cases[volume], reader))
-    return lambda name: places(volume_of(name))[view_of(name)]
+    return lambda name: (places(volume_of(name))[view_of(name)], view_of(name))
 
 
 def unlike_slices(names: list[str], rows: np.ndarray, n_views: int) -> np.ndarray:

@@ -1,15 +1,18 @@
 """What the report tells, as plain values: the page draws them, and scripts read them as JSON."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
 from nnunetv2_xssr.budget_words import gains, knee_words, next_words
 from nnunetv2_xssr.reasons import reason
-from nnunetv2_xssr.report.kept import Kept, KeptPool
+from nnunetv2_xssr.report.kept import Kept, KeptPool, identifier_of
 from nnunetv2_xssr.report.layout import lay_out, most_alike
 from nnunetv2_xssr.selection.standardise import Scale
-from nnunetv2_xssr.selection_record import FoldSelection
+from nnunetv2_xssr.selection_record import FoldSelection, Pick
+from nnunetv2_xssr.slices import view_of, volume_of
+from nnunetv2_xssr.views import VIEWS_PER_VOLUME
 
 KIND, FORMAT_VERSION = "report facts", 1
 POOL_DOTS, SOURCE_DOTS = 1000, 300  # of the map at most, besides the picks
@@ -21,11 +24,13 @@ def gather(kept: Kept) -> dict:
     Returns
     -------
     dict
-        ``dataset``, ``mode``, ``views_per_case`` (1 in 2D), ``sources`` (name to number of cases), ``settings``,
-        ``versions``, ``provenance``, ``set_aside``, and ``selections``: for every fold or the whole pool, ``picks``
-        with reason and nearest cases, ``map`` with a dot a case, ``coverage``, ``budget`` (None without a curve),
-        ``alpha`` (None for strategies without it), ``domains`` and ``groups`` (None where no case has one). Distances
-        are between standardised embeddings: 0 for copies, 2 for opposites.
+        ``dataset``, ``mode``, ``unit`` (case or slice: what is chosen and counted), ``views_per_case`` (1 in 2D and of
+        slices), ``sources`` (name to number of cases or slices), ``settings``, ``versions``, ``provenance``,
+        ``set_aside``, and ``selections``: for every fold or the whole pool, ``picks`` with reason and nearest cases,
+        ``map`` with a dot a case, ``coverage``, ``budget`` (None without a curve), ``alpha`` (None for strategies
+        without it), ``domains`` and ``groups`` (None where no case has one). Distances are between standardised
+        embeddings: 0 for copies, 2 for opposites. A pick, a nearest case and a dot have an ``identifier``, their
+        ``case`` (of a slice the volume) and a ``name`` to show; these are the same unless slices are chosen.
     """
     record = kept.record
     selections = [
@@ -37,6 +42,7 @@ def gather(kept: Kept) -> dict:
         "format_version": FORMAT_VERSION,
         "dataset": record.dataset,
         "mode": record.mode,
+        "unit": record.settings["unit"],
         "views_per_case": kept.target.views_per_case,
         "sources": {source.name: len(source.identifiers) for source in kept.sources},
         "settings": record.settings,
@@ -53,17 +59,18 @@ def _selection(kept: Kept, number: int, selection: FoldSelection, members: list[
     whole = len(rows) == len(kept.target.identifiers)
     pool = kept.target.embeddings if whole else kept.target.embeddings[rows]
     scale = Scale.of(pool, kept.record.provenance["components"])
+    labelled = set(selection.labelled)
     return {
         "fold": number if kept.record.mode == "study" else None,
         "pool_size": selection.pool_size,
-        "labelled": selection.labelled,
+        "labelled": [identifier for identifier in members if volume_of(identifier) in labelled],
         "picks": _picks(selection, members, pool, scale),
         "coverage": {
             "mean_distance": selection.mean_distance,
             "random_mean_distance": selection.random_mean_distance,
             "covering_radius": selection.covering_radius,
         },
-        "budget": _budget(selection),
+        "budget": _budget(selection, kept.record.settings["unit"]),
         "alpha": _alpha(selection, kept.record.settings["alpha_criterion"]),
         "domains": _domains(selection),
         "groups": _groups(selection),
@@ -73,19 +80,32 @@ def _selection(kept: Kept, number: int, selection: FoldSelection, members: list[
 
 def _picks(selection: FoldSelection, members: list[str], pool: np.ndarray, scale: Scale) -> list[dict]:
     place = {identifier: i for i, identifier in enumerate(members)}
-    rows = np.array([place[pick.case] for pick in selection.picks], int)
+    picked = {identifier_of(pick): pick for pick in selection.picks}
+    rows = np.array([place[identifier] for identifier in picked], int)
     near = zip(*(part.tolist() for part in most_alike(pool, scale, rows)), strict=True)
     return [
         {
+            **_named(identifier, picked),
             **vars(pick),
             "reason": reason(pick),
-            "most_alike": [{"case": members[row], "distance": distance} for distance, row in zip(*pair, strict=True)],
+            "most_alike": [
+                {**_named(members[row], picked), "distance": distance} for distance, row in zip(*pair, strict=True)
+            ],
         }
-        for pick, pair in zip(selection.picks, near, strict=True)
+        for (identifier, pick), pair in zip(picked.items(), near, strict=True)
     ]
 
 
-def _budget(selection: FoldSelection) -> dict | None:
+def _named(identifier: str, picked: Mapping[str, Pick]) -> dict:
+    """How a case or a slice is called; a slice's place in its file is known of the picks only, of others the view."""
+    case, name = volume_of(identifier), identifier
+    if case != identifier:
+        place = f"view {view_of(identifier) + 1} of {VIEWS_PER_VOLUME}"
+        name = f"{case}, " + (f"slice {picked[identifier].slice}" if identifier in picked else place)
+    return {"identifier": identifier, "case": case, "name": name}
+
+
+def _budget(selection: FoldSelection, unit: str) -> dict | None:
     curve, picked = selection.by_budget, len(selection.picks)
     if curve is None:
         return None
@@ -93,8 +113,8 @@ def _budget(selection: FoldSelection) -> dict | None:
         **curve,
         "picked": picked,
         "next": [vars(gain) for gain in gains(curve, picked)],
-        "knee_in_words": knee_words(curve, picked),
-        "next_in_words": next_words(curve, picked),
+        "knee_in_words": knee_words(curve, picked, unit),
+        "next_in_words": next_words(curve, picked, unit),
     }
 
 
@@ -126,30 +146,30 @@ def _groups(selection: FoldSelection) -> dict | None:
 
 def _map(selection: FoldSelection, members: list[str], pool: np.ndarray, scale: Scale, sources: list[KeptPool]) -> dict:
     """A dot for every pick, and for a sample of the rest of the pool and of the sources where they are many."""
-    rank = {pick.case: pick.rank for pick in selection.picks}
+    picked = {identifier_of(pick): pick for pick in selection.picks}
     labelled = set(selection.labelled)
     place = {identifier: i for i, identifier in enumerate(members)}
-    others = _sample([identifier for identifier in members if identifier not in rank], POOL_DOTS)
+    others = _sample([identifier for identifier in members if identifier not in picked], POOL_DOTS)
     everywhere = [(source, i) for source in sources for i in range(len(source.identifiers))]
     before = _sample(everywhere, SOURCE_DOTS)
-    dots = [_dot(source.identifiers[i], "source", pool=source.name) for source, i in before]
-    dots += [_dot(case, "labelled" if case in labelled else "pool") for case in others]
-    dots += [_dot(case, "pick", rank=rank[case]) for case in rank]
-    features = [source.embeddings[i] for source, i in before] + [pool[place[case]] for case in [*others, *rank]]
+    dots = [_dot(_named(source.identifiers[i], {}), "source", pool=source.name) for source, i in before]
+    dots += [_dot(_named(one, picked), "labelled" if volume_of(one) in labelled else "pool") for one in others]
+    dots += [_dot(_named(one, picked), "pick", rank=pick.rank) for one, pick in picked.items()]
+    features = [source.embeddings[i] for source, i in before] + [pool[place[one]] for one in [*others, *picked]]
     layout = lay_out(scale.apply(np.array(features)))
     for dot, (x, y) in zip(dots, layout.positions.tolist(), strict=True):
         dot.update(x=round(x, 4), y=round(y, 4))
     return {
         "method": layout.method,
         "shown": layout.shown,
-        "pool_left_out": len(members) - len(rank) - len(others),
+        "pool_left_out": len(members) - len(picked) - len(others),
         "source_left_out": len(everywhere) - len(before),
         "dots": dots,
     }
 
 
-def _dot(case: str, kind: str, pool: str | None = None, rank: int | None = None) -> dict:
-    return {"case": case, "kind": kind, "pool": pool, "rank": rank}
+def _dot(named: dict, kind: str, pool: str | None = None, rank: int | None = None) -> dict:
+    return {**named, "kind": kind, "pool": pool, "rank": rank}
 
 
 def _sample(items: list, most: int) -> list:

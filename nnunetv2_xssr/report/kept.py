@@ -1,6 +1,6 @@
 """What a selection left on disk, read back for the report: nothing is computed anew and no image is opened."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ from nnunetv2_xssr.folders import nnunet_folder
 from nnunetv2_xssr.pretrain.pooling import Layout, features
 from nnunetv2_xssr.records import read_json, sha256_json
 from nnunetv2_xssr.selection_record import FILE_NAME as RECORD_FILE
-from nnunetv2_xssr.selection_record import SelectionRecord
+from nnunetv2_xssr.selection_record import FoldSelection, Pick, SelectionRecord
+from nnunetv2_xssr.slices import row_per_slice, slice_name, slice_names
 from nnunetv2_xssr.split import FILE_NAME as SPLIT_FILE
 from nnunetv2_xssr.split import read_split
 
@@ -24,9 +25,9 @@ class KeptPool:
     ----------
     name : str
     identifiers : list of str
-        The cases that were embedded.
-    embeddings : float32 array of shape (cases, d)
-        What cases were compared by.
+        The cases that were embedded, or their slices (`nnunetv2_xssr.slices`) where slices are chosen.
+    embeddings : float32 array of shape (identifiers, d)
+        What they were compared by.
     """
 
     name: str
@@ -40,7 +41,12 @@ class KeptPool:
         return len(self._shown(0))
 
     def views(self, identifier: str) -> np.ndarray:
-        """The views of one case, or all slices of a whole volume: float16, shape (views, channels, height, width)."""
+        """The views of one case, all slices of a whole volume, or the one slice that is named.
+
+        Returns
+        -------
+        float16 array of shape (views, channels, height, width)
+        """
         return self._shown(self._row[identifier])
 
     def _shown(self, row: int) -> np.ndarray:
@@ -58,7 +64,7 @@ class Kept:
     target : KeptPool
     sources : list of KeptPool
     members : list of list of str
-        The cases that every selection of the record was made from.
+        The cases, or slices, that every selection of the record was made from.
     channel_names : list of str
     """
 
@@ -67,6 +73,11 @@ class Kept:
     sources: list[KeptPool]
     members: list[list[str]]
     channel_names: list[str]
+
+
+def identifier_of(pick: Pick) -> str:
+    """What a pick is called in its pool: its case, or its slice."""
+    return pick.case if pick.view is None else slice_name(pick.case, pick.view)
 
 
 def folder_of(name: str) -> Path:
@@ -86,8 +97,6 @@ def open_kept(dataset: str) -> Kept:
     if not path.is_file():
         raise UserError(f"there is no selection {path} to report on; make one with nnUNetv2_xssr_select -d {dataset}")
     record = SelectionRecord.load(path)
-    if record.settings["unit"] == "slice":
-        raise UserError(f"{path} holds slices of volumes, and the report shows whole cases only; look at worklist.csv")
     target = _open_pool(dataset, record.provenance["pool"], record, path)
     sources = [_open_pool(name, digest, record, path) for name, digest in record.provenance["source"].items()]
     names = read_json(nnunet_folder("nnUNet_raw") / dataset / "dataset.json")["channel_names"]
@@ -104,20 +113,33 @@ def _open_pool(name: str, hash_of_cases: str, record: SelectionRecord, record_pa
             f"{folder / 'embeddings'} is of other images or by another encoder than {record_path} was made with; "
             f"run nnUNetv2_xssr_select again"
         )
+    if record.settings["unit"] == "slice" and embeddings.rows.shape[1] > 1:  # a flat source is compared as it is
+        embeddings, views = _by_slice(embeddings), _by_slice(views)
     row = {identifier: i for i, identifier in enumerate(views.identifiers)}
     compared = features(embeddings.rows, Layout(*index["settings"]["layout"]), record.provenance["embedding"])
     return KeptPool(name, embeddings.identifiers, compared, views.rows, row)
 
 
+def _by_slice(volumes: CaseRows) -> CaseRows:
+    names = [name for volume in volumes.identifiers for name in slice_names(volume)]
+    return replace(volumes, identifiers=names, rows=row_per_slice(volumes.rows))
+
+
 def _members(record: SelectionRecord, target: KeptPool, path: Path) -> list[list[str]]:
     gone = set(record.settings["excluded"])
     usable = [identifier for identifier in target.identifiers if identifier not in gone]
-    members = [usable]
+    left_out = set(record.selections[0].left_out)
+    members = [[identifier for identifier in usable if identifier not in left_out]]
     if record.mode == "study":
         folds = read_split(path.parent.parent / SPLIT_FILE)
         held_out = [set(fold["val"]) for fold in folds]
         members = [[case for case in usable if case not in cases] for cases in held_out]
-    sizes = [selection.pool_size for selection in record.selections]
-    if [len(cases) for cases in members] != sizes:
-        raise UserError(f"{SPLIT_FILE} beside {path.parent} does not belong to {path}; run nnUNetv2_xssr_select again")
+    if len(members) != len(record.selections) or not all(map(_could_be_from, record.selections, members)):
+        split = path.parent.parent / SPLIT_FILE
+        raise UserError(f"{path} does not fit {split}, or is of an older version; run nnUNetv2_xssr_select again")
     return members
+
+
+def _could_be_from(selection: FoldSelection, names: list[str]) -> bool:
+    picked = {identifier_of(pick) for pick in selection.picks}
+    return len(names) == selection.pool_size and picked <= set(names)

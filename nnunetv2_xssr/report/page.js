@@ -7,7 +7,7 @@
   const picture = (pool, name) => (Object.hasOwn(images, pool) && Object.hasOwn(images[pool], name) ? images[pool][name] : "");
 
   // Every picture is in the file once, however often it is shown.
-  for (const img of all("img[data-case]")) img.src = picture("", img.dataset.case);
+  for (const img of all("img[data-image]")) img.src = picture("", img.dataset.image);
 
   // ------------------------------------------------------------------ folds
   const folds = document.getElementById("fold");
@@ -41,10 +41,10 @@
       dot.classList.add("current");
       dot.setAttribute("aria-selected", "true");
       dot.setAttribute("tabindex", "0");
-      const { case: name, pool, what, rank } = dot.dataset;
+      const { image, name, pool, what, rank } = dot.dataset;
       const img = panel.querySelector("img");
-      img.src = picture(pool, name);
-      img.alt = "Image of case " + name;
+      img.src = picture(pool, image);
+      img.alt = "Image of " + name;
       img.hidden = false;
       panel.querySelector(".name").textContent = name;
       panel.querySelector(".kind").textContent = pool ? what + ": " + pool : what;
@@ -143,7 +143,8 @@
   const save = document.getElementById("save");
   function tell() {
     const count = vetoed.size;
-    const words = count === 0 ? "No pick is vetoed." : count === 1 ? "1 pick is vetoed." : count + " picks are vetoed.";
+    const what = document.getElementById("veto").dataset.vetoed;
+    const words = count === 0 ? `No ${what} is vetoed.` : count === 1 ? `1 ${what} is vetoed.` : `${count} ${what}s are vetoed.`;
     document.getElementById("veto-count").textContent = words;
     document.getElementById("veto-bar-text").textContent = words;
     document.getElementById("veto-bar").hidden = count === 0;

@@ -37,18 +37,19 @@ def write_report(dataset: str) -> Path:
 
 
 def pictures(kept: Kept, facts: dict) -> dict[str, dict[str, str]]:
-    """A data URI for every case that the page shows: name of its pool ("" for the target), then its own name."""
+    """A data URI for all that the page shows: name of its pool ("" for the target), then its identifier there."""
     found: dict[str, dict[str, str]] = {"": {}}
     names = kept.channel_names
     for selection in facts["selections"]:
         for pick in selection["picks"]:
-            if pick["case"] not in found[""]:
-                found[""][pick["case"]] = data_uri(kept.target.views(pick["case"]), names, _PICK_SIDE, several=True)
+            case = pick["identifier"]
+            if case not in found[""]:
+                found[""][case] = data_uri(kept.target.views(case), names, _PICK_SIDE, several=True)
     pools = {source.name: source for source in kept.sources} | {"": kept.target}
     for selection in facts["selections"]:
-        alike = [near["case"] for pick in selection["picks"] for near in pick["most_alike"]]
+        alike = [near["identifier"] for pick in selection["picks"] for near in pick["most_alike"]]
         shown = [("", case) for case in alike]
-        shown += [(dot["pool"] or "", dot["case"]) for dot in selection["map"]["dots"]]
+        shown += [(dot["pool"] or "", dot["identifier"]) for dot in selection["map"]["dots"]]
         for pool, case in shown:
             known = found.setdefault(pool, {})
             if case not in known:

@@ -1,5 +1,7 @@
 """A report in which the names of cases try what they can."""
 
+import re
+
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.kept import open_kept
 from nnunetv2_xssr.report.page import pictures, render
@@ -19,23 +21,23 @@ NAMES = [
 
 
 def hostile_page(dataset="Dataset002_Target"):
-    """The report of a dataset with cases t_00 to t_09, renamed, and the names of its picks."""
+    """The report of a dataset with cases t_00 to t_09, or v_0 to v_9, renamed, and the names of its picks."""
     kept = open_kept(dataset)
     facts = gather(kept)
     images = pictures(kept, facts)
-    renamed = {f"t_{i:02d}": name for i, name in enumerate(NAMES)}
 
     def rename(value):
         if isinstance(value, dict):
-            return {renamed.get(key, key): rename(part) for key, part in value.items()}
+            return {rename(key): rename(part) for key, part in value.items()}
         if isinstance(value, list):
             return [rename(part) for part in value]
-        return renamed.get(value, value) if isinstance(value, str) else value
+        # At the beginning, as that of a slice goes on.
+        return re.sub(r"^(t_0|v_)(\d)", lambda found: NAMES[int(found[2])], value) if isinstance(value, str) else value
 
     facts = rename(facts)
     for pick, name in zip(facts["selections"][0]["picks"], NAMES, strict=False):
         pick["domain"] = pick["group"] = name
-    for row, name in zip(facts["selections"][0]["domains"], NAMES, strict=False):
+    for row, name in zip(facts["selections"][0]["domains"] or [], NAMES, strict=False):
         row["domain"] = name
     facts["set_aside"] = facts["settings"]["source"] = NAMES
     facts["settings"]["excluded"] = [name for name in NAMES if "\n" not in name]

@@ -129,13 +129,6 @@ def test_embeddings_of_other_images_are_not_reported_on(again, capsys):
     fails(capsys, report.main, ["-d", "2"], "embeddings", "other images", again.record())
 
 
-def test_slices_are_not_reported_on(again, capsys):
-    record = again.selection()
-    record["settings"]["unit"] = "slice"
-    again.record().write_text(json.dumps(record))
-    fails(capsys, report.main, ["-d", "2"], "slices", "whole cases only")
-
-
 def test_split_of_another_study_is_not_reported_on(workspace, capsys):
     label_all(workspace)
     choose(capsys)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hostile import NAMES, hostile_page
 from making import TARGET, succeeds, write_picture
+from slicing import CASES, VOLUMES, picks, run, with_volumes
 
 from nnunetv2_xssr.commands import select
 from nnunetv2_xssr.commands.select_plan import read_names
@@ -118,7 +119,7 @@ def veto(driver, case):
 def test_opens_without_an_error_and_asks_nothing_of_a_network(opened):
     assert opened.get_log("browser") == []
     assert [url.rsplit("/", 1)[1] for url in requests(opened)] == ["report.html"]
-    sizes = opened.execute_script("return Array.from(document.querySelectorAll('img[data-case]'), i => i.naturalWidth)")
+    sizes = opened.execute_script("return Array.from(document.querySelectorAll('.pick img'), i => i.naturalWidth)")
     assert len(sizes) == 3 * 5 and min(sizes) >= 96  # three picks, each with its four nearest
     assert "3 of 10 cases picked" in opened.find_element("tag name", "h2").text
 
@@ -262,6 +263,46 @@ def test_study_shows_one_fold_at_a_time(driver, workspace, capsys):
     veto(driver, folds[0][0])
     ticked = driver.execute_script("return Array.from(document.querySelectorAll('input:checked'), b => b.dataset.veto)")
     assert ticked == [folds[0][0]] * len(both)  # vetoed wherever it is picked
+
+
+def test_veto_of_a_slice_is_of_its_volume(driver, empty, capsys):
+    with_volumes(empty)
+    run(capsys, "--max_per_volume", "2", budget="8")
+    page = empty.record(VOLUMES).parent / "report.html"
+    visit(driver, page)
+    assert driver.get_log("browser") == []
+    chosen = [pick.case for pick in picks(empty)]
+    twice = next(case for case in chosen if chosen.count(case) == 2)
+    box = driver.find_element("css selector", f"input[data-veto='{twice}']")
+    driver.execute_script("arguments[0].click()", box)
+    ticked = driver.execute_script("return Array.from(document.querySelectorAll('input:checked'), b => b.dataset.veto)")
+    assert ticked == [twice] * 2 and len(dots(driver, ".pick.vetoed")) == 2
+    assert driver.find_element("id", "veto-count").text == "1 volume is vetoed."
+    path = saved(driver)
+    assert read_names(path) == [twice]
+    run(capsys, "--max_per_volume", "2", "--exclude", path, "--overwrite", budget="8")
+    assert len(picks(empty)) == 8 and twice not in {pick.case for pick in picks(empty)}
+    visit(driver, page)
+    names = {dot.get_attribute("data-case") for dot in dots(driver)}
+    assert names == set(CASES) - {twice}
+
+
+def test_slice_that_is_pointed_at_shows_its_own_picture(driver, empty, capsys):
+    with_volumes(empty)
+    run(capsys)
+    visit(driver, empty.record(VOLUMES).parent / "report.html")
+    sizes = driver.execute_script("return Array.from(document.querySelectorAll('.pick img'), i => i.naturalWidth)")
+    assert len(sizes) == 4 * 5 and min(sizes) >= 96
+    first = picks(empty)[0]
+    sources = set()
+    for dot in (dots(driver, ".pick")[0], *dots(driver, ".pool")[:3]):
+        driver.execute_script("arguments[0].focus()", dot)
+        assert shown(driver)[0] == dot.get_attribute("data-name") and shown(driver)[3] >= 96
+        sources.add(driver.execute_script("return document.querySelector('.panel img').src"))
+    assert len(sources) == 4
+    heading = driver.find_element("css selector", "#s0-pick-1 h4").text
+    assert heading.split("\n") == ["1", f"{first.case}, slice {first.slice}"]
+    assert dots(driver, ".pick")[0].get_attribute("data-name") == f"{first.case}, slice {first.slice}"
 
 
 def test_hostile_names_do_nothing(driver, again, tmp_path):

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 from hostile import NAMES, hostile_page
+from slicing import CASES, VOLUMES, picks, run, with_volumes
 
 from nnunetv2_xssr.report.charts import ticks, x_axis, y_axis
 from nnunetv2_xssr.report.page import can_be_listed
@@ -88,6 +89,36 @@ def test_hostile_names_are_text(again):
     assert boxes == [name for name in picks if can_be_listed(name)]
     images = json.loads(re.search(r'<script type="application/json" id="images">(.*?)</script>', text, re.S)[1])
     assert set(NAMES) <= set(images[""])
+
+
+@pytest.fixture
+def volumes(empty, capsys):
+    """Slices of volumes are chosen."""
+    with_volumes(empty)
+    run(capsys, "--max_per_volume", "3", budget="12")
+    return empty
+
+
+def test_page_of_slices_speaks_of_slices(volumes):
+    text = (volumes.record(VOLUMES).parent / "report.html").read_text("utf-8")
+    check_is_sound(Page(text))
+    shown = re.sub(r"<style>.*?</style>", "", text.split('id="made"')[0], flags=re.S)
+    shown = re.sub(r' (class|data-[a-z]+)="[^"]*"', "", shown)
+    assert not re.search(r"\bcases?\b", shown, re.I)
+    assert "12 of 48 slices picked" in shown and "The list names whole volumes" in shown
+    for pick in picks(volumes):
+        assert f"{pick.case}, slice {pick.slice}<" in shown
+
+
+def test_hostile_names_of_volumes_are_text(volumes):
+    text, chosen = hostile_page(VOLUMES)
+    page = Page(text)
+    check_is_sound(page)
+    assert len(page.all("script")) == 3 and len(page.all("iframe")) == 0
+    assert [attributes["data-veto"] for attributes in page.all("input")] == [n for n in chosen if can_be_listed(n)]
+    labels = [attributes.get("aria-label", "") for attributes in page.all("g")]
+    for name in NAMES[: len(CASES)]:
+        assert sum(label.startswith(f"{name}, ") for label in labels) == 8
 
 
 @pytest.mark.parametrize("name", ["a b", "ä", "<b>", "x,y"])

@@ -1,0 +1,145 @@
+"""The facts of a report on slices of volumes: against the record, and re-computed from views and embeddings."""
+
+import json
+
+import numpy as np
+import pytest
+from making import SOURCE, fails, succeeds, volume, write_dataset_json, write_pictures
+from slicing import CASES, SHAPE, VOLUMES, draw, picks, run, save, with_volumes
+
+from nnunetv2_xssr.commands import collect, report
+from nnunetv2_xssr.pools import dataset_pool, read_case
+from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
+from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
+from nnunetv2_xssr.report.facts import gather
+from nnunetv2_xssr.report.kept import open_kept
+from nnunetv2_xssr.selection.standardise import standardise
+from nnunetv2_xssr.slices import slice_names, view_slices
+from nnunetv2_xssr.views import extract_views, prepare_views
+
+
+@pytest.fixture
+def volumes(empty):
+    return with_volumes(empty)
+
+
+def facts_of(capsys):
+    return json.loads(succeeds(capsys, report.main, ["-d", "31", "--json"]))
+
+
+def dots(selection, *kinds):
+    return sorted(dot["identifier"] for dot in selection["map"]["dots"] if dot["kind"] in kinds)
+
+
+def test_facts_are_of_slices(volumes, capsys):
+    out = run(capsys, "--max_per_volume", "2", budget="6")
+    assert f"wrote {volumes.record(VOLUMES).parent / 'report.html'}" in out
+    told = facts_of(capsys)
+    (selection,) = told["selections"]
+    assert told["unit"] == "slice" and told["views_per_case"] == 1 and selection["pool_size"] == 48
+    every = [name for case in CASES for name in slice_names(case)]
+    assert dots(selection, "pick", "pool") == every
+    chosen = [f"{pick.case}/{pick.view}" for pick in picks(volumes)]
+    assert [pick["identifier"] for pick in selection["picks"]] == chosen and len(set(chosen)) == 6
+    names = {dot["identifier"]: dot["name"] for dot in selection["map"]["dots"]}
+    for pick in selection["picks"]:
+        assert pick["name"] == names[pick["identifier"]] == f"{pick['case']}, slice {pick['slice']}"
+        assert all(near["name"] == names[near["identifier"]] for near in pick["most_alike"])
+    other = next(name for name in every if name not in chosen)
+    assert names[other] == f"{other[:-2]}, view {int(other[-1]) + 1} of 8"
+    assert " slice " in selection["budget"]["knee_in_words"]
+    assert " slices would bring" in selection["budget"]["next_in_words"]
+
+
+def test_most_alike_slices(volumes, capsys):
+    run(capsys)
+    views = prepare_views(dataset_pool(VOLUMES))
+    encoder = load_encoder(volumes.encoder(VOLUMES), "cpu")
+    kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
+    kind = choose_embedding("auto", kept, encoder.layout)
+    z = standardise(features(kept, encoder.layout, kind), None, COMPONENTS[kind])[0].astype(np.float64)
+    every = [name for case in CASES for name in slice_names(case)]
+    for pick in facts_of(capsys)["selections"][0]["picks"]:
+        apart = np.sqrt(((z - z[every.index(pick["identifier"])]) ** 2).sum(axis=1))
+        nearest = [i for i in np.argsort(apart) if every[i] != pick["identifier"]][:4]
+        assert [near["identifier"] for near in pick["most_alike"]] == [every[i] for i in nearest]
+        assert [near["distance"] for near in pick["most_alike"]] == pytest.approx(apart[nearest], abs=1e-6)
+
+
+def test_a_pick_is_shown_by_its_own_slice(volumes, capsys):
+    run(capsys)
+    kept = open_kept(VOLUMES)
+    pool = dataset_pool(VOLUMES)
+    for pick in gather(kept)["selections"][0]["picks"]:
+        case = pool.cases[CASES.index(pick["case"])]
+        of_volume = extract_views(read_case(case, pool.reader()), ("T1",), 8)
+        view = view_slices(case, pool.reader()).index(pick["slice"])
+        np.testing.assert_array_equal(kept.target.views(pick["identifier"]), of_volume[view : view + 1])
+
+
+def test_slices_of_excluded_and_broken_volumes_are_not_shown(volumes, capsys):
+    broken = volumes.images(VOLUMES) / "v_1_0000.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:100])
+    listed = volumes.root / "list.txt"
+    listed.write_text("v_0\n")
+    run(capsys, "--exclude", listed, "--skip-broken")
+    (selection,) = facts_of(capsys)["selections"]
+    assert dots(selection, "pick", "pool") == [name for case in CASES[2:] for name in slice_names(case)]
+
+
+def test_copies_in_thin_volumes_are_not_shown(volumes, capsys):
+    for i, case in enumerate(CASES):
+        save(volumes.images(VOLUMES) / f"{case}_0000.nii.gz", volume(i)[0][6:9])
+    run(capsys)
+    (selection,) = facts_of(capsys)["selections"]
+    shown = dots(selection, "pick", "pool")
+    assert selection["pool_size"] == 18 == len(shown)
+    pool = dataset_pool(VOLUMES)
+    for case in pool.cases:
+        places = view_slices(case, pool.reader())
+        first = [f"{case.identifier}/{places.index(place)}" for place in sorted(set(places))]
+        assert [name for name in shown if name.startswith(case.identifier)] == first
+
+
+def test_second_round_shows_what_was_drawn_as_labelled(volumes, capsys):
+    whole = np.zeros(SHAPE, np.uint8)
+    whole[6:10, 6:10, 6:10] = 1
+    save(volumes.raw / VOLUMES / "labelsTr" / "v_5.nii.gz", whole)
+    run(capsys, "--max_per_volume", "2", budget="4")
+    drawn = [f"{pick.case}/{pick.view}" for pick in picks(volumes)]
+    taken = {pick.case for pick in picks(volumes)}
+    draw(volumes, *taken)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    run(capsys, "--max_per_volume", "2", budget="2")
+    (selection,) = facts_of(capsys)["selections"]
+    labelled = sorted([*drawn, *slice_names("v_5")])
+    assert dots(selection, "labelled") == selection["labelled"] == labelled
+    untouched = [name for case in CASES if case not in {*taken, "v_5"} for name in slice_names(case)]
+    assert dots(selection, "pick", "pool") == untouched
+    assert selection["pool_size"] == len(labelled) + len(untouched)
+    page = (volumes.record(VOLUMES).parent / "report.html").read_text("utf-8")
+    assert page.count('class="dot labelled"') == len(labelled) + 1  # and one in the legend
+
+
+def test_sources_of_volumes_and_of_pictures(volumes, capsys):
+    write_pictures(volumes.raw / SOURCE, 3, first_seed=100, prefix="s")
+    write_dataset_json(volumes.raw / SOURCE)
+    for i in range(2):
+        save(volumes.images("Dataset032_Archive") / f"a_{i}_0000.nii.gz", volume(50 + i)[0])
+    write_dataset_json(volumes.raw / "Dataset032_Archive", ".nii.gz", channel_names={"0": "T1"})
+    run(capsys, "-s", "1", "32")
+    told = facts_of(capsys)
+    names = sorted(dot["name"] for dot in told["selections"][0]["map"]["dots"] if dot["kind"] == "source")
+    assert names == sorted(
+        [f"a_{i}, view {view + 1} of 8" for i in range(2) for view in range(8)] + ["s_00", "s_01", "s_02"]
+    )
+    assert told["sources"] == {SOURCE: 3, "Dataset032_Archive": 16}
+
+
+def test_record_that_does_not_tell_its_views_is_not_reported_on(volumes, capsys):
+    run(capsys)
+    record = volumes.selection(VOLUMES)
+    for pick in record["selections"][0]["picks"]:
+        del pick["view"]
+    volumes.record(VOLUMES).write_text(json.dumps(record))
+    fails(capsys, report.main, ["-d", "31"], volumes.record(VOLUMES), "older version", "nnUNetv2_xssr_select")

@@ -1,0 +1,53 @@
+"""A dataset of volumes whose slices are chosen, and what an annotator does with it."""
+
+import numpy as np
+import SimpleITK as sitk
+from making import succeeds, volume, write_dataset_json
+
+from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.selection_record import SelectionRecord
+
+VOLUMES = "Dataset031_Volumes"
+CASES = [f"v_{i}" for i in range(6)]
+SHAPE = (16, 20, 20)
+
+
+def with_volumes(workspace):
+    for i, case in enumerate(CASES):
+        save(workspace.images(VOLUMES) / f"{case}_0000.nii.gz", volume(i)[0])
+    write_dataset_json(workspace.raw / VOLUMES, ".nii.gz", channel_names={"0": "T1"}, numTraining=0, dataset={})
+    return workspace
+
+
+def save(path, array):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((1.0, 1.5, 2.0))
+    image.SetOrigin((5.0, -7.0, 9.0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path))
+
+
+def load(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def run(capsys, *argv, budget="4"):
+    return succeeds(capsys, select.main, ["-d", "31", "--unit", "slice", "-b", budget, "-device", "cpu", *argv])
+
+
+def picks(volumes):
+    return SelectionRecord.load(volumes.record(VOLUMES)).selections[0].picks
+
+
+def labels(volumes, number=1):
+    return volumes.raw / VOLUMES / "annotate" / f"round_{number:02d}" / "labels"
+
+
+def draw(volumes, *cases, number=1):
+    """Draw on every slice that a template leaves open."""
+    for case in cases:
+        path = labels(volumes, number) / f"{case}.nii.gz"
+        label = load(path)
+        opened = np.flatnonzero((label == 0).any(axis=(1, 2)))
+        label[opened, 4:9, 5:12] = 1
+        save(path, label)
