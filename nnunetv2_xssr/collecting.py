@@ -86,7 +86,8 @@ def inspect_labels(
         elif case in cases:
             _compare_with_old(file, home / file.name, found)
         elif not (ending.lower() in (".tif", ".tiff") and file.suffix == ".json"):
-            found.unfit.append(_name_sentence(file.name, [f"{case}{ending}" for case in wanted]))
+            names = [f"{case}{ending}" for case in cases]
+            found.unfit.append(_name_sentence(file.name, names, [f"{case}{ending}" for case in wanted]))
     for case in tqdm(wanted, desc="checking labels", unit="case", disable=None):
         file = arrived.get(case, home / f"{case}{ending}")
         if not file.is_file():
@@ -115,10 +116,11 @@ def _compare_with_old(file: Path, old: Path, found: Inspection) -> None:
         found.unfit.append(f"{file.name}: differs from {old}, collected before; to replace that, delete it first")
 
 
-def _name_sentence(name: str, expected: list[str]) -> str:
-    near = difflib.get_close_matches(name, expected, 1)
+def _name_sentence(name: str, names: list[str], expected: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
     if near:
-        return f"{name}: no case has this name; is it {near[0]}?"
+        known = "" if near[0] in expected else ", of which no label is missing"
+        return f"{name}: no case has this name; is it {near[0]}{known}?"
     example = f"; the names are like {expected[0]}" if expected else ", and no label is missing"
     return f"{name}: no case has this name{example}"
 

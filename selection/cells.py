@@ -196,3 +196,22 @@ def _nearest_centre(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
     half = np.einsum("ij,ij->i", centres, centres) / 2
     blocks = (features[start : start + _BLOCK] for start in range(0, len(features), _BLOCK))
     return np.concatenate([np.argmax(block @ centres.T - half, axis=1) for block in blocks])
+
+
+@njit(cache=True, nogil=True)
+def news_to_cell(cells, c, squares, gaps, reach, near):
+    """Write to ``near`` which of some cases lie within ``reach`` of the centre of cell c; return how many do.
+
+    Parameters
+    ----------
+    squares, gaps : arrays of shape (k,)
+        Squared norms of the cases' features, and their products with the centre.
+    near : int array of shape (k,)
+        At least; what is beyond the returned number is left over.
+    """
+    square = np.dot(cells.centres[c], cells.centres[c]) - cells.slack
+    count = 0
+    for j in range(len(squares)):
+        near[count] = j
+        count += square + squares[j] - 2 * gaps[j] <= reach * reach
+    return count

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from nnunetv2_xssr.selection.cells import Cells, cells_of, squared_distance, whole
+from nnunetv2_xssr.selection.cells import Cells, cells_of, news_to_cell, squared_distance, whole
 
 BLOCK = 256  # picks that are applied together
 _WASTE = 0.02  # share of pairs whose true distance may be found in vain before plain products are the cheaper way
@@ -100,11 +100,7 @@ def _meet(cells, picks, nearest, pending, reach, patience):
     hits = np.empty(len(picks), np.int64)
     waste = 0
     for c in range(len(cells.centres)):
-        square = np.dot(cells.centres[c], cells.centres[c]) - cells.slack
-        count = 0
-        for j in range(len(picks)):
-            near[count] = j
-            count += square + squares[j] - 2 * gaps[c, j] <= reach[c] * reach[c]
+        count = news_to_cell(cells, c, squares, gaps[c], reach[c], near)
         if count == 0:
             continue
         start, stop = cells.starts[c], cells.starts[c + 1]

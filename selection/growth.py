@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from nnunetv2_xssr.selection.cells import Cells, cells_of, squared_distance, whole
+from nnunetv2_xssr.selection.cells import Cells, cells_of, news_to_cell, squared_distance, whole
 from nnunetv2_xssr.selection.coverage import BLOCK, Coverage
 
 _FIRST = 32  # picks of the first block, which tells whether bounds help here
@@ -53,11 +53,7 @@ def _follow(cells, picks, nearest, reach, sums):
     near = np.empty(len(picks), np.int64)
     waste = 0
     for c in range(len(cells.centres)):
-        square = np.dot(cells.centres[c], cells.centres[c]) - cells.slack
-        count = 0
-        for j in range(len(picks)):
-            near[count] = j
-            count += square + squares[j] - 2 * gaps[c, j] <= reach[c] * reach[c]
+        count = news_to_cell(cells, c, squares, gaps[c], reach[c], near)
         start, stop = cells.starts[c], cells.starts[c + 1]
         products = np.dot(cells.features[start:stop], features[near[:count]].T)
         farthest = 0.0

@@ -7,6 +7,8 @@ import pickle
 import re
 import resource
 import shutil
+import subprocess
+import sys
 
 import nibabel
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from making import (
     SOURCE,
     TARGET,
+    command,
     fails,
     picture,
     succeeds,
@@ -612,3 +615,12 @@ def test_interrupted_by_the_user(either, capsys, monkeypatch):
     assert select.main(SELECT) == 130
     err = capsys.readouterr().err
     assert "Traceback" not in err and "run the same command again" in err
+
+
+def test_reader_that_has_seen_enough_is_no_error(either):
+    read, write = os.pipe()
+    os.close(read)
+    program = [sys.executable, "-c", command("status", "-d", "2")]
+    done = subprocess.run(program, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 0 and done.stderr == ""

@@ -114,6 +114,15 @@ def test_names_once_all_labels_are_there(pictures):
     refused(pictures, came(pictures, "other.png"), "no case has this name, and no label is missing", chosen=CASES[:1])
 
 
+def test_wrong_name_of_a_case_whose_label_is_there(pictures):
+    take_in(dataset_pool(PICTURES), inspected(pictures, came(pictures, "case_01.png")).fit)
+    returned = came(pictures, "case_01.png")
+    (returned / "case_01.png").rename(returned / "case_01_0000.png")
+    refused(
+        pictures, returned, "case_01_0000.png: no case has this name; is it case_01.png, of which no label is missing?"
+    )
+
+
 def test_files_of_the_system_are_no_labels(pictures):
     returned = came(pictures, "case_00.png")
     for name in (".DS_Store", "Thumbs.db", "desktop.ini"):

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,8 +19,12 @@ def run(prog: str, command: Callable[[], None], again: str = "run the same comma
     """
     try:
         command()
+        sys.stdout.flush()
     except UserError as error:
         return _fail(prog, str(error))
+    except BrokenPipeError:
+        # Whoever read the output, such as head, has seen enough; Python would complain once more when it closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in _DISK:
             raise
