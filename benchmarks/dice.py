@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from packs import split_by_patient, write_domain
+from packs import SMALL, split_by_patient, write_domain
 
 from nnunetv2_xssr.commands.frame import resolve_device, run
 from nnunetv2_xssr.demo.study import Study
@@ -66,7 +66,7 @@ def benchmark(name: str, folder: Path, gpu: bool) -> None:
     configuration, trainer = ("2d", "XSSRTrainer_250epochs") if gpu else ("2d_small", setting.trainer)
     study = Study(folder, SOURCE, TARGET, configuration, trainer, resolve_device(None if gpu else "cpu"))
     study.pretrain("--epochs", "400" if gpu else "24")
-    study.preprocess(pool, test, None if gpu else {"batch_size": 8, "patch_size": [128, 128]})
+    study.preprocess(pool, test, None if gpu else SMALL[setting.pack])
 
     def mean_dice(arm: str, *options: str) -> np.ndarray:
         dice = np.array(list(study.run_arm(arm, *options).values()))

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from packs import split_by_patient, write_domain
+from packs import SMALL, split_by_patient, write_domain
 
 from nnunetv2_xssr.commands.frame import resolve_device, run
 from nnunetv2_xssr.demo.study import Study
@@ -38,11 +38,6 @@ SHARES = (0.05, 0.1, 1.0)
 ARMS = ("scratch", "one domain", "several domains")
 OTHER_ARMS = ("local contrast", "warm-up")  # of several domains, on the CPU
 HERE = Path(__file__).resolve().parent
-# Whole lungs at half the resolution; nuclei, which are small, at the full one.
-SMALL = {
-    "CXRLung": {"spacing": [2.0, 2.0], "data_identifier": "half", "patch_size": [96, 128], "batch_size": 8},
-    "NucleiDSB": {"patch_size": [128, 128], "batch_size": 8},
-}
 
 
 def main() -> int:

@@ -16,6 +16,12 @@ from nnunetv2_xssr.pools import open_pool, read_case
 from nnunetv2_xssr.records import read_json, write_json
 from nnunetv2_xssr.views import extract_views
 
+# What the small networks see: whole lungs at half the resolution; nuclei, which are small, at the full one.
+SMALL = {
+    "CXRLung": {"spacing": [2.0, 2.0], "data_identifier": "half", "patch_size": [96, 128], "batch_size": 8},
+    "NucleiDSB": {"patch_size": [128, 128], "batch_size": 8},
+}
+
 
 def pack_folder(name: str) -> Path:
     """The folder of a pack: in ``XSSR_PACKS``, else in ``../shared/data`` beside the checkout."""
