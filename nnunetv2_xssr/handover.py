@@ -163,13 +163,24 @@ Names and format
 
 Tools
 -----
-The images open as they are. Drag them into 3D Slicer, ITK-SNAP, MITK or napari.
+Drag the images into 3D Slicer, ITK-SNAP, MITK or napari.
 - 3D Slicer: draw in the Segment Editor, export to a label map in the module Segmentations, save that as {ending}. The
   format .seg.nrrd, which it offers first, is not what is needed.
 - ITK-SNAP: Segmentation > Save Segmentation Image.
 - MITK: right-click on the segmentation in the Data Manager > Save.
-- napari: draw in a Labels layer, File > Save Selected Layers.
+- napari: {_napari(ending)}
 """
+
+
+def _napari(ending: str) -> str:
+    """How to draw and save in napari, as tried with version 0.9."""
+    draw = "draw in a Labels layer"
+    if ending.lower() in (".png", ".bmp"):
+        return f"{draw}, right-click on it > Convert to Image, save that one: Labels are not saved as {ending}."
+    if ending.lower() in (".tif", ".tiff"):
+        return f"{draw}, File > Save Selected Layers."
+    plugin = "napari-nifti" if ending.lower() in (".nii", ".nii.gz") else f"a plugin for {ending}"
+    return f"with {plugin} {draw}, File > Save Selected Layers. Slices may be counted from the other end."
 
 
 def _slices_note(pool: ImagePool) -> str:

@@ -176,7 +176,7 @@ def test_handover(again):
         }
     note = (folder / "README.txt").read_text()
     assert "1       blob" in note and f"labels/{cases[0]}.png" in note
-    for tool in ("3D Slicer", "ITK-SNAP", "MITK", "napari"):
+    for tool in ("3D Slicer", "ITK-SNAP", "MITK", "napari: draw in a Labels layer, right-click"):
         assert tool in note
 
 
