@@ -12,7 +12,6 @@ nnU-Net's own commands. What is finished is kept: run again to go on.
 """
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -50,7 +49,6 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=None, help="of pretraining")
     parser.add_argument("--gpu", action="store_true", help="the long schedule")
     args = parser.parse_args()
-    os.environ["nnUNet_extTrainer"] = str(HERE / "trainers")
     return run("hssl.py", lambda: benchmark(args))
 
 
@@ -119,13 +117,16 @@ def pretrain(study: Study, pack: str, arm: str, args: argparse.Namespace) -> Pat
 
 def trained_dice(study: Study, arm: str, run: str, weights: Path | None) -> float:
     """Mean test Dice of one training; a finished one is read and not run again."""
-    trainer = f"{study.trainer}_warm_up" if arm == "warm-up" else study.trainer
-    trained = study.folder / "arms" / f"{arm} {run}" / study.target / f"{trainer}__nnUNetPlans__{study.configuration}"
-    summary = trained / "fold_0" / "validation" / "summary.json"
+    name = f"{study.trainer}__nnUNetPlans__{study.configuration}"
+    summary = study.folder / "arms" / f"{arm} {run}" / study.target / name / "fold_0" / "validation" / "summary.json"
     if not summary.is_file():
         start = ["-pretrained_weights", str(weights)] if weights else []
-        train = ("nnUNetv2_train", study.target, study.configuration, "0", "-tr", trainer)
-        study.run(*train, "-device", study.device, *start, arm=f"{arm} {run}")
+        warmed_up = (sys.executable, str(HERE / "warm_up.py"))
+        study.run(
+            *(warmed_up if arm == "warm-up" else ["nnUNetv2_train"]),
+            *(study.target, study.configuration, "0", "-tr", study.trainer, "-device", study.device, *start),
+            arm=f"{arm} {run}",
+        )
     return read_json(summary)["foreground_mean"]["Dice"]
 
 

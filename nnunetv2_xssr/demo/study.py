@@ -94,7 +94,7 @@ class Study:
             **os.environ,
             **_FEW_PROCESSES,
             # Augmentation in the training process itself; planning takes this number for torch's threads.
-            "nnUNet_n_proc_DA": "0" if command[0] == "nnUNetv2_train" else "1",
+            "nnUNet_n_proc_DA": "0" if "-tr" in command else "1",
             "nnUNet_raw": str(self.folder / "nnUNet_raw"),
             "nnUNet_preprocessed": str(self.folder / "nnUNet_preprocessed"),
             "nnUNet_results": str(results),
