@@ -5,7 +5,6 @@ import errno
 import os
 import pickle
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -553,6 +552,7 @@ def test_record_that_cannot_be_read_back(again, capsys, damage):
 @contextlib.contextmanager
 def files_no_larger_than(n_bytes):
     """A disk that is full after so many bytes of a file."""
+    resource = pytest.importorskip("resource", reason="Windows has no limit on the size of a file")
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, old[1]))
     try:
