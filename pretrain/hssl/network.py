@@ -23,7 +23,10 @@ class HSSLNetwork(nn.Module):
         super().__init__()
         self.unet = unet
         features = unet.encoder.output_channels[-1]
-        self.project = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, PROJECTION))
+        # One for each contrast: what tells two images of a task apart is what the contrast of tasks must not see.
+        self.project_image, self.project_task = (
+            nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, PROJECTION)) for _ in range(2)
+        )
         self.task_head = nn.Linear(features, n_tasks)
         self.group_head = nn.Linear(features, n_groups)
         n_stages = min(n_stages, len(unet.decoder.stages))
@@ -55,7 +58,8 @@ class HSSLNetwork(nn.Module):
         """Everything the losses need of views of shape (n, channels, ...)."""
         skips, pooled = self.encode(views)
         return {
-            "projected": self.project(pooled),
+            "of_image": self.project_image(pooled),
+            "of_task": self.project_task(pooled),
             "task": self.task_head(pooled),
             "group": self.group_head(pooled),
             "restored": self.decode(skips),

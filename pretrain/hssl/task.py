@@ -90,20 +90,23 @@ class HSSLTask:
         """The weighted sum ``loss`` and its parts."""
         noisy, clean, task = batch
         found = model(noisy.flatten(0, 1))
-        pairs = gather(self.fabric, found["projected"].unflatten(0, (-1, 2)))
+        of_image, of_task = (self._of_all(found[name]) for name in ("of_image", "of_task"))
         every_task = gather(self.fabric, task).repeat(2)
-        projected = pairs.transpose(0, 1).flatten(0, 1)  # the first views of all images, then the second ones
         groups = self.groups.to(task.device)
         twice = task.repeat_interleave(2)
         parts = {
-            "image_loss": image_contrast(projected),
+            "image_loss": image_contrast(of_image),
             "task_loss": F.cross_entropy(found["task"], twice),
             "group_loss": F.cross_entropy(found["group"], groups[twice])
-            + hierarchical_contrast(projected, every_task, groups[every_task]),
+            + hierarchical_contrast(of_task, every_task, groups[every_task]),
             "decoder_loss": self.decoder_loss(found["restored"], clean.flatten(0, 1)),
         }
         total = parts["image_loss"] + TASK_WEIGHT * parts["task_loss"] + GROUP_WEIGHT * parts["group_loss"]
         return {"loss": total + DECODER_WEIGHT * parts["decoder_loss"], **parts}
+
+    def _of_all(self, features: torch.Tensor) -> torch.Tensor:
+        """Features of all processes: the first views of all images, then the second ones."""
+        return gather(self.fabric, features.unflatten(0, (-1, 2))).transpose(0, 1).flatten(0, 1)
 
     def health(self, model: nn.Module) -> dict[str, float]:
         """Restoration of held-out images, and what their two views say of the embedding."""

@@ -109,7 +109,7 @@ def test_every_weight_but_the_segmentation_layers_is_trained(workspace, configur
     found = model(torch.randn(2, 1, *plans.patch_size))
     assert [one.shape[1] for one in found["restored"]] == [1, 1]
     assert found["restored"][0].shape[2:] == plans.patch_size
-    heads = found["projected"].sum() + found["task"].sum() + found["group"].sum()
+    heads = sum(found[name].sum() for name in ("of_image", "of_task", "task", "group"))
     (heads + sum(restored.square().sum() for restored in found["restored"])).backward()
     without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert without and all(".seg_layers." in name for name in without)

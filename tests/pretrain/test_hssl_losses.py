@@ -40,6 +40,14 @@ def test_hierarchical_contrast_weighs_the_own_task_twice():
     assert found.item() == pytest.approx(sum(terms) / 4)
 
 
+def test_hierarchical_contrast_does_not_pull_the_images_of_a_single_task_together():
+    rows = features(6).requires_grad_()
+    one = torch.zeros(6, dtype=int)
+    loss = hierarchical_contrast(rows, one, one)
+    loss.backward()
+    assert loss == 0 and not rows.grad.any()
+
+
 def test_both_contrasts_fall_as_positives_come_together_and_have_finite_gradients():
     rows = torch.eye(4).repeat(2, 1).requires_grad_()
     apart = torch.cat([torch.eye(4), torch.eye(4).roll(1, 0)])
