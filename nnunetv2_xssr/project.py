@@ -71,6 +71,8 @@ class Project:
         Those of the chosen ones that dataset.json does not tell nnU-Net of.
     mode : {"study", "annotation"} or None
         None before the first selection.
+    unit : {"case", "slice"} or None
+        What the last selection chose.
     sources : list of str
     encoder : str or None
         Its file, as given; None for the one pretrained on the sources.
@@ -93,6 +95,7 @@ class Project:
     labelled: int
     uncollected: int
     mode: str | None
+    unit: str | None
     sources: list[str]
     encoder: str | None
     rounds: list[Round]
@@ -129,6 +132,7 @@ def project_of(pool: ImagePool) -> Project:
         len(labelled),
         len(labelled & set(chosen_cases(records)) - listed),
         last and last.mode,
+        last and last.settings["unit"],
         last.settings["source"] if last else [],
         last and last.settings["encoder"],
         [_round(record, labelled) for record in records if record.mode == "annotation"],

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pathlib
 import pickle
 import re
 import shutil
@@ -601,6 +602,20 @@ def test_folder_that_cannot_be_written(either, capsys, monkeypatch, call, number
     argv = [*SELECT, "--overwrite", "--seed", "1"]
     fails(capsys, select.main, argv, "cannot write", either.record(), os.strerror(number), "run the command again")
     assert leftovers(either) == []
+
+
+def test_dataset_that_takes_no_hand_over_is_found_before_the_work(workspace, capsys, monkeypatch):
+    shutil.rmtree(workspace.preprocessed / TARGET, ignore_errors=True)
+    mkdir = pathlib.Path.mkdir
+
+    def refuse(path, *args, **options):
+        if path.name == "annotate":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return mkdir(path, *args, **options)
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
+    fails(capsys, select.main, SELECT, "cannot write", workspace.raw / TARGET / "annotate", "Read-only file system")
+    assert not workspace.record().exists() and not (workspace.preprocessed / TARGET / "xssr").exists()
 
 
 def test_interrupted_by_the_user(either, capsys, monkeypatch):

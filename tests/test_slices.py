@@ -128,6 +128,7 @@ def test_templates_that_nobody_drew_in_are_missing(volumes, capsys):
     run(capsys)
     first, *others = [pick.case for pick in picks(volumes)]
     draw(volumes, first)
+    assert "a slice lies" in succeeds(capsys, status.main, ["-d", "31"])
     facts = json.loads(succeeds(capsys, status.main, ["-d", "31", "--json"]))
     assert facts["rounds"][0]["returned"] == 1 and len(facts["rounds"][0]["missing"]) == 4
     out = succeeds(capsys, collect.main, ["-d", "31", "--allow_empty"])

@@ -143,6 +143,7 @@ def _select(args: argparse.Namespace) -> None:
         check_no_labels(handover)
     if plan.mode == "annotation":
         label_values(target.dataset_json)  # of which the annotator is told
+        handover.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found now
     print(describe_plan(plan, target.name, [pool.name for pool in sources]))
 
     embedded = _embed_all(target, sources, args, device)

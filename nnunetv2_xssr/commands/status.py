@@ -43,7 +43,7 @@ def _lines(project) -> list[str]:
         lines.append("a study: every case has a label, cases are chosen within each fold")
     lines += _round_lines(project.rounds)
     lines.append(
-        f"coverage: a case lies {project.mean_distance:.3f} from the nearest chosen one on average, "
+        f"coverage: a {project.unit} lies {project.mean_distance:.3f} from the nearest chosen one on average, "
         f"{project.random_mean_distance:.3f} with random picks"
         + ("" if project.alpha is None else f"; alpha {project.alpha:g}")
     )
