@@ -64,7 +64,6 @@ def make_slice_plan(
         unit="case",
         max_per_volume=None,
     )
-    # A volume drawn as a whole has more slices labelled than any other may get.
     plan = make_plan(slice_pool(target), in_slices, closed)
     groups = {case.identifier: case.group for case in target.cases if case.group is not None}
     return SelectionPlan(plan.mode, plan.folds, groups, "slice")
