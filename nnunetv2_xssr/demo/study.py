@@ -69,8 +69,6 @@ class Study:
     configuration : str
     trainer : str
     device : str
-    seed : int
-        Of the encoder.
     """
 
     folder: Path
@@ -79,7 +77,6 @@ class Study:
     configuration: str
     trainer: str
     device: str
-    seed: int = 0
 
     def run(self, *command: str, arm: str | None = None) -> None:
         """Run one command; what it prints goes to ``log.txt``.
@@ -118,8 +115,7 @@ class Study:
 
     @property
     def encoder(self) -> Path:
-        folder = self.folder / "arms" / f"encoder {self.seed}" / self.source / "XSSR_MAE__2d"
-        return folder / "checkpoint_final.pth"
+        return self.folder / "nnUNet_results" / self.source / "XSSR_MAE__2d" / "checkpoint_final.pth"
 
     @property
     def preprocessed(self) -> Path:
@@ -128,8 +124,7 @@ class Study:
     def pretrain(self, *options: str) -> None:
         """Pretrain on the source; what an interrupted run did is kept."""
         if not self.encoder.is_file():
-            pretrain = ("nnUNetv2_xssr_pretrain", "-s", self.source, "--seed", str(self.seed), "-device", self.device)
-            self.run(*pretrain, "--c", *options, arm=f"encoder {self.seed}")
+            self.run("nnUNetv2_xssr_pretrain", "-s", self.source, "-device", self.device, "--c", *options)
 
     def preprocess(self, pool: Iterable[str], test: Iterable[str], small: Mapping[str, Any] | None) -> None:
         """Plan and preprocess the target, with one fold of pool and test cases.
