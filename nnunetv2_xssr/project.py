@@ -194,5 +194,6 @@ def next_steps(project: Project, device: str) -> list[str]:
         on = "" if device == "cuda" else f" -device {device}"
         steps.append(f"nnUNetv2_train {name} {'3d_fullres' if project.volumes else '2d'} 0 -tr XSSRTrainer{on}")
     if last and not steps:
-        steps.append(f"nnUNetv2_xssr_select -d {number}{source} -b {last.picked}")
+        unit = " --unit slice" if project.unit == "slice" else ""
+        steps.append(f"nnUNetv2_xssr_select -d {number}{source} -b {last.picked}{unit}")
     return steps

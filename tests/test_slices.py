@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from nnunetv2_xssr.commands import collect, select, status
 from nnunetv2_xssr.pools import dataset_pool, read_case
 from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
+from nnunetv2_xssr.project import TrainedFold, next_steps, project_of
 from nnunetv2_xssr.selection import Constraints
 from nnunetv2_xssr.selection import select as select_rows
 from nnunetv2_xssr.slices import slice_names, slice_pool, view_slices, volume_of, with_ignore
@@ -181,6 +183,16 @@ def test_empty_slice(volumes, capsys):
     refused(capsys, f"{case}.nii.gz: is empty")
     succeeds(capsys, collect.main, ["-d", "31", "--allow_empty"])
     assert list(described(volumes)["dataset"]) == [case]
+
+
+def test_next_round_is_proposed_in_slices(volumes, capsys):
+    run(capsys)
+    draw(volumes, *{pick.case for pick in picks(volumes)})
+    succeeds(capsys, collect.main, ["-d", "31"])
+    trained = TrainedFold("XSSRTrainer__nnUNetPlans__2d/fold_0", finished=True, current=True)
+    project = replace(project_of(dataset_pool(VOLUMES)), not_preprocessed=0, trained=[trained])
+    (step,) = next_steps(project, "cpu")
+    assert step.startswith("nnUNetv2_xssr_select -d 31") and step.endswith("-b 4 --unit slice")
 
 
 def test_next_round_takes_other_volumes(volumes, capsys):
