@@ -35,7 +35,7 @@ PACKS = {
 UNLABELLED = {"Dataset813_Hannover": "imagesUnlabelled"}
 SHARES = (0.05, 0.1, 1.0)
 ARMS = ("scratch", "one domain", "several domains")
-OTHER_ARMS = ("local contrast", "warm-up")  # of several domains, on the CPU
+OTHER_ARMS = ("local contrast", "warm-up")  # of several domains
 HERE = Path(__file__).resolve().parent
 
 
@@ -49,6 +49,8 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=None, help="of pretraining")
     parser.add_argument("--gpu", action="store_true", help="the long schedule")
     args = parser.parse_args()
+    if args.gpu and "warm-up" in args.arms:
+        parser.error("the arm warm-up is that of the short schedule; leave --gpu out")
     return run("hssl.py", lambda: benchmark(args))
 
 
