@@ -12,6 +12,7 @@ from nnunetv2_xssr.case_rows import CaseRows, file_hashes
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.folders import nnunet_folder
 from nnunetv2_xssr.pools import BrokenImage, Case, ImagePool, read_case
+from nnunetv2_xssr.read_ahead import read_ahead
 
 VIEW_SIZE = 128  # pixels, height and width
 VOLUME_SIZE = 64  # voxels along every axis of a volume that is one view
@@ -180,14 +181,15 @@ def prepare_views(
     hashes = file_hashes(pool, folder / "files.json", lambda x: tqdm(x, desc=f"checking {pool.name}", unit="case"))
     store = CaseRows.open(folder / ("views" if dim == 2 else "volumes"), hashes, settings, shape, np.float16)
     broken = dict(dead)
-    for i in tqdm(store.missing(), desc=f"reading {pool.name}", unit="case"):
-        case = pool.cases[i]
+    missing = store.missing()
+    read = read_ahead(lambda case: _case_views(case, reader, names, n_views, dim), [pool.cases[i] for i in missing])
+    for i, views in zip(tqdm(missing, desc=f"reading {pool.name}", unit="case"), read, strict=True):
         try:
-            store.write(i, _case_views(case, reader, names, n_views, dim))
+            store.write(i, views.result())
         except BrokenImage as error:
             if not skip_broken:
                 raise
-            broken[case.identifier] = str(error)
+            broken[pool.cases[i].identifier] = str(error)
     kept = [i for i, case in enumerate(pool.cases) if case.identifier not in broken]
     if not kept:
         raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")

@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.case_rows import file_hashes
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.pools import BrokenImage, ImagePool, read_image
+from nnunetv2_xssr.pools import BrokenImage, Case, ImagePool, read_image
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
+from nnunetv2_xssr.read_ahead import read_ahead
 from nnunetv2_xssr.records import atomic, sha256_json
 from nnunetv2_xssr.views import pool_folder
 
@@ -61,23 +62,29 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, channels: int, skip_bro
     folder = pool_folder(pool)
     hashes = file_hashes(pool, folder / "files.json", lambda x: tqdm(x, desc=f"checking {pool.name}", unit="case"))
     folder = folder / f"hssl_{sha256_json(plans.preprocessing())[:12]}"
-    reader, files, broken = pool.reader(), {}, []
-    for case in tqdm(pool.cases, desc=f"preprocessing {pool.name}", unit="case"):
-        file = folder / f"{case.identifier}_{hashes[case.identifier][:12]}.npy"
+    files = {case.identifier: folder / f"{case.identifier}_{hashes[case.identifier][:12]}.npy" for case in pool.cases}
+    reader, missing, broken = pool.reader(), [case for case in pool.cases if not files[case.identifier].is_file()], []
+
+    def preprocess(case: Case) -> np.ndarray:
+        image, properties = read_image(case, reader)
+        _check_fits(image, case, channels, len(plans.patch_size))
+        data = plans.preprocess(image, properties).astype(np.float16)
+        if not np.isfinite(data).all():
+            raise BrokenImage(f"case {case.identifier}: {case.files[0]} is not finite after preprocessing")
+        return data
+
+    progress = tqdm(missing, desc=f"preprocessing {pool.name}", unit="case")
+    for case, data in zip(progress, read_ahead(preprocess, missing), strict=True):
         try:
-            if not file.is_file():
-                image, properties = read_image(case, reader)
-                _check_fits(image, case, channels, len(plans.patch_size))
-                data = plans.preprocess(image, properties).astype(np.float16)
-                if not np.isfinite(data).all():
-                    raise BrokenImage(f"case {case.identifier}: {case.files[0]} is not finite after preprocessing")
-                with atomic(file) as temporary:
-                    np.save(temporary, data)
-            files[case.identifier] = file
+            array = data.result()
         except BrokenImage as error:
             if not skip_broken:
                 raise
             broken.append(str(error))
+            del files[case.identifier]
+            continue
+        with atomic(files[case.identifier]) as temporary:
+            np.save(temporary, array)
     if not files:
         raise UserError(f"no case of {pool.name} can be used; the first: {broken[0]}")
     return PreprocessedPool(pool.name, tuple(files.values()), {k: hashes[k] for k in files}, tuple(broken))

@@ -1,0 +1,49 @@
+"""Images read in threads: in order, a few at a time, and what one of them raises is its own."""
+
+import threading
+
+import pytest
+
+from nnunetv2_xssr.pools import BrokenImage
+from nnunetv2_xssr.read_ahead import read_ahead
+
+
+@pytest.fixture(autouse=True)
+def three_threads(monkeypatch):
+    monkeypatch.setattr("nnunetv2.configuration.default_num_processes", 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+
+
+def test_order_is_kept_whatever_finishes_first():
+    second_is_read = threading.Event()
+
+    def read(case):
+        if case == 0:
+            assert second_is_read.wait(10)  # case 1 is read beside it, or this fails
+        if case == 1:
+            second_is_read.set()
+        return case**2
+
+    assert [future.result() for future in read_ahead(read, range(20))] == [case**2 for case in range(20)]
+
+
+def test_broken_case_raises_at_its_place_and_the_others_are_read():
+    def read(case):
+        if case in (2, 5):
+            raise BrokenImage(f"case {case}")
+        return case
+
+    outcomes = [future.exception() or future.result() for future in read_ahead(read, range(7))]
+    assert [str(outcome) for outcome in outcomes] == ["0", "1", "case 2", "3", "4", "case 5", "6"]
+
+
+def test_only_a_few_cases_are_held_and_none_is_begun_once_the_reader_has_left():
+    begun = []
+    futures = read_ahead(begun.append, range(100))
+    next(futures).result()
+    futures.close()
+    assert 1 <= len(begun) <= 4  # one a thread, and one for the case that was taken
+
+
+def test_no_case():
+    assert list(read_ahead(lambda case: case, [])) == []
