@@ -83,7 +83,6 @@ TASKS = {task.__name__: task for task in (Regression, Contrast, AllAlike)}
 
 def train(folder, task, settings, resume=False, precision="32-true", stop=None, health=None):
     """``stop``: rank, number of the step and signal that this process sends itself before it."""
-    torch.set_num_threads(1)
     engine.BATCHES_PER_EPOCH, engine.draw_progress = STEPS_PER_EPOCH, lambda *args: None
     fabric = start("cpu", precision=precision)
     made = TASKS[task](settings.get("seed", 0), fabric, health)
