@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Which embedding makes selections that cover the target? No segmenter is trained.
 
-    python benchmarks/embedding.py              # under two hours on two cores; encoders and features are kept
+    python benchmarks/embedding.py              # about two hours on two cores; encoders and scores are kept
 
-A selection's score is the percentile of its mask coverage among 1,000 random draws of as many cases (50 = random): the
-mean over the pool of 1 - Dice between a case's mask and the picked mask that is nearest. Every pool is drawn again:
-80 % of its cases, several times. Retrieval is the Dice between a case's mask and that of its nearest neighbour, as a
-share of the way from a random case's (0) to the best case's (100).
+A selection's score is the percentile of its coverage among 1,000 random draws of as many cases (50 = random): the mean
+over the pool of the distance between a case and the picked one that is nearest, 1 - Dice of the two masks, or the
+distance of what the objects in them look like (`proxies.appearance`). Every pool is drawn again: 80 % of its cases,
+several times. Retrieval is the Dice between a case's mask and that of its nearest neighbour, as a share of the way from
+a random case's (0) to the best case's (100), and, where a pool has several domains, the share of cases whose nearest
+neighbour is of their own.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from vit import ViTMaskedAutoencoder
 
 from nnunetv2_xssr.pools import open_pool, read_case
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
-from nnunetv2_xssr.pretrain.pooling import GRID, Layout, place_share
+from nnunetv2_xssr.pretrain.pooling import ALIGNED, GRID, Layout, place_share, symmetries
 from nnunetv2_xssr.pretrain.task import sample_generator
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE, LEARNING_RATE, ViewSampler, crop_and_mask
 from nnunetv2_xssr.selection.cells import cells_of
@@ -40,12 +42,14 @@ STUDIES = {
     "CXRLung hannover -> guangzhou": ("CXRLung", "hannover", "guangzhou"),
     "NucleiDSB fluo256 -> histology": ("NucleiDSB", "fluo256", "histology"),
     "NucleiDSB fluo256 -> fluo696": ("NucleiDSB", "fluo256", "fluo696"),
+    "NucleiDSB fluo256 -> three kinds": ("NucleiDSB", "fluo256", "fluo360+fluo696+histology"),
     "Hippocampus3D range8bit -> standard": ("Hippocampus3D", "range8bit", "standard"),
 }
 BUDGETS = (0.025, 0.05, 0.1)
 STRATEGY_NAMES = ("facility_location", "xssr", "coreset")
 N_RANDOM, N_POOLS = 1000, 8
 STEPS, BATCH_SIZE = 1200, 32
+BEFORE, LAST = -2, -1  # layers
 
 
 def main():
@@ -75,10 +79,11 @@ def views_of(pack, domain, work, labelled=True):
 
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(work / variable)
-    number = 100 + sorted(f"{p}{d}" for p, _, d in STUDIES.values()).index(f"{pack}{domain}") if labelled else 200
-    name = f"Dataset{number}_{pack}{domain}"
+    targets = sorted({(pack, target) for pack, _, target in STUDIES.values()})
+    number = 100 + targets.index((pack, domain)) if labelled else 200
+    name = f"Dataset{number}_{pack}_{domain.replace('+', '_')}"
     extra = "imagesUnlabelled" if (pack, domain) == ("CXRLung", "hannover") else None
-    write_domain(pack, [domain], work / "nnUNet_raw" / name, labelled, extra)
+    write_domain(pack, domain.split("+"), work / "nnUNet_raw" / name, labelled, extra)
     return prepare_views(open_pool(name))
 
 
@@ -95,8 +100,15 @@ def embeddings(pack, source, target, work, seed, kinds):
         found = [maps(kind, model, a) for a in (z, x)]
         for name, of in pooled(kind).items():
             yield f"{kind} {name}", *(of(m).numpy() for m in found)
-        share = share_of_place(found[0][-2])
+        for name, settings in AVERAGED.items():
+            yield f"{kind} {name}", *(averaged(kind, model, a, *settings) for a in (z, x))
+        share = share_of_place(found[0][BEFORE])
         tqdm.write(f"{pack} {target}, {kind} {seed}: the place explains {share:.2f} of the layer before the last")
+        if share >= ALIGNED:
+            default = [grid(m[BEFORE], GRID, True).numpy() for m in found]
+        else:
+            default = [averaged(kind, model, a, over_symmetries, 1, False) for a in (z, x)]
+        yield f"{kind} as the place share decides", *default
 
 
 def encoder(kind, views, path, seed):
@@ -143,6 +155,36 @@ def maps(kind, model, views):
     return [torch.cat(layer).unflatten(0, views.shape[:2]) for layer in zip(*found, strict=True)]
 
 
+def over_symmetries(views):
+    return [(each.unflatten(0, views.shape[:2]), lambda layer: layer) for each in symmetries(views.flatten(0, 1))]
+
+
+def over_mirror_images(views):
+    return [(views, lambda layer: layer), (views.flip(-1), lambda layer: layer.flip(-1))]
+
+
+def over_shifts(views, far=4):
+    """By a few pixels along both axes; the border is repeated."""
+    padded = F.pad(views.flatten(0, 1), (far,) * 4, mode="replicate").unflatten(0, views.shape[:2])
+    size = views.shape[-1]
+    moved = [(far, far), (0, far), (2 * far, far), (far, 0), (far, 2 * far)]
+    return [(padded[..., row : row + size, column : column + size], lambda layer: layer) for row, column in moved]
+
+
+AVERAGED = {
+    "before, average over symmetries": (over_symmetries, 1, False),
+    "before, grid 4 over mirror images": (over_mirror_images, GRID, True),
+    "before, grid 4 over shifts": (over_shifts, GRID, True),
+}
+
+
+@torch.inference_mode()
+def averaged(kind, model, views, over, size, keep_views):
+    """`grid` of the layer before the last, the mean over several forms of every view, each turned back."""
+    forms = [grid(back(maps(kind, model, form)[BEFORE]), size, keep_views) for form, back in over(views)]
+    return torch.stack(forms).mean(0).numpy()
+
+
 def grid(layer, size, keep_views):
     """Cells of an even grid side by side; views side by side too, or averaged."""
     cells = F.adaptive_avg_pool2d(layer.flatten(0, 1), size).flatten(1).unflatten(0, layer.shape[:2])
@@ -151,20 +193,19 @@ def grid(layer, size, keep_views):
 
 def pooled(kind):
     """The embeddings of one network by name: functions of its maps."""
-    last, before = -1, -2
     found = {
-        "last, average": lambda m: grid(m[last], 1, False),
-        "before, average": lambda m: grid(m[before], 1, False),
-        "both, average": lambda m: torch.cat([grid(m[i], 1, False) for i in (before, last)], 1),
-        "before, grid 4": lambda m: grid(m[before], 4, True),
-        "last, grid 4": lambda m: grid(m[last], 4, True),
+        "last, average": lambda m: grid(m[LAST], 1, False),
+        "before, average": lambda m: grid(m[BEFORE], 1, False),
+        "both, average": lambda m: torch.cat([grid(m[i], 1, False) for i in (BEFORE, LAST)], 1),
+        "before, grid 4": lambda m: grid(m[BEFORE], 4, True),
+        "last, grid 4": lambda m: grid(m[LAST], 4, True),
     }
     if kind == "conv":
         found |= {
             "all, average": lambda m: torch.cat([grid(layer, 1, False) for layer in m], 1),
-            "before, mean and deviation": lambda m: torch.cat([m[before].mean((1, 3, 4)), m[before].std((1, 3, 4))], 1),
-            "before, grid 2": lambda m: grid(m[before], 2, True),
-            "before, grid 8": lambda m: grid(m[before], 8, True),
+            "before, mean and deviation": lambda m: torch.cat([m[BEFORE].mean((1, 3, 4)), m[BEFORE].std((1, 3, 4))], 1),
+            "before, grid 2": lambda m: grid(m[BEFORE], 2, True),
+            "before, grid 8": lambda m: grid(m[BEFORE], 8, True),
             "early, grid 4": lambda m: grid(m[0], 4, True),
         }
     return found
@@ -173,7 +214,8 @@ def pooled(kind):
 def share_of_place(layer):
     """`place_share` of the grid of a layer, shape (cases, views, d, rows, columns)."""
     kept = F.adaptive_avg_pool2d(layer.flatten(0, 1), GRID).flatten(1).unflatten(0, layer.shape[:2])
-    return place_share(kept.numpy(), Layout(0, layer.shape[2], GRID**2))
+    averages = torch.zeros(*layer.shape[:3])  # they have no say in it
+    return place_share(torch.cat([averages, kept], 2).numpy(), Layout(0, layer.shape[2], GRID**2))
 
 
 def standardised(pool, archive):
@@ -182,7 +224,7 @@ def standardised(pool, archive):
     return (pool - mean) * factor, (archive - mean) * factor
 
 
-def components(pool, archive, whiten, n=32):
+def components(pool, archive, n, whiten=False):
     """The leading principal components of the pool, after standardising."""
     pool, archive = standardised(pool, archive)
     _, values, axes = np.linalg.svd(pool, full_matrices=False)
@@ -192,8 +234,9 @@ def components(pool, archive, whiten, n=32):
 
 AFTER = {
     "as it is": standardised,
-    "PCA 32": lambda pool, archive: components(pool, archive, False),
-    "PCA 32, whitened": lambda pool, archive: components(pool, archive, True),
+    "PCA 32": lambda pool, archive: components(pool, archive, 32),
+    "PCA 64": lambda pool, archive: components(pool, archive, 64),
+    "PCA 32, whitened": lambda pool, archive: components(pool, archive, 32, True),
 }
 
 
@@ -208,6 +251,7 @@ class Judge:
         views = views_of(pack, domain, work)
         channels, reader = views.channel_names, views.pool.reader()
         masks, appearances = [], []
+        self.domains = np.array([case.domain for case in views.pool.cases])
         for case in views.pool.cases:
             label = reader.read_seg(str(pack_folder(pack) / "labelsTr" / f"{case.identifier}{views.pool.file_ending}"))
             label = label[0][0]
@@ -253,7 +297,9 @@ class Judge:
         nearest = (z @ z.T - np.diag(np.full(len(z), 9.0))).argmax(1)
         typical = np.mean(distance[~np.eye(len(distance), dtype=bool)])
         gain = (typical - others[np.arange(len(z)), nearest].mean()) / (typical - others.min(1).mean())
-        return {**{key: float(np.mean(values)) for key, values in found.items()}, "retrieval": float(gain)}
+        same = float((self.domains[nearest] == self.domains).mean())
+        means = {key: float(np.mean(values)) for key, values in found.items()}
+        return {**means, "retrieval": float(gain), "same domain": same}
 
 
 def mask_of(label):
@@ -269,15 +315,24 @@ def print_tables(scores):
     for kind in ("masks", "appearance"):
         print(f"\nCoverage of {kind}: {' / '.join(STRATEGY_NAMES)} / retrieval of masks\n")
         print_table(scores, kind)
+    study = next(name for name, (_, _, target) in STUDIES.items() if "+" in target)
+    print(f"\n{study}: cases whose nearest neighbour is of their own domain, %\n\n| embedding | |\n|---|---|")
+    for name, by_study in by_embedding(scores).items():
+        print(f"| {name} | {100 * np.mean([value['same domain'] for value in by_study[study]]):.0f} |")
 
 
-def print_table(scores, kind):
+def by_embedding(scores):
+    """Scores of all seeds by embedding and study."""
     rows = defaultdict(lambda: defaultdict(list))
     for key, value in scores.items():
         study, name, after, _ = key.split(" | ")
         rows[f"{name}, {after}"][study].append(value)
+    return rows
+
+
+def print_table(scores, kind):
     order = {}
-    for name, by_study in rows.items():
+    for name, by_study in by_embedding(scores).items():
         order[name] = [
             [
                 np.mean([v[f"{kind} {strategy} {b}"] for v in by_study[study] for b in BUDGETS])

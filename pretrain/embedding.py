@@ -13,7 +13,7 @@ from nnunetv2_xssr.case_rows import CaseRows
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
-from nnunetv2_xssr.pretrain.pooling import GRID, Layout
+from nnunetv2_xssr.pretrain.pooling import GRID, Layout, symmetries
 from nnunetv2_xssr.pretrain.schedule import AUTO
 from nnunetv2_xssr.views import Views, pool_folder
 
@@ -102,11 +102,15 @@ def embed_views(encoder: Encoder, views: np.ndarray) -> np.ndarray:
     views : array of shape (views, channels, height, width), or (1, channels, depth, height, width)
     """
     *stages, last = encoder.module.stages
-    x = torch.from_numpy(views.astype(np.float32)).to(next(encoder.module.parameters()).device)
+    n, device = len(views), next(encoder.module.parameters()).device
+    x = torch.cat(list(symmetries(torch.from_numpy(views.astype(np.float32)).to(device))))
     for stage in stages:
         x = stage(x)
+    average = x.flatten(2).mean(dim=2).unflatten(0, (-1, n)).mean(dim=0)
     pool = F.adaptive_avg_pool2d if x.ndim == 4 else F.adaptive_avg_pool3d
-    return torch.cat([last(x).flatten(2).mean(dim=2), pool(x, GRID).flatten(1)], dim=1).cpu().numpy()
+    x = x[:n]  # the views as they are
+    kept = [last(x).flatten(2).mean(dim=2), average, pool(x, GRID).flatten(1)]
+    return torch.cat(kept, dim=1).cpu().numpy()
 
 
 def embed(encoder: Encoder, views: Views) -> CaseRows:

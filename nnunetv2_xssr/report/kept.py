@@ -108,15 +108,17 @@ def _open_pool(name: str, hash_of_cases: str, record: SelectionRecord, record_pa
     folder = folder_of(name)
     embeddings, index = CaseRows.load(folder / "embeddings")
     views, _ = CaseRows.load(folder / ("views" if record.settings["dim"] == 2 else "volumes"))
-    if sha256_json(index["cases"]) != hash_of_cases or index["settings"]["encoder"] != record.provenance["encoder"]:
+    layout = Layout(*index["settings"]["layout"])
+    made_from = sha256_json(index["cases"]), index["settings"]["encoder"], embeddings.rows.shape[2]
+    if made_from != (hash_of_cases, record.provenance["encoder"], layout.size):
         raise UserError(
-            f"{folder / 'embeddings'} is of other images or by another encoder than {record_path} was made with; "
-            f"run nnUNetv2_xssr_select again"
+            f"{folder / 'embeddings'} is of other images or by another encoder or version than {record_path} was made "
+            f"with; run nnUNetv2_xssr_select again"
         )
     if record.settings["unit"] == "slice" and embeddings.rows.shape[1] > 1:  # a flat source is compared as it is
         embeddings, views = _by_slice(embeddings), _by_slice(views)
     row = {identifier: i for i, identifier in enumerate(views.identifiers)}
-    compared = features(embeddings.rows, Layout(*index["settings"]["layout"]), record.provenance["embedding"])
+    compared = features(embeddings.rows, layout, record.provenance["embedding"])
     return KeptPool(name, embeddings.identifiers, compared, views.rows, row)
 
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.pretrain.pooling import Layout, choose_embedding, features, place_share
+from nnunetv2_xssr.pretrain.pooling import Layout, choose_embedding, features, place_share, symmetries
 
 LAYOUT = Layout(3, 5, 16)
 
@@ -13,8 +14,8 @@ def kept(place, case, n=60, views=2, seed=0):
     """Features of which the place and the case make so much (standard deviations)."""
     rng = np.random.default_rng(seed)
     grid = place * rng.normal(size=(1, views, 5, 16)) + case * rng.normal(size=(n, views, 5, 16))
-    last = rng.normal(size=(n, views, 3))
-    return np.concatenate([last, grid.reshape(n, views, -1)], axis=2).astype(np.float32)
+    averages = rng.normal(size=(n, views, 3 + 5))
+    return np.concatenate([averages, grid.reshape(n, views, -1)], axis=2).astype(np.float32)
 
 
 @pytest.mark.parametrize(("place", "case"), [(1, 1), (2, 1), (1, 3), (0, 1), (1, 0)])
@@ -32,14 +33,14 @@ def test_share_is_that_of_few_cases_as_of_many():
     assert np.mean(few) == pytest.approx(np.mean(many), abs=0.06)
 
 
-def test_share_depends_on_no_unit_and_not_on_the_last_stage():
+def test_share_depends_on_no_unit_and_not_on_averages():
     rows = kept(1, 1)
     other = rows.copy()
-    other[:, :, :3] *= 1000
-    grid = other[:, :, 3:].reshape(60, 2, 5, 16)
+    other[:, :, :8] *= 1000
+    grid = other[:, :, 8:].reshape(60, 2, 5, 16)
     grid *= np.array([1e-3, 1, 50, 1e4, 7], np.float32)[:, None]
     grid += 5
-    other[:, :, 3:] = grid.reshape(60, 2, -1)
+    other[:, :, 8:] = grid.reshape(60, 2, -1)
     assert place_share(other, LAYOUT) == pytest.approx(place_share(rows, LAYOUT), rel=1e-2)
 
 
@@ -61,10 +62,20 @@ def test_what_cases_are_compared_by(views, tmp_path):
     rows = kept(1, 1, views=views)
     np.save(tmp_path / "kept.npy", rows)
     mapped = np.load(tmp_path / "kept.npy", mmap_mode="r")
-    gap, grid = (features(mapped, LAYOUT, kind) for kind in ("gap", "grid"))
+    gap, average, grid = (features(mapped, LAYOUT, kind) for kind in ("gap", "average", "grid"))
     assert np.allclose(gap, rows[:, :, :3].mean(axis=1))
-    assert grid.shape == (60, views * 80) and np.array_equal(grid[7].reshape(views, 80), rows[7, :, 3:])
-    average = features(mapped, LAYOUT, "average")
-    assert np.allclose(average, rows[:, :, 3:].reshape(60, views, 5, 16).mean(axis=(1, 3)))
+    assert np.allclose(average, rows[:, :, 3:8].mean(axis=1))
+    assert grid.shape == (60, views * 80) and np.array_equal(grid[7].reshape(views, 80), rows[7, :, 8:])
     if views == 1:  # a pool of pictures stays on disk
-        assert np.shares_memory(gap, mapped) and np.shares_memory(grid, mapped)
+        assert all(np.shares_memory(found, mapped) for found in (gap, average, grid))
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_symmetries(dim):
+    """Eight different ones of every view, the view itself first; a view and its mirror image have the same ones."""
+    views = torch.rand(2, 3, *[4] * dim)
+    found = list(symmetries(views))
+    assert torch.equal(found[0], views)
+    as_sets = [{each.numpy().tobytes() for each in symmetries(view)} for view in (views, views.flip(2), views.flip(3))]
+    assert len(found) == len(as_sets[0]) == 8 and as_sets[0] == as_sets[1] == as_sets[2]
+    assert dim == 3 or as_sets[0] == {each.numpy().tobytes() for each in symmetries(torch.rot90(views, 1, (2, 3)))}

@@ -250,21 +250,28 @@ def test_only_new_and_changed_cases_are_embedded(workspace, monkeypatch):
     assert changed == {"t_03"}
 
 
-def test_kept_are_the_last_stage_averaged_and_the_stage_before_in_a_grid(workspace):
+def test_kept_are_the_last_stage_averaged_and_the_stage_before_averaged_and_in_a_grid(workspace):
     encoder = load_encoder(workspace.encoder(), "cpu")
     views = np.random.default_rng(0).normal(size=(3, 1, 128, 128)).astype(np.float16)
     kept = embedding.embed_views(encoder, views)
     assert kept.shape == (3, encoder.layout.size)
     n_last, n_before, _ = encoder.layout
+
+    def before(image):
+        for stage in encoder.module.stages[:-1]:
+            image = stage(image)
+        return image
+
     with torch.no_grad():
         for row, view in zip(kept, views, strict=True):
             image = torch.from_numpy(view[None].astype(np.float32))
-            assert row[:n_last] == pytest.approx(encoder.module(image)[0].mean(dim=(1, 2)).numpy(), rel=1e-4, abs=1e-5)
-            before = image
-            for stage in encoder.module.stages[:-1]:
-                before = stage(before)
-            quarters = before[0].reshape(n_before, 4, 2, 4, 2).mean(dim=(2, 4))
-            assert row[n_last:].reshape(n_before, 4, 4) == pytest.approx(quarters.numpy(), rel=1e-4, abs=1e-5)
+            last, average, grid = np.split(row, [n_last, n_last + n_before])
+            assert last == pytest.approx(encoder.module(image)[0].mean(dim=(1, 2)).numpy(), rel=1e-4, abs=1e-5)
+            turned = [torch.rot90(each, k, (2, 3)) for each in (image, image.flip(2)) for k in range(4)]
+            means = np.mean([before(each)[0].mean(dim=(1, 2)).numpy() for each in turned], axis=0)
+            assert average == pytest.approx(means, rel=1e-4, abs=1e-5)
+            quarters = before(image)[0].reshape(n_before, 4, 2, 4, 2).mean(dim=(2, 4))
+            assert grid.reshape(n_before, 4, 4) == pytest.approx(quarters.numpy(), rel=1e-4, abs=1e-5)
 
 
 def test_another_encoder_embeds_everything_anew(workspace, capsys):
