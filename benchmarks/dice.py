@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """What nnU-Net learns from the picked cases, beside random draws: the whole chain on real images.
 
-    python benchmarks/dice.py lungs            about half an hour on 2 cores
-    python benchmarks/dice.py nuclei           about half an hour
+    python benchmarks/dice.py lungs            about three quarters of an hour on 2 cores
+    python benchmarks/dice.py nuclei           about three quarters of an hour
     python benchmarks/dice.py lungs --gpu      planned network, 250 epochs, longer pretraining
 
 ``lungs``: chest X-rays of adults in Hannover, unlabelled, are the source; those of children in Guangzhou, all of one
 kind, the target. ``nuclei``: one kind of fluorescence microscopy is the source; the target mixes two others and stained
 histology. 80 % of the target, split by patient where patients are known, are the pool, 20 % the test set. Every arm
-goes through nnUNetv2_xssr_select and nnUNetv2_train; nnU-Net's training is not seeded, so that the same picks are
-trained on several times. Finished arms are kept: run again to resume.
+goes through nnUNetv2_xssr_select and nnUNetv2_train, and every strategy picks by several encoders, of other seeds each.
+Finished arms are kept: run again to resume.
 """
 
 import argparse
@@ -33,15 +33,15 @@ class Setting:
     extra: str | None  # folder of further unlabelled source images
     targets: tuple[str, ...]
     budgets: tuple[str, ...]
-    trainings: int  # of the same picks
+    encoders: int
     draws: int  # at random
     trainer: str
 
 
 SETTINGS = {
-    "lungs": Setting("CXRLung", "hannover", "imagesUnlabelled", ("guangzhou",), ("5%",), 2, 5, "XSSRTrainer_demo"),
+    "lungs": Setting("CXRLung", "hannover", "imagesUnlabelled", ("guangzhou",), ("5%",), 3, 5, "XSSRTrainer_demo"),
     "nuclei": Setting(
-        "NucleiDSB", "fluo256", None, ("fluo360", "fluo696", "histology"), ("3",), 2, 8, "XSSRTrainer_demo"
+        "NucleiDSB", "fluo256", None, ("fluo360", "fluo696", "histology"), ("3",), 3, 8, "XSSRTrainer_demo"
     ),
 }
 SOURCE, TARGET = "Dataset801_Source", "Dataset802_Target"
@@ -65,11 +65,11 @@ def benchmark(name: str, folder: Path, gpu: bool) -> None:
     pool, test = split_by_patient(setting.pack, cases)
     configuration, trainer = ("2d", "XSSRTrainer_250epochs") if gpu else ("2d_small", setting.trainer)
     study = Study(folder, SOURCE, TARGET, configuration, trainer, resolve_device(None if gpu else "cpu"))
-    study.pretrain("--epochs", "400" if gpu else "24")
+    encoders = [pretrained(study, "400" if gpu else "24", seed) for seed in range(setting.encoders)]
     study.preprocess(pool, test, None if gpu else SMALL[setting.pack])
 
-    def mean_dice(arm: str, *options: str) -> np.ndarray:
-        dice = np.array(list(study.run_arm(arm, *options).values()))
+    def mean_dice(arm: str, *options: str, encoder: Path = encoders[0]) -> np.ndarray:
+        dice = np.array(list(study.run_arm(arm, "--encoder", str(encoder), *options).values()))
         print(f"{arm}: {100 * dice.mean():.2f}", file=sys.stderr, flush=True)
         return dice
 
@@ -77,12 +77,21 @@ def benchmark(name: str, folder: Path, gpu: bool) -> None:
     for budget in setting.budgets:
         for label, strategy in (("XSSR", "xssr"), ("facility location", "facility_location"), ("k-center", "coreset")):
             options = ("-b", budget, "--strategy", strategy)
-            dice = [mean_dice(f"{strategy} {budget} {i}", *options) for i in range(setting.trainings)]
+            dice = [mean_dice(f"{strategy} {budget} {i}", *options, encoder=path) for i, path in enumerate(encoders)]
             rows.append((f"{budget}, {label}", dice))
         draws = [("-b", budget, "--strategy", "random", "--seed", str(seed)) for seed in range(setting.draws)]
         dice = [mean_dice(f"random {budget} {seed}", *options) for seed, options in enumerate(draws)]
         rows.append((f"{budget}, random", dice))
     print_table(rows)
+
+
+def pretrained(study: Study, epochs: str, seed: int) -> Path:
+    """The encoder of one seed."""
+    kept = study.folder / f"encoder_{seed}.pth"
+    if not kept.is_file():
+        study.pretrain("--epochs", epochs, "--seed", str(seed))
+        study.encoder.rename(kept)
+    return kept
 
 
 def print_table(rows: list[tuple[str, list[np.ndarray]]]) -> None:
