@@ -225,8 +225,9 @@ def standardised(pool, archive):
 
 
 def components(pool, archive, n, whiten=False):
-    """The leading principal components of the pool, after standardising."""
+    """The leading principal components of the pool, after standardising; at most half as many as cases."""
     pool, archive = standardised(pool, archive)
+    n = min(n, len(pool) // 2)
     _, values, axes = np.linalg.svd(pool, full_matrices=False)
     axes = axes[:n].T / (values[:n] if whiten else 1)
     return pool @ axes, archive @ axes

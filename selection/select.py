@@ -101,8 +101,9 @@ def select(
         Follow the ranking up to so many cases and say how the coverage grows: `Selection.by_budget`. Further cases are
         those that would be picked if the picks were labelled by then.
     components : int, optional
-        Principal components of the standardised pool that cases are compared by; all features by default. Hundreds of
-        features and more are mostly noise, which makes all distances alike: 32 components leave it out.
+        Principal components of the standardised pool that cases are compared by, at most half as many as there are
+        cases; all features by default. Hundreds of features and more are mostly noise, which makes all distances alike:
+        64 components leave it out.
 
     Raises
     ------

@@ -8,6 +8,7 @@ from sklearn.decomposition import PCA
 
 _BLOCK_BYTES = 2**24  # of rows worked on at a time, in double precision
 _MOST_ROWS = 2048  # that principal components are taken from: they change little with more
+_FEW_COMPONENTS = 16  # that any pool is granted: see Scale.of
 
 
 class Scale(NamedTuple):
@@ -31,7 +32,8 @@ class Scale(NamedTuple):
         """Measure a pool, shape (n, d), block by block, so that it may be a memory map larger than the memory.
 
         With ``components`` rows are projected on so many principal components of the standardised pool (of 2,048 of
-        its rows, evenly spaced, where it has more). They keep their variances, so that what varies little still counts
+        its rows, evenly spaced, where it has more), but on no more than half as many as there are cases, or 16, because
+        few cases tell only few of them from noise. They keep their variances, so that what varies little still counts
         little. Where there are no more than so many cases or features, the projection would change no distance, and
         is left out.
 
@@ -49,7 +51,10 @@ class Scale(NamedTuple):
         # Rounding leaves a constant feature a spread of about 1e-8 of its size, which must not be blown up to noise.
         constant = std <= 1e-6 * np.maximum(np.abs(mean), 1e-12)
         scale = cls(mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std)))
-        if components is None or components >= min(pool.shape):
+        if components is None:
+            return scale
+        components = min(components, max(len(pool) // 2, _FEW_COMPONENTS))
+        if components >= min(pool.shape):
             return scale
         some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _MOST_ROWS)).astype(int))
         # ARPACK finds the few leading ones to machine precision.

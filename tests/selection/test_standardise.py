@@ -74,7 +74,13 @@ def test_components_leave_noise_out():
     assert told_apart(standardise(pool, None, 4)[0]) > 2 * told_apart(standardise(pool)[0])
 
 
-@pytest.mark.parametrize(("n", "d"), [(5, 100), (100, 5), (32, 64), (1, 40)])
+@pytest.mark.parametrize(("n", "d"), [(5, 100), (100, 5), (16, 64), (1, 40)])
 def test_no_more_cases_or_features_than_components_change_nothing(n, d):
     pool = np.random.default_rng(0).normal(size=(n, d))
     assert np.array_equal(standardise(pool)[0], standardise(pool, None, 32)[0])
+
+
+@pytest.mark.parametrize(("n", "kept"), [(200, 32), (64, 32), (50, 25), (20, 16)])
+def test_few_cases_have_few_components(n, kept):
+    pool = np.random.default_rng(0).normal(size=(n, 100))
+    assert standardise(pool, None, 32)[0].shape == (n, kept)
