@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Does what can be measured without training a segmenter predict the Dice that training gives?
 
-    python benchmarks/proxy.py train          # about an hour on one core; goes on where it stopped
-    python benchmarks/proxy.py correlate
+    python benchmarks/proxy.py train          # 15 minutes to an hour on one core; goes on where it stopped
+    python benchmarks/proxy.py correlate      # after embedding.py, whose encoders it takes
 
 ``train`` makes 20 selections a pool and budget, from the best and the worst in mask coverage of 1,000 random draws, by
 several strategies in several feature spaces and at random, trains one small U-Net on each (200 batches of 8 patches of
 64 x 64 from views of 128 x 128 pixels) and keeps its Dice on the test cases. ``correlate`` prints the rank correlation
-of every proxy with Dice. The pools are those of CXRLung's children and of all four kinds of NucleiDSB, at
-1 %, 2.5 % and 5 %.
+of every proxy with Dice, of what ``nnUNetv2_xssr_select`` prints as coverage among them. The pools are those of
+CXRLung's children and of all four kinds of NucleiDSB, at 1 %, 2.5 % and 5 %.
 """
 
 import argparse
@@ -26,9 +26,15 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from nnunetv2_xssr.pretrain.embedding import Encoder, embed_views
+from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
+from nnunetv2_xssr.pretrain.pooling import COMPONENTS, GRID, Layout, choose_embedding, features
+from nnunetv2_xssr.pretrain.training import ARCHITECTURE
 from nnunetv2_xssr.selection import select
+from nnunetv2_xssr.selection.standardise import standardise
 
 POOLS = {"CXRLung": ["guangzhou"], "NucleiDSB": ["fluo256", "fluo360", "fluo696", "histology"]}
+SOURCES = {"CXRLung": "hannover", "NucleiDSB": "fluo256"}  # of the encoders
 BUDGETS = (0.01, 0.025, 0.05)
 N_SELECTIONS = 20
 BATCHES, BATCH_SIZE, PATCH, LEARNING_RATE = 200, 8, 64, 2e-3
@@ -38,10 +44,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("train", "correlate"))
     parser.add_argument("--results", type=Path, default=Path("results/proxy.json"))
+    parser.add_argument("--encoders", type=Path, default=Path("results/embedding"), help="--work of embedding.py")
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = json.loads(args.results.read_text()) if args.results.is_file() else {}
-    (train_all if args.step == "train" else correlate)(results, args.results)
+    if args.step == "train":
+        train_all(results, args.results)
+    else:
+        correlate(results, args.encoders)
 
 
 def halves(n):
@@ -56,10 +66,10 @@ def selections(images, masks, k, rng):
     draws = [rng.choice(len(images), k, replace=False) for _ in range(1000)]
     order = np.argsort([distance[:, draw].min(axis=1).mean() for draw in draws])
     chosen = {f"mask coverage rank {rank}": draws[order[rank]] for rank in (0, 5, 100, 500, 900, 994, 999)}
-    for name, features in features_of(images).items():
+    for name, rows in features_of(images).items():
         for strategy in ("coreset", "facility_location", "typiclust"):
-            chosen[f"{strategy} on {name}"] = select(features, k, strategy=strategy).picks
-        near = np.argsort(((features - features[draws[0][0]]) ** 2).sum(axis=1))
+            chosen[f"{strategy} on {name}"] = select(rows, k, strategy=strategy).picks
+        near = np.argsort(((rows - rows[draws[0][0]]) ** 2).sum(axis=1))
         chosen[f"neighbours in {name}"] = near[:k]
     chosen |= {f"random {i}": draws[i] for i in range(N_SELECTIONS - len(chosen))}
     return {name: sorted(map(int, picks)) for name, picks in chosen.items()}
@@ -128,12 +138,26 @@ def augment(images, masks, generator):
     return images * contrast[:, None, None, None] + brightness[:, None, None, None], (masks > 0.5).float()
 
 
-def correlate(results, path):
-    print(f"| pool, budget | selections | Dice, range | {' | '.join(PROXIES)} |\n|{'---|' * (3 + len(PROXIES))}")
+def compared_by_select(images, path):
+    """Distances between cases by the default embedding of an encoder that embedding.py pretrained."""
+    model = MaskedAutoencoder(images.shape[1], **ARCHITECTURE)
+    model.load_state_dict(torch.load(path))
+    before, last = ARCHITECTURE["features_per_stage"][-2:]
+    encoder = Encoder(model.encoder.eval(), "", Layout(last, before, GRID**2), {}, {}, path)
+    kept = np.stack([embed_views(encoder, case[None]) for case in images])
+    kind = choose_embedding("auto", kept, encoder.layout)
+    z = standardise(features(kept, encoder.layout, kind), None, COMPONENTS[kind])[0].astype(np.float64)
+    return np.sqrt(np.maximum(2 - 2 * z @ z.T, 0))
+
+
+def correlate(results, encoders):
+    names = [*PROXIES, "what select prints (no label)"]
+    print(f"| pool, budget | selections | Dice, range | {' | '.join(names)} |\n|{'---|' * (3 + len(names))}")
     for pack, domains in POOLS.items():
         images, masks = views_and_masks(pack, domains)
         pool, _ = halves(len(images))
         distances = {name: proxy(images[pool], masks[pool]) for name, proxy in PROXIES.items()}
+        distances[names[-1]] = compared_by_select(images[pool], encoders / f"conv_{pack}_{SOURCES[pack]}_0.pth")
         for fraction in BUDGETS:
             entries = [value for key, value in results.items() if key.startswith(f"{pack} {fraction} ")]
             if len(entries) < N_SELECTIONS:
