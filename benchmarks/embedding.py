@@ -218,8 +218,9 @@ def share_of_place(layer):
     return place_share(torch.cat([averages, kept], 2).numpy(), Layout(0, layer.shape[2], GRID**2))
 
 
-def standardised(pool, archive):
-    mean, std = pool.mean(0), pool.std(0)
+def standardised(pool, archive, by_archive=False):
+    measured = archive if by_archive else pool
+    mean, std = measured.mean(0), measured.std(0)
     factor = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-12), 1 / np.maximum(std, 1e-30), 0)
     return (pool - mean) * factor, (archive - mean) * factor
 
@@ -235,6 +236,7 @@ def components(pool, archive, n, whiten=False):
 
 AFTER = {
     "as it is": standardised,
+    "by the source's statistics": lambda pool, archive: standardised(pool, archive, by_archive=True),
     "PCA 32": lambda pool, archive: components(pool, archive, 32),
     "PCA 64": lambda pool, archive: components(pool, archive, 64),
     "PCA 32, whitened": lambda pool, archive: components(pool, archive, 32, True),
