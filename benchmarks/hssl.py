@@ -2,8 +2,8 @@
 
     python benchmarks/hssl.py            some hours on 2 cores
     python benchmarks/hssl.py --gpu      planned network, 250 epochs, longer pretraining
-    python benchmarks/hssl.py --shares 0.05 --arms scratch "several domains" "local contrast" "warm-up"
-                                         what was not taken: another loss of the decoder, another schedule
+    python benchmarks/hssl.py --shares 0.05 --arms scratch "several domains" "local contrast" "two phases" "warm-up"
+                                         what was not taken: another loss of the decoder, other schedules
 
 Targets are the children of CXRLung and the histology of NucleiDSB: 80 % of each is the pool (split by patient where
 patients are known), 20 % the test set. Pretraining sees images only: those of the pool (one domain), or those and the
@@ -35,7 +35,8 @@ PACKS = {
 UNLABELLED = {"Dataset813_Hannover": "imagesUnlabelled"}
 SHARES = (0.05, 0.1, 1.0)
 ARMS = ("scratch", "one domain", "several domains")
-OTHER_ARMS = ("local contrast", "warm-up")  # of several domains
+VARIANTS = {"local contrast": "local_contrast.py", "two phases": "two_phases.py"}  # of pretraining, several domains
+OTHER_ARMS = (*VARIANTS, "warm-up")
 HERE = Path(__file__).resolve().parent
 
 
@@ -49,8 +50,9 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=None, help="of pretraining")
     parser.add_argument("--gpu", action="store_true", help="the long schedule")
     args = parser.parse_args()
-    if args.gpu and "warm-up" in args.arms:
-        parser.error("the arm warm-up is that of the short schedule; leave --gpu out")
+    for arm in ("two phases", "warm-up"):
+        if args.gpu and arm in args.arms:
+            parser.error(f"the arm {arm} is that of the short schedule; leave --gpu out")
     return run("hssl.py", lambda: benchmark(args))
 
 
@@ -105,9 +107,8 @@ def pretrain(study: Study, pack: str, arm: str, args: argparse.Namespace) -> Pat
     if not kept.is_file():
         epochs = ["--epochs", str(args.epochs or (300 if args.gpu else 6))]
         batch = [] if args.gpu else ["--batch_size", "16"]
-        contrast = (sys.executable, str(HERE / "local_contrast.py"))
         study.run(
-            *(contrast if arm == "local contrast" else ["nnUNetv2_hssl_pretrain"]),
+            *((sys.executable, str(HERE / VARIANTS[arm])) if arm in VARIANTS else ["nnUNetv2_hssl_pretrain"]),
             *("-d", study.target, "-c", study.configuration, "-s", study.source, *others),
             *("-device", study.device, *epochs, *batch),
             arm=f"pretraining {arm}",
