@@ -21,8 +21,10 @@ class Round:
     Attributes
     ----------
     number : int
+    budget : int
+        How many cases were picked, or slices of them.
     picked : int
-        How many cases were picked.
+        How many cases were picked, whole or in slices.
     missing : list of str
         Picks without a label in the dataset, in order.
     returned : int
@@ -31,6 +33,7 @@ class Round:
     """
 
     number: int
+    budget: int
     picked: int
     missing: list[str]
     returned: int
@@ -151,7 +154,8 @@ def _round(record: SelectionRecord, labelled: set[str]) -> Round:
     handover = handover_folder(record.dataset, record.round)
     missing = [case for case in record.picked if case not in labelled]
     returned = len(drawn_labels(handover)) if missing else 0
-    return Round(record.round, len(record.picked), missing, returned, str(handover))
+    budget = len(record.selections[0].picks)
+    return Round(record.round, budget, len(record.picked), missing, returned, str(handover))
 
 
 def _trained(dataset: str, split: Path) -> list[TrainedFold]:
@@ -195,5 +199,5 @@ def next_steps(project: Project, device: str) -> list[str]:
         steps.append(f"nnUNetv2_train {name} {'3d_fullres' if project.volumes else '2d'} 0 -tr XSSRTrainer{on}")
     if last and not steps:
         unit = " --unit slice" if project.unit == "slice" else ""
-        steps.append(f"nnUNetv2_xssr_select -d {number}{source} -b {last.picked}{unit}")
+        steps.append(f"nnUNetv2_xssr_select -d {number}{source} -b {last.budget}{unit}")
     return steps

@@ -186,13 +186,15 @@ def test_empty_slice(volumes, capsys):
 
 
 def test_next_round_is_proposed_in_slices(volumes, capsys):
-    run(capsys)
-    draw(volumes, *{pick.case for pick in picks(volumes)})
+    run(capsys, "--max_per_volume", "8", budget="12")
+    drawn = {pick.case for pick in picks(volumes)}
+    assert len(picks(volumes)) == 12 > len(drawn)
+    draw(volumes, *drawn)
     succeeds(capsys, collect.main, ["-d", "31"])
     trained = TrainedFold("XSSRTrainer__nnUNetPlans__2d/fold_0", finished=True, current=True)
     project = replace(project_of(dataset_pool(VOLUMES)), not_preprocessed=0, trained=[trained])
     (step,) = next_steps(project, "cpu")
-    assert step.startswith("nnUNetv2_xssr_select -d 31") and step.endswith("-b 4 --unit slice")
+    assert step.startswith("nnUNetv2_xssr_select -d 31") and step.endswith("-b 12 --unit slice")
 
 
 def test_next_round_takes_other_volumes(volumes, capsys):
