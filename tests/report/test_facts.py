@@ -129,6 +129,15 @@ def test_embeddings_of_other_images_are_not_reported_on(again, capsys):
     fails(capsys, report.main, ["-d", "2"], "embeddings", "other images", again.record())
 
 
+def test_embeddings_of_another_version_are_not_reported_on(again, capsys):
+    """Fewer features were kept then, of the same images by the same encoder."""
+    folder = again.preprocessed / TARGET / "xssr" / "embeddings"
+    index = json.loads((folder / "index.json").read_text())
+    rows = np.load(folder / index["rows"])
+    np.save(folder / index["rows"], rows[:, :, 10:])
+    fails(capsys, report.main, ["-d", "2"], "embeddings", "version", again.record())
+
+
 def test_split_of_another_study_is_not_reported_on(workspace, capsys):
     label_all(workspace)
     choose(capsys)
