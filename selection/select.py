@@ -103,7 +103,7 @@ def select(
     components : int, optional
         Principal components of the standardised pool that cases are compared by, at most half as many as there are
         cases; all features by default. Hundreds of features and more are mostly noise, which makes all distances alike:
-        64 components leave it out.
+        32 components leave it out.
 
     Raises
     ------
