@@ -100,14 +100,15 @@ def embeddings(pack, source, target, work, seed, kinds):
         found = [maps(kind, model, a) for a in (z, x)]
         for name, of in pooled(kind).items():
             yield f"{kind} {name}", *(of(m).numpy() for m in found)
-        for name, settings in AVERAGED.items():
-            yield f"{kind} {name}", *(averaged(kind, model, a, *settings) for a in (z, x))
+        forms = {name: [averaged(kind, model, a, *settings) for a in (z, x)] for name, settings in AVERAGED.items()}
+        for name, rows in forms.items():
+            yield f"{kind} {name}", *rows
         share = share_of_place(found[0][BEFORE])
         tqdm.write(f"{pack} {target}, {kind} {seed}: the place explains {share:.2f} of the layer before the last")
         if share >= ALIGNED:
             default = [grid(m[BEFORE], GRID, True).numpy() for m in found]
         else:
-            default = [averaged(kind, model, a, over_symmetries, 1, False) for a in (z, x)]
+            default = forms["before, average over symmetries"]
         yield f"{kind} as the place share decides", *default
 
 
