@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from packs import SMALL, split_by_patient, write_domain
 
-from nnunetv2_xssr.commands.frame import resolve_device, run
+from nnunetv2_xssr.commands.running import resolve_device, run
 from nnunetv2_xssr.demo.study import Study
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours
 from nnunetv2_xssr.selection.greedy import greedy
-from nnunetv2_xssr.selection.neighbours import nearest_neighbours
 from nnunetv2_xssr.selection.scores import density, novelty
 
 BUDGET, ALPHA, DENSITY_WEIGHT = 8, 0.3, 0.5

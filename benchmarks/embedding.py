@@ -26,17 +26,18 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from vit import ViTMaskedAutoencoder
 
-from nnunetv2_xssr.pools import open_pool, read_case
+from nnunetv2_xssr.images.pools import open_pool
+from nnunetv2_xssr.images.reading import read_case
+from nnunetv2_xssr.images.views import VIEW_SIZE, normalise, prepare_views
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
 from nnunetv2_xssr.pretrain.pooling import ALIGNED, GRID, Layout, place_share, symmetries
 from nnunetv2_xssr.pretrain.task import sample_generator
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE, LEARNING_RATE, ViewSampler, crop_and_mask
-from nnunetv2_xssr.selection.cells import cells_of
+from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.constraints import Constraints
 from nnunetv2_xssr.selection.scores import density, novelty
 from nnunetv2_xssr.selection.standardise import on_grid
 from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
-from nnunetv2_xssr.views import VIEW_SIZE, normalise, prepare_views
 
 STUDIES = {
     "CXRLung hannover -> guangzhou": ("CXRLung", "hannover", "guangzhou"),

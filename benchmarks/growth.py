@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402  (after the number of threads)
 from threadpoolctl import threadpool_limits  # noqa: E402
 
 from nnunetv2_xssr.selection import select  # noqa: E402
-from nnunetv2_xssr.selection.cells import cells_of  # noqa: E402
+from nnunetv2_xssr.selection._engine.cells import cells_of  # noqa: E402
 from nnunetv2_xssr.selection.greedy import greedy  # noqa: E402
 from nnunetv2_xssr.selection.scores import density, novelty  # noqa: E402
 from nnunetv2_xssr.selection.standardise import standardise  # noqa: E402

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from packs import SMALL, split_by_patient, write_domain
 
-from nnunetv2_xssr.commands.frame import resolve_device, run
+from nnunetv2_xssr.commands.running import resolve_device, run
 from nnunetv2_xssr.demo.study import Study
-from nnunetv2_xssr.records import read_json, write_json
-from nnunetv2_xssr.split import FILE_NAME, write_split
+from nnunetv2_xssr.records.files import read_json, write_json
+from nnunetv2_xssr.records.split import FILE_NAME, write_split
 
 PACKS = {
     "CXRLung": ("Dataset811_Guangzhou", "guangzhou", {"Dataset813_Hannover": "hannover"}),

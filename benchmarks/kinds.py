@@ -18,11 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_xssr.demo.phantom import write_datasets
-from nnunetv2_xssr.pools import open_pool
+from nnunetv2_xssr.images.pools import open_pool
+from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
 from nnunetv2_xssr.pretrain.pooling import features
 from nnunetv2_xssr.selection import select
-from nnunetv2_xssr.views import prepare_views
 
 POOLS, PICKS, RANDOM_DRAWS = 8, 12, 200
 COMPONENTS = (16, 24, 32, 48, 60)

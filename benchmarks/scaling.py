@@ -28,9 +28,9 @@ import numpy as np  # noqa: E402  (after the number of threads)
 from distributed import Client, LocalCluster  # noqa: E402
 
 from nnunetv2_xssr.selection import select  # noqa: E402
+from nnunetv2_xssr.selection._engine.neighbours import nearest_distances  # noqa: E402
 from nnunetv2_xssr.selection.distributed import select_partitions  # noqa: E402
 from nnunetv2_xssr.selection.greedy import greedy  # noqa: E402
-from nnunetv2_xssr.selection.neighbours import nearest_distances  # noqa: E402
 from nnunetv2_xssr.selection.partitions import write_partitions  # noqa: E402
 from selection import POOLS  # noqa: E402  (the benchmark beside this one)
 

@@ -25,12 +25,12 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "
 
 import numpy as np  # noqa: E402  (after the number of threads)
 
+from nnunetv2_xssr.selection._engine.cells import cells_of  # noqa: E402
+from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours  # noqa: E402
 from nnunetv2_xssr.selection.alpha import ALPHAS, calibrate  # noqa: E402
-from nnunetv2_xssr.selection.cells import cells_of  # noqa: E402
 from nnunetv2_xssr.selection.facility import facility_picks  # noqa: E402
 from nnunetv2_xssr.selection.greedy import greedy, nearest_distance  # noqa: E402
 from nnunetv2_xssr.selection.limits import unlimited  # noqa: E402
-from nnunetv2_xssr.selection.neighbours import nearest_neighbours  # noqa: E402
 from nnunetv2_xssr.selection.scores import density, novelty  # noqa: E402
 from nnunetv2_xssr.selection.standardise import on_grid  # noqa: E402
 

@@ -20,10 +20,10 @@ import numpy as np
 import SimpleITK as sitk
 from packs import pack_folder, write_domain
 
-from nnunetv2_xssr.commands.frame import resolve_device, run
+from nnunetv2_xssr.commands.running import resolve_device, run
 from nnunetv2_xssr.demo.study import Study, small_configuration
-from nnunetv2_xssr.records import read_json, write_json
-from nnunetv2_xssr.selection_record import SelectionRecord
+from nnunetv2_xssr.records.files import read_json, write_json
+from nnunetv2_xssr.records.selection import SelectionRecord
 
 PACK, SOURCE, ENDING = "Hippocampus3D", "Dataset810_Range8bit", ".nii.gz"
 

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from packs import pack_folder
 
-from nnunetv2_xssr.commands.frame import add_device, resolve_device, run
-from nnunetv2_xssr.pools import open_pool
+from nnunetv2_xssr.commands.running import add_device, resolve_device, run
+from nnunetv2_xssr.images.pools import open_pool
+from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.task import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
-from nnunetv2_xssr.records import read_json
-from nnunetv2_xssr.views import prepare_views
+from nnunetv2_xssr.records.files import read_json
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records import atomic, check_format, sha256, sha256_json
+from nnunetv2_xssr.records.files import atomic, check_format, sha256, sha256_json
 
 KIND, FORMAT_VERSION = "encoder checkpoint", 1
 

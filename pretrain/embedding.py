@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from nnunetv2_xssr.case_rows import CaseRows
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.case_rows import CaseRows
+from nnunetv2_xssr.images.views import Views, pool_folder
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
 from nnunetv2_xssr.pretrain.pooling import GRID, Layout, symmetries
 from nnunetv2_xssr.pretrain.schedule import AUTO
-from nnunetv2_xssr.views import Views, pool_folder
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,7 @@ def from_cells(cells: torch.Tensor) -> torch.Tensor:
     return image
 
 
-def random_visible(
-    batch: int, shape: tuple[int, ...], mask_ratio: float, generator: torch.Generator
-) -> torch.Tensor:
+def random_visible(batch: int, shape: tuple[int, ...], mask_ratio: float, generator: torch.Generator) -> torch.Tensor:
     """Random cells of a grid stay visible: shape (batch, 1, *shape), 1 for visible, equally many an image."""
     return visible_cells(torch.rand(batch, math.prod(shape), generator=generator), shape, mask_ratio)
 

@@ -9,14 +9,14 @@ import torch
 from lightning_fabric import Fabric
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.folders import nnunet_folder
+from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.engine import train
 from nnunetv2_xssr.pretrain.figures import draw_reconstructions
 from nnunetv2_xssr.pretrain.health import embedding_health
 from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, crop_numbers, random_crops, visible_cells
 from nnunetv2_xssr.pretrain.task import Settings, sample_generator
-from nnunetv2_xssr.records import sha256_json
-from nnunetv2_xssr.views import Views
+from nnunetv2_xssr.records.files import sha256_json
+from nnunetv2_xssr.records.workspace import nnunet_folder
 
 ARCHITECTURE = {"features_per_stage": [32, 64, 128, 256], "strides": [4, 2, 2, 1], "decoder_features": 128}
 MASK_RATIO = 0.6

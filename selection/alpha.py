@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import config
 
-from nnunetv2_xssr.selection.cells import Cells, cells_of
+from nnunetv2_xssr.selection._engine.cells import Cells, cells_of
 from nnunetv2_xssr.selection.greedy import greedy_within_cost
 from nnunetv2_xssr.selection.limits import Limits, unlimited
 

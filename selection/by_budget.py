@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numba import config
 
+from nnunetv2_xssr.selection._engine.growth import mean_distances
 from nnunetv2_xssr.selection.constraints import Constraints
-from nnunetv2_xssr.selection.growth import mean_distances
 from nnunetv2_xssr.selection.strategies import Outcome, Problem
 
 STEPS = (5, 10, 20)  # further cases that the curve always has a point for

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records import atomic
+from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.selection._engine.cells import cells_of
+from nnunetv2_xssr.selection._engine.neighbours import nearest_distances
 from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve
-from nnunetv2_xssr.selection.cells import cells_of
 from nnunetv2_xssr.selection.greedy import greedy, replay, stand_for
-from nnunetv2_xssr.selection.neighbours import nearest_distances
 from nnunetv2_xssr.selection.partitions import Partitions
 from nnunetv2_xssr.selection.scores import N_NEIGHBOURS
 from nnunetv2_xssr.selection.select import N_RANDOM_DRAWS, Selection

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from nnunetv2_xssr.selection.cells import Cells, cells_of, rough_squared_distance, squared_distance
-from nnunetv2_xssr.selection.coverage import Coverage
+from nnunetv2_xssr.selection._engine.cells import Cells, cells_of, rough_squared_distance, squared_distance
+from nnunetv2_xssr.selection._engine.coverage import Coverage
 from nnunetv2_xssr.selection.limits import Limits, is_open, nearest_of, take
 
 WHOLE = 2048  # up to this many cases the greedy is exact

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nnunetv2_xssr.selection.cells import SMALL, Cells
-from nnunetv2_xssr.selection.coverage import BLOCK, Coverage
-from nnunetv2_xssr.selection.lazy import pick_block, replay_block
+from nnunetv2_xssr.selection._engine.cells import SMALL, Cells
+from nnunetv2_xssr.selection._engine.coverage import BLOCK, Coverage
+from nnunetv2_xssr.selection._engine.lazy import pick_block, replay_block
+from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours
+from nnunetv2_xssr.selection._engine.plain import plain_greedy
 from nnunetv2_xssr.selection.limits import Limits, take, unlimited
-from nnunetv2_xssr.selection.neighbours import nearest_neighbours
-from nnunetv2_xssr.selection.plain import plain_greedy
 
 
 def greedy(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from nnunetv2_xssr.selection.cells import squared_distance
+from nnunetv2_xssr.selection._engine.cells import squared_distance
 
 
 class Limits(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records import check_format, read_json, sha256, write_json
+from nnunetv2_xssr.records.files import check_format, read_json, sha256, write_json
 from nnunetv2_xssr.selection.standardise import Scale, blocks
 
 RECORD_FILE = "partitions.json"

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nnunetv2_xssr.selection.cells import Cells, cells_of
-from nnunetv2_xssr.selection.neighbours import nearest_neighbours
+from nnunetv2_xssr.selection._engine.cells import Cells, cells_of
+from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours
 
 N_NEIGHBOURS = 20
 

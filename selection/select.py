@@ -8,9 +8,9 @@ from numba import config
 from threadpoolctl import threadpool_limits
 
 from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.alpha import ALPHAS, CRITERIA, AlphaCurve
 from nnunetv2_xssr.selection.by_budget import BudgetCurve, budget_curve
-from nnunetv2_xssr.selection.cells import cells_of
 from nnunetv2_xssr.selection.constraints import Constraints
 from nnunetv2_xssr.selection.greedy import nearest_distance, replay, stand_for
 from nnunetv2_xssr.selection.scores import density, novelty

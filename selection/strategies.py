@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nnunetv2_xssr.selection._engine.cells import Cells
 from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve, calibrate
-from nnunetv2_xssr.selection.cells import Cells
 from nnunetv2_xssr.selection.clusters import kmeans_picks, typiclust_picks
 from nnunetv2_xssr.selection.facility import facility_picks
 from nnunetv2_xssr.selection.greedy import greedy_within_cost

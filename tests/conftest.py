@@ -57,7 +57,7 @@ def session_workspace():
 @pytest.fixture(autouse=True)
 def link_elsewhere(tmp_path_factory, monkeypatch):
     """Commands find their link made, in a folder of the test: the installed one is never touched."""
-    from nnunetv2_xssr import linking
+    from nnunetv2_xssr.trainer_link import linking
 
     path = tmp_path_factory.mktemp("link") / linking.LINK_MODULE.name
     path.write_bytes(linking.LINK_MODULE.read_bytes())
@@ -74,8 +74,8 @@ def short_pretraining(monkeypatch):
 @pytest.fixture(scope="session")
 def _ready(tmp_path_factory):
     """Source and target, an encoder of one short epoch, and a selection of three cases."""
-    from nnunetv2_xssr import linking
     from nnunetv2_xssr.commands import pretrain, select
+    from nnunetv2_xssr.trainer_link import linking
 
     ready = Workspace(tmp_path_factory.mktemp("ready")).make_folders()
     write_source_and_target(ready.raw)

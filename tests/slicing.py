@@ -5,7 +5,7 @@ import SimpleITK as sitk
 from making import succeeds, volume, write_dataset_json
 
 from nnunetv2_xssr.commands import select
-from nnunetv2_xssr.selection_record import SelectionRecord
+from nnunetv2_xssr.records.selection import SelectionRecord
 
 VOLUMES = "Dataset031_Volumes"
 CASES = [f"v_{i}" for i in range(6)]

@@ -10,9 +10,9 @@ import pytest
 import SimpleITK as sitk
 from making import SOURCE, TARGET, fails, picture, succeeds, write_picture, write_volume
 
+from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.commands import collect, select, status
-from nnunetv2_xssr.reasons import reason
-from nnunetv2_xssr.selection_record import SelectionRecord
+from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.trainers.xssr_trainer import XSSRTrainer
 
 SELECT = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from making import TARGET
 
-from nnunetv2_xssr.case_rows import CaseRows, file_hashes
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.pools import dataset_pool
+from nnunetv2_xssr.images.case_rows import CaseRows, file_hashes
+from nnunetv2_xssr.images.pools import dataset_pool
 
 HASHES = {"a": "1", "b": "2", "c": "3"}
 
@@ -65,7 +65,7 @@ def test_other_settings_carry_nothing_over(tmp_path, change):
 
 def test_killed_between_rows_and_index(tmp_path, monkeypatch):
     """The old pair stays whole and is carried over by the next run."""
-    from nnunetv2_xssr import case_rows
+    from nnunetv2_xssr.images import case_rows
 
     filled(tmp_path)
     other = {**HASHES, "d": "4"}
@@ -95,7 +95,7 @@ def test_index_of_a_newer_format(tmp_path):
 
 
 def test_files_are_hashed_again_only_when_they_changed(workspace, monkeypatch, tmp_path):
-    from nnunetv2_xssr import case_rows
+    from nnunetv2_xssr.images import case_rows
 
     pool, cache = dataset_pool(TARGET), tmp_path / "files.json"
     first = file_hashes(pool, cache, iter)

@@ -15,10 +15,10 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from PIL import Image
 
-from nnunetv2_xssr.collecting import inspect_labels, take_in
+from nnunetv2_xssr.annotation.collecting import inspect_labels, take_in
+from nnunetv2_xssr.annotation.label_check import label_values
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.label_check import label_values
-from nnunetv2_xssr.pools import dataset_pool
+from nnunetv2_xssr.images.pools import dataset_pool
 
 PICTURES, VOLUMES = "Dataset021_Pictures", "Dataset022_Volumes"
 CASES = ["case_00", "case_01", "case_02", "case_03"]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.folds import cross_validation, study_folds
-from nnunetv2_xssr.split import cases_of_fold, read_split, write_split
+from nnunetv2_xssr.records.folds import cross_validation, study_folds
+from nnunetv2_xssr.records.split import cases_of_fold, read_split, write_split
 
 
 def names(n):

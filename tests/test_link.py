@@ -9,9 +9,9 @@ import sys
 import pytest
 from making import command, fails, only_sentence, run_python, succeeds, trainer_folder
 
-from nnunetv2_xssr import linking
 from nnunetv2_xssr.commands import link
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.trainer_link import linking
 from nnunetv2_xssr.trainers import __all__ as TRAINERS
 
 
@@ -113,7 +113,7 @@ import importlib, sys
 link = importlib.import_module("nnunetv2.training.nnUNetTrainer.xssr_trainer_link")
 assert not hasattr(link, "nnUNetTrainer_5epochs") and not hasattr(link, "whatever")
 assert not any(name.startswith("nnunetv2_xssr") for name in sys.modules), "others pay for us"
-from nnunetv2_xssr.linking import _find_trainer
+from nnunetv2_xssr.trainer_link.linking import _find_trainer
 for name in {TRAINERS!r}:
     found = _find_trainer(name)
     assert found.__name__ == name, name

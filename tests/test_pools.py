@@ -8,8 +8,10 @@ import pytest
 from making import SOURCE, TARGET, picture, volume, write_dataset_json, write_picture, write_volume
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.folders import find_dataset
-from nnunetv2_xssr.pools import BrokenImage, dataset_pool, open_pool, open_pools, read_case, with_case_table
+from nnunetv2_xssr.images.case_table import with_case_table
+from nnunetv2_xssr.images.pools import dataset_pool, open_pool, open_pools
+from nnunetv2_xssr.images.reading import BrokenImage, read_case
+from nnunetv2_xssr.records.workspace import find_dataset
 
 
 def test_dataset_by_name_and_by_number(workspace):

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from nnunetv2_xssr.pools import BrokenImage
-from nnunetv2_xssr.read_ahead import read_ahead
+from nnunetv2_xssr.images.read_ahead import read_ahead
+from nnunetv2_xssr.images.reading import BrokenImage
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from making import CHECKOUT
 
-from nnunetv2_xssr.pools import dataset_pool, read_case
-from nnunetv2_xssr.views import VIEW_SIZE, VIEWS_PER_VOLUME, prepare_views
+from nnunetv2_xssr.images.pools import dataset_pool
+from nnunetv2_xssr.images.reading import read_case
+from nnunetv2_xssr.images.views import VIEW_SIZE, VIEWS_PER_VOLUME, prepare_views
 
 PACKS = Path(os.environ.get("XSSR_PACKS") or CHECKOUT.parent / "shared" / "data")
 

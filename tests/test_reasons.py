@@ -2,8 +2,8 @@
 
 import pytest
 
-from nnunetv2_xssr.reasons import FAR, TYPICAL, UNLIKE, reason
-from nnunetv2_xssr.selection_record import Pick
+from nnunetv2_xssr.annotation.reasons import FAR, TYPICAL, UNLIKE, reason
+from nnunetv2_xssr.records.selection import Pick
 
 
 def pick(density=0.0, novelty=0.0, diversity=0.0, stands_for=1, score=0.5):

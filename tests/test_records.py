@@ -7,8 +7,8 @@ import stat
 import pytest
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records import atomic, check_format, read_json, sha256_files, sha256_json, write_json
-from nnunetv2_xssr.selection_record import FoldSelection, Pick, SelectionRecord, check_replaceable
+from nnunetv2_xssr.records.files import atomic, check_format, read_json, sha256_files, sha256_json, write_json
+from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord, check_replaceable
 
 
 def test_atomic_replaces_when_the_block_ends_well(tmp_path):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from making import SOURCE, TARGET, compared_by, fails, picture, succeeds, write_picture
 
-from nnunetv2_xssr import linking
-from nnunetv2_xssr.commands import select, select_scheduler
+from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.selection import select as select_rows
-from nnunetv2_xssr.selection_record import SelectionRecord
+from nnunetv2_xssr.trainer_link import linking
 
 CASES = [f"t_{i:02d}" for i in range(10)]
 
@@ -234,7 +234,9 @@ def test_scheduler_selects_from_partitions(workspace, capsys, monkeypatch):
         run(capsys, *address, "--overwrite", budget="4")
         assert json.loads((partitions / "partitions.json").read_text())["n_partitions"] == 1
         assert workspace.selection()["selections"][0]["picks"] == here["selections"][0]["picks"]  # one partition: exact
-        monkeypatch.setattr(select_scheduler, "PARTITION_BYTES", bytes_of_pool // 3)
+        from nnunetv2_xssr.pipeline import scheduler
+
+        monkeypatch.setattr(scheduler, "PARTITION_BYTES", bytes_of_pool // 3)
         run(capsys, *address, budget="4")
         assert len(list(partitions.glob("rows_*"))) == 4
         assert len(set(picked(workspace))) == 4

@@ -11,15 +11,17 @@ from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_pictu
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from slicing import CASES, SHAPE, VOLUMES, draw, labels, load, picks, run, save, with_volumes
 
+from nnunetv2_xssr.annotation.project import TrainedFold, next_steps, project_of
+from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.commands import collect, select, status
-from nnunetv2_xssr.pools import dataset_pool, read_case
+from nnunetv2_xssr.images.pools import dataset_pool
+from nnunetv2_xssr.images.reading import read_case
+from nnunetv2_xssr.images.slices import slice_names, slice_pool, view_slices, volume_of
+from nnunetv2_xssr.images.views import extract_views, prepare_views
 from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
-from nnunetv2_xssr.project import TrainedFold, next_steps, project_of
 from nnunetv2_xssr.selection import Constraints
 from nnunetv2_xssr.selection import select as select_rows
-from nnunetv2_xssr.slices import slice_names, slice_pool, view_slices, volume_of, with_ignore
-from nnunetv2_xssr.views import extract_views, prepare_views
 
 IGNORE = 2
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from making import SOURCE, TARGET, picture, volume, write_dataset_json, write_picture, write_volume
 
-from nnunetv2_xssr import views as views_module
-from nnunetv2_xssr.pools import BrokenImage, open_pool
-from nnunetv2_xssr.views import (
+from nnunetv2_xssr.images import views as views_module
+from nnunetv2_xssr.images.pools import open_pool
+from nnunetv2_xssr.images.reading import BrokenImage
+from nnunetv2_xssr.images.views import (
     VIEW_SIZE,
     VIEWS_PER_VOLUME,
     VOLUME_SIZE,

@@ -9,9 +9,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.folders import nnunet_folder
-from nnunetv2_xssr.records import atomic, sha256_files
-from nnunetv2_xssr.split import FILE_NAME, cases_of_fold, read_split
+from nnunetv2_xssr.records.files import atomic, sha256_files
+from nnunetv2_xssr.records.split import FILE_NAME, cases_of_fold, read_split
+from nnunetv2_xssr.records.workspace import nnunet_folder
 from nnunetv2_xssr.version import __version__
 
 

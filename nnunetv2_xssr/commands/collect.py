@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from nnunetv2_xssr.commands.frame import run
+from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.errors import UserError
 
 
@@ -29,18 +29,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _collect(args: argparse.Namespace) -> None:
-    from nnunetv2_xssr.collecting import inspect_labels, take_in
+    from nnunetv2_xssr.annotation.collecting import inspect_labels, take_in
+    from nnunetv2_xssr.annotation.handover import handover_folder, template_hashes
+    from nnunetv2_xssr.annotation.sparse_labels import with_ignore
     from nnunetv2_xssr.commands.next_steps import describe_next
-    from nnunetv2_xssr.folders import check_environment, find_dataset
-    from nnunetv2_xssr.folds import cross_validation
-    from nnunetv2_xssr.handover import handover_folder, template_hashes
-    from nnunetv2_xssr.linking import ensure_linked
-    from nnunetv2_xssr.pools import dataset_pool
-    from nnunetv2_xssr.rounds import chosen_cases, load_rounds, slices_of_rounds
-    from nnunetv2_xssr.slices import with_ignore
-    from nnunetv2_xssr.split import FILE_NAME as SPLIT_FILE
-    from nnunetv2_xssr.split import read_split, write_split
-    from nnunetv2_xssr.views import pool_folder
+    from nnunetv2_xssr.images.pools import dataset_pool
+    from nnunetv2_xssr.images.views import pool_folder
+    from nnunetv2_xssr.records.folds import cross_validation
+    from nnunetv2_xssr.records.rounds import chosen_cases, load_rounds, slices_of_rounds
+    from nnunetv2_xssr.records.split import FILE_NAME as SPLIT_FILE
+    from nnunetv2_xssr.records.split import read_split, write_split
+    from nnunetv2_xssr.records.workspace import check_environment, find_dataset
+    from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     check_environment()
     pool = dataset_pool(find_dataset(args.d))

@@ -6,7 +6,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from nnunetv2_xssr.commands.frame import add_device, resolve_device, run
+from nnunetv2_xssr.commands.running import add_device, resolve_device, run
 from nnunetv2_xssr.errors import UserError
 
 _SOURCE, _TARGET = "Dataset901_XSSRDemoSource", "Dataset902_XSSRDemoTarget"
@@ -32,7 +32,7 @@ def _demo(args: argparse.Namespace) -> None:
 
     from nnunetv2_xssr.demo.phantom import write_datasets
     from nnunetv2_xssr.demo.study import Study
-    from nnunetv2_xssr.records import read_json, write_json
+    from nnunetv2_xssr.records.files import read_json, write_json
 
     folder = args.o.resolve()
     drawn_file = folder / "drawn.json"
@@ -103,7 +103,7 @@ def _draw(study, variants: dict[str, str], dice: dict[str, dict[str, float]], ra
     import numpy as np
     from skimage.io import imread
 
-    from nnunetv2_xssr.sheets import contact_sheet, prediction_sheet
+    from nnunetv2_xssr.report.sheets import contact_sheet, prediction_sheet
 
     raw = study.folder / "nnUNet_raw" / study.target
 

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from nnunetv2_xssr.commands.frame import run
-from nnunetv2_xssr.commands.training_options import add_training, start_training
+from nnunetv2_xssr.commands.options import add_training, start_training
+from nnunetv2_xssr.commands.running import run
 
 EPOCHS, LEAST_BATCH = 100, 8
 
@@ -35,13 +35,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _pretrain(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.errors import UserError
-    from nnunetv2_xssr.folders import check_environment, find_dataset
-    from nnunetv2_xssr.pools import open_pools
+    from nnunetv2_xssr.images.pools import open_pools
     from nnunetv2_xssr.pretrain.hssl.patches import preprocess_pool
     from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
     from nnunetv2_xssr.pretrain.hssl.pretrain import common_channels, group_of, pretrain_hssl
     from nnunetv2_xssr.pretrain.hssl.weights import match_weights
     from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, stop_told_once
+    from nnunetv2_xssr.records.workspace import check_environment, find_dataset
 
     check_environment()
     plans = TargetPlans.load(find_dataset(args.d), args.c, args.p)

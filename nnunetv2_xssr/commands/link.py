@@ -2,7 +2,7 @@
 
 import argparse
 
-from nnunetv2_xssr.commands.frame import run
+from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.errors import UserError
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _link(args: argparse.Namespace) -> None:
-    from nnunetv2_xssr import linking
+    from nnunetv2_xssr.trainer_link import linking
 
     if args.remove:
         existed = linking.unlink()

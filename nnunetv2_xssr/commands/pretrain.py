@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from nnunetv2_xssr.commands.frame import run
-from nnunetv2_xssr.commands.training_options import add_dim, add_training, start_training
+from nnunetv2_xssr.commands.options import add_dim, add_training, start_training
+from nnunetv2_xssr.commands.running import run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,9 +24,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
-    from nnunetv2_xssr.folders import check_environment
     from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, stop_told_once
     from nnunetv2_xssr.pretrain.training import pretrain
+    from nnunetv2_xssr.records.workspace import check_environment
 
     check_environment()
     settings, fabric = start_training(args)
@@ -41,8 +41,8 @@ def _pretrain(args: argparse.Namespace) -> None:
 
 
 def _read(args: argparse.Namespace) -> list:
-    from nnunetv2_xssr.pools import open_pools
-    from nnunetv2_xssr.views import prepare_views
+    from nnunetv2_xssr.images.pools import open_pools
+    from nnunetv2_xssr.images.views import prepare_views
 
     pools = open_pools(args.s)
     named = next((pool.channel_names for pool in pools if pool.channel_names), None)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from nnunetv2_xssr.commands.frame import run
+from nnunetv2_xssr.commands.running import run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
 def _report(args: argparse.Namespace) -> None:
     import json
 
-    from nnunetv2_xssr.folders import find_dataset
+    from nnunetv2_xssr.records.workspace import find_dataset
     from nnunetv2_xssr.report.facts import gather
     from nnunetv2_xssr.report.kept import open_kept
     from nnunetv2_xssr.report.page import write_report

@@ -7,8 +7,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from nnunetv2_xssr.commands.frame import add_device, resolve_device, run
-from nnunetv2_xssr.commands.training_options import add_dim
+from nnunetv2_xssr.commands.options import add_dim
+from nnunetv2_xssr.commands.running import add_device, resolve_device, run
 from nnunetv2_xssr.errors import UserError
 
 
@@ -72,24 +72,26 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _select(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.annotation.handover import check_no_labels, first_round, handover_folder, write_handover
+    from nnunetv2_xssr.annotation.label_check import label_values
+    from nnunetv2_xssr.annotation.sparse_labels import with_ignore
     from nnunetv2_xssr.commands.next_steps import describe_next
-    from nnunetv2_xssr.commands.select_plan import Choice, make_plan, read_names
-    from nnunetv2_xssr.commands.select_scheduler import selector
-    from nnunetv2_xssr.commands.select_slices import make_slice_plan
     from nnunetv2_xssr.commands.select_words import describe_plan, describe_result
-    from nnunetv2_xssr.folders import check_environment, find_dataset
-    from nnunetv2_xssr.handover import check_no_labels, first_round, handover_folder, write_handover
-    from nnunetv2_xssr.label_check import label_values
-    from nnunetv2_xssr.linking import ensure_linked
-    from nnunetv2_xssr.pools import dataset_pool, open_pools, with_case_table
+    from nnunetv2_xssr.images.case_table import with_case_table
+    from nnunetv2_xssr.images.pools import dataset_pool, open_pools
+    from nnunetv2_xssr.images.slices import volume_of
+    from nnunetv2_xssr.images.views import pool_folder
+    from nnunetv2_xssr.pipeline.plan import Choice, make_plan, read_names
+    from nnunetv2_xssr.pipeline.scheduler import selector
+    from nnunetv2_xssr.pipeline.slice_plan import make_slice_plan
+    from nnunetv2_xssr.records.rounds import begins_round, keep_round, last_round, slices_of_rounds
+    from nnunetv2_xssr.records.selection import FILE_NAME as RECORD_FILE
+    from nnunetv2_xssr.records.selection import check_replaceable
+    from nnunetv2_xssr.records.split import FILE_NAME as SPLIT_FILE
+    from nnunetv2_xssr.records.split import write_split
+    from nnunetv2_xssr.records.workspace import check_environment, find_dataset
     from nnunetv2_xssr.report.page import write_report
-    from nnunetv2_xssr.rounds import begins_round, keep_round, last_round, slices_of_rounds
-    from nnunetv2_xssr.selection_record import FILE_NAME as RECORD_FILE
-    from nnunetv2_xssr.selection_record import check_replaceable
-    from nnunetv2_xssr.slices import volume_of, with_ignore
-    from nnunetv2_xssr.split import FILE_NAME as SPLIT_FILE
-    from nnunetv2_xssr.split import write_split
-    from nnunetv2_xssr.views import pool_folder
+    from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     # Everything that can be wrong with the call is found here, before any long work and before anything is written.
     check_environment()
@@ -171,7 +173,7 @@ def _select(args: argparse.Namespace) -> None:
 
 
 def _new_dataset(args: argparse.Namespace) -> str:
-    from nnunetv2_xssr.new_dataset import make_dataset
+    from nnunetv2_xssr.images.new_dataset import make_dataset
 
     for option in ("channel_names", "labels"):
         if not getattr(args, option):
@@ -205,16 +207,16 @@ class _Embedded:
 def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embedded:
     import numpy as np
 
-    from nnunetv2_xssr.commands.select_slices import unlike_slices
+    from nnunetv2_xssr.images.slices import row_per_slice, slice_names
+    from nnunetv2_xssr.images.views import prepare_views
+    from nnunetv2_xssr.pipeline.slice_plan import unlike_slices
     from nnunetv2_xssr.pretrain.embedding import check_encoder_fits, embed, load_encoder
     from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
     from nnunetv2_xssr.pretrain.processes import start
     from nnunetv2_xssr.pretrain.task import Settings
     from nnunetv2_xssr.pretrain.training import check_same_channels, checkpoint_folder, pretrain
-    from nnunetv2_xssr.records import sha256, sha256_json
+    from nnunetv2_xssr.records.files import sha256, sha256_json
     from nnunetv2_xssr.selection.standardise import blocks
-    from nnunetv2_xssr.slices import row_per_slice, slice_names
-    from nnunetv2_xssr.views import prepare_views
 
     # All images are read before the encoder is trained: a broken one is found after minutes and not after hours.
     target_views = prepare_views(target, None, args.skip_broken, args.dim)
@@ -264,8 +266,8 @@ def _embed_all(target, sources, args: argparse.Namespace, device: str) -> _Embed
 
 
 def _record(target, plan, choice, settings: dict, embedded: _Embedded, select, number: int):
-    from nnunetv2_xssr.commands.select_slices import slice_finder
-    from nnunetv2_xssr.selection_record import SelectionRecord
+    from nnunetv2_xssr.pipeline.slice_plan import slice_finder
+    from nnunetv2_xssr.records.selection import SelectionRecord
 
     row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
     cases = {case.identifier: case for case in target.cases}
@@ -288,9 +290,9 @@ def _record(target, plan, choice, settings: dict, embedded: _Embedded, select, n
 def _select_fold(fold, choice, embedded: _Embedded, row: dict[str, int], cases: dict, select, place_of):
     import numpy as np
 
-    from nnunetv2_xssr.commands.select_budget import pick
-    from nnunetv2_xssr.selection_record import FoldSelection, Pick
-    from nnunetv2_xssr.slices import volume_of
+    from nnunetv2_xssr.images.slices import volume_of
+    from nnunetv2_xssr.pipeline.budget import pick
+    from nnunetv2_xssr.records.selection import FoldSelection, Pick
 
     place = {identifier: i for i, identifier in enumerate(fold.pool)}
     rows = [row[identifier] for identifier in fold.pool]

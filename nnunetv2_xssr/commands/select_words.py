@@ -1,9 +1,9 @@
 """What nnUNetv2_xssr_select tells: plan, picks, alpha and coverage in words."""
 
-from nnunetv2_xssr.budget_words import knee_words, next_words
-from nnunetv2_xssr.commands.select_plan import SelectionPlan
+from nnunetv2_xssr.pipeline.plan import SelectionPlan
+from nnunetv2_xssr.records.selection import FoldSelection, SelectionRecord
+from nnunetv2_xssr.report.budget_words import knee_words, next_words
 from nnunetv2_xssr.selection.select import N_RANDOM_DRAWS
-from nnunetv2_xssr.selection_record import FoldSelection, SelectionRecord
 
 _ROWS = 30  # more picks than a screen shows stand in the record
 _COVERED = {

@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from nnunetv2_xssr.commands.frame import run
+from nnunetv2_xssr.commands.running import run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,10 +19,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _status(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.annotation.project import project_of
     from nnunetv2_xssr.commands.next_steps import describe_next
-    from nnunetv2_xssr.folders import check_environment, find_dataset
-    from nnunetv2_xssr.pools import dataset_pool
-    from nnunetv2_xssr.project import project_of
+    from nnunetv2_xssr.images.pools import dataset_pool
+    from nnunetv2_xssr.records.workspace import check_environment, find_dataset
 
     check_environment()
     pool = dataset_pool(find_dataset(args.d))

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records import read_json, write_json
+from nnunetv2_xssr.records.files import read_json, write_json
+from nnunetv2_xssr.records.selection import FILE_NAME, SelectionRecord
 from nnunetv2_xssr.report.page import FILE_NAME as REPORT
-from nnunetv2_xssr.selection_record import FILE_NAME, SelectionRecord
 
 # Small images: starting a process costs more than the work that it would do.
 _FEW_PROCESSES = {"nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}

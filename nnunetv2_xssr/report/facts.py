@@ -5,14 +5,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nnunetv2_xssr.budget_words import gains, knee_words, next_words
-from nnunetv2_xssr.reasons import reason
+from nnunetv2_xssr.annotation.reasons import reason
+from nnunetv2_xssr.images.slices import view_of, volume_of
+from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME
+from nnunetv2_xssr.records.selection import FoldSelection, Pick
+from nnunetv2_xssr.report.budget_words import gains, knee_words, next_words
 from nnunetv2_xssr.report.kept import Kept, KeptPool, identifier_of
 from nnunetv2_xssr.report.layout import lay_out, most_alike
 from nnunetv2_xssr.selection.standardise import Scale
-from nnunetv2_xssr.selection_record import FoldSelection, Pick
-from nnunetv2_xssr.slices import view_of, volume_of
-from nnunetv2_xssr.views import VIEWS_PER_VOLUME
 
 KIND, FORMAT_VERSION = "report facts", 1
 POOL_DOTS, SOURCE_DOTS = 1000, 300  # of the map at most, besides the picks

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_xssr.case_rows import CaseRows
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.folders import nnunet_folder
+from nnunetv2_xssr.images.case_rows import CaseRows
+from nnunetv2_xssr.images.slices import row_per_slice, slice_name, slice_names
 from nnunetv2_xssr.pretrain.pooling import Layout, features
-from nnunetv2_xssr.records import read_json, sha256_json
-from nnunetv2_xssr.selection_record import FILE_NAME as RECORD_FILE
-from nnunetv2_xssr.selection_record import FoldSelection, Pick, SelectionRecord
-from nnunetv2_xssr.slices import row_per_slice, slice_name, slice_names
-from nnunetv2_xssr.split import FILE_NAME as SPLIT_FILE
-from nnunetv2_xssr.split import read_split
+from nnunetv2_xssr.records.files import read_json, sha256_json
+from nnunetv2_xssr.records.selection import FILE_NAME as RECORD_FILE
+from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
+from nnunetv2_xssr.records.split import FILE_NAME as SPLIT_FILE
+from nnunetv2_xssr.records.split import read_split
+from nnunetv2_xssr.records.workspace import nnunet_folder
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class KeptPool:
     ----------
     name : str
     identifiers : list of str
-        The cases that were embedded, or their slices (`nnunetv2_xssr.slices`) where slices are chosen.
+        The cases that were embedded, or their slices (`nnunetv2_xssr.images.slices`) where slices are chosen.
     embeddings : float32 array of shape (identifiers, d)
         What they were compared by.
     """

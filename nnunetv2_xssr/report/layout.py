@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_xssr.selection.neighbours import nearest_neighbours
+from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours
 from nnunetv2_xssr.selection.standardise import Scale, blocks
 
 NEIGHBOURS = 4

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from nnunetv2_xssr.records import atomic
+from nnunetv2_xssr.records.files import atomic
 from nnunetv2_xssr.report.charts import HEIGHT, WIDTH, alpha_chart, budget_chart
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.kept import Kept, folder_of, open_kept

@@ -1,1 +1,1 @@
-"""The folder that ``nnUNet_extTrainer`` may name where nnU-Net's own folder cannot be written."""
+"""The link through which nnU-Net finds the trainers."""

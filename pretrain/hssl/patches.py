@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nnunetv2_xssr.case_rows import file_hashes
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.pools import BrokenImage, Case, ImagePool, read_image
+from nnunetv2_xssr.images.case_rows import file_hashes
+from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.images.read_ahead import read_ahead
+from nnunetv2_xssr.images.reading import BrokenImage, read_image
+from nnunetv2_xssr.images.views import pool_folder
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.read_ahead import read_ahead
-from nnunetv2_xssr.records import atomic, sha256_json
-from nnunetv2_xssr.views import pool_folder
+from nnunetv2_xssr.records.files import atomic, sha256_json
 
 _CELLS = 8  # per axis of a patch: what is masked as one
 _MASKED = 0.3  # of the cells

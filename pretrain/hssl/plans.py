@@ -6,8 +6,8 @@ import numpy as np
 from torch import nn
 
 from nnunetv2_xssr.errors import UserError, one_of
-from nnunetv2_xssr.folders import nnunet_folder
-from nnunetv2_xssr.records import read_json, sha256_json
+from nnunetv2_xssr.records.files import read_json, sha256_json
+from nnunetv2_xssr.records.workspace import nnunet_folder
 
 
 @dataclass(frozen=True)

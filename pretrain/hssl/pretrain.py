@@ -8,8 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.folders import nnunet_folder
-from nnunetv2_xssr.pools import ImagePool
+from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
 from nnunetv2_xssr.pretrain.engine import train
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, PreprocessedPool
@@ -17,7 +16,8 @@ from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.pretrain.hssl.task import HSSLTask
 from nnunetv2_xssr.pretrain.hssl.weights import check_loadable, checkpoint_content
 from nnunetv2_xssr.pretrain.task import Settings
-from nnunetv2_xssr.records import atomic, read_json
+from nnunetv2_xssr.records.files import atomic, read_json
+from nnunetv2_xssr.records.workspace import nnunet_folder
 
 WEIGHTS = "hssl_weights.pth"
 _HELD_OUT = 10  # one case of so many

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nnunetv2_xssr.commands.frame import run
+from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.pretrain import engine
 from nnunetv2_xssr.pretrain.health import embedding_health
 from nnunetv2_xssr.pretrain.processes import gather, start, stop_told_once

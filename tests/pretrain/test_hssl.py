@@ -10,7 +10,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from plans import KINDS, write_plans
 
 from nnunetv2_xssr.commands import hssl_pretrain
-from nnunetv2_xssr.pools import open_pool
+from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.pretrain import engine
 from nnunetv2_xssr.pretrain.hssl.network import HSSLNetwork
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, PreprocessedPool, preprocess_pool

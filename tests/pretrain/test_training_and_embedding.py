@@ -11,15 +11,15 @@ import torch
 from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 from PIL import Image
 
+from nnunetv2_xssr.annotation.project import project_of
 from nnunetv2_xssr.commands import pretrain, select
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.pools import open_pool
+from nnunetv2_xssr.images.pools import open_pool
+from nnunetv2_xssr.images.views import VOLUME_SIZE, prepare_views
 from nnunetv2_xssr.pretrain import embedding, engine, training
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
 from nnunetv2_xssr.pretrain.embedding import embed, embed_views, load_encoder
 from nnunetv2_xssr.pretrain.training import MaskedAutoencoding, ViewSampler, split_cases
-from nnunetv2_xssr.project import project_of
-from nnunetv2_xssr.views import VOLUME_SIZE, prepare_views
 
 TINY = ["--epochs", "2", "--batch_size", "4", "-device", "cpu"]
 

@@ -8,14 +8,14 @@ import pytest
 from making import SOURCE, TARGET, compared_by, fails, succeeds, write_picture
 
 from nnunetv2_xssr.commands import report, select
-from nnunetv2_xssr.pools import open_pool
+from nnunetv2_xssr.images.pools import open_pool
+from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
 from nnunetv2_xssr.report import facts as facts_module
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.kept import open_kept
 from nnunetv2_xssr.report.layout import lay_out, most_alike
 from nnunetv2_xssr.selection.standardise import Scale, standardise
-from nnunetv2_xssr.views import prepare_views
 
 CASES = [f"t_{i:02d}" for i in range(10)]
 

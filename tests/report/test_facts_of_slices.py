@@ -8,14 +8,15 @@ from making import SOURCE, fails, succeeds, volume, write_dataset_json, write_pi
 from slicing import CASES, SHAPE, VOLUMES, draw, picks, run, save, with_volumes
 
 from nnunetv2_xssr.commands import collect, report
-from nnunetv2_xssr.pools import dataset_pool, read_case
+from nnunetv2_xssr.images.pools import dataset_pool
+from nnunetv2_xssr.images.reading import read_case
+from nnunetv2_xssr.images.slices import slice_names, view_slices
+from nnunetv2_xssr.images.views import extract_views, prepare_views
 from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.kept import open_kept
 from nnunetv2_xssr.selection.standardise import standardise
-from nnunetv2_xssr.slices import slice_names, view_slices
-from nnunetv2_xssr.views import extract_views, prepare_views
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from nnunetv2_xssr.selection import cells, coverage, lazy
 from nnunetv2_xssr.selection import greedy as greedy_module
+from nnunetv2_xssr.selection._engine import cells, coverage, lazy
 from nnunetv2_xssr.selection.standardise import on_grid
 
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from nnunetv2_xssr.selection import greedy as greedy_module
-from nnunetv2_xssr.selection import lazy, standardise
-from nnunetv2_xssr.selection.cells import cells_of
-from nnunetv2_xssr.selection.coverage import Coverage
+from nnunetv2_xssr.selection._engine import lazy, standardise
+from nnunetv2_xssr.selection._engine.cells import cells_of
+from nnunetv2_xssr.selection._engine.coverage import Coverage
 from nnunetv2_xssr.selection.greedy import greedy, nearest_distance, replay, stand_for
 
 NONE = np.empty(0, int)

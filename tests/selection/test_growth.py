@@ -4,8 +4,8 @@ import numpy as np
 import plain
 import pytest
 
-from nnunetv2_xssr.selection import cells, growth
-from nnunetv2_xssr.selection.growth import mean_distances
+from nnunetv2_xssr.selection._engine import cells, growth
+from nnunetv2_xssr.selection._engine.growth import mean_distances
 
 
 def brute(pool, ranking, chosen):

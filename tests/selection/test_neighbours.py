@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunetv2_xssr.selection import cells as cells_module
-from nnunetv2_xssr.selection import neighbours as neighbours_module
-from nnunetv2_xssr.selection.cells import cells_of
-from nnunetv2_xssr.selection.neighbours import nearest_distances, nearest_neighbours
+from nnunetv2_xssr.selection._engine import cells as cells_module
+from nnunetv2_xssr.selection._engine import neighbours as neighbours_module
+from nnunetv2_xssr.selection._engine.cells import cells_of
+from nnunetv2_xssr.selection._engine.neighbours import nearest_distances, nearest_neighbours
 from nnunetv2_xssr.selection.scores import density, novelty
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from nnunetv2_xssr.selection.cells import squared_distance
+from nnunetv2_xssr.selection._engine.cells import squared_distance
 from nnunetv2_xssr.selection.standardise import Scale, standardise
 
 standardising = sys.modules["nnunetv2_xssr.selection.standardise"]  # the package has a function of this name

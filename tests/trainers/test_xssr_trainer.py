@@ -28,9 +28,10 @@ from making import (
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from PIL import Image
 
-from nnunetv2_xssr import linking, trainers
+from nnunetv2_xssr import trainers
 from nnunetv2_xssr.commands import select
-from nnunetv2_xssr.split import write_split
+from nnunetv2_xssr.records.split import write_split
+from nnunetv2_xssr.trainer_link import linking
 from nnunetv2_xssr.trainers import XSSRTrainer
 
 STUDY, VOLUMES = "Dataset011_Study", "Dataset012_Volumes"

@@ -1,0 +1,199 @@
+"""The hand-over folder: what an annotator needs, and nothing else.
+
+``nnUNet_raw/TARGET/annotate/round_01`` holds ``images/``, an empty ``labels/``, ``worklist.csv`` and ``README.txt``. It
+lies in ``nnUNet_raw`` because what a person drew must not be lost with ``nnUNet_preprocessed``, which may be deleted at
+any time to preprocess anew. The images are copies: a link would not survive a USB stick, and a tool that saves over an
+image would change the dataset.
+"""
+
+import csv
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from nnunetv2_xssr.annotation.reasons import reason
+from nnunetv2_xssr.annotation.sparse_labels import IGNORE, write_template
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.records.files import atomic, read_json, sha256_files, write_json
+from nnunetv2_xssr.records.selection import Pick, picked_slices
+from nnunetv2_xssr.records.workspace import nnunet_folder, visible_files
+
+_TEMPLATES = "templates.json"
+_COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reason")
+
+
+def handover_folder(dataset: str, number: int) -> Path:
+    """Where the hand-over of a round lies."""
+    return nnunet_folder("nnUNet_raw") / dataset / "annotate" / f"round_{number:02d}"
+
+
+def template_hashes(folder: Path) -> set[str]:
+    """SHA-256 of the labels to draw in that a hand-over was given; empty where whole cases are drawn."""
+    path = folder / _TEMPLATES
+    return set(read_json(path).values()) if path.is_file() else set()
+
+
+def drawn_files(labels: Path, templates: Collection[str]) -> list[Path]:
+    """The visible files of a folder of labels, without the templates that nobody has drawn in."""
+    return [file for file in visible_files(labels) if not templates or sha256_files([file]) not in templates]
+
+
+def drawn_labels(folder: Path) -> list[Path]:
+    """The labels that somebody has put into a hand-over, or drawn in its templates."""
+    return drawn_files(folder / "labels", template_hashes(folder))
+
+
+def first_round(dataset: str) -> int:
+    """The number of the first round: 1, or the next one where labels lie in hand-overs whose record is gone."""
+    number = 1
+    while drawn_labels(handover_folder(dataset, number)):
+        number += 1
+    return number
+
+
+def check_no_labels(folder: Path) -> None:
+    """Raise `UserError` if somebody has put labels into this hand-over already."""
+    found = drawn_labels(folder)
+    if found:
+        raise UserError(
+            f"{folder / 'labels'} holds {len(found)} labels of the selection that --overwrite would replace "
+            f"({found[0].name}); collect them with nnUNetv2_xssr_collect, or move them away"
+        )
+
+
+def write_handover(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
+    """Write the hand-over of these picks; images of earlier picks, whose label nobody has begun, are removed."""
+    cases = {case.identifier: case for case in pool.cases}
+    files = {pick.case: _image_names(cases[pick.case], pool) for pick in picks}
+    images = folder / "images"
+    wanted = {name: file for names in files.values() for name, file in names.items()}
+    for old in visible_files(images):
+        if old.name not in wanted:
+            old.unlink()
+    (folder / "labels").mkdir(parents=True, exist_ok=True)
+    for name, file in wanted.items():
+        with atomic(images / name) as temporary:
+            shutil.copyfile(file, temporary)
+    _write_templates(folder, pool, picks)
+    with atomic(folder / "README.txt") as temporary:
+        temporary.write_text(_readme(pool, next(iter(files.values())), picks[0]), encoding="utf-8")
+    with atomic(folder / "worklist.csv") as temporary:
+        # With the mark at its beginning without which spreadsheets take UTF-8 for something else.
+        temporary.write_text(_worklist(pool, picks, files), encoding="utf-8-sig", newline="")
+
+
+def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
+    cases = {case.identifier: case for case in pool.cases}
+    slices = picked_slices(picks)
+    drawn = {file.name for file in drawn_labels(folder)}
+    for old in visible_files(folder / "labels"):
+        if old.name not in drawn:
+            old.unlink()
+    hashes = {}
+    for case in slices:
+        name = f"{case}{pool.file_ending}"
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+            # nnU-Net's writers tell the format by the ending, and put a spacing beside a stack in .tif.
+            write_template(Path(scratch) / name, cases[case], pool, slices[case])
+            for file in sorted(Path(scratch).iterdir()):
+                hashes[file.name] = sha256_files([file])
+                if name not in drawn:
+                    os.replace(file, folder / "labels" / file.name)
+    if hashes:
+        write_json(folder / _TEMPLATES, hashes)
+    else:
+        (folder / _TEMPLATES).unlink(missing_ok=True)
+
+
+def _image_names(case: Case, pool: ImagePool) -> dict[str, Path]:
+    names = {f"{case.identifier}_{number:04d}{pool.file_ending}": file for number, file in enumerate(case.files)}
+    sidecar = spacing_file(case, pool)
+    return names if sidecar is None else {**names, f"{case.identifier}.json": sidecar}
+
+
+def spacing_file(case: Case, pool: ImagePool) -> Path | None:
+    """The file beside a stack in .tif from which nnU-Net reads its spacing, if there is one."""
+    if pool.file_ending.lower() not in (".tif", ".tiff"):
+        return None
+    file = case.files[0]
+    sidecar = file.with_name(f"{file.name[: -len(pool.file_ending) - len('_0000')]}.json")
+    return sidecar if sidecar.is_file() else None
+
+
+def _worklist(pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Path]]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(_COLUMNS)
+    for pick in picks:
+        names = "; ".join(f"images/{name}" for name in files[pick.case])
+        label = f"labels/{pick.case}{pool.file_ending}"
+        table.writerow([pick.rank, pick.case, pick.slice, names, label, pick.domain, pick.group, reason(pick)])
+    return text.getvalue()
+
+
+def _readme(pool: ImagePool, names: dict[str, Path], first: Pick) -> str:
+    ending, case = pool.file_ending, first.case
+    values = "\n".join(f"    {_values(value):<8}{name}" for name, value in pool.dataset_json["labels"].items())
+    flat = ending.lower() in (".png", ".bmp")
+    kind = (
+        "grey values of 8 bits in the width and height of the image: no colours, no transparency, no smoothing"
+        if flat
+        else "a label map of whole numbers with the size, spacing, origin and direction of the image, which every tool "
+        "below\n  keeps when the label was drawn over that image"
+    )
+    nothing = "in an image? Save a label of zeros" if first.slice is None else "on a slice? Leave its zeros"
+    return f"""What to do
+----------
+worklist.csv lists the images to annotate, the most useful first, and why each was chosen. Draw what is listed below in
+every image of images/ and save one label for each into labels/. Labels may come back in pieces: begin at the top.
+
+{_slices_note(pool) if first.slice is not None else ""}Values
+------
+{values}
+
+Names and format
+----------------
+- The label of {" and ".join(f"images/{name}" for name in names)} is labels/{case}{ending}: without _0000.
+- Save {ending}: {kind}.
+- Nothing to draw {nothing}, and tell whoever sent you this folder.
+
+Tools
+-----
+Drag the images into 3D Slicer, ITK-SNAP, MITK or napari.
+- 3D Slicer: draw in the Segment Editor, export to a label map in the module Segmentations, save that as {ending}. The
+  format .seg.nrrd, which it offers first, is not what is needed.
+- ITK-SNAP: Segmentation > Save Segmentation Image.
+- MITK: right-click on the segmentation in the Data Manager > Save.
+- napari: {_napari(ending)}
+"""
+
+
+def _napari(ending: str) -> str:
+    """How to draw and save in napari, as tried with version 0.9."""
+    draw = "draw in a Labels layer"
+    if ending.lower() in (".png", ".bmp"):
+        return f"{draw}, right-click on it > Convert to Image, save that one: Labels are not saved as {ending}."
+    if ending.lower() in (".tif", ".tiff"):
+        return f"{draw}, File > Save Selected Layers."
+    plugin = "napari-nifti" if ending.lower() in (".nii", ".nii.gz") else f"a plugin for {ending}"
+    return f"with {plugin} {draw}, File > Save Selected Layers. Slices may be counted from the other end."
+
+
+def _slices_note(pool: ImagePool) -> str:
+    value = pool.dataset_json["labels"][IGNORE]
+    return f"""Only some slices
+----------------
+Of every image only the slices that worklist.csv names are drawn, counted from 0 along the third axis, k (ITK-SNAP
+counts from 1). labels/ holds a template for each image: load it as the segmentation of its image and save it under the
+same name. It holds {value} (ignore) everywhere but on the slices to draw, which hold 0. Draw all that is to be seen on
+those, and leave {value} on all others.
+
+"""
+
+
+def _values(value: int | list[int]) -> str:
+    return str(value) if isinstance(value, int) else ", ".join(map(str, value))

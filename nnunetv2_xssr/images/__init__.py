@@ -1,0 +1,1 @@
+"""Image pools: cases and their tables, reading, views and their caches."""

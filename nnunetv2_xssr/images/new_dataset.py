@@ -1,0 +1,132 @@
+"""A raw dataset of nnU-Net from a plain folder of images that nobody has labelled yet."""
+
+import filecmp
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.pools import ImagePool, folder_pool
+from nnunetv2_xssr.images.reading import read_case
+from nnunetv2_xssr.records.files import atomic, read_json, write_json
+from nnunetv2_xssr.records.workspace import nnunet_folder, visible_files
+
+
+def make_dataset(folder: Path, name: str, channel_names: Sequence[str], labels: Sequence[str]) -> str:
+    """Make ``nnUNet_raw/DatasetXXX_Name`` of a folder of images, and return its name.
+
+    The images are linked where the file system can, else copied; the folder itself is not changed. Called again with
+    the same arguments it adds the images that are new in the folder.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+        ``123_Name`` or ``Dataset123_Name``.
+    channel_names : sequence of str
+        One a channel, as nnU-Net wants them.
+    labels : sequence of str
+        What is to be drawn, in the order of the label values 1, 2, ...
+
+    Raises
+    ------
+    UserError
+        If the name is none, or taken by another dataset, or the images, channels and labels do not fit.
+    """
+    dataset = nnunet_folder("nnUNet_raw") / _full_name(name)
+    if not folder.is_dir():
+        raise UserError(f"-i must be a folder of images; got {folder}")
+    _check_labels(labels)
+    pool = folder_pool(folder)
+    n_channels = len(read_case(pool.cases[0], pool.reader()))
+    if n_channels != len(channel_names):
+        raise UserError(
+            f"--channel_names must name {n_channels} channels, as many as {pool.cases[0].files[0]} has; "
+            f"got {len(channel_names)} ({', '.join(channel_names)})"
+        )
+    description = {
+        "channel_names": {str(i): channel for i, channel in enumerate(channel_names)},
+        "labels": {"background": 0, **{label: i + 1 for i, label in enumerate(labels)}},
+        "numTraining": 0,
+        "file_ending": pool.file_ending.lower(),
+        # nnU-Net takes the cases of this table and leaves all other images alone: it is what lets unlabelled images lie
+        # in imagesTr.
+        "dataset": {},
+    }
+    _check_same(dataset, description)
+    _link_images(pool, dataset / "imagesTr", description["file_ending"])
+    if not (dataset / "dataset.json").is_file():
+        write_json(dataset / "dataset.json", description)
+    return dataset.name
+
+
+def _full_name(text: str) -> str:
+    match = re.fullmatch(r"(?:Dataset)?(\d{3})_([A-Za-z0-9_-]+)", text)
+    if not match:
+        raise UserError(f"-d must give the new dataset a number of three digits and a name, as 123_Name; got {text!r}")
+    number, name = match.groups()
+    full = f"Dataset{number}_{name}"
+    for other in sorted(nnunet_folder("nnUNet_raw").glob(f"Dataset{number}_*")):
+        if other.name != full:
+            raise UserError(f"the number {number} is taken by {other}; give {full} another number")
+    return full
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    wrong = [label for label in labels if label in ("background", "ignore") or list(labels).count(label) > 1]
+    if wrong:
+        raise UserError(
+            f"--labels must name what is to be drawn, each once, without background and ignore; got {' '.join(labels)}"
+        )
+
+
+def _check_same(dataset: Path, description: dict) -> None:
+    if not (dataset / "dataset.json").is_file():
+        return
+    old = read_json(dataset / "dataset.json")
+    old["labels"] = {name: value for name, value in old.get("labels", {}).items() if name != "ignore"}  # of slices
+    for key in ("channel_names", "labels", "file_ending"):
+        if old.get(key) != description[key]:
+            raise UserError(
+                f"{dataset} exists already with {key} {old.get(key)}, not {description[key]}; give the images of -i "
+                f"another number and name"
+            )
+
+
+def _link_images(pool: ImagePool, images: Path, ending: str) -> None:
+    wanted = {
+        images / f"{case.identifier}_{number:04d}{ending}": file
+        for case in pool.cases
+        for number, file in enumerate(case.files)
+    }
+    if ending in (".tif", ".tiff"):  # nnU-Net reads the spacing of a stack from a file beside it
+        sidecars = {
+            images / f"{case.identifier}.json": case.files[0].parent / f"{case.identifier}.json" for case in pool.cases
+        }
+        wanted |= {new: old for new, old in sidecars.items() if old.is_file()}
+    strange = [path for path in visible_files(images) if path not in wanted]
+    if strange:
+        raise UserError(
+            f"{images} holds {len(strange)} files that are not from -i ({strange[0].name}); leave -i out to select "
+            f"from the dataset as it is, or give the images of -i another number and name"
+        )
+    images.mkdir(parents=True, exist_ok=True)
+    for new, old in tqdm(wanted.items(), desc="linking images", unit="file"):
+        if new.exists():
+            if not filecmp.cmp(old, new):
+                raise UserError(f"{new} differs from {old}; delete the one that is wrong and run the command again")
+        else:
+            _link_or_copy(old.resolve(), new)
+
+
+def _link_or_copy(old: Path, new: Path) -> None:
+    # Hard links and not symbolic ones: they need no privilege on Windows and outlive a move of either folder.
+    try:
+        os.link(old, new)
+    except OSError:
+        with atomic(new) as temporary:
+            shutil.copy2(old, temporary)

@@ -1,0 +1,235 @@
+"""Image pools: the ordered cases of an nnU-Net raw dataset or of a plain folder, labels neither needed nor read."""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.records.files import read_json, sha256
+from nnunetv2_xssr.records.workspace import find_dataset, nnunet_folder
+
+_CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of a pool.
+
+    Attributes
+    ----------
+    identifier : str
+    files : tuple of Path
+        One file a channel, or one file with several channels.
+    labelled : bool
+        Whether a label file exists; it is never opened.
+    domain : str or None
+        Site, scanner or stain.
+    group : str or None
+        What must not be torn apart between training and validation, such as the patient.
+    cost : float or None
+        Of annotating it, in any unit.
+    """
+
+    identifier: str
+    files: tuple[Path, ...]
+    labelled: bool = False
+    domain: str | None = None
+    group: str | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
+class ImagePool:
+    """The cases of one dataset or folder, sorted by identifier.
+
+    Attributes
+    ----------
+    name : str
+        The dataset's name, or the folder's name and a hash of its path.
+    cases : tuple of Case
+    file_ending : str
+    channel_names : tuple of str or None
+        Of the dataset; a plain folder has none.
+    dataset_json : dict
+        For the choice of the reader.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    file_ending: str
+    channel_names: tuple[str, ...] | None
+    dataset_json: dict
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @property
+    def identifiers(self) -> list[str]:
+        return [case.identifier for case in self.cases]
+
+    def only(self, identifiers) -> "ImagePool":
+        """The pool of these cases alone."""
+        wanted = set(identifiers)
+        return replace(self, cases=tuple(case for case in self.cases if case.identifier in wanted))
+
+    def reader(self):
+        """nnU-Net's reader for the files of this pool."""
+        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+        # A .tif may be a 2D picture or a stack: only for it nnU-Net must try which of its readers fits.
+        example = str(self.cases[0].files[0]) if self.file_ending.lower() in (".tif", ".tiff") else None
+        return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
+
+
+def open_pool(text: str) -> ImagePool:
+    """The pool of an nnU-Net dataset (name or number) or of a folder of images.
+
+    Raises
+    ------
+    UserError
+        If there is no such dataset or folder, it holds no image, or its files do not make whole cases.
+    """
+    folder = Path(text)
+    looks_like_dataset = re.fullmatch(r"\d{1,3}|Dataset\d{3}_.+", text)
+    if folder.is_dir() and not looks_like_dataset:
+        return folder_pool(folder)
+    if not looks_like_dataset:
+        raise UserError(f"{text!r} is neither a folder nor the name or number of an nnU-Net dataset")
+    return dataset_pool(find_dataset(text))
+
+
+def open_pools(texts: list[str]) -> list[ImagePool]:
+    """Several pools; a `UserError` says if two are the same."""
+    pools = [open_pool(text) for text in texts]
+    names = [pool.name for pool in pools]
+    for text, name in zip(texts, names, strict=True):
+        if names.count(name) > 1:
+            raise UserError(f"the source {text} ({name}) is given {names.count(name)} times; give it once")
+    return pools
+
+
+def dataset_pool(name: str) -> ImagePool:
+    """The pool of all images in ``imagesTr`` and in the ``dataset`` table of dataset.json, labelled or not."""
+    folder = nnunet_folder("nnUNet_raw") / name
+    dataset_json = read_json(folder / "dataset.json")
+    for key in ("channel_names", "file_ending"):
+        if not dataset_json.get(key):
+            raise UserError(f"{folder / 'dataset.json'} has no {key!r}, which nnU-Net needs; add it")
+    ending = dataset_json["file_ending"]
+    _check_ending(ending, folder)
+    files = _listed_files(folder, dataset_json)
+    channel_files = _channel_files((folder / "imagesTr").glob(f"*{ending}"), ending)
+    _check_numbering(channel_files, ending)
+    files = channel_files | files
+    if not files:
+        raise UserError(f"no image *_0000{ending} in {folder / 'imagesTr'}; put the images of the pool there")
+    domains = dataset_json.get("domains", {})
+    listed_labels = dataset_json.get("dataset", {})
+    cases = tuple(
+        Case(
+            identifier,
+            files[identifier],
+            _has_label(folder, identifier, ending, listed_labels),
+            domains.get(identifier),
+        )
+        for identifier in sorted(files)
+    )
+    channel_names = tuple(str(dataset_json["channel_names"][k]) for k in sorted(dataset_json["channel_names"], key=int))
+    return _checked(ImagePool(name, cases, ending, channel_names, dataset_json))
+
+
+def _listed_files(folder: Path, dataset_json: dict) -> dict[str, tuple[Path, ...]]:
+    # As nnU-Net reads the table, but a case without label is welcome.
+    return {
+        identifier: tuple((folder / image).resolve() for image in entry["images"])
+        for identifier, entry in dataset_json.get("dataset", {}).items()
+    }
+
+
+def _has_label(folder: Path, identifier: str, ending: str, listed: dict) -> bool:
+    label = listed.get(identifier, {}).get("label")
+    return (folder / label if label else folder / "labelsTr" / f"{identifier}{ending}").is_file()
+
+
+def folder_pool(folder: Path) -> ImagePool:
+    """The pool of all images in a plain folder, each a case, or a channel of one if all are named so."""
+    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+
+    readable = sorted({ending for io in LIST_OF_IO_CLASSES for ending in io.supported_file_endings}, key=len)
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    endings = defaultdict(list)
+    for file in files:
+        for ending in reversed(readable):  # the longest first, so that .nii.gz is not taken for .gz
+            if file.name.lower().endswith(ending):
+                endings[file.name[-len(ending) :]].append(file)
+                break
+    if not endings:
+        if any(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
+            _check_ending(".jpg", folder)
+        raise UserError(f"no image in {folder} that nnU-Net reads ({', '.join(readable)}); give another folder")
+    if len(endings) > 1:
+        raise UserError(
+            f"{folder} holds images of several kinds ({', '.join(sorted(endings))}), so that two files could be "
+            f"one case; keep one kind a folder"
+        )
+    ((ending, images),) = endings.items()
+    grouped = _channel_files(images, ending)
+    # Names such as slice_0012.png look like channel 12 of a case; they are channels only if every case has a channel 0.
+    as_channels = sum(map(len, grouped.values())) == len(images) and all(
+        found[0].name.endswith(f"_0000{ending}") for found in grouped.values()
+    )
+    if as_channels:
+        _check_numbering(grouped, ending)
+    else:
+        grouped = {image.name[: -len(ending)]: (image,) for image in images}
+    name = f"{folder.resolve().name}_{sha256([str(folder.resolve()).encode()])[:8]}"
+    cases = tuple(Case(identifier, grouped[identifier]) for identifier in sorted(grouped))
+    return _checked(ImagePool(name, cases, ending, None, {"file_ending": ending}))
+
+
+def _check_ending(ending: str, folder: Path) -> None:
+    if ending.lower() in (".jpg", ".jpeg"):
+        raise UserError(
+            f"{folder} holds {ending} images, which nnU-Net does not read because they are lossy; convert them to .png"
+        )
+
+
+def _channel_files(paths, ending: str) -> dict[str, tuple[Path, ...]]:
+    found = defaultdict(list)
+    for path in sorted(paths):
+        match = _CHANNEL_FILE.fullmatch(path.name[: -len(ending)])
+        if match:
+            found[match[1]].append(path)
+    return {identifier: tuple(files) for identifier, files in found.items()}
+
+
+def _check_numbering(grouped: dict[str, tuple[Path, ...]], ending: str) -> None:
+    for identifier, files in grouped.items():
+        for number, file in enumerate(files):
+            if file.name != f"{identifier}_{number:04d}{ending}":
+                raise UserError(
+                    f"case {identifier}: channel file {identifier}_{number:04d}{ending} is missing beside {file}; "
+                    f"add it or remove the case"
+                )
+
+
+def _checked(pool: ImagePool) -> ImagePool:
+    n_files = max(len(case.files) for case in pool.cases)
+    seen = {}
+    for case in pool.cases:
+        missing = [file for file in case.files if not file.is_file()]
+        if missing:
+            raise UserError(f"case {case.identifier} of {pool.name}: {missing[0]} does not exist; add it")
+        if len(case.files) != n_files:
+            raise UserError(
+                f"case {case.identifier} of {pool.name} has {len(case.files)} of {n_files} channel files "
+                f"({', '.join(file.name for file in case.files)}); add what is missing or remove the case"
+            )
+        twin = seen.setdefault(case.identifier.lower(), case.identifier)
+        if twin != case.identifier:
+            raise UserError(
+                f"cases {twin} and {case.identifier} of {pool.name} differ in upper and lower case only, which many "
+                f"file systems do not keep apart; rename one"
+            )
+    return pool

@@ -1,0 +1,59 @@
+"""Reading of one case with nnU-Net's reader, with the checks that the reader leaves out."""
+
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.pools import Case
+
+
+class BrokenImage(UserError):
+    """One case cannot be used; the others may be."""
+
+
+def read_case(case: Case, reader) -> np.ndarray:
+    """The image of `read_image` alone."""
+    return read_image(case, reader)[0]
+
+
+def read_image(case: Case, reader) -> tuple[np.ndarray, dict]:
+    """Read one case with nnU-Net's reader: float32 array of shape (channels, z, y, x), with z = 1 in 2D.
+
+    Its properties, ``spacing`` among them, come along as the reader gives them.
+
+    Raises
+    ------
+    BrokenImage
+        If a file is cut off, empty, no image, or holds NaN, infinity or one value only.
+    """
+
+    def broken(reason: str) -> BrokenImage:
+        files = ", ".join(str(file) for file in case.files)
+        return BrokenImage(f"case {case.identifier}: {files} {reason}; replace it or set it aside with --skip-broken")
+
+    try:
+        image, properties = reader.read_images([str(file) for file in case.files])
+        image = np.asarray(image, dtype=np.float32)
+        finite = np.isfinite(image).all() and all(stored_finite(file) for file in case.files)
+    except Exception as error:  # readers raise whatever their library raises
+        reason = " ".join(str(error).split())[-200:] or type(error).__name__
+        raise broken(f"cannot be read ({reason})") from None
+    if image.ndim != 4 or 0 in image.shape:
+        raise broken(f"must be an image of 2 or 3 dimensions; got shape {image.shape}")
+    if not finite:
+        raise broken("holds NaN or infinity")
+    if image.min() == image.max():
+        raise broken(f"is constant (every value is {image.min():g})")
+    return image, properties
+
+
+def stored_finite(file: Path) -> bool:
+    """Whether a file, if it is NIfTI, is whole and holds no NaN or infinity; raises what nibabel raises if cut off."""
+    # ITK, and with it nnU-Net's reader, silently takes what is missing of a cut-off NIfTI file, and NaN and infinity in
+    # one, for 0. nibabel raises for the first and shows the others.
+    if not file.name.lower().endswith((".nii", ".nii.gz")):
+        return True
+    import nibabel
+
+    return bool(np.isfinite(np.asanyarray(nibabel.load(file).dataobj)).all())

@@ -1,0 +1,53 @@
+"""Slices of volumes as what is chosen: their names in a pool and their place in a file.
+
+A candidate slice is one of the views of its volume (`nnunetv2_xssr.images.views`) and is named ``volume/number of the
+view``.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.images.reading import read_case
+from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME, foreground_slices
+
+
+def slice_name(volume: str, view: int) -> str:
+    """The name of a candidate slice."""
+    return f"{volume}/{view}"
+
+
+def slice_names(volume: str) -> list[str]:
+    """The names of a volume's candidate slices, in the order of its views."""
+    return [slice_name(volume, view) for view in range(VIEWS_PER_VOLUME)]
+
+
+def volume_of(name: str) -> str:
+    """The volume of a slice; a case that is no slice is its own."""
+    return name.split("/")[0]
+
+
+def view_of(name: str) -> int:
+    """The number of the view that a slice is."""
+    return int(name.split("/")[1])
+
+
+def row_per_slice(rows: np.ndarray) -> np.ndarray:
+    """From shape (volumes, views, ...) to (volumes * views, 1, ...): every slice as a case with one view."""
+    return rows.reshape(-1, 1, *rows.shape[2:])
+
+
+def slice_pool(pool: ImagePool) -> ImagePool:
+    """Every candidate slice as a case, whose group is its volume."""
+    cases = tuple(
+        replace(case, identifier=name, group=case.identifier)
+        for case in pool.cases
+        for name in slice_names(case.identifier)
+    )
+    return replace(pool, cases=cases)
+
+
+def view_slices(case: Case, reader) -> list[int]:
+    """Where a volume's views lie in its file: slices, counted from 0."""
+    return foreground_slices(read_case(case, reader)[0], VIEWS_PER_VOLUME).tolist()

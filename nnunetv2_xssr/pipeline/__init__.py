@@ -1,0 +1,1 @@
+"""The selection from images to record: plan, views, features, choice, record."""

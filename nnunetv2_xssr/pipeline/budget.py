@@ -1,0 +1,60 @@
+"""How many cases are picked: as many as the user says, or as many as the knee of the coverage tells."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from nnunetv2_xssr.pipeline.plan import MOST_AUTOMATIC, Choice, FoldPlan
+from nnunetv2_xssr.selection import Selection
+
+
+def pick(
+    select: Callable[..., Selection],
+    choice: Choice,
+    fold: FoldPlan,
+    pool: np.ndarray,
+    source: np.ndarray | None,
+    labelled: np.ndarray,
+    components: int | None,
+) -> Selection:
+    """Select the cases of one fold.
+
+    Without a budget the ranking of the longest selection is followed, and its first cases up to the knee are picked,
+    with the alpha that was calibrated for all of it: then the picks are that ranking's, and so is the knee.
+
+    Parameters
+    ----------
+    select : callable
+        See `nnunetv2_xssr.pipeline.scheduler.selector`.
+    pool, source : arrays of shape (n, d) and (m, d)
+    labelled : int array
+        Rows of the pool.
+    components : int or None
+        See `nnunetv2_xssr.selection.select`.
+    """
+
+    def run(budget: float, alpha: float | None, horizon: int) -> Selection:
+        return select(
+            pool,
+            budget,
+            source,
+            choice.strategy,
+            labelled,
+            alpha,
+            choice.density_weight,
+            choice.seed,
+            choice.alpha_criterion,
+            fold.constraints,
+            horizon,
+            components,
+        )
+
+    if fold.budget is not None:
+        # The knee depends on how far the curve goes: while budgets are small, that shall not depend on them. Of large
+        # ones it goes on for as long as an annotator could.
+        cases = 0 if fold.constraints.cost is not None else int(fold.budget)
+        return run(fold.budget, choice.alpha, max(min(2 * cases, cases + MOST_AUTOMATIC), MOST_AUTOMATIC))
+    longest = run(fold.most(), choice.alpha, fold.most())
+    chosen = run(longest.by_budget.knee, longest.alpha, fold.most())
+    return replace(chosen, curve=longest.curve)

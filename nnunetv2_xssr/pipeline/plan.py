@@ -1,0 +1,248 @@
+"""What a call of nnUNetv2_xssr_select will do: decided and checked before any long work."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.images.slices import volume_of
+from nnunetv2_xssr.records.folds import cross_validation, study_folds
+from nnunetv2_xssr.records.split import Split
+from nnunetv2_xssr.records.workspace import nnunet_folder
+from nnunetv2_xssr.selection import CRITERIA, STRATEGIES, Constraints, parse_budget, parse_cost_budget
+
+AUTO = "auto"  # the budget that stands for the knee of the coverage
+MOST_AUTOMATIC = 100  # cases among which the knee is looked for
+# The first of their picks are not what they would pick for a smaller budget.
+_NOT_RANKING = ("kmeans", "typiclust", "probcover")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user chose.
+
+    Attributes
+    ----------
+    budget : str
+        As written: ``22`` or ``5%``, of cases or, where they have costs, of cost; ``auto`` for the knee.
+    strategy : str
+    alpha : float or None
+        None calibrates it.
+    density_weight : float
+    seed : int
+    labelled : list of str or None
+        Cases that are labelled already; None stands for those with a label file, unless all have one.
+    excluded : list of str
+        Treated as if not in the pool.
+    alpha_criterion : str
+    domain_quota : list of str or None
+        As written: ``proportional``, ``equal``, or ``NAME=NUMBER`` for every domain.
+    max_per_group : int or None
+    min_distance : float
+    unit : {"case", "slice"}
+        What is chosen: whole cases, or slices of volumes.
+    max_per_volume : int or None
+        Of slices; 1 by default.
+    """
+
+    budget: str
+    strategy: str = "xssr"
+    alpha: float | None = None
+    density_weight: float = 0.5
+    seed: int = 0
+    labelled: list[str] | None = None
+    excluded: tuple[str, ...] = ()
+    alpha_criterion: str = "mean_distance"
+    domain_quota: list[str] | None = None
+    max_per_group: int | None = None
+    min_distance: float = 0.0
+    unit: str = "case"
+    max_per_volume: int | None = None
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES:
+            raise one_of("--strategy", STRATEGIES, self.strategy)
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise UserError(f"--alpha must be auto or a number between 0 and 1; got {self.alpha}")
+        if not self.density_weight >= 0:
+            raise UserError(f"--density_weight must be 0 or more; got {self.density_weight}")
+        if self.seed < 0:
+            raise UserError(f"--seed must be 0 or more; got {self.seed}")
+        if self.alpha_criterion not in CRITERIA:
+            raise one_of("--alpha_criterion", CRITERIA, self.alpha_criterion)
+        if self.budget == AUTO and (self.strategy in _NOT_RANKING or self.domain_quota is not None):
+            what = "--domain_quota" if self.strategy not in _NOT_RANKING else f"--strategy {self.strategy}"
+            raise UserError(f"-b {AUTO} needs picks that are a ranking, which {what} does not give; give -b a number")
+        if self.unit not in ("case", "slice"):
+            raise one_of("--unit", ("case", "slice"), self.unit)
+        if self.max_per_volume is not None and self.unit == "case":
+            raise UserError("--max_per_volume counts slices; give --unit slice with it")
+        if self.max_per_group is not None and self.unit == "slice":
+            raise UserError("--max_per_group counts whole cases; with --unit slice give --max_per_volume")
+        if self.max_per_volume is not None and self.max_per_volume < 1:
+            raise UserError(f"--max_per_volume must be 1 or more; got {self.max_per_volume}")
+
+    def constraints(self, cases: Sequence[Case]) -> Constraints:
+        """What the picks among these cases must respect."""
+        for option, name in (("domain_quota", "domain"), ("max_per_group", "group")):
+            if getattr(self, option) is not None and all(getattr(case, name) is None for case in cases):
+                raise UserError(
+                    f"--{option} needs to know the {name} of the cases; give --cases a CSV with a column {name}"
+                )
+        return Constraints(
+            cost=[case.cost for case in cases] if cases[0].cost is not None else None,
+            domain=[case.domain for case in cases],
+            domain_quota=_quota(self.domain_quota),
+            group=[case.group for case in cases],
+            max_per_group=self.max_per_group,
+            min_distance=self.min_distance,
+        )
+
+
+def _quota(words: list[str] | None) -> str | dict[str, float] | None:
+    """One word such as ``equal``, or ``NAME=NUMBER`` for every domain."""
+    if words is None or (len(words) == 1 and "=" not in words[0]):
+        return words and words[0]
+    try:
+        pairs = [word.rsplit("=", 1) for word in words]
+        return {name: float(number) for name, number in pairs}
+    except ValueError:
+        raise UserError(
+            f"--domain_quota must be proportional, equal, or NAME=NUMBER for every domain; got {' '.join(words)!r}"
+        ) from None
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """One selection to make.
+
+    Attributes
+    ----------
+    pool : list of str
+        The cases it is about.
+    labelled : list of str
+        Those of them that count as picked from the start.
+    budget : int, or float where the cases have costs; None for the knee of the coverage
+    constraints : Constraints
+    validation : list of str or None
+        The fold's validation cases in a study; None where the selected cases are to be cross-validated.
+    """
+
+    pool: list[str]
+    labelled: list[str]
+    budget: float | None
+    constraints: Constraints
+    validation: list[str] | None
+
+    def most(self) -> int:
+        """How many cases the knee is looked for among."""
+        return min(MOST_AUTOMATIC, len(self.pool) - len(self.labelled))
+
+
+@dataclass(frozen=True)
+class SelectionPlan:
+    """All selections to make: one a fold in a study, where every case has a label, else one.
+
+    With slices the pool and the labelled of its one fold are slices (`nnunetv2_xssr.images.slices`); the groups remain
+    those of the volumes.
+    """
+
+    mode: str
+    folds: list[FoldPlan]
+    groups: dict[str, str]
+    unit: str = "case"
+
+    def split(self, picks: list[list[str]]) -> Split:
+        """The split file for the picks of every fold."""
+        chosen = [
+            sorted({*map(volume_of, fold.labelled), *picked}) for fold, picked in zip(self.folds, picks, strict=True)
+        ]
+        if self.mode == "annotation":
+            return cross_validation(chosen[0], self.groups)
+        return [{"train": train, "val": fold.validation} for train, fold in zip(chosen, self.folds, strict=True)]
+
+
+def make_plan(target: ImagePool, choice: Choice, left_out: Collection[str] = ()) -> SelectionPlan:
+    """Decide between study and annotation, and check every case name and budget.
+
+    A study, where every case has a label, is selected within each fold's training cases and keeps the fold's validation
+    cases. Otherwise the whole pool is the place to pick from.
+
+    Parameters
+    ----------
+    target : ImagePool
+    choice : Choice
+    left_out : collection of str
+        Cases that cannot be chosen, such as broken ones: treated as excluded.
+
+    Raises
+    ------
+    UserError
+        If a name or a budget does not fit the pool.
+    """
+    _check_names("--exclude", choice.excluded, target)
+    _check_names("--labelled", choice.labelled or (), target)
+    gone = {*choice.excluded, *left_out}
+    usable = [case for case in target.cases if case.identifier not in gone]
+    if not usable:
+        raise UserError(f"--exclude names all {len(target)} cases of {target.name}; nothing is left to pick from")
+    groups = {case.identifier: case.group for case in usable if case.group is not None}
+    is_study = choice.labelled is None and all(case.labelled for case in target.cases)
+    if is_study:
+        return SelectionPlan("study", _study(target, gone, groups, choice), groups)
+    labelled = {case.identifier for case in usable if case.labelled} if choice.labelled is None else choice.labelled
+    labelled = [case.identifier for case in usable if case.identifier in set(labelled)]
+    if len(labelled) == len(usable):
+        raise UserError(f"all {len(labelled)} cases of {target.name} are labelled; nothing is left to pick")
+    return SelectionPlan("annotation", [_fold_plan(usable, labelled, choice, None)], groups)
+
+
+def _fold_plan(cases: list[Case], labelled: list[str], choice: Choice, validation: list[str] | None) -> FoldPlan:
+    constraints = choice.constraints(cases)
+    taken = [i for i, case in enumerate(cases) if case.identifier in set(labelled)]
+    plan = FoldPlan([case.identifier for case in cases], labelled, None, constraints, validation)
+    if choice.budget == AUTO:
+        if constraints.cost is not None:
+            raise UserError(f"-b {AUTO} does not know what a case may cost; give the total cost to -b")
+        budget = plan.most()
+    elif constraints.cost is None:
+        budget = parse_budget(choice.budget, len(cases), len(cases) - len(labelled))
+    else:
+        total = sum(constraints.cost)
+        budget = parse_cost_budget(choice.budget, total, total - sum(constraints.cost[i] for i in taken))
+    constraints.check(len(cases))
+    constraints.limits(len(cases), budget, taken)  # says what does not fit, before any long work
+    return plan if choice.budget == AUTO else replace(plan, budget=budget)
+
+
+def _study(target: ImagePool, gone: set[str], groups: dict[str, str], choice: Choice) -> list[FoldPlan]:
+    folders = [nnunet_folder(variable) / target.name for variable in ("nnUNet_preprocessed", "nnUNet_raw")]
+    plans = []
+    for number, fold in enumerate(study_folds(target.identifiers, folders, groups)):
+        pool, validation = ([case for case in fold[part] if case not in gone] for part in ("train", "val"))
+        for part, cases in (("training", pool), ("validation", validation)):
+            if not cases:
+                raise UserError(f"fold {number} of {target.name} is left without a {part} case; exclude fewer cases")
+        plans.append(_fold_plan(list(target.only(pool).cases), [], choice, validation))
+    return plans
+
+
+def _check_names(option: str, names: Collection[str], target: ImagePool) -> None:
+    unknown = sorted(set(names) - set(target.identifiers))
+    if unknown:
+        raise UserError(
+            f"{option} names {len(unknown)} cases that {target.name} does not have ({', '.join(unknown[:3])}); "
+            f"its cases look like {target.identifiers[0]}"
+        )
+
+
+def read_names(path: Path | None) -> list[str] | None:
+    """Names of cases from a text file, one a line; None for no file."""
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the list of cases {path} cannot be read ({error}); give text, one case a line") from None
+    return sorted({line.strip() for line in lines if line.strip()})

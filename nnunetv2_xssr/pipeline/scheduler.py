@@ -1,0 +1,72 @@
+"""Where nnUNetv2_xssr_select selects: in its own process, or on a Dask cluster."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.pipeline.plan import FoldPlan
+
+PARTITION_BYTES = 2**26  # two such partitions and all that is made of them fit into a worker of 1 GiB
+
+
+def selector(scheduler: str | None, strategy: str, fold: FoldPlan, folder: Path) -> Callable:
+    """What to call in the place of `nnunetv2_xssr.selection.select`, with the same arguments.
+
+    Parameters
+    ----------
+    scheduler : str or None
+        An address, ``local``, or None for this process.
+    strategy : str
+    fold : FoldPlan
+    folder : Path
+        Where the partitions are kept, in ``partitions``.
+
+    Raises
+    ------
+    UserError
+        If a scheduler is asked for and cannot be used: now, and not after hours of pretraining.
+    """
+    if scheduler is None:
+        from nnunetv2_xssr.selection import select
+
+        return select
+    from nnunetv2_xssr.selection.distributed import connect
+
+    if strategy != "xssr":
+        raise UserError(f"--scheduler works with --strategy xssr only; got {strategy}")
+    if fold.budget is None:
+        raise UserError("--scheduler does not look for the knee of the coverage; give a number to -b")
+    if fold.constraints.limiting:
+        raise UserError(
+            "--scheduler knows no costs, --domain_quota, --max_per_group or --min_distance; leave these out, or "
+            "--scheduler"
+        )
+    with connect(scheduler):
+        return partial(_select_on, scheduler, folder / "partitions")
+
+
+def _select_on(
+    scheduler,
+    folder,
+    pool,
+    budget,
+    source,
+    strategy,
+    labelled,
+    alpha,
+    density_weight,
+    seed,
+    criterion,
+    constraints,
+    horizon,
+    components,
+):
+    # The curve over the budget would need every partition at every step: it is left out, and the record says None.
+    from nnunetv2_xssr.selection.distributed import connect, select_partitions
+    from nnunetv2_xssr.selection.partitions import write_partitions
+
+    # By the size of the pool and not of the cluster, which must not change the picks.
+    write_partitions(folder, pool, -(-pool.nbytes // PARTITION_BYTES), source, seed, components)
+    with connect(scheduler) as client:
+        return select_partitions(folder, budget, client, labelled, alpha, density_weight, seed, criterion)

@@ -1,0 +1,90 @@
+"""Rounds of annotation: cases are chosen, labelled and collected, then the next ones are chosen.
+
+``selection.json`` is the record of the last round; those before it are kept beside it as ``selection_round_01.json``.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.selection import FILE_NAME, SelectionRecord, picked_slices
+
+
+def load_rounds(folder: Path) -> list[SelectionRecord]:
+    """The records of all rounds in a folder, oldest first; none if nothing was chosen yet."""
+    if not (folder / FILE_NAME).is_file():
+        return []
+    last = SelectionRecord.load(folder / FILE_NAME)
+    kept = [SelectionRecord.load(path) for path in sorted(folder.glob("selection_round_*.json"))]
+    # One of the last round itself is what an interrupted call left.
+    return [*(record for record in kept if record.round < last.round), last]
+
+
+def last_round(folder: Path, overwrite: bool) -> SelectionRecord | None:
+    """The record of the last round; None if there is none, or it cannot be read and is to be overwritten anyway."""
+    try:
+        return next(reversed(load_rounds(folder)), None)
+    except UserError:
+        if overwrite:
+            return None
+        raise
+
+
+def keep_round(folder: Path, last: SelectionRecord) -> None:
+    """Keep the record of a round under its own name, before the next one takes its place."""
+    with atomic(folder / f"selection_round_{last.round:02d}.json") as temporary:
+        temporary.write_bytes((folder / FILE_NAME).read_bytes())
+
+
+def begins_round(last: SelectionRecord | None, mode: str, labelled: Collection[str], overwrite: bool) -> bool:
+    """Whether choosing now begins a new round, instead of repeating or replacing the last one.
+
+    A round begins when labels of the last one are there. As long as none is, the last round may still be replaced.
+
+    Parameters
+    ----------
+    last : SelectionRecord or None
+    mode : {"study", "annotation"}
+        Of the selection to be made.
+    labelled : collection of str
+    overwrite : bool
+
+    Raises
+    ------
+    UserError
+        If labels of the last round are still missing or no case is left, unless ``overwrite`` says to go on.
+    """
+    if last is None or last.mode != "annotation":
+        return False
+    if mode == "study" and not overwrite:
+        raise UserError(
+            f"every case of {last.dataset} has a label now, after round {last.round}: nothing is left to choose; to "
+            f"choose within each fold, as in a study, give --overwrite"
+        )
+    missing = [case for case in last.picked if case not in labelled]
+    if len(missing) == len(last.picked):
+        return False
+    if missing and not overwrite:
+        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UserError(
+            f"round {last.round} of {last.dataset} still waits for the labels of {len(missing)} of {len(last.picked)} "
+            f"cases ({some}); collect them first (nnUNetv2_xssr_collect -d {last.dataset}), or choose the next ones "
+            f"without them: --overwrite"
+        )
+    return True
+
+
+def chosen_cases(rounds: list[SelectionRecord]) -> list[str]:
+    """All cases that were picked in any round or counted as labelled in one."""
+    return sorted({case for record in rounds for case in [*record.selections[0].labelled, *record.picked]})
+
+
+def slices_of_rounds(folder: Path) -> dict[str, list[int]]:
+    """The slices to draw of every volume, as the last round that picked it has them; none of a whole volume."""
+    slices = {}
+    for record in load_rounds(folder):
+        for case in record.picked:
+            slices.pop(case, None)
+        slices |= picked_slices(record.selections[0].picks)
+    return slices

@@ -1,0 +1,1 @@
+"""Compiled loops of the exact greedy: cells, bounds, coverage and nearest neighbours."""

@@ -1,0 +1,222 @@
+"""The k nearest neighbours of every case: exact, in bounded memory, and without most of the distances."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numba import njit
+
+from nnunetv2_xssr.selection._engine.cells import (
+    Cells,
+    cells_like,
+    cells_of,
+    rough_squared_distance,
+    squared_distance,
+    whole,
+)
+
+_CHUNK = 256  # others that meet a cell as one matrix product
+_WASTE = 0.01  # share of pairs whose true distance may be found in vain before plain products are the cheaper way
+
+
+def nearest_neighbours(
+    pool: np.ndarray | Cells, k: int, others: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k nearest others of every case of the pool; without ``others``, the k nearest of the pool itself.
+
+    Parameters
+    ----------
+    pool : float32 array of shape (n, d), or Cells
+        Rows as `standardise` gives them; may be a memory map.
+    k : int
+        At most n - 1, or m.
+    others : float32 array of shape (m, d), optional
+
+    Returns
+    -------
+    distances : array of shape (n, k), ascending
+    rows : int array of shape (n, k)
+        Which others these are; among equal distances any.
+    """
+    cells = cells_of(pool)
+    squared, rows = _nothing_found(cells, k)
+    _look_among(cells, others, squared, rows)
+    return np.sqrt(squared), rows
+
+
+def nearest_distances(pool: np.ndarray | Cells, k: int, parts: Iterable[np.ndarray | None]) -> np.ndarray:
+    """Find the distances to the k nearest of others that come part by part, of which one is needed at a time.
+
+    What the first parts give is where the search in the next ones starts, so that most of their pairs are skipped.
+
+    Parameters
+    ----------
+    pool : float32 array of shape (n, d), or Cells
+    k : int
+        At most the number of all others.
+    parts : iterable of float32 arrays of shape (any, d)
+        None stands for the pool itself, in which a case is not its own neighbour.
+
+    Returns
+    -------
+    distances : array of shape (n, k), ascending
+    """
+    cells = cells_of(pool)
+    squared, rows = _nothing_found(cells, k)
+    for others in parts:
+        cells = _look_among(cells, others, squared, rows)
+    return np.sqrt(squared)
+
+
+def _nothing_found(cells: Cells, k: int) -> tuple[np.ndarray, np.ndarray]:
+    shape = len(cells.pool), k
+    return np.full(shape, np.inf), np.zeros(shape, np.int64)
+
+
+def _look_among(cells: Cells, others: np.ndarray | None, squared: np.ndarray, rows: np.ndarray) -> Cells:
+    """Put nearer others into ``squared`` and ``rows``; return the cells in which to look among the next."""
+    targets = cells if others is None else cells_like(cells, others)
+    patience = _WASTE * len(cells.pool) * len(targets.pool) if cells.sketched else np.inf
+    before = squared.copy(), rows.copy()
+    if not _search(cells, targets, others is None, squared, rows, patience):
+        squared[:], rows[:] = before
+        cells = whole(cells.pool)
+        _search(cells, cells if others is None else whole(targets.pool), others is None, squared, rows, np.inf)
+    return cells
+
+
+@njit(cache=True, nogil=True)
+def _search(cells, targets, mutual, squared, rows, patience):
+    """Improve squared distances and rows; False when too many true distances were in vain, with some still to find.
+
+    Where the targets are the cases themselves (``mutual``) a pair is looked at once, for both. A target e is of no use
+    to cell c if |e - centre_c| > |x - centre_c| + (distance of x to its k-th neighbour so far) for every x of the cell
+    (triangle inequality); reach[c] is the largest right side.
+    """
+    radius, target_radius = _radii(cells), _radii(targets)
+    slack = max(cells.slack, targets.slack)
+    reach = np.full(len(radius), np.inf)
+    waste = 0
+    if mutual:
+        for c in range(len(radius)):
+            own = np.arange(cells.starts[c], cells.starts[c + 1])
+            waste += _compare(cells, c, cells, own, True, True, squared, rows)
+            reach[c] = _reach(cells, c, squared)
+    near = np.empty(_CHUNK, np.int64)
+    gaps = np.empty(len(target_radius))
+    for c in range(len(radius)):
+        for other in range(len(gaps)):
+            gaps[other] = rough_squared_distance(cells.centres[c], targets.centres[other]) - slack
+        reach[c] = _reach(cells, c, squared)
+        count = 0
+        for other in np.argsort(gaps):
+            ours = (target_radius[other] + reach[c]) ** 2
+            theirs = (radius[c] + reach[other]) ** 2 if mutual else 0.0
+            if (mutual and other <= c) or (gaps[other] > ours and gaps[other] > theirs):
+                continue
+            for e in range(targets.starts[other], targets.starts[other + 1]):
+                gap = rough_squared_distance(cells.centres[c], targets.features[e]) - slack
+                useful = gap <= reach[c] ** 2
+                if mutual and not useful:
+                    useful = gap <= (radius[c] + np.sqrt(squared[targets.rows[e], -1])) ** 2
+                near[count] = e
+                count += useful
+                if count == _CHUNK:
+                    waste += _compare(cells, c, targets, near, mutual, False, squared, rows)
+                    reach[c] = _reach(cells, c, squared)
+                    count = 0
+        waste += _compare(cells, c, targets, near[:count], mutual, False, squared, rows)
+        if waste > patience:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _radii(cells):
+    """Largest distance of a case from the centre of its cell."""
+    radii = np.zeros(len(cells.centres))
+    for c in range(len(radii)):
+        for e in range(cells.starts[c], cells.starts[c + 1]):
+            radii[c] = max(radii[c], cells.away[e])
+    return radii
+
+
+@njit(cache=True, nogil=True)
+def _reach(cells, c, squared):
+    reach = 0.0
+    for e in range(cells.starts[c], cells.starts[c + 1]):
+        reach = max(reach, cells.away[e] + np.sqrt(squared[cells.rows[e], -1]))
+    return reach
+
+
+@njit(cache=True, nogil=True)
+def _compare(cells, c, targets, near, mutual, own, squared, rows):
+    """Let the cases of cell c meet the targets ``near``; return how many true distances were in vain.
+
+    ``own`` says that these are the cell's cases themselves, of which every pair is wanted once.
+    """
+    start, stop = cells.starts[c], cells.starts[c + 1]
+    if len(near) == 0 or start == stop:
+        return 0
+    slack = max(cells.slack, targets.slack)
+    norms = targets.squares[near]
+    products = np.dot(cells.features[start:stop], targets.features[near].T)
+    theirs = np.full(len(near), -np.inf, np.float32)
+    if mutual:
+        for j in range(len(near)):
+            theirs[j] = _limit(squared[targets.rows[near[j]], -1], slack)
+    hits = np.empty(len(near), np.int64)
+    waste = 0
+    for e in range(start, stop):
+        i, first = cells.rows[e], e - start + 1 if own else 0
+        ours = _limit(squared[i, -1], slack)
+        row = products[e - start]
+        if not _any_below(row[first:], norms[first:], cells.squares[e], ours, theirs[first:]):
+            continue
+        for j in hits[: _below(row, norms, cells.squares[e], ours, theirs, first, hits)]:
+            bound = norms[j] - 2 * row[j] + cells.squares[e] - slack
+            other = targets.rows[near[j]]
+            if bound < squared[i, -1] or (mutual and bound < squared[other, -1]):
+                distance = squared_distance(cells.pool[i], targets.pool[other])
+                news = _insert(squared[i], rows[i], distance, other)
+                if mutual:
+                    news |= _insert(squared[other], rows[other], distance, i)
+                waste += not news
+    return waste
+
+
+@njit(cache=True, nogil=True)
+def _limit(squared, slack):
+    """What a squared distance in single precision must stay below to be worth a look; nothing is nearer than 0."""
+    return np.float32(squared + slack if squared > 0 else -np.inf)
+
+
+@njit(cache=True, nogil=True)
+def _any_below(row, norms, square, ours, theirs):
+    count = 0  # a count, because the compiler makes vector code of sums and not of exits
+    for j in range(row.size):
+        value = norms[j] - np.float32(2) * row[j] + square
+        count += (value < ours) | (value < theirs[j])
+    return count > 0
+
+
+@njit(cache=True, nogil=True)
+def _below(row, norms, square, ours, theirs, first, hits):
+    found = 0
+    for j in range(first, row.size):
+        value = norms[j] - np.float32(2) * row[j] + square
+        hits[found] = j
+        found += (value < ours) | (value < theirs[j])
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _insert(distances, rows, distance, row):
+    """Insert a neighbour if it is among the nearest so far, in ascending order; say whether it was."""
+    at = distances.size - 1
+    if distance >= distances[at]:
+        return False
+    while at > 0 and distances[at - 1] > distance:
+        distances[at], rows[at] = distances[at - 1], rows[at - 1]
+        at -= 1
+    distances[at], rows[at] = distance, row
+    return True
