@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from packs import SMALL, split_by_patient, write_domain
 
-from nnunetv2_xssr.commands.running import resolve_device, run
+from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.demo.study import Study
+from nnunetv2_xssr.device import resolve_device
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from packs import SMALL, split_by_patient, write_domain
 
-from nnunetv2_xssr.commands.running import resolve_device, run
+from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.demo.study import Study
+from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.records.files import read_json, write_json
 from nnunetv2_xssr.records.split import FILE_NAME, write_split
 

@@ -20,8 +20,9 @@ import numpy as np
 import SimpleITK as sitk
 from packs import pack_folder, write_domain
 
-from nnunetv2_xssr.commands.running import resolve_device, run
+from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.demo.study import Study, small_configuration
+from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.records.files import read_json, write_json
 from nnunetv2_xssr.records.selection import SelectionRecord
 
@@ -102,7 +103,7 @@ def _raw(study: Study) -> Path:
 
 def study_picks(study: Study) -> list[str]:
     """The volumes that an arm annotates, whole or in part."""
-    return SelectionRecord.load(study.preprocessed / "xssr" / "selection.json").picked
+    return SelectionRecord.load(study.preprocessed / "xssr" / "xssr" / "selection.json").picked
 
 
 def _choose_and_annotate(study: Study, arm: Arm, pool: list[str], budget: int) -> None:

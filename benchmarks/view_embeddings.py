@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from packs import pack_folder
 
-from nnunetv2_xssr.commands.running import add_device, resolve_device, run
+from nnunetv2_xssr.commands.running import add_device, run
+from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder

@@ -1,4 +1,6 @@
-"""What commands end with: a mistake that the user can mend, or the wish to stop."""
+"""What commands end with: a mistake that the user can fix, or the wish to stop."""
+
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
@@ -11,6 +13,11 @@ class UserError(ValueError):
 def one_of(name: str, allowed, got) -> UserError:
     """The sentence for a value outside a fixed set: name, allowed, got."""
     return UserError(f"{name} must be one of {', '.join(map(str, allowed))}; got {got!r}")
+
+
+def first_few(names: Sequence, most: int = 3) -> str:
+    """The first names of a list, for a sentence: ``a, b, c, ...``."""
+    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
 
 
 class Stopped(Exception):

@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import CaseRows
-from nnunetv2_xssr.images.views import Views, pool_folder
+from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
 from nnunetv2_xssr.pretrain.pooling import GRID, Layout, symmetries
 from nnunetv2_xssr.pretrain.schedule import AUTO
+from nnunetv2_xssr.records.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def embed(encoder: Encoder, views: Views) -> CaseRows:
     check_encoder_fits(encoder, views)
     settings = {"encoder": encoder.identity, "views": views.settings, "layout": list(encoder.layout)}
     shape = views.rows.shape[1], encoder.layout.size
-    store = CaseRows.open(pool_folder(views.pool) / "embeddings", views.hashes, settings, shape, np.float32)
+    store = CaseRows.open(Workspace(views.pool.name).caches / "embeddings", views.hashes, settings, shape, np.float32)
     for i in tqdm(store.missing(), desc=f"embedding {views.pool.name}", unit="case"):
         store.write(i, embed_views(encoder, views.rows[i]))
     return store

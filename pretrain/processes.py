@@ -68,6 +68,11 @@ def _processes_here(n_devices: int) -> tuple[int, int]:
     return n_devices, 1
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and says something."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
 def first_on_rank_zero(fabric: Fabric, work: Callable[[], Result]) -> Result:
     """Do ``work`` on the first process, which writes files, and then on the others, which find them written.
 

@@ -16,7 +16,7 @@ from nnunetv2_xssr.pretrain.health import embedding_health
 from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, crop_numbers, random_crops, visible_cells
 from nnunetv2_xssr.pretrain.task import Settings, sample_generator
 from nnunetv2_xssr.records.files import sha256_json
-from nnunetv2_xssr.records.workspace import nnunet_folder
+from nnunetv2_xssr.records.workspace import encoder_folder
 
 ARCHITECTURE = {"features_per_stage": [32, 64, 128, 256], "strides": [4, 2, 2, 1], "decoder_features": 128}
 MASK_RATIO = 0.6
@@ -27,15 +27,6 @@ LEAST_CASES_TO_HOLD_OUT = 20
 MOST_HEALTH_VIEWS = 128  # measuring them takes less than a tenth of an epoch's time
 HEALTH_BATCH = 32
 HEALTH = 2**32 - 1  # tells the health's random numbers from those of the samples, which are counted from 0
-
-
-def checkpoint_folder(pool_names: list[str], dim: int = 2) -> Path:
-    """``$nnUNet_results/<source>/XSSR_MAE__2d``, or ``...__3d``.
-
-    Several sources get a folder whose name does not begin with a dataset's: nnU-Net would take it for that dataset.
-    """
-    name = pool_names[0] if len(pool_names) == 1 else "XSSR__" + "__".join(pool_names)
-    return nnunet_folder("nnUNet_results") / name / f"XSSR_MAE__{dim}d"
 
 
 class ViewSampler:
@@ -225,7 +216,7 @@ def pretrain(
     resume : bool
         Continue from ``checkpoint_latest.pth`` if there is one.
     folder : Path, optional
-        Where to write; `checkpoint_folder` by default.
+        Where to write; that of `encoder_folder` by default.
 
     Returns
     -------
@@ -238,5 +229,5 @@ def pretrain(
         If the pools do not fit together, or what `engine.train` raises.
     """
     check_same_channels(sources)
-    folder = folder or checkpoint_folder([views.pool.name for views in sources], sources[0].dim)
+    folder = folder or encoder_folder([views.pool.name for views in sources], dim=sources[0].dim)
     return train(MaskedAutoencoding(sources, settings.seed), settings, fabric, folder, resume)

@@ -50,7 +50,7 @@ class Workspace:
         return self.results / name / "XSSR_MAE__2d" / "checkpoint_final.pth"
 
     def record(self, name=TARGET):
-        return self.preprocessed / name / "xssr" / "selection.json"
+        return self.preprocessed / name / "xssr" / "xssr" / "selection.json"
 
     def split(self, name=TARGET):
         return self.preprocessed / name / "splits_xssr.json"

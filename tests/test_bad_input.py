@@ -58,7 +58,7 @@ def test_missing_environment_variable(either, capsys, monkeypatch, variable, val
     for main, argv in ((select.main, SELECT), (pretrain.main, ["-s", "1"])):
         with monkeypatch.context() as patch:
             patch.delenv(variable) if value is None else patch.setenv(variable, value)
-            fails(capsys, main, argv, variable, "is not set", "set it to")
+            fails(capsys, main, argv, variable, "must name nnU-Net's folders", f"export {variable}=")
 
 
 def test_empty_pool(either, capsys):
@@ -574,7 +574,7 @@ def test_full_disk_while_a_record_is_written(either, capsys):
 
 def test_full_disk_while_views_are_written(again, capsys):
     before = again.results_of_select()
-    shutil.rmtree(again.preprocessed / TARGET / "xssr" / "views")
+    shutil.rmtree(again.preprocessed / TARGET / "xssr" / "caches" / "views")
     with files_no_larger_than(100_000):
         fails(capsys, select.main, SELECT, "cannot write", "make room")
     assert leftovers(again) == []
@@ -624,7 +624,7 @@ def test_interrupted_by_the_user(either, capsys, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    shutil.rmtree(either.preprocessed / TARGET / "xssr" / "embeddings")
+    shutil.rmtree(either.preprocessed / TARGET / "xssr" / "caches" / "embeddings")
     monkeypatch.setattr(embedding, "embed_views", interrupt)
     capsys.readouterr()
     assert select.main(SELECT) == 130

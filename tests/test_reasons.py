@@ -7,7 +7,18 @@ from nnunetv2_xssr.records.selection import Pick
 
 
 def pick(density=0.0, novelty=0.0, diversity=0.0, stands_for=1, score=0.5):
-    return Pick(1, "a", None, None, None, density, novelty, diversity, score, stands_for)
+    return Pick(
+        rank=1,
+        case="a",
+        domain=None,
+        group=None,
+        cost=None,
+        density=density,
+        novelty=novelty,
+        diversity=diversity,
+        score=score,
+        stands_for=stands_for,
+    )
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,39 @@ def test_hashes(tmp_path):
 
 
 def record(**settings):
-    pick = Pick(1, "a", None, "p", 2.0, 0.5, 0.0, 1.0, 0.75, 2)
+    pick = Pick(
+        rank=1,
+        case="a",
+        domain=None,
+        group="p",
+        cost=2.0,
+        density=0.5,
+        novelty=0.0,
+        diversity=1.0,
+        score=0.75,
+        stands_for=2,
+    )
     curve = {"alpha": [0.0], "mean_distance": [0.1], "covering_radius": [0.2]}
-    selection = FoldSelection(3, ["b"], [pick], 0.0, curve, 0.1, 0.2, 0.3)
-    return SelectionRecord("Dataset001_A", "annotation", settings, {"pool": "x"}, {"numpy": "2"}, [selection], ["s"])
+    selection = FoldSelection(
+        pool_size=3,
+        budget=1,
+        labelled=["b"],
+        picks=[pick],
+        alpha=0.0,
+        alpha_curve=curve,
+        mean_distance=0.1,
+        covering_radius=0.2,
+        random_mean_distance=0.3,
+    )
+    return SelectionRecord(
+        dataset="Dataset001_A",
+        mode="annotation",
+        settings=settings,
+        provenance={"pool": "x"},
+        versions={"numpy": "2"},
+        selections=[selection],
+        set_aside=["s"],
+    )
 
 
 def test_selection_record_round_trip(tmp_path):
@@ -107,11 +136,11 @@ def test_selection_record_round_trip(tmp_path):
 
 def test_replacing_is_refused_with_what_differs(tmp_path):
     path = tmp_path / "selection.json"
-    check_replaceable(path, "settings", {"budget": "3"})  # there is none yet
+    check_replaceable(path, part="settings", new={"budget": "3"})  # there is none yet
     record(budget="5%", seed=0, gone=1).write(path)
-    check_replaceable(path, "settings", {"budget": "5%", "seed": 0, "gone": 1})
+    check_replaceable(path, part="settings", new={"budget": "5%", "seed": 0, "gone": 1})
     with pytest.raises(UserError) as caught:
-        check_replaceable(path, "settings", {"budget": "3", "seed": 0, "new": 2})
+        check_replaceable(path, part="settings", new={"budget": "3", "seed": 0, "new": 2})
     words = ("budget was '5%', now '3'", "gone was 1, now None", "new was None, now 2", "--overwrite")
     assert all(word in str(caught.value) for word in words)
     assert "seed" not in str(caught.value)

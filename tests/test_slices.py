@@ -11,7 +11,7 @@ from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_pictu
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from slicing import CASES, SHAPE, VOLUMES, draw, labels, load, picks, run, save, with_volumes
 
-from nnunetv2_xssr.annotation.project import TrainedFold, next_steps, project_of
+from nnunetv2_xssr.annotation.project import TrainedFold, next_steps, project_status
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.commands import collect, select, status
 from nnunetv2_xssr.images.pools import dataset_pool
@@ -193,9 +193,9 @@ def test_next_round_is_proposed_in_slices(volumes, capsys):
     assert len(picks(volumes)) == 12 > len(drawn)
     draw(volumes, *drawn)
     succeeds(capsys, collect.main, ["-d", "31"])
-    trained = TrainedFold("XSSRTrainer__nnUNetPlans__2d/fold_0", finished=True, current=True)
-    project = replace(project_of(dataset_pool(VOLUMES)), not_preprocessed=0, trained=[trained])
-    (step,) = next_steps(project, "cpu")
+    trained = TrainedFold(name="XSSRTrainer__nnUNetPlans__2d/fold_0", finished=True, current=True)
+    project = replace(project_status(VOLUMES), not_preprocessed=0, trained=[trained])
+    (step,) = next_steps(project, device="cpu")
     assert step.startswith("nnUNetv2_xssr_select -d 31") and step.endswith("-b 12 --unit slice")
 
 

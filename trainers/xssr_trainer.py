@@ -10,8 +10,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import atomic, sha256_files
-from nnunetv2_xssr.records.split import FILE_NAME, cases_of_fold, read_split
-from nnunetv2_xssr.records.workspace import nnunet_folder
+from nnunetv2_xssr.records.split import cases_of_fold, read_split
+from nnunetv2_xssr.records.workspace import Workspace, dataset_number
 from nnunetv2_xssr.version import __version__
 
 
@@ -22,25 +22,25 @@ def check_trainable(plans: dict, configuration: str, fold: int | str, dataset_js
     label or is not preprocessed for this configuration.
     """
     manager = PlansManager(plans)
-    folder = nnunet_folder("nnUNet_preprocessed") / manager.dataset_name
-    path = folder / FILE_NAME
+    workspace = Workspace(manager.dataset_name)
+    path = workspace.split
     cases = sorted({case for part in cases_of_fold(read_split(path), fold, path) for case in part})
 
-    labels, ending = folder / "gt_segmentations", dataset_json["file_ending"]
+    labels, ending = workspace.preprocessed_labels, dataset_json["file_ending"]
     unlabelled = [case for case in cases if not (labels / f"{case}{ending}").is_file()]
     if unlabelled:
         raise UserError(
             f"{len(unlabelled)} of {len(cases)} selected cases have no label in {labels} ({_some(unlabelled)}); "
             f"train on those that have one after nnUNetv2_xssr_collect -d {manager.dataset_name}; then: "
-            f"nnUNetv2_plan_and_preprocess -d {manager.dataset_name[7:10]}"
+            f"nnUNetv2_plan_and_preprocess -d {dataset_number(manager.dataset_name)}"
         )
-    preprocessed = folder / manager.get_configuration(configuration).data_identifier
+    preprocessed = workspace.preprocessed / manager.get_configuration(configuration).data_identifier
     known = _preprocessed_cases(str(preprocessed))
     missing = [case for case in cases if case not in known]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(cases)} selected cases are not preprocessed in {preprocessed} ({_some(missing)}); "
-            f"run: nnUNetv2_preprocess -d {manager.dataset_name[7:10]} -c {configuration} "
+            f"run: nnUNetv2_preprocess -d {dataset_number(manager.dataset_name)} -c {configuration} "
             f"-plans_name {manager.plans_name}"
         )
 
@@ -93,7 +93,7 @@ class XSSRTrainer(nnUNetTrainer):
 
     @property
     def _split_file(self) -> Path:
-        return Path(self.preprocessed_dataset_folder_base) / FILE_NAME
+        return Workspace(self.plans_manager.dataset_name).split
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Training and validation cases of this fold, as the split file has them."""

@@ -3,18 +3,21 @@
 import difflib
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunetv2_xssr.annotation.handover import drawn_files, spacing_file
+from nnunetv2_xssr.annotation.handover import drawn_files, spacing_file, template_hashes
 from nnunetv2_xssr.annotation.label_check import UnfitLabel, check_label
-from nnunetv2_xssr.annotation.sparse_labels import IGNORE, check_slices
-from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.annotation.sparse_labels import IGNORE, check_slices, with_ignore
+from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
 from nnunetv2_xssr.records.files import atomic, write_json
-from nnunetv2_xssr.records.workspace import nnunet_folder, visible_files
+from nnunetv2_xssr.records.folds import cross_validation
+from nnunetv2_xssr.records.rounds import chosen_cases, load_rounds, slices_of_rounds
+from nnunetv2_xssr.records.split import read_split, write_split
+from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset, visible_files
 
 
 @dataclass
@@ -105,7 +108,7 @@ def inspect_labels(
 
 
 def _home(pool: ImagePool) -> Path:
-    return nnunet_folder("nnUNet_raw") / pool.name / "labelsTr"
+    return Workspace(pool.name).labels
 
 
 def _compare_with_old(file: Path, old: Path, found: Inspection) -> None:
@@ -136,7 +139,7 @@ def take_in(pool: ImagePool, fit: dict[str, Path]) -> list[str]:
         If dataset.json lists a case without label whose image is not in ``imagesTr``: nnU-Net allows no such entry,
         and without it the image would leave the pool.
     """
-    folder, home = nnunet_folder("nnUNet_raw") / pool.name, _home(pool)
+    folder, home = Workspace(pool.name).raw, _home(pool)
     cases = {case.identifier: case for case in pool.cases}
     table, listed = {}, set(listed_cases(pool))
     for case, entry in pool.dataset_json.get("dataset", {}).items():
@@ -171,3 +174,106 @@ def _entry(folder: Path, case: Case, pool: ImagePool) -> dict | None:
     """The images of a case as the table names them; None if they are not in ``imagesTr`` under nnU-Net's names."""
     names = [f"imagesTr/{case.identifier}_{number:04d}{pool.file_ending}" for number in range(len(case.files))]
     return {"images": names} if all((folder / name).is_file() for name in names) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What a call of `collect_labels` did.
+
+    Attributes
+    ----------
+    workspace : Workspace
+    folder : Path
+        Where the labels came from.
+    inspection : Inspection
+    cases : int
+        Of the pool.
+    labelled : list of str
+        All cases that nnU-Net knows to be labelled now.
+    missing : list of str
+        Cases of the last round that still have no label.
+    train_on : list of str
+        The chosen cases with a label: those of the split.
+    folds : int
+        Of the split; 0 where there is nothing to train on yet.
+    templates : bool
+        Whether the annotator got labels to draw in.
+    """
+
+    workspace: Workspace
+    folder: Path
+    inspection: Inspection
+    cases: int
+    labelled: list[str]
+    missing: list[str]
+    train_on: list[str]
+    folds: int
+    templates: bool
+
+
+def collect_labels(
+    target: str,
+    *,
+    name: str = DEFAULT_NAME,
+    labels: Path | None = None,
+    allow_empty: bool | Collection[str] = False,
+) -> Collected:
+    """Check the labels of chosen cases, take those that fit into the dataset, and write the split.
+
+    What does not fit is told in the result and can be collected later, as can what is still missing.
+
+    Parameters
+    ----------
+    target : str
+        nnU-Net raw dataset, by name or number.
+    name : str
+        Of the selection.
+    labels : Path, optional
+        Folder of labels, named like the cases; by default that of the last hand-over.
+    allow_empty : bool or collection of str
+        Whether labels without anything drawn are taken, or of which cases.
+
+    Raises
+    ------
+    UserError
+        If nothing was chosen for annotation, or a name is not in the pool.
+    """
+    check_environment()
+    pool = dataset_pool(find_dataset(target))
+    workspace = Workspace(pool.name, name)
+    rounds = load_rounds(workspace)
+    if not rounds or rounds[-1].mode != "annotation":
+        why = "nothing was chosen for annotation" if not rounds else "every case has a label already"
+        raise UserError(f"there is nothing to collect for {pool.name}: {why}; choose with nnUNetv2_xssr_select first")
+    last, chosen, slices = rounds[-1], chosen_cases(rounds), slices_of_rounds(rounds)
+    handover = workspace.handover(last.round)
+    folder, templates = labels or handover / "labels", template_hashes(handover)
+    if slices:
+        pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
+    unknown = sorted(set(() if isinstance(allow_empty, bool) else allow_empty) - set(pool.identifiers))
+    if unknown:
+        raise UserError(f"--allow_empty names {first_few(unknown)}, which {pool.name} does not have; fix the name")
+    found = inspect_labels(pool, folder, chosen, allow_empty, slices, templates)
+    labelled = take_in(pool, found.fit)
+    train_on = sorted(set(labelled) & set(chosen))
+    groups = {case: group for record in rounds for case, group in record.groups.items()}
+    return Collected(
+        workspace=workspace,
+        folder=folder,
+        inspection=found,
+        cases=len(pool),
+        labelled=labelled,
+        missing=[case for case in last.picked if case in found.missing],
+        train_on=train_on,
+        folds=_split(workspace, train_on, groups) if train_on else 0,
+        templates=bool(templates),
+    )
+
+
+def _split(workspace: Workspace, train_on: list[str], groups: dict[str, str]) -> int:
+    """Write the split of the labelled cases, and return how many folds it has."""
+    split = cross_validation(train_on, groups)
+    # An unchanged split keeps its date, by which status tells whether a fold was trained on it.
+    if not workspace.split.is_file() or read_split(workspace.split) != split:
+        write_split(workspace.split, split)
+    return len(split)

@@ -1,9 +1,7 @@
 """The hand-over folder: what an annotator needs, and nothing else.
 
-``nnUNet_raw/TARGET/annotate/round_01`` holds ``images/``, an empty ``labels/``, ``worklist.csv`` and ``README.txt``. It
-lies in ``nnUNet_raw`` because what a person drew must not be lost with ``nnUNet_preprocessed``, which may be deleted at
-any time to preprocess anew. The images are copies: a link would not survive a USB stick, and a tool that saves over an
-image would change the dataset.
+It holds ``images/``, an empty ``labels/``, ``worklist.csv`` and ``README.txt``. The images are copies: a link would not
+survive a USB stick, and a tool that saves over an image would change the dataset.
 """
 
 import csv
@@ -20,15 +18,10 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.files import atomic, read_json, sha256_files, write_json
 from nnunetv2_xssr.records.selection import Pick, picked_slices
-from nnunetv2_xssr.records.workspace import nnunet_folder, visible_files
+from nnunetv2_xssr.records.workspace import Workspace, visible_files
 
 _TEMPLATES = "templates.json"
 _COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reason")
-
-
-def handover_folder(dataset: str, number: int) -> Path:
-    """Where the hand-over of a round lies."""
-    return nnunet_folder("nnUNet_raw") / dataset / "annotate" / f"round_{number:02d}"
 
 
 def template_hashes(folder: Path) -> set[str]:
@@ -47,10 +40,10 @@ def drawn_labels(folder: Path) -> list[Path]:
     return drawn_files(folder / "labels", template_hashes(folder))
 
 
-def first_round(dataset: str) -> int:
+def first_round(workspace: Workspace) -> int:
     """The number of the first round: 1, or the next one where labels lie in hand-overs whose record is gone."""
     number = 1
-    while drawn_labels(handover_folder(dataset, number)):
+    while drawn_labels(workspace.handover(number)):
         number += 1
     return number
 

@@ -1,20 +1,18 @@
 """Where a project stands: rounds, labels, split, trained folds, and what to type next."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from nnunetv2_xssr.annotation.collecting import listed_cases
-from nnunetv2_xssr.annotation.handover import drawn_labels, handover_folder
-from nnunetv2_xssr.images.pools import ImagePool
+from nnunetv2_xssr.annotation.handover import drawn_labels
+from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.files import read_json
 from nnunetv2_xssr.records.rounds import chosen_cases, load_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
-from nnunetv2_xssr.records.split import FILE_NAME as SPLIT_FILE
 from nnunetv2_xssr.records.split import read_split
-from nnunetv2_xssr.records.workspace import nnunet_folder
+from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, dataset_number, find_dataset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Round:
     """One round of annotation.
 
@@ -40,7 +38,7 @@ class Round:
     handover: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedFold:
     """A fold that nnU-Net trained with an XSSRTrainer.
 
@@ -58,13 +56,15 @@ class TrainedFold:
     current: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Project:
     """Where a target stands.
 
     Attributes
     ----------
     dataset : str
+    name : str
+        Of the selection.
     cases, domains : int
     volumes : bool
         Whether the images are volumes, as far as select has read them.
@@ -92,6 +92,7 @@ class Project:
     """
 
     dataset: str
+    name: str
     cases: int
     domains: int
     volumes: bool
@@ -112,65 +113,87 @@ class Project:
     trained: list[TrainedFold]
 
 
-def project_of(pool: ImagePool) -> Project:
-    """Look at everything that the commands and nnU-Net have written for a target; no image is opened."""
-    folder = nnunet_folder("nnUNet_preprocessed") / pool.name
-    records = load_rounds(folder / "xssr")
+def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
+    """Where a target stands, by all that the commands and nnU-Net have written for it; no image is opened.
+
+    Parameters
+    ----------
+    target : str
+        nnU-Net raw dataset, by name or number.
+    name : str
+        Of the selection.
+
+    Raises
+    ------
+    UserError
+        If there is no such dataset, or one of its records cannot be read.
+    """
+    check_environment()
+    pool = dataset_pool(find_dataset(target))
+    workspace = Workspace(pool.name, name)
+    records = load_rounds(workspace)
     last = records[-1] if records else None
     first = last.selections[0] if last else None
     labelled = {case.identifier for case in pool.cases if case.labelled}
     # Without a table nnU-Net takes every image for labelled.
     listed = labelled if len(labelled) == len(pool) else set(listed_cases(pool))
-    split = read_split(folder / SPLIT_FILE) if (folder / SPLIT_FILE).is_file() else []
+    split = read_split(workspace.split) if workspace.split.is_file() else []
     in_split = {case for fold in split for part in fold.values() for case in part}
-    ground_truth = folder / "gt_segmentations"
+    ground_truth = workspace.preprocessed_labels
     preprocessed = {case for case in in_split if (ground_truth / f"{case}{pool.file_ending}").is_file()}
-    views, volumes = (folder / "xssr" / kind / "index.json" for kind in ("views", "volumes"))
-    planned = (folder / "nnUNetPlans.json").is_file()
+    views, volumes = (workspace.caches / kind / "index.json" for kind in ("views", "volumes"))
+    planned = workspace.plans().is_file()
     return Project(
-        pool.name,
-        len(pool),
-        len({case.domain for case in pool.cases} - {None}),
-        volumes.is_file() or (views.is_file() and read_json(views)["settings"]["views"] > 1),
-        len(labelled),
-        len(labelled & set(chosen_cases(records)) - listed),
-        last and last.mode,
-        last and last.settings["unit"],
-        last.settings["source"] if last else [],
-        last and last.settings["encoder"],
-        [_round(record, labelled) for record in records if record.mode == "annotation"],
-        first and first.mean_distance,
-        first and first.random_mean_distance,
-        first and first.alpha,
-        len(split),
-        len(in_split),
-        len(in_split - listed),
-        len(in_split - preprocessed) if planned else len(in_split),
-        _trained(pool.name, folder / SPLIT_FILE),
+        dataset=pool.name,
+        name=name,
+        cases=len(pool),
+        domains=len({case.domain for case in pool.cases} - {None}),
+        volumes=volumes.is_file() or (views.is_file() and read_json(views)["settings"]["views"] > 1),
+        labelled=len(labelled),
+        uncollected=len(labelled & set(chosen_cases(records)) - listed),
+        mode=last and last.mode,
+        unit=last and last.settings["unit"],
+        sources=last.settings["source"] if last else [],
+        encoder=last and last.settings["encoder"],
+        rounds=[_round(record, labelled) for record in records if record.mode == "annotation"],
+        mean_distance=first and first.mean_distance,
+        random_mean_distance=first and first.random_mean_distance,
+        alpha=first and first.alpha,
+        folds=len(split),
+        in_split=len(in_split),
+        not_labelled=len(in_split - listed),
+        not_preprocessed=len(in_split - preprocessed) if planned else len(in_split),
+        trained=_trained(workspace),
     )
 
 
 def _round(record: SelectionRecord, labelled: set[str]) -> Round:
-    handover = handover_folder(record.dataset, record.round)
+    handover = record.workspace.handover(record.round)
     missing = [case for case in record.picked if case not in labelled]
     returned = len(drawn_labels(handover)) if missing else 0
     budget = len(record.selections[0].picks)
-    return Round(record.round, budget, len(record.picked), missing, returned, str(handover))
+    return Round(
+        number=record.round,
+        budget=budget,
+        picked=len(record.picked),
+        missing=missing,
+        returned=returned,
+        handover=str(handover),
+    )
 
 
-def _trained(dataset: str, split: Path) -> list[TrainedFold]:
-    results = nnunet_folder("nnUNet_results") / dataset
-    folds = []
-    for folder in sorted(results.glob("XSSRTrainer*__*__*/fold_*")):
+def _trained(workspace: Workspace) -> list[TrainedFold]:
+    split, folds = workspace.split, []
+    for folder in sorted(workspace.results.glob("XSSRTrainer*__*__*/fold_*")):
         final, best = folder / "checkpoint_final.pth", folder / "checkpoint_latest.pth"
         found = final if final.is_file() else best
         current = found.is_file() and split.is_file() and found.stat().st_mtime >= split.stat().st_mtime
-        folds.append(TrainedFold(f"{folder.parent.name}/{folder.name}", final.is_file(), current))
+        folds.append(TrainedFold(name=f"{folder.parent.name}/{folder.name}", finished=final.is_file(), current=current))
     return folds
 
 
-def next_steps(project: Project, device: str) -> list[str]:
-    """What to do next, one command or deed a line.
+def next_steps(project: Project, *, device: str) -> list[str]:
+    """What to do next, one command or deed per line.
 
     Parameters
     ----------
@@ -178,7 +201,7 @@ def next_steps(project: Project, device: str) -> list[str]:
     device : str
         nnU-Net's name of it.
     """
-    name, number = project.dataset, int(project.dataset[7:10])
+    name, number = project.dataset, dataset_number(project.dataset)
     # Of a plain folder the record has the name only.
     sources = ["FOLDER" if not source.startswith("Dataset") else source for source in project.sources]
     source = f" -s {' '.join(sources) or 'SOURCE'}" if sources or project.mode is None else ""
@@ -190,7 +213,7 @@ def next_steps(project: Project, device: str) -> list[str]:
         if last.missing and not last.returned:
             steps.append(f"annotate the images in {last.handover}, as its README.txt says")
         steps.append(f"nnUNetv2_xssr_collect -d {number}")
-    if project.not_labelled:
+    if project.not_labelled or (last and len(last.missing) == last.picked):
         return steps
     if project.not_preprocessed:
         steps.append(f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity")

@@ -6,7 +6,8 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from nnunetv2_xssr.commands.running import add_device, resolve_device, run
+from nnunetv2_xssr.commands.running import add_device, run
+from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.errors import UserError
 
 _SOURCE, _TARGET = "Dataset901_XSSRDemoSource", "Dataset902_XSSRDemoTarget"

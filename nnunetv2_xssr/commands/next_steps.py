@@ -1,12 +1,12 @@
 """What every command of an annotation project ends with: what to do next."""
 
-from nnunetv2_xssr.commands.running import resolve_device
-from nnunetv2_xssr.images.pools import ImagePool
+from nnunetv2_xssr.device import resolve_device
+from nnunetv2_xssr.records.workspace import Workspace
 
 
-def describe_next(pool: ImagePool, device: str | None = None) -> str:
+def describe_next(workspace: Workspace, *, device: str | None = None) -> str:
     """The next steps in words; the device is the best there is unless one is given."""
-    from nnunetv2_xssr.annotation.project import next_steps, project_of
+    from nnunetv2_xssr.annotation.project import next_steps, project_status
 
-    steps = next_steps(project_of(pool), resolve_device(device))
-    return "\n".join(["next:", *(f"  {step}" for step in steps)])
+    status = project_status(workspace.dataset, name=workspace.name)
+    return "\n".join(["next:", *(f"  {step}" for step in next_steps(status, device=resolve_device(device)))])

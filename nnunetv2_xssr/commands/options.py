@@ -2,7 +2,8 @@
 
 import argparse
 
-from nnunetv2_xssr.commands.running import add_device, resolve_device
+from nnunetv2_xssr.commands.running import add_device
+from nnunetv2_xssr.device import resolve_device
 
 
 def add_training(parser: argparse.ArgumentParser, epochs: int, batch: str) -> None:
@@ -30,6 +31,12 @@ def add_dim(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="what the encoder sees of volumes: 2, axial slices (default), or 3, the whole volume",
     )
+
+
+def training_options(args: argparse.Namespace) -> dict:
+    """The keyword arguments of `nnunetv2_xssr.pretrain_encoder` that the options ask for."""
+    names = ("epochs", "batch_size", "seed", "accumulate", "resume", "skip_broken", "device", "num_gpus", "precision")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def start_training(args: argparse.Namespace, **defaults):

@@ -1,10 +1,10 @@
 """nnUNetv2_xssr_pretrain: learn an embedding from unlabelled source images."""
 
 import argparse
+import shlex
 import sys
-from pathlib import Path
 
-from nnunetv2_xssr.commands.options import add_dim, add_training, start_training
+from nnunetv2_xssr.commands.options import add_dim, add_training, training_options
 from nnunetv2_xssr.commands.running import run
 
 
@@ -24,36 +24,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
-    from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, stop_told_once
-    from nnunetv2_xssr.pretrain.training import pretrain
-    from nnunetv2_xssr.records.workspace import check_environment
+    from nnunetv2_xssr.pipeline.pretraining import pretrain_encoder
+    from nnunetv2_xssr.pretrain.processes import is_first_process
 
-    check_environment()
-    settings, fabric = start_training(args)
-    sources = first_on_rank_zero(fabric, lambda: _read(args))
-    if fabric.is_global_zero:
-        for sentence in (sentence for views in sources for sentence in views.broken):
-            print(f"set aside: {sentence}")
-    with stop_told_once(fabric):
-        final = pretrain(sources, settings, fabric, resume=args.resume)
-    if fabric.is_global_zero:
-        _say(final, args)
-
-
-def _read(args: argparse.Namespace) -> list:
-    from nnunetv2_xssr.images.pools import open_pools
-    from nnunetv2_xssr.images.views import prepare_views
-
-    pools = open_pools(args.s)
-    named = next((pool.channel_names for pool in pools if pool.channel_names), None)
-    return [prepare_views(pool, named, args.skip_broken, args.dim) for pool in pools]
-
-
-def _say(final: Path, args: argparse.Namespace) -> None:
-    print(f"wrote {final}")
-    print(f"look at {final.parent / 'reconstructions.png'} and {final.parent / 'progress.png'}")
-    dim = " --dim 3" if args.dim == 3 else ""
-    print(f"next: nnUNetv2_xssr_select -d TARGET -s {' '.join(args.s)} -b 5%{dim}")
+    final = pretrain_encoder(args.s, dim=args.dim, **training_options(args))
+    if is_first_process():
+        dim = " --dim 3" if args.dim == 3 else ""
+        sources = shlex.join(args.s)
+        print(f"wrote {final}")
+        print(f"look at {final.parent / 'reconstructions.png'} and {final.parent / 'progress.png'}")
+        print(f"next: nnUNetv2_xssr_select -d TARGET -s {sources} -b 5%{dim}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import argparse
 
-from nnunetv2_xssr.commands.running import run
+from nnunetv2_xssr.commands.running import add_name, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -12,6 +12,7 @@ def main(argv: list[str] | None = None) -> int:
         "is read and nothing is selected. The file needs no network and opens in any browser.",
     )
     parser.add_argument("-d", required=True, metavar="TARGET", help="the dataset of the selection, by name or number")
+    add_name(parser)
     parser.add_argument("--json", action="store_true", help="print the facts of the report as JSON, and write nothing")
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _report(args))
@@ -20,13 +21,15 @@ def main(argv: list[str] | None = None) -> int:
 def _report(args: argparse.Namespace) -> None:
     import json
 
-    from nnunetv2_xssr.records.workspace import find_dataset
+    from nnunetv2_xssr.records.workspace import Workspace, find_dataset
     from nnunetv2_xssr.report.facts import gather
     from nnunetv2_xssr.report.kept import open_kept
     from nnunetv2_xssr.report.page import write_report
 
     dataset = find_dataset(args.d)
     if args.json:
-        print(json.dumps(gather(open_kept(dataset)), indent=2, ensure_ascii=False, allow_nan=False))
+        print(
+            json.dumps(gather(open_kept(Workspace(dataset, args.name))), indent=2, ensure_ascii=False, allow_nan=False)
+        )
         return
-    print(f"wrote {write_report(dataset)}")
+    print(f"wrote {write_report(dataset, name=args.name)}")

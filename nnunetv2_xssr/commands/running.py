@@ -6,7 +6,10 @@ import os
 import sys
 from collections.abc import Callable
 
+from nnunetv2_xssr.device import DEVICES
 from nnunetv2_xssr.errors import Stopped, UserError
+from nnunetv2_xssr.records.logs import log_to_terminal
+from nnunetv2_xssr.records.workspace import DEFAULT_NAME
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -18,7 +21,8 @@ def run(prog: str, command: Callable[[], None], again: str = "run the same comma
     Linux; 128 + the signal's number, as shells count). ``again`` says how to go on after the last three.
     """
     try:
-        command()
+        with log_to_terminal():
+            command()
         sys.stdout.flush()
     except UserError as error:
         return _fail(prog, str(error))
@@ -49,26 +53,14 @@ def _fail(prog: str, sentence: str) -> int:
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-device",
-        choices=("cuda", "cpu", "mps"),
+        choices=DEVICES,
         help="where to compute; by default a GPU when there is one (which one: CUDA_VISIBLE_DEVICES, as in nnU-Net)",
     )
 
 
-def resolve_device(device: str | None) -> str:
-    """The device asked for, or the best there is.
-
-    Raises
-    ------
-    UserError
-        If the device asked for is not there.
-    """
-    import torch
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device is None:
-        return next(name for name, available in there.items() if available)
-    if not there[device]:
-        raise UserError(
-            f"-device must be one of {', '.join(d for d, ok in there.items() if ok)} on this machine; got {device}"
-        )
-    return device
+def add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--name",
+        default=DEFAULT_NAME,
+        help=f"of the selection, for several of one dataset side by side; {DEFAULT_NAME} by default",
+    )

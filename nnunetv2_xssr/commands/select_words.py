@@ -1,6 +1,5 @@
 """What nnUNetv2_xssr_select tells: plan, picks, alpha and coverage in words."""
 
-from nnunetv2_xssr.pipeline.plan import SelectionPlan
 from nnunetv2_xssr.records.selection import FoldSelection, SelectionRecord
 from nnunetv2_xssr.report.budget_words import knee_words, next_words
 from nnunetv2_xssr.selection.select import N_RANDOM_DRAWS
@@ -11,28 +10,6 @@ _COVERED = {
     "covering_radius": "the farthest {}",
     "novel_mean_distance": "what is new",
 }
-
-
-def describe_plan(plan: SelectionPlan, name: str, sources: list[str]) -> str:
-    """One or two sentences: what will be picked from what."""
-    first = plan.folds[0]
-    budget = f"{first.budget} of {len(first.pool)} {{}}{plan.unit}s"
-    if first.budget is None:
-        asked = f"as the knee of the coverage tells, at most {first.most()},"
-        budget = f"as many of {len(first.pool)} {{}}{plan.unit}s {asked}"
-    if first.constraints.cost is not None:
-        budget = f"{{}}cases with a cost of {first.budget:g}, of {sum(first.constraints.cost):g} in all,"
-    if plan.mode == "study":
-        text = (
-            f"{name}: every case has a label, so this is a study: {budget.format('training ')} are picked in each of "
-            f"{len(plan.folds)} folds, whose validation cases stay as they are."
-        )
-    else:
-        text = f"{name}: {budget.format('')} are picked for annotation"
-        text += f"; {len(first.labelled)} have a label already and cost nothing." if first.labelled else "."
-    if not sources:
-        text += "\nNo source (-s): the autoencoder learns from the pool itself, novelty is off and alpha is 0."
-    return text
 
 
 def picks_table(selection: FoldSelection) -> str:
@@ -95,9 +72,9 @@ def coverage_words(selection: FoldSelection, unit: str) -> str:
     return text + f": {_percent(random / ours)} " + ("farther" if random >= ours else "(nearer)")
 
 
-def spent_words(selection: FoldSelection, budget: float | None, unit: str) -> str | None:
+def spent_words(selection: FoldSelection, unit: str) -> str | None:
     """What the picks cost, how many are missing because the limits left no other, or what -b auto took; else None."""
-    count = len(selection.picks)
+    count, budget = len(selection.picks), selection.budget
     if budget is None:
         return f"-b auto: {count} {unit}s picked, the knee of the coverage"
     if count and selection.picks[0].cost is not None:
@@ -115,13 +92,13 @@ def how_many_words(selection: FoldSelection, unit: str) -> str | None:
     return f"how many: {knee_words(curve, picked, unit)}; {next_words(curve, picked, unit)}"
 
 
-def describe_result(record: SelectionRecord, first_budget: float | None) -> str:
+def describe_result(record: SelectionRecord) -> str:
     """The first selection in full, and a line for each further fold."""
     first = record.selections[0]
     unit = record.settings["unit"]
     parts = [
         picks_table(first),
-        spent_words(first, first_budget, unit),
+        spent_words(first, unit),
         alpha_words(first, record.settings["alpha_criterion"], unit),
         coverage_words(first, unit),
         how_many_words(first, unit),

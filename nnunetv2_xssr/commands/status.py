@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from nnunetv2_xssr.commands.running import run
+from nnunetv2_xssr.commands.running import add_name, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -13,25 +13,23 @@ def main(argv: list[str] | None = None) -> int:
         description="Say where a target dataset stands: rounds, labels, coverage, split, trained folds, next step.",
     )
     parser.add_argument("-d", required=True, metavar="TARGET", help="nnU-Net raw dataset, by name or number")
+    add_name(parser)
     parser.add_argument("--json", action="store_true", help="the same facts for scripts")
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _status(args))
 
 
 def _status(args: argparse.Namespace) -> None:
-    from nnunetv2_xssr.annotation.project import project_of
+    from nnunetv2_xssr.annotation.project import project_status
     from nnunetv2_xssr.commands.next_steps import describe_next
-    from nnunetv2_xssr.images.pools import dataset_pool
-    from nnunetv2_xssr.records.workspace import check_environment, find_dataset
+    from nnunetv2_xssr.records.workspace import Workspace
 
-    check_environment()
-    pool = dataset_pool(find_dataset(args.d))
-    project = project_of(pool)
+    status = project_status(args.d, name=args.name)
     if args.json:
-        print(json.dumps(asdict(project), indent=2, ensure_ascii=False))
+        print(json.dumps(asdict(status), indent=2, ensure_ascii=False))
         return
-    print("\n".join(_lines(project)))
-    print(describe_next(pool))
+    print("\n".join(_lines(status)))
+    print(describe_next(Workspace(status.dataset, status.name)))
 
 
 def _lines(project) -> list[str]:

@@ -14,9 +14,10 @@ import numpy as np
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import read_json, write_json
-from nnunetv2_xssr.records.selection import FILE_NAME, SelectionRecord
-from nnunetv2_xssr.report.page import FILE_NAME as REPORT
+from nnunetv2_xssr.records.selection import SelectionRecord
+from nnunetv2_xssr.records.workspace import dataset_number
 
+RECORD, REPORT = "selection.json", "report.html"
 # Small images: starting a process costs more than the work that it would do.
 _FEW_PROCESSES = {"nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -138,7 +139,7 @@ class Study:
         plans_file = self.preprocessed / "nnUNetPlans.json"
         write_json(self.preprocessed / "splits_final.json", [{"train": sorted(pool), "val": sorted(test)}])
         if not plans_file.is_file() or not (self.preprocessed / "nnUNetPlans_2d").is_dir():
-            number = self.target[7:10]
+            number = str(dataset_number(self.target))
             self.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", "2d", "-np", "1", "-npfp", "1")
         if small is not None:
             plans = read_json(plans_file)
@@ -146,7 +147,9 @@ class Study:
             plans["configurations"][self.configuration] = {"inherits_from": "2d", **network, **small}
             write_json(plans_file, plans)
             if not (self.preprocessed / small.get("data_identifier", "nnUNetPlans_2d")).is_dir():
-                self.run("nnUNetv2_preprocess", "-d", self.target[7:10], "-c", self.configuration, "-np", "1")
+                self.run(
+                    "nnUNetv2_preprocess", "-d", str(dataset_number(self.target)), "-c", self.configuration, "-np", "1"
+                )
 
     def run_arm(self, arm: str, *select_options: str) -> dict[str, float]:
         """Select, train and evaluate; return the Dice of every test case. A finished arm is read and not run again."""
@@ -156,8 +159,8 @@ class Study:
         if not summary.is_file():
             select = ("nnUNetv2_xssr_select", "-d", self.target, "-s", self.source, "--encoder", str(self.encoder))
             self.run(*select, "-device", self.device, "--overwrite", *select_options, arm=arm)
-            for name in (FILE_NAME, REPORT):
-                shutil.copyfile(self.preprocessed / "xssr" / name, folder / name)
+            for name in (RECORD, REPORT):
+                shutil.copyfile(self.preprocessed / "xssr" / "xssr" / name, folder / name)
             train = ("nnUNetv2_train", self.target, self.configuration, "0", "-tr", self.trainer)
             self.run(*train, "-device", self.device, "--c", arm=arm)
         return {
@@ -167,7 +170,7 @@ class Study:
 
     def picks(self, arm: str) -> list[str]:
         """The cases that an arm picked, in order."""
-        record = SelectionRecord.load(self.folder / "arms" / arm / FILE_NAME)
+        record = SelectionRecord.load(self.folder / "arms" / arm / RECORD)
         return [pick.case for pick in record.selections[0].picks]
 
     def report(self, arm: str) -> Path:

@@ -48,3 +48,14 @@ def _cost(case: Case, text: str | None, path: Path) -> float:
             f"got {text or 'none'!r} for case {case.identifier}"
         )
     return cost
+
+
+def read_names(path: Path | None) -> list[str] | None:
+    """Names of cases from a text file, one a line; None for no file."""
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the list of cases {path} cannot be read ({error}); give text, one case a line") from None
+    return sorted({line.strip() for line in lines if line.strip()})

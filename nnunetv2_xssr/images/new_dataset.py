@@ -4,7 +4,8 @@ import filecmp
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,10 +14,25 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import ImagePool, folder_pool
 from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.records.files import atomic, read_json, write_json
-from nnunetv2_xssr.records.workspace import nnunet_folder, visible_files
+from nnunetv2_xssr.records.workspace import Workspace, dataset_number, datasets_in, nnunet_folder, visible_files
 
 
-def make_dataset(folder: Path, name: str, channel_names: Sequence[str], labels: Sequence[str]) -> str:
+@contextmanager
+def new_dataset(
+    folder: Path, name: str, *, channel_names: Sequence[str] | None, labels: Sequence[str] | None
+) -> Iterator[str]:
+    """`make_dataset` for a block; a dataset that the block's `UserError` leaves without a selection is taken back."""
+    dataset = Workspace(_full_name(name)).raw
+    existed = dataset.exists()
+    try:
+        yield make_dataset(folder, name, channel_names=channel_names, labels=labels)
+    except UserError:
+        if not existed:
+            shutil.rmtree(dataset, ignore_errors=True)
+        raise
+
+
+def make_dataset(folder: Path, name: str, *, channel_names: Sequence[str] | None, labels: Sequence[str] | None) -> str:
     """Make ``nnUNet_raw/DatasetXXX_Name`` of a folder of images, and return its name.
 
     The images are linked where the file system can, else copied; the folder itself is not changed. Called again with
@@ -28,7 +44,7 @@ def make_dataset(folder: Path, name: str, channel_names: Sequence[str], labels: 
     name : str
         ``123_Name`` or ``Dataset123_Name``.
     channel_names : sequence of str
-        One a channel, as nnU-Net wants them.
+        One per channel, as nnU-Net wants them.
     labels : sequence of str
         What is to be drawn, in the order of the label values 1, 2, ...
 
@@ -37,7 +53,12 @@ def make_dataset(folder: Path, name: str, channel_names: Sequence[str], labels: 
     UserError
         If the name is none, or taken by another dataset, or the images, channels and labels do not fit.
     """
-    dataset = nnunet_folder("nnUNet_raw") / _full_name(name)
+    for option, given in (("channel_names", channel_names), ("labels", labels)):
+        if not given:
+            raise UserError(
+                f"-i needs --{option}, of which dataset.json is made; nnUNetv2_xssr_select --help tells more"
+            )
+    dataset = Workspace(_full_name(name)).raw
     if not folder.is_dir():
         raise UserError(f"-i must be a folder of images; got {folder}")
     _check_labels(labels)
@@ -65,13 +86,15 @@ def make_dataset(folder: Path, name: str, channel_names: Sequence[str], labels: 
 
 
 def _full_name(text: str) -> str:
-    match = re.fullmatch(r"(?:Dataset)?(\d{3})_([A-Za-z0-9_-]+)", text)
+    match = re.fullmatch(r"(?:Dataset)?(\d{3,})_([A-Za-z0-9_-]+)", text)
     if not match:
-        raise UserError(f"-d must give the new dataset a number of three digits and a name, as 123_Name; got {text!r}")
+        raise UserError(
+            f"-d must give the new dataset a number of three digits or more and a name, as 123_Name; got {text!r}"
+        )
     number, name = match.groups()
     full = f"Dataset{number}_{name}"
-    for other in sorted(nnunet_folder("nnUNet_raw").glob(f"Dataset{number}_*")):
-        if other.name != full:
+    for other in datasets_in(nnunet_folder("nnUNet_raw")):
+        if other.name != full and dataset_number(other.name) == int(number):
             raise UserError(f"the number {number} is taken by {other}; give {full} another number")
     return full
 

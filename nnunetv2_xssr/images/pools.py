@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import read_json, sha256
-from nnunetv2_xssr.records.workspace import find_dataset, nnunet_folder
+from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, names_dataset
 
 _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
 
@@ -91,7 +91,7 @@ def open_pool(text: str) -> ImagePool:
         If there is no such dataset or folder, it holds no image, or its files do not make whole cases.
     """
     folder = Path(text)
-    looks_like_dataset = re.fullmatch(r"\d{1,3}|Dataset\d{3}_.+", text)
+    looks_like_dataset = re.fullmatch(r"\d+", text) or names_dataset(text)
     if folder.is_dir() and not looks_like_dataset:
         return folder_pool(folder)
     if not looks_like_dataset:
@@ -111,8 +111,9 @@ def open_pools(texts: list[str]) -> list[ImagePool]:
 
 def dataset_pool(name: str) -> ImagePool:
     """The pool of all images in ``imagesTr`` and in the ``dataset`` table of dataset.json, labelled or not."""
-    folder = nnunet_folder("nnUNet_raw") / name
-    dataset_json = read_json(folder / "dataset.json")
+    workspace = Workspace(name)
+    folder = workspace.raw
+    dataset_json = read_json(workspace.dataset_json)
     for key in ("channel_names", "file_ending"):
         if not dataset_json.get(key):
             raise UserError(f"{folder / 'dataset.json'} has no {key!r}, which nnU-Net needs; add it")
@@ -135,8 +136,7 @@ def dataset_pool(name: str) -> ImagePool:
         )
         for identifier in sorted(files)
     )
-    channel_names = tuple(str(dataset_json["channel_names"][k]) for k in sorted(dataset_json["channel_names"], key=int))
-    return _checked(ImagePool(name, cases, ending, channel_names, dataset_json))
+    return _checked(ImagePool(name, cases, ending, channel_names_of(dataset_json), dataset_json))
 
 
 def _listed_files(folder: Path, dataset_json: dict) -> dict[str, tuple[Path, ...]]:

@@ -1,7 +1,6 @@
 """Views: the small square images of a case that the encoder learns from and embeds."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from nnunetv2_xssr.images.case_rows import CaseRows, file_hashes
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import BrokenImage, read_case
-from nnunetv2_xssr.records.workspace import nnunet_folder
+from nnunetv2_xssr.records.workspace import Workspace
 
 VIEW_SIZE = 128  # pixels, height and width
 VOLUME_SIZE = 64  # voxels along every axis of a volume that is one view
@@ -142,11 +141,6 @@ def view_settings(n_views: int, channel_names: tuple[str, ...], dim: int) -> dic
     return {"view_size": size, "views": n_views, "normalisation": normalisation_schemes(channel_names)}
 
 
-def pool_folder(pool: ImagePool) -> Path:
-    """Where the views and embeddings of a pool lie."""
-    return nnunet_folder("nnUNet_preprocessed") / pool.name / "xssr"
-
-
 def prepare_views(
     pool: ImagePool, channel_names: tuple[str, ...] | None = None, skip_broken: bool = False, dim: int = 2
 ) -> Views:
@@ -169,7 +163,7 @@ def prepare_views(
     UserError
         If no case can be used, or ``dim`` is 3 for 2D images.
     """
-    folder = pool_folder(pool)
+    folder = Workspace(pool.name).caches
     reader = pool.reader()
     probe, dead = _first_readable(pool, reader, skip_broken)
     names = pool.channel_names or channel_names or ("channel",) * len(probe)

@@ -2,14 +2,13 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.slices import volume_of
 from nnunetv2_xssr.records.folds import cross_validation, study_folds
 from nnunetv2_xssr.records.split import Split
-from nnunetv2_xssr.records.workspace import nnunet_folder
+from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.selection import CRITERIA, STRATEGIES, Constraints, parse_budget, parse_cost_budget
 
 AUTO = "auto"  # the budget that stands for the knee of the coverage
@@ -18,7 +17,7 @@ MOST_AUTOMATIC = 100  # cases among which the knee is looked for
 _NOT_RANKING = ("kmeans", "typiclust", "probcover")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """What the user chose.
 
@@ -33,7 +32,7 @@ class Choice:
     seed : int
     labelled : list of str or None
         Cases that are labelled already; None stands for those with a label file, unless all have one.
-    excluded : list of str
+    excluded : sequence of str
         Treated as if not in the pool.
     alpha_criterion : str
     domain_quota : list of str or None
@@ -52,7 +51,7 @@ class Choice:
     density_weight: float = 0.5
     seed: int = 0
     labelled: list[str] | None = None
-    excluded: tuple[str, ...] = ()
+    excluded: Sequence[str] = ()
     alpha_criterion: str = "mean_distance"
     domain_quota: list[str] | None = None
     max_per_group: int | None = None
@@ -198,6 +197,28 @@ def make_plan(target: ImagePool, choice: Choice, left_out: Collection[str] = ())
     return SelectionPlan("annotation", [_fold_plan(usable, labelled, choice, None)], groups)
 
 
+def describe_plan(plan: SelectionPlan, name: str, sources: list[str]) -> str:
+    """One or two sentences: what will be picked from what."""
+    first = plan.folds[0]
+    budget = f"{first.budget} of {len(first.pool)} {{}}{plan.unit}s"
+    if first.budget is None:
+        asked = f"as the knee of the coverage tells, at most {first.most()},"
+        budget = f"as many of {len(first.pool)} {{}}{plan.unit}s {asked}"
+    if first.constraints.cost is not None:
+        budget = f"{{}}cases with a cost of {first.budget:g}, of {sum(first.constraints.cost):g} in all,"
+    if plan.mode == "study":
+        text = (
+            f"{name}: every case has a label, so this is a study: {budget.format('training ')} are picked in each of "
+            f"{len(plan.folds)} folds, whose validation cases stay as they are."
+        )
+    else:
+        text = f"{name}: {budget.format('')} are picked for annotation"
+        text += f"; {len(first.labelled)} have a label already and cost nothing." if first.labelled else "."
+    if not sources:
+        text += "\nNo source (-s): the autoencoder learns from the pool itself, novelty is off and alpha is 0."
+    return text
+
+
 def _fold_plan(cases: list[Case], labelled: list[str], choice: Choice, validation: list[str] | None) -> FoldPlan:
     constraints = choice.constraints(cases)
     taken = [i for i, case in enumerate(cases) if case.identifier in set(labelled)]
@@ -217,7 +238,8 @@ def _fold_plan(cases: list[Case], labelled: list[str], choice: Choice, validatio
 
 
 def _study(target: ImagePool, gone: set[str], groups: dict[str, str], choice: Choice) -> list[FoldPlan]:
-    folders = [nnunet_folder(variable) / target.name for variable in ("nnUNet_preprocessed", "nnUNet_raw")]
+    workspace = Workspace(target.name)
+    folders = [workspace.preprocessed, workspace.raw]
     plans = []
     for number, fold in enumerate(study_folds(target.identifiers, folders, groups)):
         pool, validation = ([case for case in fold[part] if case not in gone] for part in ("train", "val"))
@@ -235,14 +257,3 @@ def _check_names(option: str, names: Collection[str], target: ImagePool) -> None
             f"{option} names {len(unknown)} cases that {target.name} does not have ({', '.join(unknown[:3])}); "
             f"its cases look like {target.identifiers[0]}"
         )
-
-
-def read_names(path: Path | None) -> list[str] | None:
-    """Names of cases from a text file, one a line; None for no file."""
-    if path is None:
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the list of cases {path} cannot be read ({error}); give text, one case a line") from None
-    return sorted({line.strip() for line in lines if line.strip()})

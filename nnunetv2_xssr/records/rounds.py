@@ -4,40 +4,40 @@
 """
 
 from collections.abc import Collection
-from pathlib import Path
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.records.files import atomic
-from nnunetv2_xssr.records.selection import FILE_NAME, SelectionRecord, picked_slices
+from nnunetv2_xssr.records.selection import SelectionRecord, picked_slices
+from nnunetv2_xssr.records.workspace import Workspace
 
 
-def load_rounds(folder: Path) -> list[SelectionRecord]:
-    """The records of all rounds in a folder, oldest first; none if nothing was chosen yet."""
-    if not (folder / FILE_NAME).is_file():
+def load_rounds(workspace: Workspace) -> list[SelectionRecord]:
+    """The records of all rounds of a selection, oldest first; none if nothing was chosen yet."""
+    if not workspace.record.is_file():
         return []
-    last = SelectionRecord.load(folder / FILE_NAME)
-    kept = [SelectionRecord.load(path) for path in sorted(folder.glob("selection_round_*.json"))]
+    last = SelectionRecord.load(workspace.record)
+    kept = [SelectionRecord.load(path) for path in sorted(workspace.selection.glob("selection_round_*.json"))]
     # One of the last round itself is what an interrupted call left.
     return [*(record for record in kept if record.round < last.round), last]
 
 
-def last_round(folder: Path, overwrite: bool) -> SelectionRecord | None:
+def last_round(workspace: Workspace, *, overwrite: bool) -> SelectionRecord | None:
     """The record of the last round; None if there is none, or it cannot be read and is to be overwritten anyway."""
     try:
-        return next(reversed(load_rounds(folder)), None)
+        return next(reversed(load_rounds(workspace)), None)
     except UserError:
         if overwrite:
             return None
         raise
 
 
-def keep_round(folder: Path, last: SelectionRecord) -> None:
+def keep_round(workspace: Workspace, last: SelectionRecord) -> None:
     """Keep the record of a round under its own name, before the next one takes its place."""
-    with atomic(folder / f"selection_round_{last.round:02d}.json") as temporary:
-        temporary.write_bytes((folder / FILE_NAME).read_bytes())
+    with atomic(workspace.round_record(last.round)) as temporary:
+        temporary.write_bytes(workspace.record.read_bytes())
 
 
-def begins_round(last: SelectionRecord | None, mode: str, labelled: Collection[str], overwrite: bool) -> bool:
+def begins_round(last: SelectionRecord | None, *, mode: str, labelled: Collection[str], overwrite: bool) -> bool:
     """Whether choosing now begins a new round, instead of repeating or replacing the last one.
 
     A round begins when labels of the last one are there. As long as none is, the last round may still be replaced.
@@ -66,11 +66,11 @@ def begins_round(last: SelectionRecord | None, mode: str, labelled: Collection[s
     if len(missing) == len(last.picked):
         return False
     if missing and not overwrite:
-        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        collect = f"nnUNetv2_xssr_collect -d {last.dataset}{last.workspace.options}"
         raise UserError(
             f"round {last.round} of {last.dataset} still waits for the labels of {len(missing)} of {len(last.picked)} "
-            f"cases ({some}); collect them first (nnUNetv2_xssr_collect -d {last.dataset}), or choose the next ones "
-            f"without them: --overwrite"
+            f"cases ({first_few(missing)}); collect them first ({collect}), or choose the next ones without them: "
+            f"--overwrite"
         )
     return True
 
@@ -80,10 +80,10 @@ def chosen_cases(rounds: list[SelectionRecord]) -> list[str]:
     return sorted({case for record in rounds for case in [*record.selections[0].labelled, *record.picked]})
 
 
-def slices_of_rounds(folder: Path) -> dict[str, list[int]]:
+def slices_of_rounds(rounds: list[SelectionRecord]) -> dict[str, list[int]]:
     """The slices to draw of every volume, as the last round that picked it has them; none of a whole volume."""
     slices = {}
-    for record in load_rounds(folder):
+    for record in rounds:
         for case in record.picked:
             slices.pop(case, None)
         slices |= picked_slices(record.selections[0].picks)

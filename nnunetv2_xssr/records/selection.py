@@ -6,12 +6,12 @@ from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import check_format, read_json, write_json
+from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 
-FILE_NAME = "selection.json"
 KIND, FORMAT_VERSION = "selection", 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pick:
     """One picked case.
 
@@ -58,7 +58,7 @@ def picked_slices(picks: Iterable[Pick]) -> dict[str, list[int]]:
     return slices
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FoldSelection:
     """The picks among the candidates of one fold (of the whole pool in annotation mode).
 
@@ -66,6 +66,8 @@ class FoldSelection:
     ----------
     pool_size : int
         Cases that the picks stand for, or slices.
+    budget : int, float or None
+        Cases or slices asked for, or their total cost; None where the knee of the coverage decided.
     labelled : list of str
         Cases that counted as picked from the start.
     picks : list of Pick
@@ -84,6 +86,7 @@ class FoldSelection:
     """
 
     pool_size: int
+    budget: float | None
     labelled: list[str]
     picks: list[Pick]
     alpha: float | None
@@ -97,15 +100,17 @@ class FoldSelection:
     left_out: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelectionRecord:
     """Everything that one call of nnUNetv2_xssr_select decided.
 
     Attributes
     ----------
     dataset : str
+    name : str
+        Of the selection.
     mode : {"study", "annotation"}
-        Whether every case has a label (one selection a fold) or not (one selection).
+        Whether every case has a label (one selection per fold) or not (one selection).
     settings : dict
         What the user chose.
     provenance : dict
@@ -130,6 +135,12 @@ class SelectionRecord:
     set_aside: list[str] = field(default_factory=list)
     round: int = 1
     groups: dict[str, str] = field(default_factory=dict)
+    name: str = DEFAULT_NAME
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where the files of this selection lie."""
+        return Workspace(self.dataset, self.name)
 
     @property
     def picked(self) -> list[str]:
@@ -159,7 +170,7 @@ class SelectionRecord:
             raise UserError(f"{path} is not a whole selection record ({error}); replace it: --overwrite") from None
 
 
-def check_replaceable(path: Path, part: str, new: dict) -> None:
+def check_replaceable(path: Path, *, part: str, new: dict) -> None:
     """Raise `UserError` if there is a record whose ``part`` (settings or provenance) is another than ``new``.
 
     Nobody should lose a list that an annotator is working through because a command was typed again.

@@ -1,17 +1,15 @@
-"""The split file ``splits_xssr.json``: exactly nnU-Net's format, read by the trainer in every process."""
+"""The split file of a selection: exactly nnU-Net's format, read by the trainer in every process."""
 
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import read_json, write_json
 
-FILE_NAME = "splits_xssr.json"
-
 Split = list[dict[str, list[str]]]
 
 
 def write_split(path: Path, split: Split) -> None:
-    """Write a split as nnU-Net writes its own: a list of ``{"train": [...], "val": [...]}``, one a fold."""
+    """Write a split as nnU-Net writes its own: a list of ``{"train": [...], "val": [...]}``, one per fold."""
     write_json(path, split)
 
 

@@ -1,10 +1,19 @@
-"""Where nnU-Net keeps things: its three folders and the names of datasets."""
+"""Where things lie: nnU-Net's three folders, and in them everything that this package writes."""
 
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.records.files import sha256
+
+VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+DEFAULT_NAME = "xssr"  # of a selection
+# nnU-Net's own splits_final.json; our caches beside the selections; and what a trainer's name may end with.
+_RESERVED = r"final|caches|demo|round_\d+|\d+epochs(_.*)?"
+_LONGEST = 100  # characters of a folder's name that lists sources: file systems allow 255 bytes
 
 
 def nnunet_folder(variable: str) -> Path:
@@ -19,9 +28,13 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def check_environment() -> None:
-    """Raise `UserError` unless all three of nnU-Net's variables are set."""
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        nnunet_folder(variable)
+    """Raise `UserError` unless all three of nnU-Net's variables are set; the sentence names all that are missing."""
+    missing = [variable for variable in VARIABLES if not os.environ.get(variable)]
+    if missing:
+        raise UserError(
+            f"the environment variable{'s' * (len(missing) > 1)} {', '.join(missing)} must name nnU-Net's folders; "
+            f"set: {'; '.join(f'export {variable}=/path/to/{variable}' for variable in missing)}"
+        )
 
 
 def find_dataset(name_or_number: str) -> str:
@@ -33,19 +46,162 @@ def find_dataset(name_or_number: str) -> str:
         If there is none, or the number has two.
     """
     raw = nnunet_folder("nnUNet_raw")
-    known = sorted(p.name for p in raw.glob("Dataset[0-9][0-9][0-9]_*") if p.is_dir())
+    known = [path.name for path in datasets_in(raw)]
     if name_or_number in known:
         return name_or_number
-    if re.fullmatch(r"\d{1,3}", name_or_number):
-        found = [name for name in known if int(name[7:10]) == int(name_or_number)]
+    if re.fullmatch(r"\d{1,9}", name_or_number):
+        found = [name for name in known if dataset_number(name) == int(name_or_number)]
         if len(found) == 1:
             return found[0]
         if found:
             raise UserError(f"dataset {name_or_number} is not unique in {raw} ({', '.join(found)}); give a name")
     raise UserError(
-        f"no dataset {name_or_number!r} in {raw} (nnUNet_raw), which holds {', '.join(known) or 'none'}; "
+        f"no dataset {name_or_number!r} in {raw} (nnUNet_raw), which holds {first_few(known) or 'none'}; "
         f"give a name such as Dataset001_Name or its number"
     )
+
+
+def datasets_in(folder: Path) -> list[Path]:
+    """The datasets in one of nnU-Net's folders, sorted by name."""
+    return sorted(path for path in folder.glob("Dataset*_*") if names_dataset(path.name) and path.is_dir())
+
+
+def names_dataset(text: str) -> bool:
+    """Whether a text is the full name of a dataset: three digits or more, as nnU-Net has it."""
+    return re.fullmatch(r"Dataset\d{3,}_.+", text) is not None
+
+
+def dataset_number(name: str) -> int:
+    """The number in the full name of a dataset."""
+    return int(name[len("Dataset") : name.index("_")])
+
+
+def channel_names_of(dataset_json: dict) -> tuple[str, ...]:
+    """The names of the channels in the order of their numbers."""
+    names = dataset_json["channel_names"]
+    return tuple(str(names[number]) for number in sorted(names, key=int))
+
+
+def encoder_folder(pool_names: Sequence[str], *, dim: int = 2) -> Path:
+    """Where the encoder that learned from these pools lies: ``$nnUNet_results/<source>/XSSR_MAE__2d``, or ``...__3d``.
+
+    Several sources get a folder whose name does not begin with a dataset's: nnU-Net would take it for that dataset.
+    Many sources are told by the first one, their number and a hash.
+    """
+    name = pool_names[0] if len(pool_names) == 1 else "XSSR__" + "__".join(pool_names)
+    if len(name) > _LONGEST:
+        digest = sha256([name.encode()])[:8]
+        name = f"XSSR__{pool_names[0][:50]}__and_{len(pool_names) - 1}_more_{digest}"
+    return nnunet_folder("nnUNet_results") / name / f"XSSR_MAE__{dim}d"
+
+
+def check_name(name: str) -> None:
+    """Raise `UserError` unless a selection may have this name, which goes into names of files and of a trainer."""
+    if not re.fullmatch(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*", name) or re.fullmatch(_RESERVED, name) or len(name) > 40:
+        raise UserError(
+            f"--name must be at most 40 letters, digits and single - or _, and not final, caches, demo, round_N or "
+            f"Nepochs; got {name!r}"
+        )
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The files of one dataset, or plain folder of images, and of one selection of it by name.
+
+    Attributes
+    ----------
+    dataset : str
+        Full name of the dataset, or name of the pool of a plain folder.
+    name : str
+        Of the selection. Two names never share a file.
+    """
+
+    dataset: str
+    name: str = DEFAULT_NAME
+
+    def __post_init__(self):
+        check_name(self.name)
+
+    @property
+    def raw(self) -> Path:
+        return nnunet_folder("nnUNet_raw") / self.dataset
+
+    @property
+    def preprocessed(self) -> Path:
+        return nnunet_folder("nnUNet_preprocessed") / self.dataset
+
+    @property
+    def results(self) -> Path:
+        return nnunet_folder("nnUNet_results") / self.dataset
+
+    @property
+    def dataset_json(self) -> Path:
+        return self.raw / "dataset.json"
+
+    @property
+    def images(self) -> Path:
+        return self.raw / "imagesTr"
+
+    @property
+    def labels(self) -> Path:
+        return self.raw / "labelsTr"
+
+    @property
+    def preprocessed_labels(self) -> Path:
+        """The labels as they were when nnU-Net preprocessed their cases."""
+        return self.preprocessed / "gt_segmentations"
+
+    def plans(self, plans_name: str = "nnUNetPlans") -> Path:
+        return self.preprocessed / f"{plans_name}.json"
+
+    @property
+    def caches(self) -> Path:
+        """Views, embeddings and hashes of the images: of the pool, whatever is selected of it."""
+        return self.preprocessed / "xssr" / "caches"
+
+    @property
+    def selection(self) -> Path:
+        """The folder of the record, the records of earlier rounds and the report."""
+        return self.preprocessed / "xssr" / self.name
+
+    @property
+    def record(self) -> Path:
+        return self.selection / "selection.json"
+
+    def round_record(self, number: int) -> Path:
+        """The record of a round that a later one has followed."""
+        return self.selection / f"selection_round_{number:02d}.json"
+
+    @property
+    def report(self) -> Path:
+        return self.selection / "report.html"
+
+    @property
+    def split(self) -> Path:
+        """In nnU-Net's format, beside its own ``splits_final.json``."""
+        return self.preprocessed / f"splits_{self.name}.json"
+
+    def handover(self, number: int) -> Path:
+        """The hand-over of a round, for the annotator.
+
+        It lies in ``nnUNet_raw`` because what a person drew must not be lost with ``nnUNet_preprocessed``, which may be
+        deleted at any time to preprocess anew.
+        """
+        folder = self.raw / "annotate"
+        return (folder if self.name == DEFAULT_NAME else folder / self.name) / f"round_{number:02d}"
+
+    @property
+    def options(self) -> str:
+        """What a command must be given to find this selection again, with a space ahead; nothing for the default."""
+        return "" if self.name == DEFAULT_NAME else f" --name {self.name}"
+
+    def hssl(self, *, plans_name: str, configuration: str) -> Path:
+        """The folder of HSSL's weights for the target's network."""
+        return self.results / f"XSSR_HSSL__{plans_name}__{configuration}"
+
+    def named(self) -> list[str]:
+        """The names of all selections of this dataset that there are."""
+        return sorted(path.parent.name for path in (self.preprocessed / "xssr").glob("*/selection.json"))
 
 
 def visible_files(folder: Path) -> list[Path]:

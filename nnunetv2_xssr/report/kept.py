@@ -10,11 +10,9 @@ from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.images.slices import row_per_slice, slice_name, slice_names
 from nnunetv2_xssr.pretrain.pooling import Layout, features
 from nnunetv2_xssr.records.files import read_json, sha256_json
-from nnunetv2_xssr.records.selection import FILE_NAME as RECORD_FILE
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
-from nnunetv2_xssr.records.split import FILE_NAME as SPLIT_FILE
 from nnunetv2_xssr.records.split import read_split
-from nnunetv2_xssr.records.workspace import nnunet_folder
+from nnunetv2_xssr.records.workspace import Workspace, channel_names_of
 
 
 @dataclass(frozen=True)
@@ -80,32 +78,27 @@ def identifier_of(pick: Pick) -> str:
     return pick.case if pick.view is None else slice_name(pick.case, pick.view)
 
 
-def folder_of(name: str) -> Path:
-    """Where a pool's record, views, embeddings and report lie."""
-    return nnunet_folder("nnUNet_preprocessed") / name / "xssr"
-
-
-def open_kept(dataset: str) -> Kept:
-    """Read the selection of a dataset back.
+def open_kept(workspace: Workspace) -> Kept:
+    """Read a selection back.
 
     Raises
     ------
     UserError
         If there is none, or what lies on disk is not what it was made from any more.
     """
-    path = folder_of(dataset) / RECORD_FILE
+    path, dataset = workspace.record, workspace.dataset
     if not path.is_file():
-        raise UserError(f"there is no selection {path} to report on; make one with nnUNetv2_xssr_select -d {dataset}")
+        command = f"nnUNetv2_xssr_select -d {dataset}{workspace.options}"
+        raise UserError(f"there is no selection {path} to report on; make one with {command}")
     record = SelectionRecord.load(path)
     target = _open_pool(dataset, record.provenance["pool"], record, path)
     sources = [_open_pool(name, digest, record, path) for name, digest in record.provenance["source"].items()]
-    names = read_json(nnunet_folder("nnUNet_raw") / dataset / "dataset.json")["channel_names"]
-    channel_names = [str(names[key]) for key in sorted(names, key=int)]
+    channel_names = list(channel_names_of(read_json(workspace.dataset_json)))
     return Kept(record, target, sources, _members(record, target, path), channel_names)
 
 
 def _open_pool(name: str, hash_of_cases: str, record: SelectionRecord, record_path: Path) -> KeptPool:
-    folder = folder_of(name)
+    folder = Workspace(name).caches
     embeddings, index = CaseRows.load(folder / "embeddings")
     views, _ = CaseRows.load(folder / ("views" if record.settings["dim"] == 2 else "volumes"))
     layout = Layout(*index["settings"]["layout"])
@@ -133,12 +126,13 @@ def _members(record: SelectionRecord, target: KeptPool, path: Path) -> list[list
     left_out = set(record.selections[0].left_out)
     members = [[identifier for identifier in usable if identifier not in left_out]]
     if record.mode == "study":
-        folds = read_split(path.parent.parent / SPLIT_FILE)
+        folds = read_split(record.workspace.split)
         held_out = [set(fold["val"]) for fold in folds]
         members = [[case for case in usable if case not in cases] for cases in held_out]
     if len(members) != len(record.selections) or not all(map(_could_be_from, record.selections, members)):
-        split = path.parent.parent / SPLIT_FILE
-        raise UserError(f"{path} does not fit {split}, or is of an older version; run nnUNetv2_xssr_select again")
+        raise UserError(
+            f"{path} does not fit {record.workspace.split}, or is of an older version; run nnUNetv2_xssr_select again"
+        )
     return members
 
 

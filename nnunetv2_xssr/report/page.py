@@ -8,29 +8,30 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 from nnunetv2_xssr.report.charts import HEIGHT, WIDTH, alpha_chart, budget_chart
 from nnunetv2_xssr.report.facts import gather
-from nnunetv2_xssr.report.kept import Kept, folder_of, open_kept
+from nnunetv2_xssr.report.kept import Kept, open_kept
 from nnunetv2_xssr.report.thumbnails import data_uri
 
-FILE_NAME = "report.html"
 _HERE = Path(__file__).resolve().parent
 _PICK_SIDE, _DOT_SIDE = 128, 96  # pixels; the views have 128
 _MAP = 560  # width and height of the map's viewBox
 _MARGIN = 20
 
 
-def write_report(dataset: str) -> Path:
-    """Write ``report.html`` beside the selection of a dataset and return its path.
+def write_report(dataset: str, *, name: str = DEFAULT_NAME) -> Path:
+    """Write ``report.html`` beside a selection of a dataset and return its path.
 
     Raises
     ------
     UserError
         If there is no selection, or what it was made from is not on disk any more.
     """
-    kept = open_kept(dataset)
+    workspace = Workspace(dataset, name)
+    kept = open_kept(workspace)
     facts = gather(kept)
-    path = folder_of(dataset) / FILE_NAME
+    path = workspace.report
     with atomic(path) as temporary:
         temporary.write_text(render(facts, pictures(kept, facts)), encoding="utf-8")
     return path

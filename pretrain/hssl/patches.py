@@ -12,9 +12,9 @@ from nnunetv2_xssr.images.case_rows import file_hashes
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import BrokenImage, read_image
-from nnunetv2_xssr.images.views import pool_folder
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.records.files import atomic, sha256_json
+from nnunetv2_xssr.records.workspace import Workspace
 
 _CELLS = 8  # per axis of a patch: what is masked as one
 _MASKED = 0.3  # of the cells
@@ -60,7 +60,7 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, channels: int, skip_bro
     UserError
         If no case can be used.
     """
-    folder = pool_folder(pool)
+    folder = Workspace(pool.name).caches
     hashes = file_hashes(pool, folder / "files.json", lambda x: tqdm(x, desc=f"checking {pool.name}", unit="case"))
     folder = folder / f"hssl_{sha256_json(plans.preprocessing())[:12]}"
     files = {case.identifier: folder / f"{case.identifier}_{hashes[case.identifier][:12]}.npy" for case in pool.cases}

@@ -7,7 +7,7 @@ from torch import nn
 
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.records.files import read_json, sha256_json
-from nnunetv2_xssr.records.workspace import nnunet_folder
+from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, dataset_number
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class TargetPlans:
         """
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-        folder = nnunet_folder("nnUNet_preprocessed") / dataset
-        file = folder / f"{plans_name}.json"
+        workspace = Workspace(dataset)
+        file = workspace.plans(plans_name)
         if not file.is_file():
             raise UserError(
-                f"{dataset} has no plans {file}; run nnUNetv2_plan_experiment -d {int(dataset[7:10])} (after "
+                f"{dataset} has no plans {file}; run nnUNetv2_plan_experiment -d {dataset_number(dataset)} (after "
                 f"nnUNetv2_extract_fingerprint), or name others with -p"
             )
         plans = read_json(file)
@@ -52,7 +52,7 @@ class TargetPlans:
             raise one_of(f"-c, the configurations of {file},", plans["configurations"], configuration_name)
         manager = PlansManager(plans)
         configuration = manager.get_configuration(configuration_name)
-        dataset_json = read_json(nnunet_folder("nnUNet_raw") / dataset / "dataset.json")
+        dataset_json = read_json(workspace.dataset_json)
         return cls(dataset, plans_name, configuration_name, manager, configuration, dataset_json)
 
     @property
@@ -61,8 +61,7 @@ class TargetPlans:
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        names = self.dataset_json["channel_names"]
-        return tuple(str(names[number]) for number in sorted(names, key=int))
+        return channel_names_of(self.dataset_json)
 
     @property
     def architecture(self) -> dict:

@@ -17,17 +17,11 @@ from nnunetv2_xssr.pretrain.hssl.task import HSSLTask
 from nnunetv2_xssr.pretrain.hssl.weights import check_loadable, checkpoint_content
 from nnunetv2_xssr.pretrain.task import Settings
 from nnunetv2_xssr.records.files import atomic, read_json
-from nnunetv2_xssr.records.workspace import nnunet_folder
+from nnunetv2_xssr.records.workspace import Workspace
 
 WEIGHTS = "hssl_weights.pth"
 _HELD_OUT = 10  # one case of so many
 _LEAST = 20  # cases of a pool below which none is held out
-
-
-def weights_folder(plans: TargetPlans) -> Path:
-    """``$nnUNet_results/<target>/XSSR_HSSL__<plans>__<configuration>``."""
-    name = f"XSSR_HSSL__{plans.plans_name}__{plans.configuration_name}"
-    return nnunet_folder("nnUNet_results") / plans.dataset / name
 
 
 def group_of(pools: list[ImagePool], file: Path | None) -> list[int]:
@@ -123,7 +117,7 @@ def pretrain_hssl(
         fabric,
         "on held-out images" if some else "on images that it learns from",
     )
-    folder = weights_folder(plans)
+    folder = Workspace(plans.dataset).hssl(plans_name=plans.plans_name, configuration=plans.configuration_name)
     final = train(task, settings, fabric, folder, resume)
     path = folder / WEIGHTS
     if fabric.is_global_zero:

@@ -132,7 +132,7 @@ def test_preprocessed_images_are_what_nnunet_makes_of_labelled_ones(workspace):
 
 def test_an_interrupted_preprocessing_goes_on_and_a_changed_image_is_read_again(workspace, monkeypatch):
     pools_of(workspace, "2d", [SOURCE])
-    files = sorted((workspace.preprocessed / SOURCE / "xssr").glob("hssl_*/*.npy"))
+    files = sorted((workspace.preprocessed / SOURCE / "xssr" / "caches").glob("hssl_*/*.npy"))
     files[1].unlink()
     done = []
     original = TargetPlans.preprocess

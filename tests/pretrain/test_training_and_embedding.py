@@ -11,7 +11,7 @@ import torch
 from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 from PIL import Image
 
-from nnunetv2_xssr.annotation.project import project_of
+from nnunetv2_xssr.annotation.project import project_status
 from nnunetv2_xssr.commands import pretrain, select
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import open_pool
@@ -91,7 +91,7 @@ def test_whole_volumes(empty, capsys, monkeypatch):
     assert (checkpoint.parent / "reconstructions.png").is_file()
     argv = ["-d", "6", "-s", "5", "-b", "1", "-device", "cpu"]
     assert "report.html" in succeeds(capsys, select.main, [*argv, "--dim", "3"])
-    assert project_of(open_pool("6")).volumes
+    assert project_status("6").volumes
     views = prepare_views(open_pool("6"), dim=3)
     assert views.rows.shape == (3, 1, 1, VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE)
     encoder = load_encoder(checkpoint, "cpu")
@@ -215,7 +215,7 @@ def test_broken_file_of_views_is_named(workspace, damage):
 
 
 def test_views_cut_off_before_they_are_opened(workspace, capsys):
-    (path,) = (workspace.preprocessed / SOURCE / "xssr" / "views").glob("rows_*.npy")
+    (path,) = (workspace.preprocessed / SOURCE / "xssr" / "caches" / "views").glob("rows_*.npy")
     os.truncate(path, 1000)
     fails(capsys, pretrain.main, ["-s", "1", "-device", "cpu"], path, "cut off", "delete it")
 
@@ -279,5 +279,5 @@ def test_another_encoder_embeds_everything_anew(workspace, capsys):
     succeeds(capsys, pretrain.main, ["-s", "1", "--seed", "9", "-device", "cpu"])
     after = rows_of(workspace, TARGET)
     assert all(before[case].tobytes() != after[case].tobytes() for case in before)
-    folder = workspace.preprocessed / TARGET / "xssr" / "embeddings"
+    folder = workspace.preprocessed / TARGET / "xssr" / "caches" / "embeddings"
     assert len(list(folder.glob("rows_*.npy"))) == 1  # the old ones are gone

@@ -11,6 +11,7 @@ from nnunetv2_xssr.commands import report, select
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
+from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.report import facts as facts_module
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.kept import open_kept
@@ -101,7 +102,7 @@ def test_domains_and_patients_of_a_table(workspace, capsys):
 def test_map_samples_the_pool_and_the_source_but_never_the_picks(again, monkeypatch):
     monkeypatch.setattr(facts_module, "POOL_DOTS", 2)
     monkeypatch.setattr(facts_module, "SOURCE_DOTS", 1)
-    (selection,) = gather(open_kept(TARGET))["selections"]
+    (selection,) = gather(open_kept(Workspace(TARGET)))["selections"]
     kinds = [dot["kind"] for dot in selection["map"]["dots"]]
     assert sorted(kinds) == ["pick"] * 3 + ["pool"] * 2 + ["source"]
     picks = {dot["case"]: dot["rank"] for dot in selection["map"]["dots"] if dot["kind"] == "pick"}
@@ -131,7 +132,7 @@ def test_embeddings_of_other_images_are_not_reported_on(again, capsys):
 
 def test_embeddings_of_another_version_are_not_reported_on(again, capsys):
     """Fewer features were kept then, of the same images by the same encoder."""
-    folder = again.preprocessed / TARGET / "xssr" / "embeddings"
+    folder = again.preprocessed / TARGET / "xssr" / "caches" / "embeddings"
     index = json.loads((folder / "index.json").read_text())
     rows = np.load(folder / index["rows"])
     np.save(folder / index["rows"], rows[:, :, 10:])

@@ -15,7 +15,7 @@ from making import TARGET, succeeds, write_picture
 from slicing import CASES, VOLUMES, picks, run, with_volumes
 
 from nnunetv2_xssr.commands import select
-from nnunetv2_xssr.pipeline.plan import read_names
+from nnunetv2_xssr.images.case_table import read_names
 
 REQUIRED = "XSSR_BROWSER_REQUIRED"  # .ci/run sets it: there a missing browser is a failure, not a skip
 _FLAGS = (

@@ -1,0 +1,139 @@
+"""From features to the record of a selection: the picks of every fold, and why."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from importlib.metadata import version
+
+import numpy as np
+
+from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.images.slices import volume_of
+from nnunetv2_xssr.pipeline.budget import pick
+from nnunetv2_xssr.pipeline.embed import Embedded
+from nnunetv2_xssr.pipeline.plan import Choice, FoldPlan, SelectionPlan
+from nnunetv2_xssr.pipeline.slice_plan import slice_finder
+from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
+from nnunetv2_xssr.selection import Selection
+
+_PACKAGES = ("nnunetv2_xssr", "nnunetv2", "torch", "numpy", "scikit-learn")
+
+
+def make_record(
+    target: ImagePool,
+    plan: SelectionPlan,
+    embedded: Embedded,
+    *,
+    choice: Choice,
+    settings: dict,
+    select: Callable[..., Selection],
+    round_number: int,
+    name: str,
+) -> SelectionRecord:
+    """Select the cases of every fold of a plan.
+
+    Parameters
+    ----------
+    target : ImagePool
+    plan : SelectionPlan
+    embedded : Embedded
+    choice : Choice
+    settings : dict
+        What the user chose, for the record.
+    select : callable
+        See `nnunetv2_xssr.pipeline.scheduler.selector`.
+    round_number : int
+    name : str
+        Of the selection.
+    """
+    place_of = slice_finder(target) if plan.unit == "slice" else lambda _: (None, None)
+    cases = {case.identifier: case for case in target.cases}
+    selections = [
+        _select_fold(fold, embedded, choice=choice, cases=cases, select=select, place_of=place_of)
+        for fold in plan.folds
+    ]
+    chosen = {case for one in selections for case in [*one.labelled, *(pick.case for pick in one.picks)]}
+    return SelectionRecord(
+        dataset=target.name,
+        name=name,
+        mode=plan.mode,
+        settings=settings,
+        provenance=embedded.provenance,
+        versions={package: version(package) for package in _PACKAGES},
+        selections=selections,
+        set_aside=embedded.set_aside,
+        round=round_number,
+        groups={case: group for case, group in plan.groups.items() if case in chosen},
+    )
+
+
+def _select_fold(
+    fold: FoldPlan,
+    embedded: Embedded,
+    *,
+    choice: Choice,
+    cases: dict[str, Case],
+    select: Callable[..., Selection],
+    place_of: Callable[[str], tuple[int | None, int | None]],
+) -> FoldSelection:
+    row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
+    place = {identifier: i for i, identifier in enumerate(fold.pool)}
+    rows = [row[identifier] for identifier in fold.pool]
+    whole = rows == list(range(len(embedded.pool)))
+    chosen = pick(
+        select,
+        choice,
+        fold,
+        embedded.pool if whole else embedded.pool[rows],  # a whole pool stays on disk
+        embedded.source,
+        np.array([place[identifier] for identifier in fold.labelled], int),
+        embedded.provenance["components"],
+    )
+    curve, by_budget = (None if each is None else asdict(each) for each in (chosen.curve, chosen.by_budget))
+    of_pool = [cases[volume_of(identifier)] for identifier in fold.pool]
+    return FoldSelection(
+        pool_size=len(fold.pool),
+        budget=fold.budget,
+        labelled=sorted(set(map(volume_of, fold.labelled))),
+        picks=_picks(chosen, fold.pool, of_pool, place_of),
+        alpha=chosen.alpha,
+        alpha_curve=curve,
+        mean_distance=chosen.mean_distance,
+        covering_radius=chosen.covering_radius,
+        random_mean_distance=chosen.random_mean_distance,
+        by_budget=by_budget,
+        pool_domains=_counts(case.domain for case in of_pool),
+        pool_groups=_counts(case.group for case in of_pool),
+        left_out=[identifier for identifier in row if identifier not in place] if choice.unit == "slice" else [],
+    )
+
+
+def _picks(
+    chosen: Selection, names: list[str], of_pool: list[Case], place_of: Callable[[str], tuple[int | None, int | None]]
+) -> list[Pick]:
+    picks = []
+    for rank, i in enumerate(chosen.picks):
+        case, (place, view) = of_pool[i], place_of(names[i])
+        picks.append(
+            Pick(
+                rank=rank + 1,
+                case=case.identifier,
+                domain=case.domain,
+                group=case.group,
+                cost=case.cost,
+                density=float(chosen.density[rank]),
+                novelty=float(chosen.novelty[rank]),
+                diversity=float(chosen.diversity[rank]),
+                score=None if chosen.score is None else float(chosen.score[rank]),
+                stands_for=int(chosen.stands_for[rank]),
+                slice=place,
+                view=view,
+            )
+        )
+    return picks
+
+
+def _counts(names: Iterable[str | None]) -> dict[str, int] | None:
+    """How often each name comes, the most frequent first; cases without one count as ""."""
+    counts = Counter(name or "" for name in names)
+    return dict(counts.most_common()) if set(counts) != {""} else None

@@ -1,0 +1,139 @@
+"""From pools to features that cases are compared by: views, encoder, embedding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.pools import ImagePool
+from nnunetv2_xssr.images.slices import row_per_slice, slice_names
+from nnunetv2_xssr.images.views import Views, prepare_views
+from nnunetv2_xssr.pipeline.slice_plan import unlike_slices
+from nnunetv2_xssr.pretrain.embedding import Encoder, check_encoder_fits, embed, load_encoder
+from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
+from nnunetv2_xssr.pretrain.processes import start
+from nnunetv2_xssr.pretrain.task import Settings
+from nnunetv2_xssr.pretrain.training import check_same_channels, pretrain
+from nnunetv2_xssr.records.files import sha256, sha256_json
+from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.workspace import encoder_folder
+from nnunetv2_xssr.selection.standardise import blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """The target's cases, or slices, and the sources in one feature space, and what they were made from.
+
+    Attributes
+    ----------
+    identifiers : list of str
+        Of the rows of ``pool``.
+    pool : array of shape (n, d)
+    source : array of shape (m, d) or None
+    provenance : dict
+        Hashes of everything that decides the features.
+    set_aside : list of str
+        A sentence for every broken case.
+    left_out : set of str
+        Cases or slices without a row, or with that of another slice of their volume.
+    """
+
+    identifiers: list[str]
+    pool: np.ndarray
+    source: np.ndarray | None
+    provenance: dict
+    set_aside: list[str]
+    left_out: set[str]
+
+
+def embed_pools(
+    target: ImagePool,
+    sources: Sequence[ImagePool],
+    *,
+    encoder: Path | None,
+    embedding: str,
+    dim: int,
+    unit: str,
+    seed: int,
+    skip_broken: bool,
+    device: str,
+) -> Embedded:
+    """Read, and embed, a target and its sources; pretrain the encoder where there is none.
+
+    Parameters
+    ----------
+    target : ImagePool
+    sources : sequence of ImagePool
+    encoder : Path or None
+        A checkpoint; by default the one of the sources, or of the target where there are none.
+    embedding : {"auto", "grid", "average", "gap"}
+    dim : {2, 3}
+    unit : {"case", "slice"}
+    seed : int
+        Of a pretraining.
+    skip_broken : bool
+        Set broken cases aside instead of raising.
+    device : {"cpu", "cuda", "mps"}
+
+    Raises
+    ------
+    UserError
+        If an image cannot be used, or pools and encoder do not fit together.
+    """
+    # All images are read before the encoder is trained: a broken one is found after minutes and not after hours.
+    target_views = prepare_views(target, None, skip_broken, dim)
+    source_views = [prepare_views(pool, target.channel_names, skip_broken, dim) for pool in sources]
+    everything = [target_views, *source_views]
+    check_same_channels(everything)
+    set_aside = [sentence for views in everything for sentence in views.broken]
+    for sentence in set_aside:
+        logger.info("set aside: %s", sentence)
+    n_views = target_views.rows.shape[1]
+    if unit == "slice" and n_views == 1:
+        raise UserError(f"--unit slice needs volumes; the images of {target.name} are flat: leave it out")
+    loaded = _encoder(encoder, source_views or [target_views], seed=seed, device=device)
+    check_encoder_fits(loaded, target_views)
+
+    kept = [embed(loaded, views).rows for views in everything]
+    if unit == "slice":
+        kept = [row_per_slice(rows) for rows in kept]
+    kind = choose_embedding(embedding, kept[0], loaded.layout)
+    pool, *source = [features(rows, loaded.layout, kind) for rows in kept]
+    identifiers, left_out = target_views.pool.identifiers, set(target.identifiers) - set(target_views.pool.identifiers)
+    if unit == "slice":
+        identifiers = [name for volume in identifiers for name in slice_names(volume)]
+        copies = np.array(identifiers)[~unlike_slices(identifiers, pool, n_views)]
+        left_out = {name for volume in left_out for name in slice_names(volume)} | set(copies.tolist())
+    provenance = {
+        "pool": sha256_json(target_views.hashes),
+        "source": {views.pool.name: sha256_json(views.hashes) for views in source_views},
+        "encoder": loaded.identity,
+        "embedding": kind,
+        "components": COMPONENTS[kind],
+        "embeddings": sha256(block.tobytes() for rows in [pool, *source] for block in blocks(rows)),
+        "cases": sha256_json([[case.identifier, case.domain, case.group, case.cost] for case in target.cases]),
+    }
+    return Embedded(
+        identifiers=identifiers,
+        pool=pool,
+        source=np.concatenate(source) if source else None,
+        provenance=provenance,
+        set_aside=set_aside,
+        left_out=left_out,
+    )
+
+
+def _encoder(file: Path | None, learn_from: list[Views], *, seed: int, device: str) -> Encoder:
+    """The encoder asked for, or that of these views, which is trained where it is missing."""
+    names = [views.pool.name for views in learn_from]
+    final = file or encoder_folder(names, dim=learn_from[0].dim) / "checkpoint_final.pth"
+    if not file and not final.is_file():
+        logger.info("no encoder %s yet: pretraining on %s", final, ", ".join(names))
+        pretrain(learn_from, Settings(seed=seed), start(device), resume=True)
+        logger.info("wrote %s", final)
+    encoder = load_encoder(final, device)
+    if not file and encoder.sources != {views.pool.name: sha256_json(views.hashes) for views in learn_from}:
+        logger.info("the images have changed since %s learned from them; delete it to pretrain anew", final)
+    return encoder

@@ -1,0 +1,235 @@
+"""What nnUNetv2_xssr_select does, for Python: pick the cases of a target that are worth annotating."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from nnunetv2_xssr.annotation.handover import check_no_labels, first_round, write_handover
+from nnunetv2_xssr.annotation.label_check import label_values
+from nnunetv2_xssr.annotation.sparse_labels import with_ignore
+from nnunetv2_xssr.device import resolve_device
+from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.images.case_table import with_case_table
+from nnunetv2_xssr.images.new_dataset import new_dataset
+from nnunetv2_xssr.images.pools import ImagePool, dataset_pool, open_pools
+from nnunetv2_xssr.images.slices import volume_of
+from nnunetv2_xssr.pipeline.choose import make_record
+from nnunetv2_xssr.pipeline.embed import embed_pools
+from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, make_plan
+from nnunetv2_xssr.pipeline.scheduler import selector
+from nnunetv2_xssr.pipeline.slice_plan import make_slice_plan
+from nnunetv2_xssr.records.logs import log_to, logger
+from nnunetv2_xssr.records.rounds import begins_round, keep_round, last_round, load_rounds, slices_of_rounds
+from nnunetv2_xssr.records.selection import SelectionRecord, check_replaceable
+from nnunetv2_xssr.records.split import write_split
+from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
+from nnunetv2_xssr.report.page import write_report
+from nnunetv2_xssr.selection import Selection
+
+
+def select_cases(
+    target: str,
+    *,
+    budget: str | int,
+    sources: Sequence[str] = (),
+    name: str = DEFAULT_NAME,
+    images: Path | None = None,
+    channel_names: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+    cases: Path | None = None,
+    encoder: Path | None = None,
+    embedding: str = "auto",
+    dim: int = 2,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+    skip_broken: bool = False,
+    device: str | None = None,
+    **choice,
+) -> SelectionRecord:
+    """Pick the cases of a target that are worth annotating, and write record, split, hand-over and report.
+
+    Progress is logged to the logger ``nnunetv2_xssr`` and to ``select.log`` beside the record.
+
+    Parameters
+    ----------
+    target : str
+        nnU-Net raw dataset, by name or number; with ``images`` the name of a new one, such as ``123_Name``.
+    budget : str or int
+        Cases, a percentage such as ``"5%"``, ``"auto"``, or a total cost: see `Choice`.
+    sources : sequence of str
+        Datasets or folders of unlabelled images from the place where a model or an archive exists.
+    name : str
+        Of the selection: two names of one dataset share neither record nor split nor hand-over.
+    images : Path, optional
+        Plain folder of unlabelled images to make the dataset of, with ``channel_names`` and ``labels``.
+    cases : Path, optional
+        CSV table with a column ``case``, and domain, group (patient) or cost.
+    encoder : Path, optional
+        ``checkpoint_final.pth`` to embed with; by default that of the sources, which is pretrained if it is missing.
+    embedding : {"auto", "grid", "average", "gap"}
+    dim : {2, 3}
+        What the encoder sees of volumes: slices, or the whole volume.
+    scheduler : str, optional
+        Address of a Dask scheduler, or ``local``.
+    overwrite : bool
+        Replace a selection that was made with other settings or images.
+    skip_broken : bool
+        Set cases aside that cannot be read.
+    device : {"cuda", "cpu", "mps"}, optional
+        The best there is by default.
+    **choice
+        Fields of `nnunetv2_xssr.pipeline.plan.Choice`: ``strategy``, ``alpha``, ``labelled``, ``unit``, ...
+
+    Returns
+    -------
+    SelectionRecord
+        Its ``workspace`` tells where the files lie.
+
+    Raises
+    ------
+    UserError
+        If anything does not fit; nothing is written then, and a dataset that was made of ``images`` is taken back.
+    """
+    check_environment()
+    picking = Choice(budget=str(budget), **choice)
+    if dim not in (2, 3):
+        raise one_of("--dim", (2, 3), dim)
+    if picking.unit == "slice" and dim == 3:
+        raise UserError("--unit slice needs slices, which --dim 3 does not see; leave --dim out")
+    made = (
+        nullcontext(None) if images is None else new_dataset(images, target, channel_names=channel_names, labels=labels)
+    )
+    with made as dataset:
+        call = _checked(
+            dataset or find_dataset(target),
+            picking,
+            name=name,
+            cases=cases,
+            sources=sources,
+            scheduler=scheduler,
+            overwrite=overwrite,
+            settings={"encoder": str(encoder) if encoder else None, "dim": dim, "embedding": embedding},
+        )
+        device = resolve_device(device)
+        with log_to(call.workspace.selection / "select.log"):
+            logger.info(describe_plan(call.plan, call.target.name, [pool.name for pool in call.sources]))
+            return _run(
+                call,
+                encoder=encoder,
+                embedding=embedding,
+                dim=dim,
+                unit=picking.unit,
+                seed=picking.seed,
+                skip_broken=skip_broken,
+                device=device,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """A call whose every mistake was found, before any long work and before anything was written."""
+
+    workspace: Workspace
+    target: ImagePool
+    sources: list[ImagePool]
+    choice: Choice
+    settings: dict
+    plan: SelectionPlan
+    plan_for: Callable[..., SelectionPlan]  # the same plan without some cases
+    select: Callable[..., Selection]
+    last: SelectionRecord | None
+    new_round: bool
+    same_round: bool
+    number: int
+
+
+def _checked(
+    dataset: str,
+    choice: Choice,
+    *,
+    name: str,
+    cases: Path | None,
+    sources: Sequence[str],
+    scheduler: str | None,
+    overwrite: bool,
+    settings: dict,
+) -> _Call:
+    target, workspace = dataset_pool(dataset), Workspace(dataset, name)
+    if cases:
+        target = with_case_table(target, cases)
+    pools = open_pools(list(sources))
+    if dataset in [pool.name for pool in pools]:
+        raise UserError(f"the source {dataset} is the target itself; leave -s out to learn from the pool alone")
+    last = last_round(workspace, overwrite=overwrite)
+    plan_for = make_plan
+    if choice.unit == "slice":
+        plan_for = partial(make_slice_plan, picked=slices_of_rounds(load_rounds(workspace)) if last else {})
+        target = replace(target, dataset_json=with_ignore(target.dataset_json))
+    plan = plan_for(target, choice)
+    labelled = set(map(volume_of, plan.folds[0].labelled)) if plan.mode == "annotation" else target.identifiers
+    new_round = begins_round(last, mode=plan.mode, labelled=labelled, overwrite=overwrite)
+    call = _Call(
+        workspace=workspace,
+        target=target,
+        sources=pools,
+        choice=choice,
+        settings={
+            "source": [pool.name for pool in pools],
+            **asdict(choice),
+            "excluded": list(choice.excluded),
+            **settings,
+            "scheduler": True if scheduler else None,  # whether, not which: that does not change the picks
+        },
+        plan=plan,
+        plan_for=plan_for,
+        select=selector(scheduler, choice.strategy, plan.folds[0], workspace.selection),
+        last=last,
+        new_round=new_round,
+        same_round=not overwrite and not new_round,
+        number=last.round + new_round if last else first_round(workspace),
+    )
+    _check_writable(call)
+    return call
+
+
+def _check_writable(call: _Call) -> None:
+    """Raise `UserError` where writing would lose something, or cannot work."""
+    handover = call.workspace.handover(call.number)
+    if call.same_round:
+        check_replaceable(call.workspace.record, part="settings", new=call.settings)
+    elif call.plan.mode == "annotation":
+        check_no_labels(handover)
+    if call.plan.mode == "annotation":
+        label_values(call.target.dataset_json)  # of which the annotator is told
+        handover.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found now
+
+
+def _run(call: _Call, **embedding) -> SelectionRecord:
+    """Embed, choose and write; the record goes last, so that what it tells of is there."""
+    workspace = call.workspace
+    embedded = embed_pools(call.target, call.sources, **embedding)
+    plan = call.plan_for(call.target, call.choice, left_out=embedded.left_out)
+    if call.same_round:
+        check_replaceable(workspace.record, part="provenance", new=embedded.provenance)
+    record = make_record(
+        call.target,
+        plan,
+        embedded,
+        choice=call.choice,
+        settings=call.settings,
+        select=call.select,
+        round_number=call.number,
+        name=workspace.name,
+    )
+    # Folds that were trained on the labelled cases need their split until collect writes the next one.
+    if not (call.new_round and workspace.split.is_file()):
+        write_split(workspace.split, plan.split([[pick.case for pick in one.picks] for one in record.selections]))
+    if plan.mode == "annotation" and record.picked:
+        write_handover(workspace.handover(call.number), call.target, record.selections[0].picks)
+    if call.new_round:
+        keep_round(workspace, call.last)
+    record.write(workspace.record)
+    write_report(call.target.name, name=workspace.name)
+    return record
