@@ -7,9 +7,9 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
+from nnunetv2_xssr.images.sheets import contact_sheet
 from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, cell_targets, from_cells, random_visible, to_cells
 from nnunetv2_xssr.records.files import atomic
-from nnunetv2_xssr.report.sheets import contact_sheet
 
 _LABELS = {
     "held_out_loss": "held-out loss",

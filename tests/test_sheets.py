@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from skimage.io import imread
 
-from nnunetv2_xssr.report.sheets import PREDICTION, TRUTH, contact_sheet, dice, prediction_sheet
+from nnunetv2_xssr.images.sheets import PREDICTION, TRUTH, contact_sheet, dice, prediction_sheet
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
 DARK = np.zeros((64, 64), np.uint8)
@@ -93,7 +93,7 @@ def test_a_failed_picture_leaves_the_old_one_and_no_rubbish(tmp_path, monkeypatc
         target.write_bytes(b"half a picture")
         raise OSError("disk full")
 
-    monkeypatch.setattr("nnunetv2_xssr.report.sheets.Figure.savefig", fail)
+    monkeypatch.setattr("nnunetv2_xssr.images.sheets.Figure.savefig", fail)
     with pytest.raises(OSError, match="disk full"):
         contact_sheet(path, [("", [(IMAGE, "")])])
     assert path.read_bytes() == before

@@ -104,7 +104,7 @@ def _draw(study, variants: dict[str, str], dice: dict[str, dict[str, float]], ra
     import numpy as np
     from skimage.io import imread
 
-    from nnunetv2_xssr.report.sheets import contact_sheet, prediction_sheet
+    from nnunetv2_xssr.images.sheets import contact_sheet, prediction_sheet
 
     raw = study.folder / "nnUNet_raw" / study.target
 

@@ -92,8 +92,8 @@ def extract_volume(image: np.ndarray, channel_names: tuple[str, ...]) -> np.ndar
     -------
     array of shape (1, channels, VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE), float16
     """
-    box = tuple(foreground(image[0], axis) for axis in range(3))
-    volume = torch.from_numpy(normalise(image, channel_names)[(slice(None), *box)])[None]
+    box = [foreground(image[0], axis) for axis in range(3)]
+    volume = torch.from_numpy(normalise(image, channel_names)[:, box[0], box[1], box[2]])[None]
     # First up, then down by averages: trilinear interpolation alone would skip voxels.
     larger = [max(size, VOLUME_SIZE) for size in volume.shape[2:]]
     volume = F.interpolate(volume, larger, mode="trilinear", align_corners=False)
