@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+STAGES := pretrain selection trainers
+# The package as it is installed, for the type checker: the stages lie beside it in a checkout.
+TYPED := $(VENV)/typed/nnunetv2_xssr
 
 .PHONY: demo test lint clean
 
@@ -20,6 +23,10 @@ test: $(VENV)/installed lint
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf $(TYPED) && mkdir -p $(TYPED)
+	ln -s $(addprefix $(CURDIR)/,$(filter-out %/__pycache__,$(wildcard nnunetv2_xssr/*)) $(STAGES)) $(TYPED)
+	cd $(VENV)/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p nnunetv2_xssr
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -64,7 +64,8 @@ def test_wheel_holds_every_module(tmp_path):
         for file in folder.glob("*.py")
     }
     assert inside == expected
-    assert sorted(extra) == [f"nnunetv2_xssr/report/page.{ending}" for ending in ("css", "html", "js")]
+    pages = [f"nnunetv2_xssr/report/page.{ending}" for ending in ("css", "html", "js")]
+    assert sorted(extra) == sorted(["nnunetv2_xssr/py.typed", *pages])
     # Imported from what the wheel installs, far from the checkout.
     code = "import nnunetv2_xssr.selection as s, nnunetv2_xssr.trainer_link as t; print(s.__file__, t.__file__)"
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
