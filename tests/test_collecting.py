@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from making import write_dataset_json, write_picture, write_pictures
-from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+from making import picture, write_dataset_json, write_picture, write_pictures
+from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases, verify_dataset_integrity
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from PIL import Image
 
-from nnunetv2_xssr.annotation.collecting import inspect_labels, take_in
+from nnunetv2_xssr.annotation import label_check
+from nnunetv2_xssr.annotation.collecting import take_in
+from nnunetv2_xssr.annotation.inspecting import inspect_labels
 from nnunetv2_xssr.annotation.label_check import label_values
+from nnunetv2_xssr.annotation.sparse_labels import with_ignore, write_template
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
 
@@ -66,7 +70,23 @@ def came(folder, *names, label=None):
 
 
 def inspected(folder, returned, chosen=CASES, **options):
-    return inspect_labels(dataset_pool(folder.name), returned, chosen, **options)
+    return inspect_labels(dataset_pool(folder.name), folder=returned, chosen=chosen, **options)
+
+
+def taken(folder, returned, chosen=CASES, **options):
+    """Collect these labels, of which each fits; the folder of labels in the dataset."""
+    found = inspected(folder, returned, chosen, **options)
+    assert not found.unfit, found.unfit
+    take_in(dataset_pool(folder.name), found.fit)
+    return folder / "labelsTr"
+
+
+def nnunet_takes(folder, case, channels=1):
+    """Whether nnU-Net's own check of a case finds the label on its image's grid."""
+    pool = dataset_pool(folder.name)
+    files = next(one.files for one in pool.cases if one.identifier == case)
+    label = folder / "labelsTr" / f"{case}{pool.file_ending}"
+    return check_cases([str(file) for file in files], str(label), channels, type(pool.reader()))
 
 
 def refused(folder, returned, *words, chosen=CASES, **options):
@@ -95,7 +115,7 @@ def test_labels_that_fit_and_those_that_are_missing(pictures):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("case_01_0000.png", ["case_01_0000.png: no case has this name", "is it case_01.png?"]),
+        ("case_01_0000.png", ["case_01_0000.png: no case has this name", "is it case_01.png?", "with --fix_names"]),
         ("Case_01.png", ["is it case_01.png?"]),
         ("case_01.seg.nrrd", ["is it case_01.png?"]),
         ("segmentation of monday.png", ["no case has this name; the names are like case_00.png"]),
@@ -187,10 +207,6 @@ def test_not_a_number(volumes):
 def test_colours(pictures):
     coloured = np.stack([drawn()] * 3, axis=-1)
     refused(pictures, came(pictures, "case_00.png", label=coloured), "3 channels", "grey values")
-    palette = Image.fromarray(drawn(), "L").convert("P")
-    palette.putpalette([0, 0, 0, 255, 0, 0])
-    palette.save(pictures.parent.parent / "returned" / "case_00.png")
-    refused(pictures, pictures.parent.parent / "returned", "channels", "grey values")
 
 
 def test_empty(pictures):
@@ -318,7 +334,7 @@ def test_spacing_of_stacks_goes_with_the_label(empty):
     returned = empty.root / "returned"
     returned.mkdir()
     tifffile.imwrite(returned / "s.tif", drawn((5, 6, 7)))
-    take_in(dataset_pool(folder.name), inspect_labels(dataset_pool(folder.name), returned, ["s"]).fit)
+    take_in(dataset_pool(folder.name), inspect_labels(dataset_pool(folder.name), folder=returned, chosen=["s"]).fit)
     assert json.loads((folder / "labelsTr" / "s.json").read_text()) == {"spacing": [3, 1, 1]}
 
 
@@ -326,3 +342,284 @@ def test_stock_nnunet_finds_nothing_wrong(pictures, capfd):
     take_in(dataset_pool(PICTURES), inspected(pictures, came(pictures, "case_00.png", "case_02.png")).fit)
     verify_dataset_integrity(str(pictures), 1)
     assert "Error" not in capfd.readouterr().out
+
+
+# --------------------------------------------------------------------------------- other grids, values, colours, names
+def flat_array():
+    return picture(3).astype(np.float32)
+
+
+def save_axes(path, array, axes, affine=None):
+    """Save an array of shape (y, x) with two axes, or with further ones of length 1."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name.endswith((".nii", ".nii.gz")):
+        values = array.T.reshape(array.T.shape + (1,) * (axes - 2))
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([0.5, 0.6, 2, 1]) if affine is None else affine), path)
+    else:
+        image = sitk.GetImageFromArray(array.reshape((1,) * (axes - 2) + array.shape))
+        image.SetSpacing((0.5, 0.6, 2.0)[:axes])
+        image.SetOrigin((3.0, 4.0, 5.0)[:axes])
+        sitk.WriteImage(image, str(path))
+
+
+def oblique():
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(sitk.Euler3DTransform((0, 0, 0), 0.1, 0.2, 0.3).GetMatrix(), (3, 3)) * [0.5, 0.6, 2]
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("ending", "of_image", "of_label"),
+    [
+        (".nii.gz", 2, 3),
+        (".nii.gz", 3, 2),
+        (".nii.gz", 2, 4),
+        (".nrrd", 2, 3),
+        (".nrrd", 3, 2),
+        (".mha", 2, 3),
+        (".mha", 3, 2),
+        (".nii", 3, 2),  # which nnU-Net reads with nibabel
+        (".nii", 3, 4),
+    ],
+)
+def test_label_with_another_number_of_axes(empty, ending, of_image, of_label):
+    folder, returned = empty.raw / VOLUMES, empty.root / "returned"
+    affine = oblique() if ending.startswith(".nii") and of_label > 2 else None
+    for case, axes in (("a", of_label), ("b", of_image)):
+        save_axes(folder / "imagesTr" / f"{case}_0000{ending}", flat_array(), of_image, affine)
+        save_axes(returned / f"{case}{ending}", drawn(), axes, affine)
+    write_dataset_json(folder, ending, numTraining=0)
+    labels = taken(folder, returned, ["a", "b"])
+    for case in ("a", "b"):
+        image = sitk.ReadImage(str(folder / "imagesTr" / f"{case}_0000{ending}"))
+        label = sitk.ReadImage(str(labels / f"{case}{ending}"))
+        assert label.GetDimension() == image.GetDimension() == of_image
+        assert (sitk.GetArrayFromImage(label).reshape(drawn().shape) == drawn()).all()
+        assert nnunet_takes(folder, case)
+    assert (labels / f"b{ending}").read_bytes() == (returned / f"b{ending}").read_bytes()
+    assert not inspected(folder, returned, ["a", "b"]).unfit  # the same files once more
+
+
+@pytest.mark.parametrize(
+    ("label", "affine", "word"),
+    [
+        (np.stack([drawn()] * 2), np.diag([0.5, 0.6, 2, 1]), "has the size 48 x 40 x 2, its image 48 x 40"),
+        (drawn()[None], np.diag([0.5, 0.7, 2, 1]), "has the spacing 0.5, 0.7"),
+        (drawn()[None], oblique(), "has the direction"),
+    ],
+)
+def test_label_with_another_number_of_axes_off_its_image(empty, label, affine, word):
+    folder, returned = empty.raw / VOLUMES, empty.root / "returned"
+    for case in ("a", "b"):
+        save_axes(folder / "imagesTr" / f"{case}_0000.nii.gz", flat_array(), 2)
+        save_axes(returned / f"{case}.nii.gz", drawn(), 3)
+    nibabel.save(nibabel.Nifti1Image(label.T, affine), returned / "a.nii.gz")
+    write_dataset_json(folder, ".nii.gz", numTraining=0)
+    assert list(refused(folder, returned, "a.nii.gz: ", word, chosen=["a", "b"]).fit) == ["b"]
+
+
+@pytest.fixture
+def channels(empty):
+    """Two volumes with two channels along a fourth axis."""
+    affine = np.diag([1, 1.5, 2, 1])
+    for case in ("v_0", "v_1"):
+        path = empty.raw / VOLUMES / "imagesTr" / f"{case}_0000.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(0).normal(size=(8, 7, 6, 2)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(values, affine), path)
+        (empty.root / "returned").mkdir(exist_ok=True)
+        label = nibabel.Nifti1Image(drawn((6, 7, 8)).T, affine)
+        nibabel.save(label, empty.root / "returned" / f"{case}.nii.gz")
+    write_dataset_json(empty.raw / VOLUMES, ".nii.gz", {"0": "T1", "1": "T2"}, numTraining=0)
+    return empty.raw / VOLUMES
+
+
+def test_channels_along_a_fourth_axis(channels, empty):
+    image = nibabel.load(empty.root / "returned" / "v_0.nii.gz")
+    nearly = np.asarray(image.dataobj) * np.float32(0.99999994)
+    nibabel.save(nibabel.Nifti1Image(nearly, image.affine), empty.root / "returned" / "v_0.nii.gz")
+    labels = taken(channels, empty.root / "returned", ["v_0", "v_1"])
+    for case in ("v_0", "v_1"):
+        label = nibabel.load(labels / f"{case}.nii.gz")
+        assert label.shape == (8, 7, 6) and (np.asarray(label.dataobj) == drawn((6, 7, 8)).T).all()
+        assert np.allclose(label.affine, image.affine)
+
+
+def test_label_off_an_image_with_channels_along_a_fourth_axis(channels, empty):
+    label = nibabel.Nifti1Image(drawn((6, 7, 8)).T, np.diag([1, 1.5, 3, 1]))
+    nibabel.save(label, empty.root / "returned" / "v_0.nii.gz")
+    found = refused(channels, empty.root / "returned", "v_0.nii.gz: has the spacing 1, 1.5, 3", chosen=["v_0", "v_1"])
+    assert list(found.fit) == ["v_1"]
+
+
+def test_template_of_an_image_with_channels_along_a_fourth_axis(channels, tmp_path):
+    pool = dataset_pool(channels.name)
+    pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
+    write_template(tmp_path / "v_0.nii.gz", pool.cases[0], pool, slices=[2])
+    assert nibabel.load(tmp_path / "v_0.nii.gz").shape == (8, 7, 6)
+
+
+def test_grids_that_cannot_be_compared(volumes, monkeypatch):
+    returned = volume_label(volumes)
+
+    def fails_for_one(of_image, of_label):
+        calls.append(of_label)
+        if len(calls) == 1:
+            raise ValueError("operands could not be broadcast together")
+        return {}
+
+    calls = []
+    monkeypatch.setattr(label_check, "differences", fails_for_one)
+    found = refused(volumes, returned, "v_0.nii.gz: cannot be compared with its image", chosen=["v_0", "v_1"])
+    assert list(found.fit) == ["v_1"]
+
+
+@pytest.mark.parametrize(("factor", "slope"), [(np.float32(0.99999994), None), (1.0009, None), (255, 1 / 255.1)])
+def test_values_within_rounding_of_whole_numbers(volumes, factor, slope):
+    returned = volume_label(volumes)
+    label = nibabel.load(returned / "v_0.nii.gz")
+    stored = nibabel.Nifti1Image(np.asarray(label.dataobj) * np.float32(factor), label.affine, label.header)
+    stored.set_data_dtype(np.uint8 if slope else np.float32)
+    if slope:
+        stored.header.set_slope_inter(slope, 0)
+    nibabel.save(stored, returned / "v_0.nii.gz")
+    labels = taken(volumes, returned, ["v_0", "v_1"])
+    collected = nibabel.load(labels / "v_0.nii.gz")
+    assert collected.get_data_dtype() == np.uint8 and np.unique(collected.get_fdata()).tolist() == [0, 1]
+    assert nnunet_takes(volumes, "v_0")
+    assert (labels / "v_1.nii.gz").read_bytes() == (returned / "v_1.nii.gz").read_bytes()
+    assert not inspected(volumes, returned, ["v_0", "v_1"]).unfit  # the same files once more
+
+
+@pytest.mark.parametrize("value", ["0.998", "1.0015", "0.5"])
+def test_other_values_are_shown_with_their_digits(volumes, value):
+    returned = volume_label(volumes)
+    save(returned / "v_0.nii.gz", drawn((6, 7, 8)).astype(np.float32) * np.float32(value))
+    refused(volumes, returned, f"v_0.nii.gz: holds {value}, which no label has", chosen=["v_0", "v_1"])
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+def test_label_of_another_origin_that_was_there_before(volumes, reader):
+    write_dataset_json(volumes, ".nii.gz", overwrite_image_reader_writer=reader, numTraining=0)
+    returned = volume_label(volumes)
+    save(volumes / "labelsTr" / "v_0.nii.gz", drawn((6, 7, 8)), origin=(0, 0, 0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    (returned / "v_0.nii.gz").unlink()
+    before = (volumes / "labelsTr" / "v_0.nii.gz").read_bytes()
+    found = inspected(volumes, returned, ["v_0", "v_1"])
+    (warning,) = found.warnings
+    assert warning.startswith("labelsTr/v_0.nii.gz: has the ") and sorted(found.fit) == ["v_0", "v_1"]
+    taken(volumes, returned, ["v_0", "v_1"])
+    assert (volumes / "labelsTr" / "v_0.nii.gz").read_bytes() == before and nnunet_takes(volumes, "v_0")
+
+
+def test_label_of_another_size_or_spacing_that_was_there_before(volumes):
+    returned = volume_label(volumes)
+    for shape, spacing, words in (((5, 7, 8), (1, 2, 3), "size"), ((6, 7, 8), (1, 2, 4), "spacing 1, 2, 4")):
+        save(volumes / "labelsTr" / "v_0.nii.gz", drawn(shape), spacing=spacing)
+        (returned / "v_0.nii.gz").unlink(missing_ok=True)
+        refused(volumes, returned, "labelsTr/v_0.nii.gz: has the", words, chosen=["v_0", "v_1"])
+
+
+def test_sentences_name_the_folder_of_the_file(pictures):
+    write_picture(pictures / "labelsTr" / "case_00.png", drawn(value=7))
+    write_picture(pictures / "annotate" / "round_01" / "labels" / "case_01.png", drawn(value=7))
+    outside = came(pictures, "case_02.png", label=drawn(value=7))
+    found = inspected(pictures, pictures / "annotate" / "round_01" / "labels")
+    beginnings = [sentence.split(":")[0] for sentence in [*found.unfit, *inspected(pictures, outside).unfit]]
+    assert beginnings == [
+        "labelsTr/case_00.png",
+        "annotate/round_01/labels/case_01.png",
+        "labelsTr/case_00.png",
+        str(outside / "case_02.png"),
+    ]
+
+
+def test_equal_label_that_was_saved_again_is_no_other(pictures, volumes):
+    returned = came(pictures, "case_00.png")
+    taken(pictures, returned)
+    Image.fromarray(drawn()).save(returned / "case_00.png", compress_level=0)
+    assert (returned / "case_00.png").read_bytes() != (pictures / "labelsTr" / "case_00.png").read_bytes()
+    assert not inspected(pictures, returned).unfit
+    (returned / "case_00.png").unlink()
+    returned = volume_label(volumes)
+    taken(volumes, returned, ["v_0", "v_1"])
+    content = gzip.decompress((returned / "v_0.nii.gz").read_bytes())
+    (returned / "v_0.nii.gz").write_bytes(gzip.compress(content, 1))
+    assert not inspected(volumes, returned, ["v_0", "v_1"]).unfit
+
+
+@pytest.mark.parametrize("stored", [255, 128])
+def test_masks_are_read_as_labels(pictures, stored):
+    returned = came(pictures, "case_00.png", label=drawn(value=stored))
+    refused(pictures, returned, f"holds {stored},", f"if {stored} is 1 (blob), collect with --values {stored}=1")
+    labels = taken(pictures, returned, values={255: 1, 128: 1})
+    assert (np.array(Image.open(labels / "case_00.png")) == drawn()).all() and nnunet_takes(pictures, "case_00")
+    assert not inspected(pictures, returned, values={255: 1, 128: 1}).unfit  # the same file once more
+
+
+def test_masks_of_several_labels(pictures):
+    write_dataset_json(pictures, labels={"background": 0, "a": 1, "b": 2, "ignore": 3}, numTraining=0, dataset={})
+    label = drawn(value=255)
+    label[10:12] = 128
+    returned = came(pictures, "case_00.png", label=label)
+    assert "--values" not in refused(pictures, returned, "holds 128, 255, which no label has").unfit[0]
+    labels = taken(pictures, returned, values={255: 2, 128: 1})
+    assert np.unique(Image.open(labels / "case_00.png")).tolist() == [0, 1, 2]
+
+
+def test_values_are_those_of_the_folder_that_is_collected(pictures):
+    write_picture(pictures / "labelsTr" / "case_01.png", drawn(value=255))
+    folder = pictures / "labelsTr"
+    words = "labelsTr/case_01.png: holds 255, which no label has; the values are 0 (background), 1 (blob); if 255 is 1 "
+    found = refused(pictures, came(pictures, "case_00.png", label=drawn(value=255)), words, values={255: 1})
+    assert found.unfit[0].endswith(f"collect with -l {folder} --values 255=1") and list(found.fit) == ["case_00"]
+    labels = taken(pictures, folder, values={255: 1})
+    assert (np.array(Image.open(labels / "case_01.png")) == drawn()).all()
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp"])
+def test_pictures_with_a_palette_are_read_as_their_indices(empty, ending):
+    folder = empty.raw / PICTURES
+    write_picture(folder / "imagesTr" / f"case_00_0000{ending}", picture(1))
+    write_dataset_json(folder, ending, numTraining=0, dataset={})
+    indexed = Image.fromarray(drawn(), "L").convert("P")
+    indexed.putpalette([0, 0, 0, 255, 0, 0])
+    (empty.root / "returned").mkdir()
+    indexed.save(empty.root / "returned" / f"case_00{ending}")
+    labels = taken(folder, empty.root / "returned")
+    label = Image.open(labels / f"case_00{ending}")
+    assert label.mode == "L" and (np.array(label) == drawn()).all() and nnunet_takes(folder, "case_00")
+
+
+NAMES = [
+    "case_01_0000",
+    "case_01_label",
+    "case_01-label",
+    "case_01-mask",
+    "case_01_seg",
+    "case_01.seg",
+    "case_01_Labels",
+]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "case_01_0000-label"])
+def test_names_with_an_ending_too_much(pictures, name):
+    returned = came(pictures, f"{name}.png")
+    refused(pictures, returned, f"{name}.png: no case has this name; is it case_01.png?", "collect with --fix_names")
+    labels = taken(pictures, returned, fix_names=True)
+    assert [path.name for path in labels.iterdir()] == ["case_01.png"]
+
+
+def test_names_that_could_be_two_cases_or_twice_the_same(pictures):
+    returned = came(pictures, "case_00.png", "case_00_label.png", "case_01_seg.png", "case_01_mask.png", "odd_seg.png")
+    found = inspected(pictures, returned, fix_names=True)
+    assert list(found.fit) == ["case_00"] and len(found.unfit) == 4
+    assert any("case_00_label.png: case_00.png is there too" in sentence for sentence in found.unfit)
+    assert any("case_01_seg.png: case_01_mask.png is there too" in sentence for sentence in found.unfit)
+    assert any("odd_seg.png: no case has this name" in sentence for sentence in found.unfit)
+
+
+def test_name_from_which_two_cases_are_left(pictures):
+    write_picture(pictures / "imagesTr" / "case_00_label_0000.png", picture(9))
+    returned = came(pictures, "case_00_label_seg.png")
+    refused(pictures, returned, "case_00_label_seg.png: no case has this name", chosen=CASES[:1], fix_names=True)

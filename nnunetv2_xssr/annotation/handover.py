@@ -12,8 +12,9 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
+from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.reasons import reason
-from nnunetv2_xssr.annotation.sparse_labels import IGNORE, write_template
+from nnunetv2_xssr.annotation.sparse_labels import write_template
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.files import atomic, read_json, sha256_files, write_json
@@ -91,7 +92,7 @@ def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
         name = f"{case}{pool.file_ending}"
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
             # nnU-Net's writers tell the format by the ending, and put a spacing beside a stack in .tif.
-            write_template(Path(scratch) / name, cases[case], pool, slices[case])
+            write_template(Path(scratch) / name, cases[case], pool, slices=slices[case])
             for file in sorted(Path(scratch).iterdir()):
                 hashes[file.name] = sha256_files([file])
                 if name not in drawn:

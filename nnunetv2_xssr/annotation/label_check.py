@@ -1,21 +1,46 @@
 """Whether a label fits its image: it can be read, lies on the same grid and holds the values it may hold."""
 
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.annotation.geometry import axes, differences, image_grid
+from nnunetv2_xssr.annotation.label_files import read_label
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.reading import stored_finite
+from nnunetv2_xssr.records.workspace import Workspace
 
-# Programs write geometry as text or in single precision: this much may get lost, and moves a label by less than anybody
-# could see.
-_VOXELS = 0.01  # of origin and direction, as a share of a voxel
-_COSINES = 1e-3  # of the direction
+_ROUNDING = 1e-3  # of a value: labels that were scaled or saved as floats
+IGNORE = "ignore"  # nnU-Net's name of the label
 
 
 class UnfitLabel(UserError):
     """One label cannot be used; the others may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedLabel:
+    """A label that fits.
+
+    Attributes
+    ----------
+    values : int array of shape (z, y, x), with z = 1 in 2D
+    grid : dict
+        Properties of its image's grid, for nnU-Net's writer.
+    plain : bool
+        Whether nnU-Net reads these values on this grid from the file as it is.
+    warning : str or None
+        What is odd about it, though nnU-Net takes it.
+    """
+
+    values: np.ndarray
+    grid: dict
+    plain: bool
+    warning: str | None
 
 
 def label_values(dataset_json: dict) -> dict[int, str]:
@@ -33,14 +58,31 @@ def label_values(dataset_json: dict) -> dict[int, str]:
     try:
         manager = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
     except AssertionError as error:  # nnU-Net checks them this way
-        raise UserError(f"the labels in dataset.json do not fit nnU-Net ({error}); mend them") from None
+        raise UserError(f"the labels in dataset.json do not fit nnU-Net ({error}); fix them") from None
     values = [*manager.all_labels, *([manager.ignore_label] if manager.has_ignore_label else [])]
     names = {value: name for name, value in dataset_json["labels"].items() if isinstance(value, int)}
     return {int(value): names.get(value, "part of a region") for value in values}
 
 
-def check_label(file: Path, case: Case, pool: ImagePool, allow_empty: bool = False) -> np.ndarray:
+def shown(file: Path, pool: ImagePool) -> str:
+    """A file as sentences name it: below the dataset's folder where it lies there."""
+    folder = Workspace(pool.name).raw
+    return str(file.relative_to(folder) if file.is_relative_to(folder) else file)
+
+
+def check_label(
+    file: Path,
+    case: Case,
+    pool: ImagePool,
+    *,
+    allow_empty: bool = False,
+    values: Mapping[int, int] | None = None,
+) -> CheckedLabel:
     """Read the label of a case and check it against the case's image.
+
+    The sizes and, where the format has them, spacing, origin and direction are compared along the axes that both files
+    have: a 2D image fits a label with a third axis of length 1, and an image with channels along a fourth axis a label
+    without them. A label in ``labelsTr`` may have another origin and direction, of which nnU-Net only warns.
 
     Parameters
     ----------
@@ -49,81 +91,97 @@ def check_label(file: Path, case: Case, pool: ImagePool, allow_empty: bool = Fal
     pool : ImagePool
     allow_empty : bool
         Whether a label may hold background alone.
-
-    Returns
-    -------
-    int array of shape (z, y, x), with z = 1 in 2D
+    values : mapping from int to int, optional
+        What to read stored values as.
 
     Raises
     ------
     UnfitLabel
         If it cannot be used; the sentence names the file and says why.
     """
+    name = shown(file, pool)
+    shape, of_image, label, of_label, plain = _read(file, case, pool, name)
+    if len(label) != 1:
+        raise UnfitLabel(f"{name}: has {len(label)} channels, as a colour picture; save grey values")
+    if label.shape[1:] != shape:
+        raise UnfitLabel(
+            f"{name}: has the size {_size(label.shape[1:])}, its image {_size(shape)}; draw and save it on its image's "
+            f"grid"
+        )
+    grid = image_grid(of_image)
+    try:
+        shifted = differences(grid, of_label)
+    except Exception as error:
+        raise UnfitLabel(f"{name}: cannot be compared with its image ({_short(error)}); save it again") from None
+    in_dataset = file.parent.resolve() == Workspace(pool.name).labels.resolve()
+    for what, sentence in shifted.items():
+        if what == "spacing" or not in_dataset:
+            raise UnfitLabel(f"{name}: {sentence}; draw and save it on its image's grid")
+    known, where = label_values(pool.dataset_json), f"-l {shlex.quote(str(file.parent))} " if in_dataset else ""
+    whole = _whole(label[0], values or {}, known=known, name=name, where=where)
+    if not allow_empty and np.isin(whole, [0, *(value for value in known if known[value] == IGNORE)]).all():
+        raise UnfitLabel(f"{name}: is empty; if there is nothing to draw in its image, collect with --allow_empty")
+    warning = f"{name}: {'; '.join(shifted.values())}; nnU-Net goes by the voxels alone, so look whether it fits"
+    return CheckedLabel(
+        values=whole,
+        grid=grid,
+        plain=plain and np.array_equal(whole, label[0]) and axes(of_label) == axes(grid),
+        warning=warning if shifted else None,
+    )
+
+
+def _read(file: Path, case: Case, pool: ImagePool, name: str) -> tuple[tuple[int, ...], dict, np.ndarray, dict, bool]:
+    """The size and properties of the image, then what `read_label` gives."""
     reader = pool.reader()
     try:
         image, of_image = reader.read_images([str(path) for path in case.files])
     except Exception as error:  # readers raise whatever their library raises
-        raise UnfitLabel(f"{file.name}: its image {case.files[0]} cannot be read ({_short(error)})") from None
+        raise UnfitLabel(f"{name}: its image {case.files[0]} cannot be read ({_short(error)})") from None
     try:
-        label, of_label = reader.read_seg(str(file))
+        label, of_label, plain = read_label(file, reader)
         finite = np.isfinite(label).all() and stored_finite(file)
     except Exception as error:
-        raise UnfitLabel(f"{file.name}: cannot be read ({_short(error)}); save it again") from None
+        raise UnfitLabel(f"{name}: cannot be read ({_short(error)}); save it again") from None
     if not finite:
-        raise UnfitLabel(f"{file.name}: holds NaN or infinity; save it as whole numbers")
-    if len(label) != 1:
-        raise UnfitLabel(f"{file.name}: has {len(label)} channels, as a colour picture; save grey values")
-    if label.shape[1:] != image.shape[1:]:
-        raise UnfitLabel(
-            f"{file.name}: has the size {_size(label)}, its image {_size(image)}; draw and save it on its image's grid"
-        )
-    _check_geometry(file, of_image, of_label)
-    return _checked_values(file, label[0], label_values(pool.dataset_json), allow_empty)
+        raise UnfitLabel(f"{name}: holds NaN or infinity; save it as whole numbers")
+    return image.shape[1:], of_image, label, of_label, plain
 
 
-def _check_geometry(file: Path, of_image: dict, of_label: dict) -> None:
-    """Compare what the format tells: pictures tell nothing, stacks in .tif a spacing in a file beside them."""
-    pairs = {}
-    if "sitk_stuff" in of_image:
-        ours, theirs = of_image["sitk_stuff"], of_label["sitk_stuff"]
-        voxel = _VOXELS * min(ours["spacing"])
-        # Of the spacing nnU-Net wants no less than np.allclose.
-        pairs["spacing"] = ours["spacing"], theirs["spacing"], 1e-5 * min(ours["spacing"])
-        pairs["origin"] = ours["origin"], theirs["origin"], voxel
-        pairs["direction"] = ours["direction"], theirs["direction"], _COSINES
-    elif "nibabel_stuff" in of_image:
-        ours, theirs = (np.ravel(p["nibabel_stuff"]["original_affine"]) for p in (of_image, of_label))
-        pairs["spacing"] = of_image["spacing"], of_label["spacing"], 1e-5 * min(of_image["spacing"])
-        pairs["affine"] = ours, theirs, _VOXELS * min(of_image["spacing"])
-    for name, (image, label, tolerance) in pairs.items():
-        if not np.allclose(label, image, rtol=0, atol=tolerance):
-            raise UnfitLabel(
-                f"{file.name}: has the {name} {_numbers(label)}, its image {_numbers(image)}; draw and save it on its "
-                f"image's grid"
-            )
-
-
-def _checked_values(file: Path, label: np.ndarray, known: dict[int, str], allow_empty: bool) -> np.ndarray:
-    found = np.unique(label)
-    allowed = ", ".join(f"{value} ({name})" for value, name in known.items())
-    unknown = [value for value in found if value not in known]
+def _whole(label: np.ndarray, values: Mapping[int, int], *, known: dict[int, str], name: str, where: str) -> np.ndarray:
+    """The label in whole numbers, each of them known."""
+    stored = np.rint(label)
+    odd = np.unique(label[np.abs(label - stored) > _ROUNDING]).tolist()
+    whole = stored.copy()
+    for old, new in values.items():
+        whole[stored == old] = new
+    found = np.unique(whole).tolist()
+    unknown = odd + [value for value in found if value not in known]
     if unknown:
         raise UnfitLabel(
-            f"{file.name}: holds {_numbers(unknown[:5])}{', ...' if len(unknown) > 5 else ''}, which no label has; the "
-            f"values are {allowed}"
+            f"{name}: holds {first_few([_number(value) for value in unknown], 5)}, which no label has; the values are "
+            f"{', '.join(f'{value} ({meaning})' for value, meaning in known.items())}"
+            + _proposal([value for value in found if value != 0], unknown, known=known, where=where)
         )
-    if all(value == 0 or known[value] == "ignore" for value in found) and not allow_empty:
-        raise UnfitLabel(f"{file.name}: is empty; if there is nothing to draw in its image, collect with --allow_empty")
-    return label.astype(int)
+    return whole.astype(np.int32)
 
 
-def _size(array: np.ndarray) -> str:
+def _proposal(drawn: list[float], unknown: list[float], *, known: dict[int, str], where: str) -> str:
+    """How to collect a mask whose only value besides 0 is another one than the label's, such as 255."""
+    meant = next((value for value, meaning in known.items() if value != 0 and meaning != IGNORE), None)
+    if meant is None or drawn != unknown or len(drawn) != 1:
+        return ""
+    value = _number(drawn[0])
+    return f"; if {value} is {meant} ({known[meant]}), collect with {where}--values {value}={meant}"
+
+
+def _size(shape: tuple[int, ...]) -> str:
     # As viewers show it: x first.
-    return " x ".join(str(n) for n in array.shape[:0:-1] if n > 1) or "1"
+    return " x ".join(str(n) for n in shape[::-1] if n > 1) or "1"
 
 
-def _numbers(values) -> str:
-    return ", ".join(f"{value:g}" for value in values)
+def _number(value: float) -> str:
+    """A stored value with as many digits as tell it from its neighbours in single precision."""
+    return np.format_float_positional(np.float32(value), trim="-")
 
 
 def _short(error: Exception) -> str:

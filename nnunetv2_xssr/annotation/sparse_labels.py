@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_xssr.annotation.label_check import UnfitLabel, label_values
+from nnunetv2_xssr.annotation.geometry import image_grid
+from nnunetv2_xssr.annotation.label_check import IGNORE, UnfitLabel, label_values
+from nnunetv2_xssr.errors import first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
-
-IGNORE = "ignore"  # nnU-Net's name of the label
 
 
 def with_ignore(dataset_json: dict) -> dict:
@@ -19,31 +19,27 @@ def with_ignore(dataset_json: dict) -> dict:
     return {**dataset_json, "labels": {**dataset_json["labels"], IGNORE: highest + 1}}
 
 
-def write_template(path: Path, case: Case, pool: ImagePool, slices: Collection[int]) -> None:
+def write_template(path: Path, case: Case, pool: ImagePool, *, slices: Collection[int]) -> None:
     """Write a label to draw in: 0 on these slices, the ignore label everywhere else."""
     reader = pool.reader()
     image, properties = reader.read_images([str(file) for file in case.files])
     label = np.full(image.shape[1:], pool.dataset_json["labels"][IGNORE], np.uint8)
     label[sorted(slices)] = 0
-    reader.write_seg(label, str(path), properties)
+    reader.write_seg(label, str(path), image_grid(properties))
 
 
-def check_slices(file: Path, label: np.ndarray, slices: Collection[int], ignore: int) -> None:
+def check_slices(name: str, label: np.ndarray, *, slices: Collection[int], ignore: int) -> None:
     """Raise `UnfitLabel` unless a label of shape (z, y, x) is whole on these slices and ignored on all others."""
     ignored = label == ignore
     holes = [i for i in sorted(slices) if ignored[i].any()]
     if holes:
         raise UnfitLabel(
-            f"{file.name}: slice {_some(holes)} still holds {ignore} (ignore) somewhere; draw all of it, with 0 for "
+            f"{name}: slice {first_few(holes, 5)} still holds {ignore} (ignore) somewhere; draw all of it, with 0 for "
             f"background"
         )
     strange = [i for i in np.flatnonzero(~ignored.all(axis=(1, 2))).tolist() if i not in slices]
     if strange:
         raise UnfitLabel(
-            f"{file.name}: slice {_some(strange)} is not all {ignore} (ignore), though only {_some(sorted(slices))} "
-            f"was asked for; begin again with the template, or set the others to {ignore}"
+            f"{name}: slice {first_few(strange, 5)} is not all {ignore} (ignore), though only "
+            f"{first_few(sorted(slices), 5)} was asked for; use the template again, or set the others to {ignore}"
         )
-
-
-def _some(slices: list[int]) -> str:
-    return ", ".join(map(str, slices[:5])) + (", ..." if len(slices) > 5 else "")

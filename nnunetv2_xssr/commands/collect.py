@@ -1,10 +1,13 @@
 """nnUNetv2_xssr_collect: take labels back from the annotator and make the dataset ready for training."""
 
 import argparse
+import re
 from pathlib import Path
 
 from nnunetv2_xssr.commands.running import add_name, run
 from nnunetv2_xssr.errors import UserError
+
+_SHOWN = 5  # warnings of one kind
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,8 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     add("-l", type=Path, metavar="LABELS",
         help="folder of labels, named like the cases; by default labels/ of the last hand-over")
     add("--allow_empty", nargs="*", metavar="CASE",
-        help="take labels too in which nothing is drawn: of these cases, or of all; a template of --unit slice that is "
-        "as it was handed over is taken only by name")
+        help="also take labels in which nothing is drawn: of these cases, or of all; a template of --unit slice that "
+        "nobody has changed is taken only by name")
+    add("--values", nargs="+", metavar="OLD=NEW", default=[],
+        help="read stored values of the labels as others: 255=1 for masks that hold 0 and 255")
+    add("--fix_names", action="store_true",
+        help="take files whose name has an ending such as _0000, _label, -mask or .seg too much, if one case fits")
     # fmt: on
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _collect(args))
@@ -34,10 +41,21 @@ def _collect(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     allow_empty = args.allow_empty is not None if not args.allow_empty else args.allow_empty
-    result = collect_labels(args.d, name=args.name, labels=args.l, allow_empty=allow_empty)
+    result = collect_labels(
+        args.d,
+        name=args.name,
+        labels=args.l,
+        allow_empty=allow_empty,
+        values=_values(args.values),
+        fix_names=args.fix_names,
+    )
     workspace, found = result.workspace, result.inspection
     counts = f"{len(found.fit)}; labelled now: {len(result.labelled)} of {result.cases}"
     print(f"{workspace.dataset}: labels collected from {result.folder}: {counts}")
+    for sentence in found.warnings[:_SHOWN]:
+        print(f"warning: {sentence}")
+    if len(found.warnings) > _SHOWN:
+        print(f"warning: the same of {len(found.warnings) - _SHOWN} more labels")
     for sentence in found.unfit:
         print(f"does not fit: {sentence}")
     if result.missing:
@@ -54,6 +72,16 @@ def _collect(args: argparse.Namespace) -> None:
     print(describe_next(workspace))
     if found.unfit:
         raise UserError(
-            f"{len(found.unfit)} files in {result.folder} do not fit, as listed above; fix them and run the command "
-            f"again"
+            f"{len(found.unfit)} label{'s do' if len(found.unfit) > 1 else ' does'} not fit, as listed above; fix what "
+            f"is said there and run the command again"
         )
+
+
+def _values(texts: list[str]) -> dict[int, int]:
+    values = {}
+    for text in texts:
+        match = re.fullmatch(r"(\d+)=(\d+)", text)
+        if not match or int(match[1]) in values:
+            raise UserError(f"--values must be whole numbers such as 255=1, each number once on the left; got {text!r}")
+        values[int(match[1])] = int(match[2])
+    return values

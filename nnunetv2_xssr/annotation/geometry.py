@@ -1,0 +1,74 @@
+"""The grid that a file tells of: how many axes it has, and where a label's differs from its image's."""
+
+import numpy as np
+
+# Programs write geometry as text or in single precision: this much may get lost, and moves a label by less than anybody
+# could see.
+_VOXELS = 0.01  # of origin and affine, as a share of a voxel
+_COSINES = 1e-3  # of the direction
+
+
+def axes(properties: dict) -> int | None:
+    """How many axes a file has, by what nnU-Net's reader tells of it; None where the format fixes their number."""
+    return len(properties["sitk_stuff"]["spacing"]) if "sitk_stuff" in properties else None
+
+
+def image_grid(properties: dict) -> dict:
+    """The properties of an image, without those of a fourth axis along which its channels lie."""
+    if axes(properties) != 4:
+        return properties
+    return {**properties, "sitk_stuff": {**properties["sitk_stuff"], **_along(properties["sitk_stuff"], 3)}}
+
+
+def differences(of_image: dict, of_label: dict) -> dict[str, str]:
+    """What differs between the grids of an image and of its label, along the axes that both files have.
+
+    Pictures tell nothing, and stacks in .tif a spacing in a file beside them, which is not compared.
+
+    Parameters
+    ----------
+    of_image, of_label : dict
+        What nnU-Net's reader tells of the files.
+
+    Returns
+    -------
+    dict
+        "spacing", "origin", "direction" or "affine" to the words for a sentence that begins with the label's file.
+    """
+    pairs = {}
+    if "sitk_stuff" in of_image:
+        n = min(len(properties["sitk_stuff"]["spacing"]) for properties in (of_image, of_label))
+        ours, theirs = (_along(properties["sitk_stuff"], n) for properties in (of_image, of_label))
+        pairs["spacing"] = ours["spacing"], theirs["spacing"], _spacing_tolerance(ours["spacing"])
+        pairs["origin"] = ours["origin"], theirs["origin"], _VOXELS * min(ours["spacing"])
+        pairs["direction"] = ours["direction"], theirs["direction"], _COSINES
+    elif "nibabel_stuff" in of_image:
+        ours, theirs = (np.ravel(p["nibabel_stuff"]["original_affine"]) for p in (of_image, of_label))
+        pairs["spacing"] = of_image["spacing"], of_label["spacing"], _spacing_tolerance(of_image["spacing"])
+        pairs["affine"] = ours, theirs, _VOXELS * min(of_image["spacing"])
+    return {
+        what: f"has the {what} {_numbers(label)}, its image {_numbers(image)}"
+        for what, (image, label, tolerance) in pairs.items()
+        if not np.allclose(label, image, rtol=0, atol=tolerance)
+    }
+
+
+def _spacing_tolerance(spacing) -> float:
+    return 1e-5 * min(spacing)  # nnU-Net wants no less than np.allclose
+
+
+def _along(stuff: dict, n: int) -> dict:
+    """Spacing, origin and direction along the first axes, the direction as ITK makes it for files of so many axes."""
+    size = len(stuff["spacing"])
+    direction = np.reshape(stuff["direction"], (size, size))[:n, :n]
+    length = np.linalg.norm(direction, axis=0)
+    direction = direction / np.where(length > 0, length, 1)
+    return {
+        "spacing": tuple(stuff["spacing"][:n]),
+        "origin": tuple(stuff["origin"][:n]),
+        "direction": tuple(direction.ravel().tolist()),
+    }
+
+
+def _numbers(values) -> str:
+    return ", ".join(f"{value:.7g}" for value in values)

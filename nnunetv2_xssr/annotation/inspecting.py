@@ -1,0 +1,207 @@
+"""What lies in a folder of labels that came back: which file is whose label, and which of them fit."""
+
+import difflib
+import filecmp
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunetv2_xssr.annotation.handover import drawn_files
+from nnunetv2_xssr.annotation.label_check import IGNORE, UnfitLabel, check_label, shown
+from nnunetv2_xssr.annotation.sparse_labels import check_slices
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.records.workspace import Workspace, visible_files
+
+# What programs add to the name of an image when they save its label.
+_ADDED = re.compile(r"(_\d{4}|[-_. ](labels?|masks?|seg|segmentation))$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitLabel:
+    """A label that can be taken.
+
+    Attributes
+    ----------
+    file : Path
+    plain : bool
+        Whether nnU-Net reads from the file, as it is, what is to be taken.
+    values : mapping from int to int
+        What stored values are to be read as.
+    """
+
+    file: Path
+    plain: bool
+    values: Mapping[int, int]
+
+
+@dataclass
+class Inspection:
+    """What came back.
+
+    Attributes
+    ----------
+    fit : dict
+        Case to its `FitLabel`; none of them is in the dataset's table yet.
+    unfit : list of str
+        One sentence per file that cannot be used.
+    warnings : list of str
+        One sentence per label that fits, though its origin or direction differs from its image's.
+    missing : list of str
+        Chosen cases without a label.
+    not_asked : list of str
+        Files with the names of other cases of the pool: they are left alone.
+    """
+
+    fit: dict[str, FitLabel] = field(default_factory=dict)
+    unfit: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    not_asked: list[str] = field(default_factory=list)
+
+
+def listed_cases(pool: ImagePool) -> list[str]:
+    """The cases that nnU-Net knows to be labelled: those of the table ``dataset`` in dataset.json that have a label."""
+    table = pool.dataset_json.get("dataset", {})
+    return [case.identifier for case in pool.cases if case.labelled and "label" in table.get(case.identifier, {})]
+
+
+def inspect_labels(
+    pool: ImagePool,
+    *,
+    folder: Path,
+    chosen: Collection[str],
+    allow_empty: bool | Collection[str] = False,
+    values: Mapping[int, int] | None = None,
+    fix_names: bool = False,
+    slices: Mapping[str, Collection[int]] | None = None,
+    templates: Collection[str] = (),
+) -> Inspection:
+    """Look through a folder of labels, and through what was put into ``labelsTr`` by hand; change nothing.
+
+    Parameters
+    ----------
+    pool : ImagePool
+    folder : Path
+        Of label files, named like the cases.
+    chosen : collection of str
+        Cases whose label is wanted.
+    allow_empty : bool or collection of str
+        Whether labels in which nothing is drawn are fit, or for which cases.
+    values : mapping from int to int, optional
+        What to read stored values of the folder's labels as.
+    fix_names : bool
+        Whether to take a file whose name has an ending such as ``_0000`` or ``-label`` too much.
+    slices : mapping, optional
+        The slices of a case that alone are drawn; the dataset has an ignore label then.
+    templates : collection of str
+        SHA-256 of labels that nobody has drawn in: they count as missing, unless ``allow_empty`` names their case.
+
+    Raises
+    ------
+    UserError
+        If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder of labels {folder}; give it with -l")
+    cases = {case.identifier: case for case in pool.cases}
+    wanted = sorted(set(chosen) & set(cases) - set(listed_cases(pool)))
+    named = set() if isinstance(allow_empty, bool) else set(allow_empty)
+    found = Inspection()
+    arrived, untouched = _by_case(pool, folder, wanted=wanted, fix_names=fix_names, unfit=found.unfit), set()
+    if templates:
+        untouched = set(visible_files(folder)) - set(drawn_files(folder, templates))
+    arrived = {case: file for case, file in arrived.items() if file not in untouched or case in named}
+    home, values = Workspace(pool.name).labels, values or {}
+    for case in sorted(set(arrived) - set(wanted)):
+        _compare_with_old(cases[case], arrived[case], pool, values=values, found=found)
+    for case in tqdm(wanted, desc="checking labels", unit="case", disable=None):
+        file = arrived.get(case, home / f"{case}{pool.file_ending}")
+        if not file.is_file():
+            found.missing.append(case)
+            continue
+        read_as = values if case in arrived else {}
+        try:
+            empty = allow_empty is True or case in named
+            label = check_label(file, cases[case], pool, allow_empty=empty, values=read_as)
+            if case in (slices or {}):
+                ignore = pool.dataset_json["labels"][IGNORE]
+                check_slices(shown(file, pool), label.values, slices=slices[case], ignore=ignore)
+        except UnfitLabel as error:
+            found.unfit.append(str(error))
+        else:
+            found.fit[case] = FitLabel(file=file, plain=label.plain, values=read_as)
+            found.warnings += [label.warning] if label.warning else []
+    return found
+
+
+def _by_case(
+    pool: ImagePool, folder: Path, *, wanted: Collection[str], fix_names: bool, unfit: list[str]
+) -> dict[str, Path]:
+    """The files of a folder by the case that their names tell; sentences on the others are added to ``unfit``."""
+    ending, known = pool.file_ending, set(pool.identifiers)
+    exact, others = {}, []
+    for file in visible_files(folder):
+        case = file.name.removesuffix(ending)
+        if case != file.name and case in known:
+            exact[case] = file
+        elif not (ending.lower() in (".tif", ".tiff") and file.suffix == ".json"):  # the spacing of a stack
+            others.append(file)
+    meant = {file: _case_meant(file.name, ending, known) for file in others}
+    fixed = {}
+    for file, case in meant.items():
+        if case is None or not fix_names:
+            unfit.append(f"{shown(file, pool)}: {_name_words(file.name, case, pool, wanted)}")
+            continue
+        rivals = (
+            [exact[case]] if case in exact else [other for other in others if meant[other] == case and other != file]
+        )
+        if rivals:
+            unfit.append(f"{shown(file, pool)}: {rivals[0].name} is there too; leave only the right one of the two")
+        else:
+            fixed[case] = file
+    return exact | fixed
+
+
+def _case_meant(name: str, ending: str, known: Collection[str]) -> str | None:
+    """The only case whose name is left when endings that programs add are taken off; None if there is none."""
+    if not name.endswith(ending):
+        return None
+    stem, found = name.removesuffix(ending), []
+    while match := _ADDED.search(stem):
+        stem = stem[: match.start()]
+        found += [stem] if stem in known else []
+    return found[0] if len(found) == 1 else None
+
+
+def _name_words(name: str, case: str | None, pool: ImagePool, wanted: Collection[str]) -> str:
+    """What to do about a file whose name no case has."""
+    names = [f"{identifier}{pool.file_ending}" for identifier in pool.identifiers]
+    near = [f"{case}{pool.file_ending}"] if case else difflib.get_close_matches(name, names, 1)
+    if near:
+        known = "" if near[0].removesuffix(pool.file_ending) in wanted else ", of which no label is missing"
+        way_out = "rename it, or collect with --fix_names" if case else "rename it"
+        return f"no case has this name; is it {near[0]}{known}? {way_out}"
+    example = f"; the names are like {wanted[0]}{pool.file_ending}" if wanted else ", and no label is missing"
+    return f"no case has this name{example}"
+
+
+def _compare_with_old(case: Case, file: Path, pool: ImagePool, *, values: Mapping[int, int], found: Inspection) -> None:
+    old = Workspace(pool.name).labels / f"{case.identifier}{pool.file_ending}"
+    if not old.is_file():
+        found.not_asked.append(file.name)
+    elif not filecmp.cmp(file, old, shallow=False):
+        try:
+            new = check_label(file, case, pool, allow_empty=True, values=values)
+            equal = np.array_equal(new.values, check_label(old, case, pool, allow_empty=True).values)
+        except UnfitLabel as error:
+            found.unfit.append(str(error))
+        else:
+            if not equal:  # the one in the dataset may have been corrected since: nothing tells which is the better one
+                found.unfit.append(
+                    f"{shown(file, pool)}: differs from {old}, collected before; to replace that, delete it first"
+                )

@@ -1,0 +1,88 @@
+"""Label files on disk: what programs save beside nnU-Net's way is read too, and written as nnU-Net reads it."""
+
+import math
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_xssr.records.files import atomic
+
+
+def read_label(file: Path, reader) -> tuple[np.ndarray, dict, bool]:
+    """Read a label with nnU-Net's reader, and with what that reader does not know.
+
+    A picture with a palette holds its indices; NIfTI files of two axes, or with further axes of length 1, are read by
+    nnU-Net's NibabelIO, too.
+
+    Parameters
+    ----------
+    file : Path
+    reader
+        See `nnunetv2_xssr.images.pools.ImagePool.reader`.
+
+    Returns
+    -------
+    label : float array of shape (channels, z, y, x)
+    properties : dict
+        What the reader tells of the grid.
+    plain : bool
+        Whether nnU-Net reads the same from the file without help.
+    """
+    indices = _palette_indices(file)
+    if indices is not None:
+        return indices[None, None].astype(np.float32), {"spacing": (999, 1, 1)}, False
+    if _is_nibabel(reader) and (shape := _three_axes(file)):
+        return *_read_reshaped(file, shape, reader), False
+    return *reader.read_seg(str(file)), True
+
+
+def _palette_indices(file: Path) -> np.ndarray | None:
+    if file.suffix.lower() not in (".png", ".bmp"):
+        return None
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return np.asarray(picture) if picture.mode == "P" else None
+
+
+def _is_nibabel(reader) -> bool:
+    from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+
+    return isinstance(reader, NibabelIO | NibabelIOWithReorient)
+
+
+def _three_axes(file: Path) -> tuple[int, ...] | None:
+    """The shape of a NIfTI file in three axes, if it has fewer, or more of length 1; else None."""
+    import nibabel
+
+    shape = nibabel.load(file).shape
+    fits = len(shape) != 3 and math.prod(shape) == math.prod(shape[:3])
+    return (*shape, 1)[:3] if fits else None
+
+
+def _read_reshaped(file: Path, shape: tuple[int, ...], reader) -> tuple[np.ndarray, dict]:
+    import nibabel
+
+    image = nibabel.load(file)
+    with tempfile.TemporaryDirectory() as scratch:
+        reshaped = Path(scratch) / file.name
+        nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj).reshape(shape), image.affine), reshaped)
+        return reader.read_seg(str(reshaped))
+
+
+def write_label(path: Path, label: np.ndarray, grid: dict, *, reader) -> None:
+    """Write a label of shape (z, y, x) as nnU-Net writes its own: whole numbers on this grid, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
+        # nnU-Net's writers tell the format by the ending, which a name of `atomic` need not keep.
+        written = Path(scratch) / path.name
+        reader.write_seg(label, str(written), grid)
+        copy_whole(written, path)
+
+
+def copy_whole(old: Path, new: Path) -> None:
+    """Copy a file, whole or not at all."""
+    with atomic(new) as temporary:
+        shutil.copyfile(old, temporary)
