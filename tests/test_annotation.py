@@ -3,36 +3,48 @@
 import csv
 import json
 import os
+import shlex
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from making import SOURCE, TARGET, fails, picture, succeeds, write_picture, write_volume
 
+from nnunetv2_xssr.annotation.project import project_status
 from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.commands import collect, select, status
+from nnunetv2_xssr.commands.next_steps import next_steps
 from nnunetv2_xssr.records.selection import SelectionRecord
+from nnunetv2_xssr.records.trained_fold import TrainedFold
 from nnunetv2_xssr.trainers.xssr_trainer import XSSRTrainer
 
 SELECT = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
 COLLECT = ["-d", "2"]
 
 
-def handover(workspace, number=1, name=TARGET):
-    return workspace.raw / name / "annotate" / f"round_{number:02d}"
+def handover(workspace, number=1, name=TARGET, selection="xssr"):
+    folder = workspace.raw / name / "annotate"
+    return (folder if selection == "xssr" else folder / selection) / f"round_{number:02d}"
 
 
-def picked(workspace, name=TARGET):
-    return [pick["case"] for pick in workspace.selection(name)["selections"][0]["picks"]]
+def picked(workspace, name=TARGET, selection="xssr"):
+    record = workspace.preprocessed / name / "xssr" / selection / "selection.json"
+    return SelectionRecord.load(record).picked
 
 
-def draw(workspace, *cases, number=1, value=1):
-    """Labels from the annotator."""
+def blob(value=1, to=9):
     label = np.zeros((40, 48), np.uint8)
-    label[3:9, 4:12] = value
+    label[3:to, 4:12] = value
+    return label
+
+
+def draw(workspace, *cases, number=1, value=1, selection="xssr"):
+    """Labels from the annotator."""
     for case in cases:
-        write_picture(handover(workspace, number) / "labels" / f"{case}.png", label)
+        folder = handover(workspace, number, selection=selection)
+        write_picture(folder / "labels" / f"{case}.png", blob(value))
 
 
 def folds(workspace):
@@ -43,8 +55,48 @@ def described(workspace, name=TARGET):
     return json.loads((workspace.raw / name / "dataset.json").read_text())
 
 
-def state(capsys):
-    return json.loads(succeeds(capsys, status.main, ["-d", "2", "--json"]))
+def state(capsys, *argv):
+    return json.loads(succeeds(capsys, status.main, ["-d", "2", "--json", *argv]))
+
+
+def preprocess(workspace, plans="nnUNetPlans", planner="ExperimentPlanner", configurations=("2d",), data="{plans}_{}"):
+    """What nnU-Net leaves of its planning and preprocessing of all labels that there are."""
+    folder, labels = workspace.preprocessed / TARGET, workspace.raw / TARGET / "labelsTr"
+    identifiers = {name: data.format(name, plans=plans) for name in configurations}
+    described = {name: {"data_identifier": identifier} for name, identifier in identifiers.items()}
+    described["small"] = {"inherits_from": configurations[0]}
+    content = {"plans_name": plans, "experiment_planner_used": planner, "configurations": described}
+    (folder / f"{plans}.json").write_text(json.dumps(content))
+    for label in labels.iterdir():
+        for identifier in identifiers.values():
+            (folder / identifier).mkdir(exist_ok=True)
+            (folder / identifier / f"{label.stem}.pkl").write_bytes(b"")
+    shutil.copytree(labels, folder / "gt_segmentations", dirs_exist_ok=True)
+
+
+def train(workspace, network="XSSRTrainer__nnUNetPlans__2d", fold=0, finished=True, selection="xssr", **parts):
+    """What a trained fold leaves: its checkpoint, and the cases that the trainer froze."""
+    folder = workspace.results / TARGET / network / f"fold_{fold}"
+    folder.mkdir(parents=True, exist_ok=True)
+    split = json.loads((workspace.preprocessed / TARGET / f"splits_{selection}.json").read_text())
+    TrainedFold(selection=selection, **{**split[0 if fold == "all" else fold], **parts}).write(
+        folder / "xssr_fold.json"
+    )
+    (folder / f"checkpoint_{'final' if finished else 'latest'}.pth").write_bytes(b"")
+    return folder
+
+
+def collected(workspace, capsys, selection="xssr"):
+    """The cases of the last selection, all of which are labelled now."""
+    cases = picked(workspace, selection=selection)
+    draw(workspace, *cases, selection=selection)
+    succeeds(capsys, collect.main, [*COLLECT, "--name", selection])
+    return sorted(cases)
+
+
+def steps(capsys, *argv):
+    lines = succeeds(capsys, status.main, [*COLLECT, *argv]).splitlines()
+    return [line.strip() for line in lines[lines.index("next:") + 1 :]]
 
 
 def tree(folder):
@@ -162,8 +214,8 @@ def test_handover(again):
         assert copy.read_bytes() == image.read_bytes() and not copy.samefile(image)
     with open(folder / "worklist.csv", newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
-    picks = SelectionRecord.load(again.record()).selections[0].picks
-    for row, pick in zip(rows, picks, strict=True):
+    selection = SelectionRecord.load(again.record()).selections[0]
+    for row, pick in zip(rows, selection.picks, strict=True):
         assert row == {
             "rank": str(pick.rank),
             "case": pick.case,
@@ -172,7 +224,7 @@ def test_handover(again):
             "label": f"labels/{pick.case}.png",
             "domain": pick.domain,
             "group": "",
-            "reason": reason(pick),
+            "reason": reason(pick, alpha=selection.alpha),
         }
     note = (folder / "README.txt").read_text()
     assert "1       blob" in note and f"labels/{cases[0]}.png" in note
@@ -248,9 +300,10 @@ def test_what_does_not_fit_does_not_keep_the_rest_back(again, capsys):
     draw(again, f"{third}_0000")
     assert collect.main(COLLECT) == 2
     printed = capsys.readouterr()
-    assert f"does not fit: {second}.png: holds 9" in printed.out
-    assert f"does not fit: {third}_0000.png: no case has this name; is it {third}.png?" in printed.out
-    assert "2 files in" in printed.err and "as listed above" in printed.err
+    folder = "annotate/round_01/labels"
+    assert f"does not fit: {folder}/{second}.png: holds 9" in printed.out
+    assert f"does not fit: {folder}/{third}_0000.png: no case has this name; is it {third}.png?" in printed.out
+    assert "2 labels do not fit, as listed above" in printed.err
     assert list(described(again)["dataset"]) == [first]
     assert folds(again) == [{"train": [first], "val": [first]}]
 
@@ -443,26 +496,171 @@ def test_status_tells_the_next_step(workspace, capsys):
     succeeds(capsys, collect.main, COLLECT)
     text, steps = told()
     assert "3 picked, 3 labelled" in text and "3 folds of 3 cases, 3 not preprocessed" in text
-    plan, train = steps
-    assert plan.startswith("nnUNetv2_plan_and_preprocess -d 2") and train.startswith(f"nnUNetv2_train {TARGET} 2d 0")
-    (workspace.preprocessed / TARGET / "nnUNetPlans.json").write_text("{}")
-    shutil.copytree(workspace.raw / TARGET / "labelsTr", workspace.preprocessed / TARGET / "gt_segmentations")
+    plan, train_step = steps
+    assert plan == "nnUNetv2_plan_and_preprocess -d 2 --verify_dataset_integrity"
+    assert train_step.startswith(f"nnUNetv2_train {TARGET} 2d 0 -tr XSSRTrainer")
+    preprocess(workspace)
+    assert told()[1] == [train_step]
+    train(workspace, finished=False)
+    assert "XSSRTrainer__nnUNetPlans__2d: fold 0 begun" in told()[0] and told()[1] == [train_step]
+    train(workspace)
     text, steps = told()
-    assert steps == [train]
-    fold = workspace.results / TARGET / "XSSRTrainer__nnUNetPlans__2d" / "fold_0"
-    fold.mkdir(parents=True)
-    (fold / "checkpoint_latest.pth").write_bytes(b"")
-    assert "XSSRTrainer__nnUNetPlans__2d: fold 0 begun" in told()[0] and told()[1] == [train]
-    (fold / "checkpoint_final.pth").write_bytes(b"")
-    text, steps = told()
-    assert "fold 0 finished" in text
+    assert "fold 0 finished" in text and "present split" not in text
     assert steps == [f"nnUNetv2_xssr_select -d 2 -s {SOURCE} -b 3"]
-    os.utime(fold / "checkpoint_final.pth", (1, 1))
-    text, steps = told()
-    assert "fold 0 finished before this split was written" in text and steps == [train]
-    (fold / "checkpoint_final.pth").write_bytes(b"new")
-    succeeds(capsys, collect.main, COLLECT)  # with nothing new it leaves the split as it is
-    assert told()[1] != [train]
+
+
+def test_fold_is_current_while_it_was_trained_on_the_cases_of_the_split(again, capsys):
+    cases = collected(again, capsys)
+    preprocess(again)
+    folder = train(again)
+
+    def trained():
+        return state(capsys)["trained"]
+
+    assert trained() == [{"name": "XSSRTrainer__nnUNetPlans__2d/fold_0", "finished": True, "current": True}]
+    for path in folder.iterdir():  # copied from another computer
+        os.utime(path, (1, 1))
+    succeeds(capsys, collect.main, COLLECT)
+    succeeds(capsys, select.main, SELECT[:4] + ["-b", "1", "-device", "cpu"])
+    assert trained()[0]["current"]
+    train(again, train=cases[:1])
+    assert not trained()[0]["current"]
+    assert "fold 0 finished, not on the present split" in succeeds(capsys, status.main, COLLECT)
+    train(again, fold="all", train=cases, val=cases)
+    assert [fold["current"] for fold in trained()] == [False, True]
+    (folder / "xssr_fold.json").unlink()
+    assert not trained()[0]["current"]
+
+
+def test_folds_of_other_selections_do_not_count(again, capsys):
+    succeeds(capsys, select.main, [*SELECT, "--name", "other"])
+    collected(again, capsys, "other")
+    preprocess(again)
+    train(again, "XSSRTrainer_other__nnUNetPlans__2d", selection="other")
+    train(again, "XSSRTrainer_50epochs_other__nnUNetPlans__2d", selection="other")
+    train(again, "XSSRTrainer_another__nnUNetPlans__2d", selection="other")
+    assert state(capsys)["trained"] == []
+    names = [
+        fold["name"]
+        for fold in json.loads(succeeds(capsys, status.main, [*COLLECT, "--name", "other", "--json"]))["trained"]
+    ]
+    assert names == ["XSSRTrainer_50epochs_other__nnUNetPlans__2d/fold_0", "XSSRTrainer_other__nnUNetPlans__2d/fold_0"]
+
+
+def test_next_steps_of_a_named_selection(again, capsys):
+    succeeds(capsys, select.main, [*SELECT, "--name", "other"])
+    assert steps(capsys, "--name", "other")[-1] == "nnUNetv2_xssr_collect -d 2 --name other"
+    collected(again, capsys, "other")
+    preprocess(again)
+    (step,) = steps(capsys, "--name", "other")
+    assert step.startswith(f"nnUNetv2_train {TARGET} 2d 0 -tr XSSRTrainer_other")
+    train(again, "XSSRTrainer_other__nnUNetPlans__2d", selection="other")
+    assert steps(capsys, "--name", "other") == [f"nnUNetv2_xssr_select -d 2 --name other -s {SOURCE} -b 3"]
+
+
+RESENC = {"plans": "nnUNetResEncUNetMPlans", "planner": "nnUNetPlannerResEncM", "data": "nnUNetPlans_{}"}
+
+
+def test_cases_that_other_plans_preprocessed(again, capsys):
+    collected(again, capsys)
+    preprocess(again, **RESENC)
+    assert state(capsys)["not_preprocessed"] == 0
+    (step,) = steps(capsys)
+    assert step.startswith(f"nnUNetv2_train {TARGET} 2d 0 -tr XSSRTrainer -p nnUNetResEncUNetMPlans")
+    shutil.rmtree(again.preprocessed / TARGET / "nnUNetPlans_2d")
+    assert state(capsys)["not_preprocessed"] == 3
+    plan, step = steps(capsys)
+    assert plan.startswith("nnUNetv2_plan_and_preprocess -d 2 -pl nnUNetPlannerResEncM ")
+    assert "-overwrite_plans_name nnUNetResEncUNetMPlans" in plan and "-p nnUNetResEncUNetMPlans" in step
+    preprocess(again)  # nnU-Net's default goes first
+    assert " -p" not in steps(capsys)[-1] and state(capsys)["not_preprocessed"] == 0
+
+
+def test_next_steps_keep_the_network_that_was_trained(again, capsys):
+    collected(again, capsys)
+    preprocess(again)
+    preprocess(again, **RESENC)
+    train(again, "XSSRTrainer_50epochs__nnUNetResEncUNetMPlans__small", train=[])
+    (step,) = steps(capsys)
+    assert step.startswith(f"nnUNetv2_train {TARGET} small 0 -tr XSSRTrainer_50epochs -p nnUNetResEncUNetMPlans")
+
+
+def test_corrected_labels_are_named_until_they_are_preprocessed(again, capsys):
+    first, *_ = collected(again, capsys)
+    preprocess(again, configurations=("2d", "3d_fullres"))
+    train(again)
+    label = again.raw / TARGET / "labelsTr" / f"{first}.png"
+    before = label.stat()
+    write_picture(label, blob(to=20))
+    os.utime(label, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert state(capsys)["changed"] == [first]
+    text = succeeds(capsys, status.main, COLLECT)
+    assert f"labels that changed after nnU-Net preprocessed them: {first}\n" in text
+    copies = again.preprocessed / TARGET / "gt_segmentations"
+    remove, again_step, train_step = steps(capsys)
+    assert remove == f"rm -r {copies}"
+    assert again_step == "nnUNetv2_preprocess -d 2 -plans_name nnUNetPlans -c 2d 3d_fullres"
+    assert train_step.startswith("nnUNetv2_train")
+    shutil.rmtree(copies)
+    assert state(capsys)["not_preprocessed"] == 3  # not only half of what was said
+    preprocess(again)
+    assert state(capsys)["changed"] == [] and state(capsys)["not_preprocessed"] == 0
+
+
+def test_label_that_is_collected_again_is_a_changed_one(again, capsys):
+    first, *_ = collected(again, capsys)
+    preprocess(again)
+    (again.raw / TARGET / "labelsTr" / f"{first}.png").unlink()
+    write_picture(handover(again) / "labels" / f"{first}.png", blob(to=20))
+    assert f"rm -r {again.preprocessed / TARGET / 'gt_segmentations'}" in succeeds(capsys, collect.main, COLLECT)
+    assert state(capsys)["changed"] == [first]
+
+
+def test_next_steps_are_quoted_for_a_shell(again, capsys):
+    first, *_ = collected(again, capsys)
+    preprocess(again)
+    project = replace(
+        project_status("2"), dataset="Dataset002_My Target", changed=[first], preprocessed_labels="/my data/gt"
+    )
+    remove, _, train_step = (shlex.split(step) for step in next_steps(project, device="cuda"))
+    assert remove == ["rm", "-r", "/my data/gt"]
+    assert train_step == ["nnUNetv2_train", "Dataset002_My Target", "2d", "0", "-tr", "XSSRTrainer"]
+
+
+def test_labels_of_cases_that_were_not_chosen_are_not_taken(again, capsys):
+    first, *_ = picked(again)
+    returned, by_hand = [f"t_{i:02d}" for i in range(10) if f"t_{i:02d}" not in picked(again)][:2]
+    draw(again, first, returned)
+    write_picture(again.raw / TARGET / "labelsTr" / f"{by_hand}.png", blob())
+    out = succeeds(capsys, collect.main, COLLECT)
+    assert f"not asked for and left alone: 1 files ({returned}.png first)" in out
+    assert list(described(again)["dataset"]) == [first] and folds(again) == [{"train": [first], "val": [first]}]
+    assert not (again.raw / TARGET / "labelsTr" / f"{returned}.png").exists()
+
+
+def test_labels_of_another_selection_are_not_trained_on(again, capsys):
+    succeeds(capsys, select.main, [*SELECT, "--name", "other", "--strategy", "random", "--seed", "3"])
+    others = collected(again, capsys, "other")
+    first, *_ = picked(again)
+    draw(again, first)
+    succeeds(capsys, collect.main, COLLECT)
+    assert {case for fold in folds(again) for case in fold["val"]} == {first, *(set(others) & set(picked(again)))}
+
+
+def test_options_of_collect(again, capsys):
+    case = picked(again)[0]
+    draw(again, f"{case}_0000", value=255)
+    assert collect.main(COLLECT) == 2 and "--fix_names" in capsys.readouterr().out
+    assert collect.main([*COLLECT, "--fix_names"]) == 2 and "--values 255=1" in capsys.readouterr().out
+    succeeds(capsys, collect.main, [*COLLECT, "--fix_names", "--values", "255=1", "128=1"])
+    assert list(described(again)["dataset"]) == [case]
+    for values, words in (
+        (["255"], "--values must be whole numbers such as 255=1"),
+        (["255=1", "255=0"], "each number once on the left"),
+        (["255=x"], "got '255=x'"),
+        (["255=7"], f"--values must end in a label of {TARGET}, which are 0 (background), 1 (blob); got 255=7"),
+    ):
+        fails(capsys, collect.main, [*COLLECT, "--values", *values], words)
 
 
 def test_status_counts_the_same_in_json(again, capsys):

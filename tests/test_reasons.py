@@ -40,4 +40,17 @@ def pick(density=0.0, novelty=0.0, diversity=0.0, stands_for=1, score=0.5):
     ],
 )
 def test_words(parts, words):
-    assert reason(pick(**parts)) == words
+    assert reason(pick(**parts), alpha=0.5) == words
+    assert reason(pick(**parts), alpha=None) == words
+
+
+@pytest.mark.parametrize(
+    ("alpha", "words"),
+    [
+        (0, "typical of 4 similar cases; nothing like it chosen yet"),
+        (0.1, "typical of 4 similar cases; far from anything in the source; nothing like it chosen yet"),
+        (1, "typical of 4 similar cases; far from anything in the source"),
+    ],
+)
+def test_what_had_no_weight_is_no_reason(alpha, words):
+    assert reason(pick(density=0.9, novelty=1.0, diversity=1.0, stands_for=5), alpha=alpha) == words

@@ -11,9 +11,10 @@ from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_pictu
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from slicing import CASES, SHAPE, VOLUMES, draw, labels, load, picks, run, save, with_volumes
 
-from nnunetv2_xssr.annotation.project import TrainedFold, next_steps, project_status
+from nnunetv2_xssr.annotation.project import FoldState, project_status
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.commands import collect, select, status
+from nnunetv2_xssr.commands.next_steps import next_steps
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.images.slices import slice_names, slice_pool, view_slices, volume_of
@@ -132,7 +133,7 @@ def test_templates_that_nobody_drew_in_are_missing(volumes, capsys):
     run(capsys)
     first, *others = [pick.case for pick in picks(volumes)]
     draw(volumes, first)
-    assert "a slice lies" in succeeds(capsys, status.main, ["-d", "31"])
+    assert "mean distance to the nearest pick: " in succeeds(capsys, status.main, ["-d", "31"])
     facts = json.loads(succeeds(capsys, status.main, ["-d", "31", "--json"]))
     assert facts["rounds"][0]["returned"] == 1 and len(facts["rounds"][0]["missing"]) == 4
     out = succeeds(capsys, collect.main, ["-d", "31", "--allow_empty"])
@@ -193,7 +194,7 @@ def test_next_round_is_proposed_in_slices(volumes, capsys):
     assert len(picks(volumes)) == 12 > len(drawn)
     draw(volumes, *drawn)
     succeeds(capsys, collect.main, ["-d", "31"])
-    trained = TrainedFold(name="XSSRTrainer__nnUNetPlans__2d/fold_0", finished=True, current=True)
+    trained = FoldState(name="XSSRTrainer__nnUNetPlans__2d/fold_0", finished=True, current=True)
     project = replace(project_status(VOLUMES), not_preprocessed=0, trained=[trained])
     (step,) = next_steps(project, device="cpu")
     assert step.startswith("nnUNetv2_xssr_select -d 31") and step.endswith("-b 12 --unit slice")

@@ -59,8 +59,17 @@ def check_no_labels(folder: Path) -> None:
         )
 
 
-def write_handover(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
-    """Write the hand-over of these picks; images of earlier picks, whose label nobody has begun, are removed."""
+def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: float | None) -> None:
+    """Write the hand-over of these picks; images of earlier picks, whose label nobody has begun, are removed.
+
+    Parameters
+    ----------
+    folder : Path
+    pool : ImagePool
+    picks : list of Pick
+    alpha : float or None
+        Of their selection: see `nnunetv2_xssr.annotation.reasons.reason`.
+    """
     cases = {case.identifier: case for case in pool.cases}
     files = {pick.case: _image_names(cases[pick.case], pool) for pick in picks}
     images = folder / "images"
@@ -77,7 +86,7 @@ def write_handover(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
         temporary.write_text(_readme(pool, next(iter(files.values())), picks[0]), encoding="utf-8")
     with atomic(folder / "worklist.csv") as temporary:
         # With the mark at its beginning without which spreadsheets take UTF-8 for something else.
-        temporary.write_text(_worklist(pool, picks, files), encoding="utf-8-sig", newline="")
+        temporary.write_text(_worklist(pool, picks, files, alpha), encoding="utf-8-sig", newline="")
 
 
 def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
@@ -118,14 +127,15 @@ def spacing_file(case: Case, pool: ImagePool) -> Path | None:
     return sidecar if sidecar.is_file() else None
 
 
-def _worklist(pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Path]]) -> str:
+def _worklist(pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Path]], alpha: float | None) -> str:
     text = io.StringIO()
     table = csv.writer(text)
     table.writerow(_COLUMNS)
     for pick in picks:
         names = "; ".join(f"images/{name}" for name in files[pick.case])
         label = f"labels/{pick.case}{pool.file_ending}"
-        table.writerow([pick.rank, pick.case, pick.slice, names, label, pick.domain, pick.group, reason(pick)])
+        why = reason(pick, alpha=alpha)
+        table.writerow([pick.rank, pick.case, pick.slice, names, label, pick.domain, pick.group, why])
     return text.getvalue()
 
 

@@ -1,15 +1,20 @@
-"""Where a project stands: rounds, labels, split, trained folds, and what to type next."""
+"""Where a project stands: rounds, labels, split, what nnU-Net has preprocessed and trained."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
-from nnunetv2_xssr.annotation.collecting import listed_cases
 from nnunetv2_xssr.annotation.handover import drawn_labels
+from nnunetv2_xssr.annotation.inspecting import listed_cases
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.files import read_json
+from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS, Plans, changed_labels, preprocessed_cases, read_plans
 from nnunetv2_xssr.records.rounds import chosen_cases, load_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
-from nnunetv2_xssr.records.split import read_split
-from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, dataset_number, find_dataset
+from nnunetv2_xssr.records.split import Split, cases_of_fold, read_split
+from nnunetv2_xssr.records.trained_fold import TrainedFold
+from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,8 @@ class Round:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedFold:
-    """A fold that nnU-Net trained with an XSSRTrainer.
+class FoldState:
+    """A fold that nnU-Net trained with an XSSRTrainer of the selection.
 
     Attributes
     ----------
@@ -48,12 +53,32 @@ class TrainedFold:
         ``XSSRTrainer__nnUNetPlans__2d/fold_0``.
     finished : bool
     current : bool
-        Whether it was trained after the split was written.
+        Whether it was trained on the cases that the split has for it now.
     """
 
     name: str
     finished: bool
     current: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The network to train: that of the fold trained last, else nnU-Net's default.
+
+    Attributes
+    ----------
+    trainer, configuration : str
+    plans, planner : str or None
+        Their name, and the class that made them; None before nnU-Net has planned.
+    preprocessed : dict
+        Plans' name to the configurations whose data are there: those of the network first, each folder once.
+    """
+
+    trainer: str
+    configuration: str
+    plans: str | None
+    planner: str | None
+    preprocessed: dict[str, list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +109,20 @@ class Project:
     mean_distance, random_mean_distance : float or None
         Coverage of the last selection (of its first fold), and that of random draws.
     alpha : float or None
+    alpha_curve : dict or None
+        The lists of an `AlphaCurve`: see `nnunetv2_xssr.selection.alpha`.
+    alpha_criterion : str or None
     folds : int
         Of the split.
     in_split, not_labelled, not_preprocessed : int
         Cases in the split, and those of them that have no label or that nnU-Net has not preprocessed.
-    trained : list of TrainedFold
+    changed : list of str
+        Cases in the split whose label is another one now than when nnU-Net preprocessed them.
+    preprocessed_labels : str
+        The folder of nnU-Net's copies of the labels.
+    trained : list of FoldState
+        By networks of this selection's trainers.
+    network : Network
     """
 
     dataset: str
@@ -106,11 +140,16 @@ class Project:
     mean_distance: float | None
     random_mean_distance: float | None
     alpha: float | None
+    alpha_curve: dict | None
+    alpha_criterion: str | None
     folds: int
     in_split: int
     not_labelled: int
     not_preprocessed: int
-    trained: list[TrainedFold]
+    changed: list[str]
+    preprocessed_labels: str
+    trained: list[FoldState]
+    network: Network
 
 
 def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
@@ -139,16 +178,16 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
     listed = labelled if len(labelled) == len(pool) else set(listed_cases(pool))
     split = read_split(workspace.split) if workspace.split.is_file() else []
     in_split = {case for fold in split for part in fold.values() for case in part}
-    ground_truth = workspace.preprocessed_labels
-    preprocessed = {case for case in in_split if (ground_truth / f"{case}{pool.file_ending}").is_file()}
-    views, volumes = (workspace.caches / kind / "index.json" for kind in ("views", "volumes"))
-    planned = workspace.plans().is_file()
+    plans, ending = read_plans(workspace), pool.file_ending
+    views, kept_volumes = (workspace.caches / kind / "index.json" for kind in ("views", "volumes"))
+    volumes = kept_volumes.is_file() or (views.is_file() and read_json(views)["settings"]["views"] > 1)
+    folders = _fold_folders(workspace)
     return Project(
         dataset=pool.name,
         name=name,
         cases=len(pool),
         domains=len({case.domain for case in pool.cases} - {None}),
-        volumes=volumes.is_file() or (views.is_file() and read_json(views)["settings"]["views"] > 1),
+        volumes=volumes,
         labelled=len(labelled),
         uncollected=len(labelled & set(chosen_cases(records)) - listed),
         mode=last and last.mode,
@@ -159,11 +198,16 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         mean_distance=first and first.mean_distance,
         random_mean_distance=first and first.random_mean_distance,
         alpha=first and first.alpha,
+        alpha_curve=first and first.alpha_curve,
+        alpha_criterion=last and last.settings["alpha_criterion"],
         folds=len(split),
         in_split=len(in_split),
         not_labelled=len(in_split - listed),
-        not_preprocessed=len(in_split - preprocessed) if planned else len(in_split),
-        trained=_trained(workspace),
+        not_preprocessed=len(in_split - preprocessed_cases(workspace, in_split, plans=plans, file_ending=ending)),
+        changed=changed_labels(workspace, sorted(in_split & labelled), file_ending=ending),
+        preprocessed_labels=str(workspace.preprocessed_labels),
+        trained=[_fold_state(workspace, folder, split) for folder in folders],
+        network=_network(workspace, folders, plans=plans, volumes=volumes),
     )
 
 
@@ -182,45 +226,56 @@ def _round(record: SelectionRecord, labelled: set[str]) -> Round:
     )
 
 
-def _trained(workspace: Workspace) -> list[TrainedFold]:
-    split, folds = workspace.split, []
-    for folder in sorted(workspace.results.glob("XSSRTrainer*__*__*/fold_*")):
-        final, best = folder / "checkpoint_final.pth", folder / "checkpoint_latest.pth"
-        found = final if final.is_file() else best
-        current = found.is_file() and split.is_file() and found.stat().st_mtime >= split.stat().st_mtime
-        folds.append(TrainedFold(name=f"{folder.parent.name}/{folder.name}", finished=final.is_file(), current=current))
-    return folds
+def _trainers(workspace: Workspace) -> tuple[str, str]:
+    """What the names of this selection's trainers begin and end with; between them stands a length."""
+    return "XSSRTrainer", "" if workspace.name == DEFAULT_NAME else f"_{workspace.name}"
 
 
-def next_steps(project: Project, *, device: str) -> list[str]:
-    """What to do next, one command or deed per line.
+def _fold_folders(workspace: Workspace) -> list[Path]:
+    """The folders of the folds that trainers of this selection have begun."""
+    begin, end = _trainers(workspace)
+    trainer = re.compile(rf"{begin}(_\d+epochs|_demo)?{re.escape(end)}")
+    folders = sorted(workspace.results.glob(f"{begin}*__*__*/fold_*"))
+    return [folder for folder in folders if trainer.fullmatch(folder.parent.name.split("__")[0])]
 
-    Parameters
-    ----------
-    project : Project
-    device : str
-        nnU-Net's name of it.
-    """
-    name, number = project.dataset, dataset_number(project.dataset)
-    # Of a plain folder the record has the name only.
-    sources = ["FOLDER" if not source.startswith("Dataset") else source for source in project.sources]
-    source = f" -s {' '.join(sources) or 'SOURCE'}" if sources or project.mode is None else ""
-    if project.mode is None:
-        return [f"nnUNetv2_xssr_select -d {number}{source} -b 5%"]
-    steps = []
-    last = project.rounds[-1] if project.mode == "annotation" else None
-    if last and (last.missing or project.uncollected):
-        if last.missing and not last.returned:
-            steps.append(f"annotate the images in {last.handover}, as its README.txt says")
-        steps.append(f"nnUNetv2_xssr_collect -d {number}")
-    if project.not_labelled or (last and len(last.missing) == last.picked):
-        return steps
-    if project.not_preprocessed:
-        steps.append(f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity")
-    if project.not_preprocessed or not any(fold.finished and fold.current for fold in project.trained):
-        on = "" if device == "cuda" else f" -device {device}"
-        steps.append(f"nnUNetv2_train {name} {'3d_fullres' if project.volumes else '2d'} 0 -tr XSSRTrainer{on}")
-    if last and not steps:
-        unit = " --unit slice" if project.unit == "slice" else ""
-        steps.append(f"nnUNetv2_xssr_select -d {number}{source} -b {last.budget}{unit}")
-    return steps
+
+def _fold_state(workspace: Workspace, folder: Path, split: Split) -> FoldState:
+    trainer, plans_name, configuration = folder.parent.name.split("__", 2)
+    fold = folder.name.removeprefix("fold_")
+    record = workspace.trained_fold(trainer=trainer, plans_name=plans_name, configuration=configuration, fold=fold)
+    current = False
+    if record.is_file():
+        trained = TrainedFold.load(record)
+        try:
+            now = cases_of_fold(split, int(fold) if fold.isdigit() else fold, workspace.split)
+        except UserError:  # the split has no such fold any more
+            now = [], []
+        current = [set(trained.train), set(trained.val)] == [*map(set, now)]
+    return FoldState(
+        name=f"{folder.parent.name}/{folder.name}",
+        finished=(folder / "checkpoint_final.pth").is_file(),
+        current=current,
+    )
+
+
+def _network(workspace: Workspace, folders: list[Path], *, plans: list[Plans], volumes: bool) -> Network:
+    trainer, configuration = "".join(_trainers(workspace)), "3d_fullres" if volumes else "2d"
+    wanted = DEFAULT_PLANS
+    if folders:
+        last = max(folders, key=lambda folder: (folder.stat().st_mtime, folder))
+        trainer, wanted, configuration = last.parent.name.split("__", 2)
+    by_choice = sorted(plans, key=lambda one: (one.name != wanted, one.name != DEFAULT_PLANS, one.name))
+    preprocessed, seen = {}, set()
+    for one in by_choice:
+        for name, folder in one.data.items():
+            if folder.is_dir() and folder not in seen:
+                seen.add(folder)
+                preprocessed.setdefault(one.name, []).append(name)
+    chosen = by_choice[0] if by_choice else None
+    return Network(
+        trainer=trainer,
+        configuration=configuration,
+        plans=chosen and chosen.name,
+        planner=chosen and chosen.planner,
+        preprocessed=preprocessed,
+    )

@@ -2,23 +2,29 @@
 
 from nnunetv2_xssr.records.selection import Pick
 
-# The parts of a score are scaled over the pool, 0 its least and 1 its largest value. From these values on they tell a
-# case from most others.
+# The parts of a score are scaled over the pool: 0 is its least and 1 its largest value. From these values on they set
+# a case apart from most others.
 TYPICAL = 0.5  # density
 FAR = 0.7  # novelty
-UNLIKE = 0.8  # diversity: the distance to the nearest chosen case, as a share of the largest there was at that moment
+UNLIKE = 0.8  # diversity: the distance to the nearest pick, as a share of the largest at that moment
 
 
-def reason(pick: Pick) -> str:
+def reason(pick: Pick, *, alpha: float | None) -> str:
     """What speaks for a pick, in words: as many of these as hold, joined with "; ".
 
-    - "typical of 31 similar cases": it is the nearest chosen case of so many others and lies in a dense region
+    - "typical of 31 similar cases": it is the nearest pick of so many others and lies in a dense region
       (density >= ``TYPICAL``); "stands for 31 other cases" if the region is sparse, "one of a kind" for no others
-    - "far from anything in the source": novelty >= ``FAR``
-    - "nothing like it chosen yet": diversity >= ``UNLIKE``
+    - "far from anything in the source": novelty >= ``FAR``, unless novelty had no weight
+    - "nothing like it chosen yet": diversity >= ``UNLIKE``, unless diversity had no weight
 
-    A strategy without source has novelty 0, and the first pick of all has diversity 0: they are not mentioned. Of a
-    random pick these words are as true, but they are not why it was picked.
+    A strategy without source has novelty 0, and the first pick of all has diversity 0: neither is mentioned then. For a
+    strategy without alpha, such as random, the words are true, but they are not why the case was picked.
+
+    Parameters
+    ----------
+    pick : Pick
+    alpha : float or None
+        Weight of novelty, of which diversity has the rest to 1; None for strategies without it.
     """
     others = pick.stands_for - 1
     noun = ("case" if pick.slice is None else "slice") + ("" if others == 1 else "s")
@@ -28,8 +34,8 @@ def reason(pick: Pick) -> str:
         said = [f"typical of {others} similar {noun}"]
     else:
         said = [f"stands for {others} other {noun}"]
-    if pick.novelty >= FAR:
+    if pick.novelty >= FAR and alpha != 0:
         said.append("far from anything in the source")
-    if pick.diversity >= UNLIKE:
+    if pick.diversity >= UNLIKE and alpha != 1:
         said.append("nothing like it chosen yet")
     return "; ".join(said)

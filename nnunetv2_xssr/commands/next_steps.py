@@ -1,12 +1,84 @@
 """What every command of an annotation project ends with: what to do next."""
 
+import shlex
+
+from nnunetv2_xssr.annotation.project import Project, project_status
 from nnunetv2_xssr.device import resolve_device
-from nnunetv2_xssr.records.workspace import Workspace
+from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANNER, DEFAULT_PLANS
+from nnunetv2_xssr.records.workspace import Workspace, dataset_number, names_dataset
 
 
 def describe_next(workspace: Workspace, *, device: str | None = None) -> str:
     """The next steps in words; the device is the best there is unless one is given."""
-    from nnunetv2_xssr.annotation.project import next_steps, project_status
-
     status = project_status(workspace.dataset, name=workspace.name)
     return "\n".join(["next:", *(f"  {step}" for step in next_steps(status, device=resolve_device(device)))])
+
+
+def next_steps(project: Project, *, device: str) -> list[str]:
+    """What to do next: one command, as a shell takes it, or one deed per line.
+
+    Parameters
+    ----------
+    project : Project
+    device : str
+        nnU-Net's name of it.
+    """
+    of_target = ["-d", str(dataset_number(project.dataset))]
+    of_selection = [*of_target, *Workspace(project.dataset, project.name).options.split()]
+    if project.mode is None:
+        return [_select(project, of_selection, budget="5%")]
+    steps = []
+    last = project.rounds[-1] if project.mode == "annotation" else None
+    if last and (last.missing or project.uncollected):
+        if last.missing and not last.returned:
+            steps.append(f"annotate the images in {last.handover}, as its README.txt says")
+        steps.append(shlex.join(["nnUNetv2_xssr_collect", *of_selection]))
+    if project.not_labelled or (last and len(last.missing) == last.picked):
+        return steps
+    steps += [shlex.join(command) for command in _preprocess(project, of_target)]
+    if (
+        project.not_preprocessed
+        or project.changed
+        or not any(fold.finished and fold.current for fold in project.trained)
+    ):
+        steps.append(shlex.join(_train(project, device)))
+    if last and not steps:
+        steps.append(_select(project, of_selection, budget=str(last.budget)))
+    return steps
+
+
+def _select(project: Project, of_selection: list[str], *, budget: str) -> str:
+    # Of a plain folder the record has the name only.
+    sources = [source if names_dataset(source) else "FOLDER" for source in project.sources]
+    if project.mode is None:
+        sources = ["SOURCE"]
+    unit = ["--unit", "slice"] if project.unit == "slice" else []
+    return shlex.join(
+        ["nnUNetv2_xssr_select", *of_selection, *(["-s", *sources] if sources else []), "-b", budget, *unit]
+    )
+
+
+def _preprocess(project: Project, of_target: list[str]) -> list[list[str]]:
+    """What preprocesses the cases that are not, or whose label has changed since."""
+    network, commands = project.network, []
+    if project.changed:
+        # nnU-Net copies a label only over an older one, whatever it holds.
+        commands.append(["rm", "-r", project.preprocessed_labels])
+    if project.not_preprocessed:
+        planner = [] if network.planner in (None, DEFAULT_PLANNER) else ["-pl", network.planner]
+        plans = [] if network.plans in (None, DEFAULT_PLANS) else ["-overwrite_plans_name", network.plans]
+        verify = "--verify_dataset_integrity"
+        commands.append(["nnUNetv2_plan_and_preprocess", *of_target, *planner, *plans, verify])
+    elif project.changed:
+        commands += [
+            ["nnUNetv2_preprocess", *of_target, "-plans_name", plans, "-c", *configurations]
+            for plans, configurations in network.preprocessed.items()
+        ]
+    return commands
+
+
+def _train(project: Project, device: str) -> list[str]:
+    network = project.network
+    plans = [] if network.plans in (None, DEFAULT_PLANS) else ["-p", network.plans]
+    on = [] if device == "cuda" else ["-device", device]
+    return ["nnUNetv2_train", project.dataset, network.configuration, "0", "-tr", network.trainer, *plans, *on]

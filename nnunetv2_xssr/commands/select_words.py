@@ -2,14 +2,9 @@
 
 from nnunetv2_xssr.records.selection import FoldSelection, SelectionRecord
 from nnunetv2_xssr.report.budget_words import knee_words, next_words
-from nnunetv2_xssr.selection.select import N_RANDOM_DRAWS
+from nnunetv2_xssr.report.words import alpha_words, coverage_words
 
 _ROWS = 30  # more picks than a screen shows stand in the record
-_COVERED = {
-    "mean_distance": "the pool",
-    "covering_radius": "the farthest {}",
-    "novel_mean_distance": "what is new",
-}
 
 
 def picks_table(selection: FoldSelection) -> str:
@@ -38,40 +33,6 @@ def _cell(value: str | float | None) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def alpha_words(selection: FoldSelection, criterion: str, unit: str) -> str | None:
-    """How sharp the choice of alpha was; None for strategies without alpha."""
-    if selection.alpha is None:
-        return None
-    alphas, loss = selection.alpha_curve["alpha"], selection.alpha_curve[criterion]
-    if len(alphas) == 1:
-        return f"alpha {alphas[0]:g} (0 is all diversity, 1 all novelty), not calibrated"
-    best, worst = min(loss), max(loss)
-    if best == 0:
-        return f"alpha {selection.alpha:g}: every {unit}, or a copy of it, is chosen"
-    near = [a for a, value in zip(alphas, loss, strict=True) if value <= 1.01 * best]
-    covered = _COVERED[criterion].format(unit)
-    text = f"alpha {selection.alpha:g} (0 is all diversity, 1 all novelty) covers {covered} best"
-    if len(near) > 1:
-        text += f"; {', '.join(f'{a:g}' for a in near)} come within 1 % of it"
-    return text + f"; the worst, {alphas[loss.index(worst)]:g}, leaves {unit}s {_percent(worst / best)} farther away"
-
-
-def _percent(ratio: float) -> str:
-    return f"{100 * (ratio - 1):.1f} %"
-
-
-def coverage_words(selection: FoldSelection, unit: str) -> str:
-    """The coverage of the picks against that of random draws."""
-    ours, random = selection.mean_distance, selection.random_mean_distance
-    text = (
-        f"coverage: a {unit} lies {ours:.3f} from the nearest chosen one on average, {random:.3f} with random picks "
-        f"(median of {N_RANDOM_DRAWS} draws under the same limits)"
-    )
-    if ours == 0 or random == 0:
-        return text
-    return text + f": {_percent(random / ours)} " + ("farther" if random >= ours else "(nearer)")
-
-
 def spent_words(selection: FoldSelection, unit: str) -> str | None:
     """What the picks cost, how many are missing because the limits left no other, or what -b auto took; else None."""
     count, budget = len(selection.picks), selection.budget
@@ -95,12 +56,12 @@ def how_many_words(selection: FoldSelection, unit: str) -> str | None:
 def describe_result(record: SelectionRecord) -> str:
     """The first selection in full, and a line for each further fold."""
     first = record.selections[0]
-    unit = record.settings["unit"]
+    unit, criterion = record.settings["unit"], record.settings["alpha_criterion"]
     parts = [
         picks_table(first),
         spent_words(first, unit),
-        alpha_words(first, record.settings["alpha_criterion"], unit),
-        coverage_words(first, unit),
+        alpha_words(first.alpha, curve=first.alpha_curve, criterion=criterion, unit=unit),
+        coverage_words(first.mean_distance, random=first.random_mean_distance),
         how_many_words(first, unit),
     ]
     if len(record.selections) > 1:

@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 
 from nnunetv2_xssr.commands.running import add_name, run
+from nnunetv2_xssr.errors import first_few
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,6 +34,8 @@ def _status(args: argparse.Namespace) -> None:
 
 
 def _lines(project) -> list[str]:
+    from nnunetv2_xssr.report.words import alpha_words, coverage_words
+
     domains = f" of {project.domains} domains" if project.domains > 1 else ""
     lines = [f"{project.dataset}: {project.cases} cases{domains}, {project.labelled} with a label"]
     if project.mode is None:
@@ -40,16 +43,17 @@ def _lines(project) -> list[str]:
     if project.mode == "study":
         lines.append("a study: every case has a label, cases are chosen within each fold")
     lines += _round_lines(project.rounds)
-    lines.append(
-        f"coverage: a {project.unit} lies {project.mean_distance:.3f} from the nearest chosen one on average, "
-        f"{project.random_mean_distance:.3f} with random picks"
-        + ("" if project.alpha is None else f"; alpha {project.alpha:g}")
-    )
+    criterion, unit = project.alpha_criterion, project.unit
+    alpha = alpha_words(project.alpha, curve=project.alpha_curve, criterion=criterion, unit=unit)
+    coverage = coverage_words(project.mean_distance, random=project.random_mean_distance)
+    lines.append("; ".join([coverage, alpha] if alpha else [coverage]))
     learned = ", ".join(project.sources) or "the pool itself"
     lines.append(f"encoder: {project.encoder or f'pretrained on {learned}'}")
     state = f"{project.not_labelled} not labelled, " if project.not_labelled else ""
     folds = f"{project.folds} fold{'s' * (project.folds != 1)}"
     lines.append(f"split: {folds} of {project.in_split} cases, {state}{project.not_preprocessed} not preprocessed")
+    if project.changed:
+        lines.append(f"labels that changed after nnU-Net preprocessed them: {first_few(project.changed)}")
     return lines + (_trained_lines(project.trained) or ["trained: nothing yet"])
 
 
@@ -63,8 +67,8 @@ def _round_lines(rounds) -> list[str]:
     if last:
         text = f"round {last.number}: {last.picked} picked, {last.picked - len(last.missing)} labelled"
         if last.missing:
-            some = ", ".join(last.missing[:3]) + (", ..." if len(last.missing) > 3 else "")
-            text += f", {len(last.missing)} missing ({some}); {last.returned} files wait in {last.handover}/labels"
+            text += f", {len(last.missing)} missing ({first_few(last.missing)})"
+            text += f"; {last.returned} files wait in {last.handover}/labels"
         lines.append(text)
     return lines
 
@@ -74,7 +78,7 @@ def _trained_lines(trained) -> list[str]:
     networks = {}
     for fold in trained:
         network, name = fold.name.split("/fold_")
-        state = ("finished" if fold.finished else "begun") + ("" if fold.current else " before this split was written")
+        state = ("finished" if fold.finished else "begun") + ("" if fold.current else ", not on the present split")
         networks.setdefault(network, {}).setdefault(state, []).append(name)
     return [
         f"trained: {network}: " + "; ".join(f"fold {', '.join(names)} {state}" for state, names in states.items())

@@ -227,7 +227,8 @@ def _run(call: _Call, **embedding) -> SelectionRecord:
     if not (call.new_round and workspace.split.is_file()):
         write_split(workspace.split, plan.split([[pick.case for pick in one.picks] for one in record.selections]))
     if plan.mode == "annotation" and record.picked:
-        write_handover(workspace.handover(call.number), call.target, record.selections[0].picks)
+        only = record.selections[0]
+        write_handover(workspace.handover(call.number), call.target, only.picks, alpha=only.alpha)
     if call.new_round:
         keep_round(workspace, call.last)
     record.write(workspace.record)

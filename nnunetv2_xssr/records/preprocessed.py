@@ -1,13 +1,75 @@
-"""What nnU-Net has preprocessed of a dataset, and whether that is still made from the labels of now."""
+"""What nnU-Net has planned and preprocessed of a dataset, and whether that is still made from the labels of now."""
 
 import filecmp
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nnunetv2_xssr.records.files import read_json
 from nnunetv2_xssr.records.workspace import Workspace
+
+DEFAULT_PLANS, DEFAULT_PLANNER = "nnUNetPlans", "ExperimentPlanner"  # which nnU-Net takes where none is named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plans:
+    """One plans file of nnU-Net.
+
+    Attributes
+    ----------
+    name : str
+        What ``nnUNetv2_train -p`` takes.
+    planner : str or None
+        The class that made it, which ``nnUNetv2_plan_and_preprocess -pl`` takes; None where the file does not say.
+    data : dict
+        Each configuration to the folder of its preprocessed cases, whether it is there or not.
+    """
+
+    name: str
+    planner: str | None
+    data: dict[str, Path]
+
+
+def read_plans(workspace: Workspace) -> list[Plans]:
+    """All plans of a dataset, by name.
+
+    Raises
+    ------
+    UserError
+        If a JSON file among nnU-Net's is cut off.
+    """
+    found = []
+    for path in sorted(workspace.preprocessed.glob("*.json")):
+        content = read_json(path)
+        if isinstance(content, dict) and "plans_name" in content and "configurations" in content:
+            identifiers = {name: _identifier(content["configurations"], name) for name in content["configurations"]}
+            data = {name: workspace.preprocessed / folder for name, folder in identifiers.items() if folder}
+            found.append(Plans(name=path.stem, planner=content.get("experiment_planner_used"), data=data))
+    return found
+
+
+def _identifier(configurations: dict, name: str | None) -> str | None:
+    """The folder's name of a configuration, or of the one that it inherits from."""
+    seen = set()
+    while name in configurations and name not in seen:
+        if "data_identifier" in configurations[name]:
+            return configurations[name]["data_identifier"]
+        seen.add(name)
+        name = configurations[name].get("inherits_from")
+    return None
+
+
+def preprocessed_cases(workspace: Workspace, cases: Iterable[str], *, plans: list[Plans], file_ending: str) -> set[str]:
+    """The cases that nnU-Net has preprocessed for some configuration of some plans, and whose label it has copied."""
+    folders = {folder for one in plans for folder in one.data.values()}
+    return {
+        case
+        for case in cases
+        if (workspace.preprocessed_labels / f"{case}{file_ending}").is_file()
+        and any((folder / f"{case}.pkl").is_file() for folder in folders)
+    }
 
 
 def changed_labels(workspace: Workspace, cases: Iterable[str], *, file_ending: str) -> list[str]:

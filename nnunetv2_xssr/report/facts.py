@@ -87,7 +87,7 @@ def _picks(selection: FoldSelection, members: list[str], pool: np.ndarray, scale
         {
             **_named(identifier, picked),
             **vars(pick),
-            "reason": reason(pick),
+            "reason": reason(pick, alpha=selection.alpha),
             "most_alike": [
                 {**_named(members[row], picked), "distance": distance} for distance, row in zip(*pair, strict=True)
             ],
