@@ -125,7 +125,7 @@ def test_templates(volumes, capsys):
     with open(folder / "worklist.csv", newline="", encoding="utf-8-sig") as file:
         assert {row["case"]: int(row["slice"]) for row in csv.DictReader(file)} == chosen
     note = (folder / "README.txt").read_text()
-    assert "2       ignore" in note and "holds 2 (ignore) everywhere but on the slices to draw" in note
+    assert "2       ignore" in note and "holds 0 on the slices to draw, and 2 (ignore) on all others" in note
     assert "ignore" not in described(volumes)["labels"]  # as long as no such label is in the dataset
 
 

@@ -35,7 +35,7 @@ def differences(of_image: dict, of_label: dict) -> dict[str, str]:
     dict
         "spacing", "origin", "direction" or "affine" to the words for a sentence that begins with the label's file.
     """
-    pairs = {}
+    pairs: dict[str, tuple] = {}
     if "sitk_stuff" in of_image:
         n = min(len(properties["sitk_stuff"]["spacing"]) for properties in (of_image, of_label))
         ours, theirs = (_along(properties["sitk_stuff"], n) for properties in (of_image, of_label))
@@ -43,9 +43,9 @@ def differences(of_image: dict, of_label: dict) -> dict[str, str]:
         pairs["origin"] = ours["origin"], theirs["origin"], _VOXELS * min(ours["spacing"])
         pairs["direction"] = ours["direction"], theirs["direction"], _COSINES
     elif "nibabel_stuff" in of_image:
-        ours, theirs = (np.ravel(p["nibabel_stuff"]["original_affine"]) for p in (of_image, of_label))
+        affines = [np.ravel(properties["nibabel_stuff"]["original_affine"]) for properties in (of_image, of_label)]
         pairs["spacing"] = of_image["spacing"], of_label["spacing"], _spacing_tolerance(of_image["spacing"])
-        pairs["affine"] = ours, theirs, _VOXELS * min(of_image["spacing"])
+        pairs["affine"] = *affines, _VOXELS * min(of_image["spacing"])
     return {
         what: f"has the {what} {_numbers(label)}, its image {_numbers(image)}"
         for what, (image, label, tolerance) in pairs.items()

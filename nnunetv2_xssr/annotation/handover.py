@@ -1,7 +1,7 @@
 """The hand-over folder: what an annotator needs, and nothing else.
 
-It holds ``images/``, an empty ``labels/``, ``worklist.csv`` and ``README.txt``. The images are copies: a link would not
-survive a USB stick, and a tool that saves over an image would change the dataset.
+It holds ``images/``, ``labels/`` (empty, or with templates), ``worklist.csv`` and ``README.txt``. The images are
+copies: a link would not survive a USB stick, and a tool that saves over an image would change the dataset.
 """
 
 import csv
@@ -26,23 +26,23 @@ _COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reaso
 
 
 def template_hashes(folder: Path) -> set[str]:
-    """SHA-256 of the labels to draw in that a hand-over was given; empty where whole cases are drawn."""
+    """SHA-256 of the templates that a hand-over was given; empty where whole cases are drawn."""
     path = folder / _TEMPLATES
     return set(read_json(path).values()) if path.is_file() else set()
 
 
 def drawn_files(labels: Path, templates: Collection[str]) -> list[Path]:
-    """The visible files of a folder of labels, without the templates that nobody has drawn in."""
+    """The visible files of a folder of labels, without templates that nobody has changed."""
     return [file for file in visible_files(labels) if not templates or sha256_files([file]) not in templates]
 
 
 def drawn_labels(folder: Path) -> list[Path]:
-    """The labels that somebody has put into a hand-over, or drawn in its templates."""
+    """The labels of a hand-over that somebody has added, and the templates that somebody has drawn in."""
     return drawn_files(folder / "labels", template_hashes(folder))
 
 
 def first_round(workspace: Workspace) -> int:
-    """The number of the first round: 1, or the next one where labels lie in hand-overs whose record is gone."""
+    """The number of the first round: the lowest whose hand-over holds no labels, from a record that is gone."""
     number = 1
     while drawn_labels(workspace.handover(number)):
         number += 1
@@ -50,17 +50,17 @@ def first_round(workspace: Workspace) -> int:
 
 
 def check_no_labels(folder: Path) -> None:
-    """Raise `UserError` if somebody has put labels into this hand-over already."""
+    """Raise `UserError` if a hand-over already holds labels."""
     found = drawn_labels(folder)
     if found:
         raise UserError(
             f"{folder / 'labels'} holds {len(found)} labels of the selection that --overwrite would replace "
-            f"({found[0].name}); collect them with nnUNetv2_xssr_collect, or move them away"
+            f"({found[0].name}); collect them first with nnUNetv2_xssr_collect, or move them away"
         )
 
 
 def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: float | None) -> None:
-    """Write the hand-over of these picks; images of earlier picks, whose label nobody has begun, are removed.
+    """Write the hand-over of these picks, and remove the images of earlier picks, of which nobody has begun a label.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: f
     with atomic(folder / "README.txt") as temporary:
         temporary.write_text(_readme(pool, next(iter(files.values())), picks[0]), encoding="utf-8")
     with atomic(folder / "worklist.csv") as temporary:
-        # With the mark at its beginning without which spreadsheets take UTF-8 for something else.
+        # utf-8-sig writes a mark at the beginning, without which spreadsheets do not recognise UTF-8.
         temporary.write_text(_worklist(pool, picks, files, alpha), encoding="utf-8-sig", newline="")
 
 
@@ -100,7 +100,7 @@ def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
     for case in slices:
         name = f"{case}{pool.file_ending}"
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-            # nnU-Net's writers tell the format by the ending, and put a spacing beside a stack in .tif.
+            # nnU-Net's writers choose the format by the ending, and write a spacing beside a stack in .tif.
             write_template(Path(scratch) / name, cases[case], pool, slices=slices[case])
             for file in sorted(Path(scratch).iterdir()):
                 hashes[file.name] = sha256_files([file])
@@ -144,16 +144,16 @@ def _readme(pool: ImagePool, names: dict[str, Path], first: Pick) -> str:
     values = "\n".join(f"    {_values(value):<8}{name}" for name, value in pool.dataset_json["labels"].items())
     flat = ending.lower() in (".png", ".bmp")
     kind = (
-        "grey values of 8 bits in the width and height of the image: no colours, no transparency, no smoothing"
+        "8-bit grey values in the width and height of the image, without colours, transparency or smoothing"
         if flat
-        else "a label map of whole numbers with the size, spacing, origin and direction of the image, which every tool "
-        "below\n  keeps when the label was drawn over that image"
+        else "a label map of whole numbers with the size, spacing, origin and direction of the image. Each tool below\n"
+        "  keeps these when you draw the label over that image"
     )
-    nothing = "in an image? Save a label of zeros" if first.slice is None else "on a slice? Leave its zeros"
+    nothing = "in an image, save a label of zeros" if first.slice is None else "on a slice, leave its zeros"
     return f"""What to do
 ----------
-worklist.csv lists the images to annotate, the most useful first, and why each was chosen. Draw what is listed below in
-every image of images/ and save one label for each into labels/. Labels may come back in pieces: begin at the top.
+worklist.csv lists the images to annotate, the most useful one first, and why each was chosen. Draw the structures below
+in every image of images/ and save one label per image in labels/. You can send labels back in parts: begin at the top.
 
 {_slices_note(pool) if first.slice is not None else ""}Values
 ------
@@ -161,15 +161,15 @@ every image of images/ and save one label for each into labels/. Labels may come
 
 Names and format
 ----------------
-- The label of {" and ".join(f"images/{name}" for name in names)} is labels/{case}{ending}: without _0000.
+- The label of {" and ".join(f"images/{name}" for name in names)} is labels/{case}{ending}, without _0000.
 - Save {ending}: {kind}.
-- Nothing to draw {nothing}, and tell whoever sent you this folder.
+- If there is nothing to draw {nothing}, and tell the person who sent you this folder.
 
 Tools
 -----
 Drag the images into 3D Slicer, ITK-SNAP, MITK or napari.
-- 3D Slicer: draw in the Segment Editor, export to a label map in the module Segmentations, save that as {ending}. The
-  format .seg.nrrd, which it offers first, is not what is needed.
+- 3D Slicer: draw in the Segment Editor, export to a label map in the module Segmentations, and save that as {ending}.
+  Do not save the format .seg.nrrd, which 3D Slicer offers first.
 - ITK-SNAP: Segmentation > Save Segmentation Image.
 - MITK: right-click on the segmentation in the Data Manager > Save.
 - napari: {_napari(ending)}
@@ -180,7 +180,7 @@ def _napari(ending: str) -> str:
     """How to draw and save in napari, as tried with version 0.9."""
     draw = "draw in a Labels layer"
     if ending.lower() in (".png", ".bmp"):
-        return f"{draw}, right-click on it > Convert to Image, save that one: Labels are not saved as {ending}."
+        return f"{draw}, right-click on it > Convert to Image, and save the image: Labels are not saved as {ending}."
     if ending.lower() in (".tif", ".tiff"):
         return f"{draw}, File > Save Selected Layers."
     plugin = "napari-nifti" if ending.lower() in (".nii", ".nii.gz") else f"a plugin for {ending}"
@@ -191,10 +191,10 @@ def _slices_note(pool: ImagePool) -> str:
     value = pool.dataset_json["labels"][IGNORE]
     return f"""Only some slices
 ----------------
-Of every image only the slices that worklist.csv names are drawn, counted from 0 along the third axis, k (ITK-SNAP
-counts from 1). labels/ holds a template for each image: load it as the segmentation of its image and save it under the
-same name. It holds {value} (ignore) everywhere but on the slices to draw, which hold 0. Draw all that is to be seen on
-those, and leave {value} on all others.
+Draw only the slices that worklist.csv names. They are counted from 0 along the third axis, k (ITK-SNAP counts from 1).
+labels/ holds one template per image: load it as the segmentation of its image, and save it under the same name. It
+holds 0 on the slices to draw, and {value} (ignore) on all others. Draw everything that is visible on the former, and
+leave {value} on the latter.
 
 """
 

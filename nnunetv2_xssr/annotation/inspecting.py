@@ -116,7 +116,7 @@ def inspect_labels(
     if templates:
         untouched = set(visible_files(folder)) - set(drawn_files(folder, templates))
     arrived = {case: file for case, file in arrived.items() if file not in untouched or case in named}
-    home, values = Workspace(pool.name).labels, values or {}
+    home, values, slices = Workspace(pool.name).labels, values or {}, slices or {}
     for case in sorted(set(arrived) - set(wanted)):
         _compare_with_old(cases[case], arrived[case], pool, values=values, found=found)
     for case in tqdm(wanted, desc="checking labels", unit="case", disable=None):
@@ -128,7 +128,7 @@ def inspect_labels(
         try:
             empty = allow_empty is True or case in named
             label = check_label(file, cases[case], pool, allow_empty=empty, values=read_as)
-            if case in (slices or {}):
+            if case in slices:
                 ignore = pool.dataset_json["labels"][IGNORE]
                 check_slices(shown(file, pool), label.values, slices=slices[case], ignore=ignore)
         except UnfitLabel as error:
@@ -139,32 +139,29 @@ def inspect_labels(
     return found
 
 
-def _by_case(
-    pool: ImagePool, folder: Path, *, wanted: Collection[str], fix_names: bool, unfit: list[str]
-) -> dict[str, Path]:
+def _by_case(pool: ImagePool, folder: Path, *, wanted: list[str], fix_names: bool, unfit: list[str]) -> dict[str, Path]:
     """The files of a folder by the case that their names tell; sentences on the others are added to ``unfit``."""
     ending, known = pool.file_ending, set(pool.identifiers)
-    exact, others = {}, []
+    named, others = {}, []
     for file in visible_files(folder):
         case = file.name.removesuffix(ending)
         if case != file.name and case in known:
-            exact[case] = file
+            named[case] = file
         elif not (ending.lower() in (".tif", ".tiff") and file.suffix == ".json"):  # the spacing of a stack
             others.append(file)
     meant = {file: _case_meant(file.name, ending, known) for file in others}
     fixed = {}
-    for file, case in meant.items():
-        if case is None or not fix_names:
-            unfit.append(f"{shown(file, pool)}: {_name_words(file.name, case, pool, wanted)}")
+    for file, intended in meant.items():
+        if intended is None or not fix_names:
+            unfit.append(f"{shown(file, pool)}: {_name_words(file.name, intended, pool, wanted)}")
             continue
-        rivals = (
-            [exact[case]] if case in exact else [other for other in others if meant[other] == case and other != file]
-        )
+        rivals = [other for other in others if meant[other] == intended and other != file]
+        rivals += [named[intended]] if intended in named else []
         if rivals:
             unfit.append(f"{shown(file, pool)}: {rivals[0].name} is there too; leave only the right one of the two")
         else:
-            fixed[case] = file
-    return exact | fixed
+            fixed[intended] = file
+    return named | fixed
 
 
 def _case_meant(name: str, ending: str, known: Collection[str]) -> str | None:
@@ -178,7 +175,7 @@ def _case_meant(name: str, ending: str, known: Collection[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _name_words(name: str, case: str | None, pool: ImagePool, wanted: Collection[str]) -> str:
+def _name_words(name: str, case: str | None, pool: ImagePool, wanted: list[str]) -> str:
     """What to do about a file whose name no case has."""
     names = [f"{identifier}{pool.file_ending}" for identifier in pool.identifiers]
     near = [f"{case}{pool.file_ending}"] if case else difflib.get_close_matches(name, names, 1)

@@ -132,8 +132,8 @@ def check_label(
 
 def _read(file: Path, case: Case, pool: ImagePool, name: str) -> tuple[tuple[int, ...], dict, np.ndarray, dict, bool]:
     """The size and properties of the image, then what `read_label` gives."""
-    reader = pool.reader()
     try:
+        reader = pool.reader()
         image, of_image = reader.read_images([str(path) for path in case.files])
     except Exception as error:  # readers raise whatever their library raises
         raise UnfitLabel(f"{name}: its image {case.files[0]} cannot be read ({_short(error)})") from None

@@ -4,6 +4,7 @@ import math
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +34,10 @@ def read_label(file: Path, reader) -> tuple[np.ndarray, dict, bool]:
     indices = _palette_indices(file)
     if indices is not None:
         return indices[None, None].astype(np.float32), {"spacing": (999, 1, 1)}, False
-    if _is_nibabel(reader) and (shape := _three_axes(file)):
-        return *_read_reshaped(file, shape, reader), False
+    if _is_nibabel(reader) and (image := _in_three_axes(file)):
+        with tempfile.TemporaryDirectory() as scratch:
+            image.to_filename(Path(scratch) / file.name)
+            return *reader.read_seg(str(Path(scratch) / file.name)), False
     return *reader.read_seg(str(file)), True
 
 
@@ -53,23 +56,14 @@ def _is_nibabel(reader) -> bool:
     return isinstance(reader, NibabelIO | NibabelIOWithReorient)
 
 
-def _three_axes(file: Path) -> tuple[int, ...] | None:
-    """The shape of a NIfTI file in three axes, if it has fewer, or more of length 1; else None."""
+def _in_three_axes(file: Path):
+    """A NIfTI file in three axes as nibabel has it, if it has two, or more of length 1; else None."""
     import nibabel
 
-    shape = nibabel.load(file).shape
-    fits = len(shape) != 3 and math.prod(shape) == math.prod(shape[:3])
-    return (*shape, 1)[:3] if fits else None
-
-
-def _read_reshaped(file: Path, shape: tuple[int, ...], reader) -> tuple[np.ndarray, dict]:
-    import nibabel
-
-    image = nibabel.load(file)
-    with tempfile.TemporaryDirectory() as scratch:
-        reshaped = Path(scratch) / file.name
-        nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj).reshape(shape), image.affine), reshaped)
-        return reader.read_seg(str(reshaped))
+    image: Any = nibabel.load(file)
+    if len(image.shape) == 3 or math.prod(image.shape) != math.prod(image.shape[:3]):
+        return None
+    return nibabel.Nifti1Image(np.asanyarray(image.dataobj).reshape((*image.shape, 1)[:3]), image.affine)
 
 
 def write_label(path: Path, label: np.ndarray, grid: dict, *, reader) -> None:

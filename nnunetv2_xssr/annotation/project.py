@@ -190,16 +190,16 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         volumes=volumes,
         labelled=len(labelled),
         uncollected=len(labelled & set(chosen_cases(records)) - listed),
-        mode=last and last.mode,
-        unit=last and last.settings["unit"],
+        mode=last.mode if last else None,
+        unit=last.settings["unit"] if last else None,
         sources=last.settings["source"] if last else [],
-        encoder=last and last.settings["encoder"],
+        encoder=last.settings["encoder"] if last else None,
         rounds=[_round(record, labelled) for record in records if record.mode == "annotation"],
-        mean_distance=first and first.mean_distance,
-        random_mean_distance=first and first.random_mean_distance,
-        alpha=first and first.alpha,
-        alpha_curve=first and first.alpha_curve,
-        alpha_criterion=last and last.settings["alpha_criterion"],
+        mean_distance=first.mean_distance if first else None,
+        random_mean_distance=first.random_mean_distance if first else None,
+        alpha=first.alpha if first else None,
+        alpha_curve=first.alpha_curve if first else None,
+        alpha_criterion=last.settings["alpha_criterion"] if last else None,
         folds=len(split),
         in_split=len(in_split),
         not_labelled=len(in_split - listed),
@@ -265,7 +265,8 @@ def _network(workspace: Workspace, folders: list[Path], *, plans: list[Plans], v
         last = max(folders, key=lambda folder: (folder.stat().st_mtime, folder))
         trainer, wanted, configuration = last.parent.name.split("__", 2)
     by_choice = sorted(plans, key=lambda one: (one.name != wanted, one.name != DEFAULT_PLANS, one.name))
-    preprocessed, seen = {}, set()
+    preprocessed: dict[str, list[str]] = {}
+    seen = set()
     for one in by_choice:
         for name, folder in one.data.items():
             if folder.is_dir() and folder not in seen:
@@ -275,7 +276,7 @@ def _network(workspace: Workspace, folders: list[Path], *, plans: list[Plans], v
     return Network(
         trainer=trainer,
         configuration=configuration,
-        plans=chosen and chosen.name,
-        planner=chosen and chosen.planner,
+        plans=chosen.name if chosen else None,
+        planner=chosen.planner if chosen else None,
         preprocessed=preprocessed,
     )

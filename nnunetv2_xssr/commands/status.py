@@ -75,7 +75,7 @@ def _round_lines(rounds) -> list[str]:
 
 def _trained_lines(trained) -> list[str]:
     """A line for each network, whose folds are told apart by how far they are."""
-    networks = {}
+    networks: dict[str, dict[str, list[str]]] = {}
     for fold in trained:
         network, name = fold.name.split("/fold_")
         state = ("finished" if fold.finished else "begun") + ("" if fold.current else ", not on the present split")
