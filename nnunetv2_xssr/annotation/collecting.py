@@ -14,7 +14,7 @@ from nnunetv2_xssr.annotation.sparse_labels import IGNORE, check_slices, with_ig
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
 from nnunetv2_xssr.records.files import atomic, write_json
-from nnunetv2_xssr.records.folds import cross_validation
+from nnunetv2_xssr.records.folds import grow_folds, split_in_use
 from nnunetv2_xssr.records.rounds import chosen_cases, load_rounds, slices_of_rounds
 from nnunetv2_xssr.records.split import read_split, write_split
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset, visible_files
@@ -265,14 +265,14 @@ def collect_labels(
         labelled=labelled,
         missing=[case for case in last.picked if case in found.missing],
         train_on=train_on,
-        folds=_split(workspace, train_on, groups) if train_on else 0,
+        folds=_split(workspace, labelled, train_on, groups) if train_on else 0,
         templates=bool(templates),
     )
 
 
-def _split(workspace: Workspace, train_on: list[str], groups: dict[str, str]) -> int:
+def _split(workspace: Workspace, labelled: list[str], train_on: list[str], groups: dict[str, str]) -> int:
     """Write the split of the labelled cases, and return how many folds it has."""
-    split = cross_validation(train_on, groups)
+    split = grow_folds(split_in_use(workspace, labelled), train_on, groups=groups)
     # An unchanged split keeps its date, by which status tells whether a fold was trained on it.
     if not workspace.split.is_file() or read_split(workspace.split) != split:
         write_split(workspace.split, split)

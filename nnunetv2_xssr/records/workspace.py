@@ -181,6 +181,10 @@ class Workspace:
         """In nnU-Net's format, beside its own ``splits_final.json``."""
         return self.preprocessed / f"splits_{self.name}.json"
 
+    def trained_fold(self, *, trainer: str, plans_name: str, configuration: str, fold: int | str) -> Path:
+        """The record of what nnU-Net trains a fold on, beside its checkpoints."""
+        return self.results / f"{trainer}__{plans_name}__{configuration}" / f"fold_{fold}" / "xssr_fold.json"
+
     def handover(self, number: int) -> Path:
         """The hand-over of a round, for the annotator.
 
