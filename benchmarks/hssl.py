@@ -23,7 +23,7 @@ from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.demo.study import Study
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.records.files import read_json, write_json
-from nnunetv2_xssr.records.split import FILE_NAME, write_split
+from nnunetv2_xssr.records.split import write_split
 
 PACKS = {
     "CXRLung": ("Dataset811_Guangzhou", "guangzhou", {"Dataset813_Hannover": "hannover"}),
@@ -67,7 +67,7 @@ def benchmark(args: argparse.Namespace) -> None:
             k = max(1, int(share * len(pool)))
             for seed in range(args.seeds):
                 labelled = sorted(np.random.default_rng([seed, k]).choice(pool, k, replace=False).tolist())
-                write_split(study.preprocessed / FILE_NAME, [{"train": labelled, "val": test}])
+                write_split(study.preprocessed / "splits_xssr.json", [{"train": labelled, "val": test}])
                 for arm in args.arms:
                     dice[arm].append(trained_dice(study, arm, f"{k} seed {seed}", weights.get(arm)))
                     print(f"{pack} {arm} {k} seed {seed}: {100 * dice[arm][-1]:.2f}", file=sys.stderr, flush=True)

@@ -7,7 +7,8 @@ The rise spares pretrained weights the first steps at full length, whose directi
 
 from nnunetv2.run.run_training import run_training_entry
 
-from nnunetv2_xssr.trainers import XSSRTrainer, XSSRTrainer_demo
+from nnunetv2_xssr.trainers import XSSRTrainer
+from nnunetv2_xssr.trainers.demo import XSSRTrainer_demo
 
 STEPS = 60  # a fifth of the demo's training
 

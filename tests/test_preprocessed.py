@@ -56,11 +56,13 @@ def test_label_that_cannot_be_read_counts(volumes):
     assert changed(volumes) == ["c"]
 
 
-def test_nothing_to_compare(volumes):
+def test_nothing_to_compare(volumes, monkeypatch):
     (volumes.labels / "a.nii.gz").unlink()
     (volumes.preprocessed_labels / "b.nii.gz").unlink()
     assert changed(volumes) == []
     shutil.rmtree(volumes.raw)  # a computer that only trains
+    assert changed(volumes) == []
+    monkeypatch.delenv("nnUNet_raw")
     assert changed(volumes) == []
 
 

@@ -172,7 +172,7 @@ def _shorten():
     from nnunetv2_xssr import trainers
 
     shorten_pretraining(pytest.MonkeyPatch())
-    for name in trainers.__all__:
+    for name in (*trainers.__all__, "XSSRTrainer_demo"):
         trainer = getattr(trainers, name)
         trainer.epochs, trainer.iterations_per_epoch = 1, 2
 

@@ -12,7 +12,7 @@ from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
 from nnunetv2_xssr.records.files import write_json
-from nnunetv2_xssr.records.folds import cross_validation
+from nnunetv2_xssr.records.folds import grow_folds, split_in_use
 from nnunetv2_xssr.records.rounds import chosen_cases, load_rounds, slices_of_rounds
 from nnunetv2_xssr.records.split import write_split
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
@@ -165,7 +165,8 @@ def collect_labels(
     train_on = sorted(set(labelled) & set(chosen))
     split = []
     if train_on:
-        split = cross_validation(train_on, {case: group for record in rounds for case, group in record.groups.items()})
+        groups = {case: group for record in rounds for case, group in record.groups.items()}
+        split = grow_folds(split_in_use(workspace, labelled), train_on, groups=groups)
         write_split(workspace.split, split)
     return Collected(
         workspace=workspace,

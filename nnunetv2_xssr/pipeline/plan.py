@@ -158,7 +158,7 @@ class SelectionPlan:
             sorted({*map(volume_of, fold.labelled), *picked}) for fold, picked in zip(self.folds, picks, strict=True)
         ]
         if self.mode == "annotation":
-            return cross_validation(chosen[0], self.groups)
+            return cross_validation(chosen[0], groups=self.groups)
         return [{"train": train, "val": fold.validation} for train, fold in zip(chosen, self.folds, strict=True)]
 
 
@@ -241,7 +241,7 @@ def _study(target: ImagePool, gone: set[str], groups: dict[str, str], choice: Ch
     workspace = Workspace(target.name)
     folders = [workspace.preprocessed, workspace.raw]
     plans = []
-    for number, fold in enumerate(study_folds(target.identifiers, folders, groups)):
+    for number, fold in enumerate(study_folds(target.identifiers, folders=folders, groups=groups)):
         pool, validation = ([case for case in fold[part] if case not in gone] for part in ("train", "val"))
         for part, cases in (("training", pool), ("validation", validation)):
             if not cases:

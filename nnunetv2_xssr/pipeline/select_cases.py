@@ -20,6 +20,7 @@ from nnunetv2_xssr.pipeline.embed import embed_pools
 from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, make_plan
 from nnunetv2_xssr.pipeline.scheduler import selector
 from nnunetv2_xssr.pipeline.slice_plan import make_slice_plan
+from nnunetv2_xssr.records.folds import split_in_use
 from nnunetv2_xssr.records.logs import log_to, logger
 from nnunetv2_xssr.records.rounds import begins_round, keep_round, last_round, load_rounds, slices_of_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord, check_replaceable
@@ -143,6 +144,7 @@ class _Call:
     new_round: bool
     same_round: bool
     number: int
+    writes_split: bool
 
 
 def _checked(
@@ -170,6 +172,7 @@ def _checked(
     plan = plan_for(target, choice)
     labelled = set(map(volume_of, plan.folds[0].labelled)) if plan.mode == "annotation" else target.identifiers
     new_round = begins_round(last, mode=plan.mode, labelled=labelled, overwrite=overwrite)
+    with_label = {case.identifier for case in target.cases if case.labelled}
     call = _Call(
         workspace=workspace,
         target=target,
@@ -189,6 +192,8 @@ def _checked(
         new_round=new_round,
         same_round=not overwrite and not new_round,
         number=last.round + new_round if last else first_round(workspace),
+        # Folds that were trained on the labelled cases need their split until collect writes the next one.
+        writes_split=plan.mode == "study" or split_in_use(workspace, with_label) is None,
     )
     _check_writable(call)
     return call
@@ -223,8 +228,7 @@ def _run(call: _Call, **embedding) -> SelectionRecord:
         round_number=call.number,
         name=workspace.name,
     )
-    # Folds that were trained on the labelled cases need their split until collect writes the next one.
-    if not (call.new_round and workspace.split.is_file()):
+    if call.writes_split:
         write_split(workspace.split, plan.split([[pick.case for pick in one.picks] for one in record.selections]))
     if plan.mode == "annotation" and record.picked:
         only = record.selections[0]

@@ -1,17 +1,20 @@
 """Which cases may be selected for a fold, and how selected cases are split for cross-validation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.split import Split, read_split
+from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.split import Split, cases_in, read_split
+from nnunetv2_xssr.records.workspace import Workspace
 
+N_FOLDS = 5
 _SEED = 12345  # nnU-Net's, so that without groups the folds are those that stock nnU-Net makes
 
 
-def cross_validation(cases: Sequence[str], groups: Mapping[str, str] | None = None, n_folds: int = 5) -> Split:
+def cross_validation(cases: Sequence[str], *, groups: Mapping[str, str] | None = None) -> Split:
     """Split cases into folds: leave-one-out below five of them; a single case validates on itself.
 
     Parameters
@@ -21,10 +24,8 @@ def cross_validation(cases: Sequence[str], groups: Mapping[str, str] | None = No
         Cases of one group (patient) are never torn apart between training and validation.
     """
     cases = sorted(cases)
-    if groups:
-        names = [groups.get(case, case) for case in cases]
-        n_folds = min(n_folds, len(set(names)))
-    n_folds = min(n_folds, len(cases))
+    names = [(groups or {}).get(case, case) for case in cases]
+    n_folds = min(N_FOLDS, len(set(names)))
     if n_folds < 2:
         return [{"train": cases, "val": cases}]
     if groups:
@@ -39,7 +40,66 @@ def cross_validation(cases: Sequence[str], groups: Mapping[str, str] | None = No
     return [{part: [str(case) for case in fold[part]] for part in ("train", "val")} for fold in split]
 
 
-def study_folds(cases: Sequence[str], folders: Sequence[Path], groups: Mapping[str, str] | None) -> Split:
+def grow_folds(previous: Split | None, cases: Sequence[str], *, groups: Mapping[str, str] | None = None) -> Split:
+    """Split cases into folds so that those of an earlier split keep their validation part.
+
+    So no network is validated with what the network of the same fold was trained on a round before. New groups open
+    folds while there are fewer than five, then go into the smallest fold. A fold whose cases are all gone keeps its
+    number and stays empty until new cases come.
+
+    Parameters
+    ----------
+    previous : list of dict or None
+        None makes it `cross_validation`.
+    cases : sequence of str
+    groups : mapping from case to str, optional
+        Cases of one group (patient) are never torn apart. Where they lie in several folds of the earlier split, because
+        their group was not known then, they move to the fold of the first of them, and the log says so.
+    """
+    if previous is None:
+        return cross_validation(cases, groups=groups)
+    members: dict[str, list[str]] = {}
+    for case in sorted(cases):
+        members.setdefault((groups or {}).get(case, case), []).append(case)
+    home = {case: number for number, fold in enumerate(previous) for case in fold["val"]}
+    parts: list[list[str]] = [[] for _ in range(max(len(previous), min(N_FOLDS, len(members))))]
+    new = []
+    for group, own in members.items():
+        known = [home[case] for case in own if case in home]
+        if not known:
+            new.append(own)
+            continue
+        parts[known[0]] += own
+        if len(set(known)) > 1:
+            logger.info(
+                f"{first_few(own)} are all of group {group}: they move to fold {known[0]}, from folds "
+                f"{', '.join(map(str, sorted(set(known) - {known[0]})))}"
+            )
+    for own in sorted(new, key=len, reverse=True):
+        min(parts, key=len).extend(own)
+    while parts and not parts[-1]:
+        parts.pop()
+    if sum(map(bool, parts)) < 2:  # nothing would be left to train on
+        return cross_validation(cases, groups=groups)
+    return [{"train": sorted(set(cases) - set(part)), "val": sorted(part)} for part in parts]
+
+
+def split_in_use(workspace: Workspace, labelled: Collection[str]) -> Split | None:
+    """The split that folds may have been trained on; None where there is none yet.
+
+    Of a split with a case that has no label nothing was trained: select wrote it over the cases that it picked.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    labelled : collection of str
+        All cases that have a label.
+    """
+    split = read_split(workspace.split) if workspace.split.is_file() else None
+    return split if split and cases_in(split) <= set(labelled) else None
+
+
+def study_folds(cases: Sequence[str], *, folders: Sequence[Path], groups: Mapping[str, str] | None = None) -> Split:
     """The folds of a fully labelled dataset: the user's ``splits_final.json``, else those that nnU-Net would make.
 
     Parameters
@@ -54,18 +114,30 @@ def study_folds(cases: Sequence[str], folders: Sequence[Path], groups: Mapping[s
     Raises
     ------
     UserError
-        If the user's split names a case that the pool does not have.
+        If the user's split names a case that the pool does not have, or tears a group (patient) apart.
     """
     for folder in folders:
         path = folder / "splits_final.json"
         if not path.is_file():
             continue
         folds = read_split(path)
-        unknown = sorted({case for fold in folds for part in fold.values() for case in part} - set(cases))
+        unknown = sorted(cases_in(folds) - set(cases))
         if unknown:
             raise UserError(
-                f"{path} names {len(unknown)} cases that the pool does not have ({', '.join(unknown[:3])}); "
-                f"mend the split or the pool"
+                f"{path} names {len(unknown)} cases that the pool does not have ({first_few(unknown)}); "
+                f"fix the split or the pool"
             )
+        _check_whole_groups(folds, groups or {}, path)
         return folds
-    return cross_validation(cases, groups)
+    return cross_validation(cases, groups=groups)
+
+
+def _check_whole_groups(folds: Split, groups: Mapping[str, str], path: Path) -> None:
+    for number, fold in enumerate(folds):
+        train, val = ({groups[case] for case in fold[part] if case in groups} for part in ("train", "val"))
+        torn = sorted(train & val)
+        if torn:
+            raise UserError(
+                f"{path} has {len(torn)} patients in both parts of fold {number} ({first_few(torn)}); delete or rename "
+                f"it to get folds by patient, or put such folds into it"
+            )

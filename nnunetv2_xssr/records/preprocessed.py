@@ -1,6 +1,7 @@
 """What nnU-Net has planned and preprocessed of a dataset, and whether that is still made from the labels of now."""
 
 import filecmp
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,8 @@ def changed_labels(workspace: Workspace, cases: Iterable[str], *, file_ending: s
         In the order of ``cases``.
     """
     # On a computer that only trains, the raw dataset may be missing: then nothing can have changed.
+    if not os.environ.get("nnUNet_raw"):
+        return []
     description = read_json(workspace.dataset_json) if workspace.dataset_json.is_file() else {}
     table = description.get("dataset", {})
     changed = []

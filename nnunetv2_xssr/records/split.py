@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import read_json, write_json
+from nnunetv2_xssr.records.workspace import Workspace
 
 Split = list[dict[str, list[str]]]
 
@@ -21,11 +22,6 @@ def read_split(path: Path) -> Split:
     UserError
         If there is none, or it is not in nnU-Net's format.
     """
-    if not path.is_file():
-        raise UserError(
-            f"there is no split {path}; choose the cases first: "
-            f"nnUNetv2_xssr_select -d {path.parent.name} -s SOURCE -b 5%"
-        )
     split = read_json(path)
     for fold in split if isinstance(split, list) else [None]:
         fits = isinstance(fold, dict) and all(
@@ -35,13 +31,41 @@ def read_split(path: Path) -> Split:
         if not fits:
             raise UserError(
                 f'{path} must be a list of {{"train": [...], "val": [...]}} with names of cases, as in nnU-Net; '
-                f"run nnUNetv2_xssr_select again with --overwrite"
+                f"fix or replace it"
             )
     return split
 
 
-def cases_of_fold(split: Split, fold: int | str, path: Path) -> tuple[list[str], list[str]]:
+def selected_split(workspace: Workspace) -> Split:
+    """Read the split of a selection.
+
+    Raises
+    ------
+    UserError
+        If nothing was selected under this name, or the file is not in nnU-Net's format.
+    """
+    if not workspace.split.is_file():
+        raise UserError(
+            f"there is no split {workspace.split}; choose the cases first: "
+            f"nnUNetv2_xssr_select -d {workspace.dataset} -s SOURCE -b 5%{workspace.options}"
+        )
+    return read_split(workspace.split)
+
+
+def cases_in(split: Split) -> set[str]:
+    """All cases of a split, whatever their part."""
+    return {case for fold in split for part in ("train", "val") for case in fold[part]}
+
+
+def cases_of_fold(split: Split, *, fold: int | str, path: Path) -> tuple[list[str], list[str]]:
     """Training and validation cases of a fold; fold ``all`` trains on, and validates with, all selected cases.
+
+    Parameters
+    ----------
+    split : list of dict
+    fold : int or "all"
+    path : Path
+        Of the split, for the errors.
 
     Raises
     ------
@@ -50,15 +74,15 @@ def cases_of_fold(split: Split, fold: int | str, path: Path) -> tuple[list[str],
     """
     if fold == "all":
         selected = sorted({case for part in split for case in part["train"]})
-        train, val = selected, selected
+        train, val = selected, list(selected)
     else:
-        if not 0 <= fold < len(split):
+        if not 0 <= int(fold) < len(split):
             raise UserError(
                 f"fold must be one of {', '.join(map(str, range(len(split))))} or all, which are what {path} holds; "
                 f"got {fold}"
             )
-        train, val = split[fold]["train"], split[fold]["val"]
+        train, val = split[int(fold)]["train"], split[int(fold)]["val"]
     for name, cases in (("training", train), ("validation", val)):
         if not cases:
-            raise UserError(f"fold {fold} of {path} has no {name} case; select again with --overwrite")
+            raise UserError(f"fold {fold} of {path} has no {name} case; train another fold, or select again")
     return train, val

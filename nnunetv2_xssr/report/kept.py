@@ -11,7 +11,7 @@ from nnunetv2_xssr.images.slices import row_per_slice, slice_name, slice_names
 from nnunetv2_xssr.pretrain.pooling import Layout, features
 from nnunetv2_xssr.records.files import read_json, sha256_json
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
-from nnunetv2_xssr.records.split import read_split
+from nnunetv2_xssr.records.split import selected_split
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of
 
 
@@ -126,7 +126,7 @@ def _members(record: SelectionRecord, target: KeptPool, path: Path) -> list[list
     left_out = set(record.selections[0].left_out)
     members = [[identifier for identifier in usable if identifier not in left_out]]
     if record.mode == "study":
-        folds = read_split(record.workspace.split)
+        folds = selected_split(record.workspace)
         held_out = [set(fold["val"]) for fold in folds]
         members = [[case for case in usable if case not in cases] for cases in held_out]
     if len(members) != len(record.selections) or not all(map(_could_be_from, record.selections, members)):

@@ -5,165 +5,23 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from making import (
-    Workspace,
-    picture,
-    shorten_pretraining,
-    trainer_folder,
-    volume,
-    write_dataset_json,
-    write_picture,
-    write_pictures,
-    write_volume,
-)
+from making import Workspace, picture, trainer_folder, write_picture
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from PIL import Image
+from tiny_training import STUDY, VOLUMES, finish, make_trainer, refuses, start
 
 from nnunetv2_xssr import trainers
-from nnunetv2_xssr.commands import select
 from nnunetv2_xssr.records.split import write_split
-from nnunetv2_xssr.trainer_link import linking
+from nnunetv2_xssr.records.trained_fold import TrainedFold
 from nnunetv2_xssr.trainers import XSSRTrainer
-
-STUDY, VOLUMES = "Dataset011_Study", "Dataset012_Volumes"
-CPU = torch.device("cpu")
-TINY = {
-    "2d_tiny": {"inherits_from": "2d", "batch_size": 2, "patch_size": [32, 32]},
-    "3d_tiny": {"inherits_from": "3d_fullres", "batch_size": 2, "patch_size": [16, 16, 16]},
-}
-
-
-class XSSRTrainerTiny(XSSRTrainer):
-    epochs = 1
-    iterations_per_epoch = 2
-
-
-def write_study(folder):
-    write_pictures(folder, 8, first_seed=300, labelled=8, prefix="p", size=(48, 48))
-    write_dataset_json(folder)
-
-
-def write_volumes(folder):
-    """Regions (whole and core) and an ignore label."""
-    for i in range(4):
-        image, distance = volume(i)
-        label = (distance < 7).astype(np.uint8)
-        label[distance < 4] = 2
-        label[:2] = 3
-        write_volume(folder / "imagesTr" / f"v_{i}_0000.nii.gz", image)
-        write_volume(folder / "labelsTr" / f"v_{i}.nii.gz", label)
-    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
-    channels = {"0": "MRI"}
-    write_dataset_json(folder, ".nii.gz", channels, labels=labels, regions_class_order=[1, 2])
-
-
-def script(name):
-    """nnU-Net's command as the user types it."""
-    found = shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
-    assert found, f"{name} is not installed"
-    return found
-
-
-def start(argv, workspace, site=None, **env):
-    python_path = {"PYTHONPATH": str(site)} if site else {}
-    settings = {"OMP_WAIT_POLICY": "PASSIVE", "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"}
-    return subprocess.Popen(
-        [script(argv[0]), *map(str, argv[1:])],
-        env={**os.environ, **workspace.environment(), **settings, **python_path, **env},
-        cwd=workspace.root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process, code=0):
-    out, _ = process.communicate(timeout=280)
-    assert process.returncode == code, out
-    return out
-
-
-@pytest.fixture(scope="session")
-def planned(session_workspace):
-    """Both datasets, planned and preprocessed, with a configuration of a tiny network each."""
-    ws = session_workspace
-    write_study(ws.raw / STUDY)
-    write_volumes(ws.raw / VOLUMES)
-    plan = ["nnUNetv2_plan_and_preprocess", "-np", 1, "-npfp", 1]
-    # Planning gives this number of workers to torch as its number of threads, which must not be 0.
-    both = [
-        start([*plan, "-d", number, "-c", c], ws, nnUNet_n_proc_DA="1")
-        for number, c in ((11, "2d"), (12, "3d_fullres"))
-    ]
-    for process in both:
-        finish(process)
-    for name, tiny in ((STUDY, "2d_tiny"), (VOLUMES, "3d_tiny")):
-        file = ws.preprocessed / name / "nnUNetPlans.json"
-        plans = json.loads(file.read_text())
-        architecture = plans["configurations"][TINY[tiny]["inherits_from"]]["architecture"]
-        small = architecture["arch_kwargs"]
-        n = 3
-        for key in ("kernel_sizes", "strides"):
-            small[key] = small[key][:n]
-        small.update(n_stages=n, features_per_stage=[4, 8, 8], n_conv_per_stage=[1] * n)
-        small["n_conv_per_stage_decoder"] = [1] * (n - 1)
-        plans["configurations"][tiny] = {**TINY[tiny], "architecture": architecture}
-        file.write_text(json.dumps(plans))
-    write_split(ws.preprocessed / VOLUMES / "splits_xssr.json", [{"train": ["v_0", "v_2"], "val": ["v_1"]}])
-    return ws
-
-
-@pytest.fixture(scope="session")
-def study(planned):
-    """The labelled dataset after the real select: two cases in each of nnU-Net's five folds."""
-    with pytest.MonkeyPatch.context() as patch:
-        shorten_pretraining(patch)
-        patch.setattr(linking, "ensure_linked", lambda: None)
-        for name, value in planned.environment().items():
-            patch.setenv(name, value)
-        assert select.main(["-d", "11", "-b", "2", "-device", "cpu"]) == 0
-    return planned
-
-
-@pytest.fixture
-def split_file(study):
-    """The split of the study, put back after the test."""
-    path = study.split(STUDY)
-    content = path.read_bytes()
-    yield path
-    path.write_bytes(content)
-
-
-def make_trainer(workspace, fold, cls=XSSRTrainerTiny, name=STUDY, configuration="2d_tiny"):
-    folder = workspace.preprocessed / name
-    plans = json.loads((folder / "nnUNetPlans.json").read_text())
-    plans["continue_training"] = False  # as nnUNetv2_train does
-    return cls(plans, configuration, fold, json.loads((folder / "dataset.json").read_text()), device=CPU)
-
-
-def refuses(workspace, capsys, fold, *parts, **kwargs):
-    """The trainer must stop with exit code 2 and one sentence, before it makes a folder."""
-    before = sorted(workspace.results.rglob("*"))
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        make_trainer(workspace, fold, **kwargs)
-    assert caught.value.code == 2
-    err = capsys.readouterr().err
-    assert len(err.strip().splitlines()) == 1
-    for part in parts:
-        assert str(part) in err, err
-    assert sorted(workspace.results.rglob("*")) == before
-
+from nnunetv2_xssr.trainers.demo import XSSRTrainer_demo
 
 # --- which cases it trains on
 
@@ -238,7 +96,7 @@ def test_case_that_is_not_preprocessed(study, split_file, capsys):
     label = study.preprocessed / STUDY / "gt_segmentations" / "new.png"
     write_picture(label, np.ones((48, 48), np.uint8))
     write_split(split_file, [{"train": ["p_00", "new"], "val": ["p_01"]}])
-    parts = ("1 of 3 selected cases are not preprocessed", "new", "nnUNetv2_preprocess -d 011 -c 2d_tiny")
+    parts = ("1 of 3 selected cases are not preprocessed", "new", "nnUNetv2_preprocess -d 11 -c 2d_tiny")
     refuses(study, capsys, 0, *parts)
     label.unlink()
 
@@ -256,7 +114,7 @@ def test_nothing_preprocessed_for_the_configuration(study, capsys):
 def test_fold_without_cases(study, split_file, capsys, part, word):
     fold = {"train": ["p_00"], "val": ["p_01"], part: []}
     write_split(split_file, [fold])
-    refuses(study, capsys, 0, f"has no {word} case", split_file, "--overwrite")
+    refuses(study, capsys, 0, f"has no {word} case", split_file, "train another fold")
 
 
 @pytest.mark.parametrize("text", ["{", '{"train": []}', '[{"train": "p_0", "val": ["p_1"]}]', '[{"train": ["p_0"]}]'])
@@ -370,7 +228,7 @@ def test_trained_to_the_end_after_an_interruption(trained):
     fold = trained.folder / "fold_0"
     begun, final = (torch.load(path, weights_only=False) for path in (trained.first, fold / "checkpoint_final.pth"))
     assert begun["current_epoch"] >= 1
-    assert final["current_epoch"] == trainers.XSSRTrainer_demo.epochs
+    assert final["current_epoch"] == XSSRTrainer_demo.epochs
     assert f"Epoch {begun['current_epoch']}" in trained.log and "Epoch 0 " not in trained.log
     assert (fold / "validation" / "summary.json").is_file()
 
@@ -382,7 +240,10 @@ def test_checkpoint_names_nnunets_trainer_and_its_origin(trained):
         assert checkpoint["trainer_name"] == "nnUNetTrainer"
         origin = checkpoint["nnunetv2_xssr"]
         assert origin["trainer"] == "XSSRTrainer_demo"
-        assert origin["split_sha256"] == sha256(trained.workspace.split(STUDY).read_bytes()).hexdigest()
+        frozen = TrainedFold.load(trained.folder / "fold_0" / "xssr_fold.json")
+        assert origin["fold_sha256"] == frozen.sha256 and origin["selection"] == "xssr"
+        split = json.loads(trained.workspace.split(STUDY).read_text())[0]
+        assert {"train": frozen.train, "val": frozen.val} == split
 
 
 def test_prediction_where_nobody_has_heard_of_the_plugin(trained, validated, tmp_path):
@@ -430,3 +291,11 @@ def test_fold_all(trained):
     assert torch.load(folder / "checkpoint_final.pth", weights_only=False)["trainer_name"] == "nnUNetTrainer"
     selected = {c for fold in json.loads(trained.workspace.split(STUDY).read_text()) for c in fold["train"]}
     assert f"{len(selected)} for training, {len(selected)} for validation" in out
+
+
+@pytest.mark.parametrize("option", ["--c", "--val"])
+def test_other_split_through_nnunets_command(trained, split_file, option):
+    write_split(split_file, [{"train": ["p_00", "p_01"], "val": ["p_02"]}])
+    out = finish(start([*TRAIN, option], trained.workspace, trained.site), code=2)
+    assert "XSSRTrainer_demo: error: fold 0 of" in out and "has changed since this training began" in out
+    assert "Traceback" not in out
