@@ -1,4 +1,4 @@
-"""The coverage over the budget against a plain re-computation in double precision, and its knee."""
+"""The coverage over the budget against a naive re-computation in double precision, and its knee."""
 
 import numpy as np
 import pytest

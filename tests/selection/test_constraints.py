@@ -1,9 +1,9 @@
-"""Whatever the limits, every strategy keeps to them, and the greedy under them is the plain one."""
+"""Whatever the limits, every strategy keeps to them, and the greedy under them is the naive one."""
 
 from collections import Counter
 
+import naive
 import numpy as np
-import plain
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,9 +136,9 @@ def test_random_draws_keep_to_the_limits_too(strategy):
 
 
 # ---------------------------------------------------------------------------------------------------- exact, as ever
-def plain_greedy(pool, fixed, weight, budget, chosen, limits):
+def naive_greedy(pool, fixed, weight, budget, chosen, limits):
     """As the definition says it: score every case, take the first of the best that are open."""
-    distances_to = plain.Distances(pool)
+    distances_to = naive.Distances(pool)
     nearest, room = np.full(len(pool), np.inf), limits.room.copy()
     for i in chosen:
         nearest = np.minimum(nearest, distances_to(i))
@@ -163,7 +163,7 @@ def plain_greedy(pool, fixed, weight, budget, chosen, limits):
 @st.composite
 def problems(draw):
     n, d = draw(st.integers(2, 30)), draw(st.integers(1, 3))
-    pool = plain.unit(np.array(draw(st.lists(st.integers(-2, 2), min_size=n * d, max_size=n * d)), float).reshape(n, d))
+    pool = naive.unit(np.array(draw(st.lists(st.integers(-2, 2), min_size=n * d, max_size=n * d)), float).reshape(n, d))
     p = draw(st.integers(0, 3))
 
     def table(values):
@@ -185,7 +185,7 @@ def problems(draw):
 def assert_same(pool, fixed, weight, budget, chosen, limits):
     before = limits.room.copy()
     picks, nearest = greedy(pool, fixed, weight, budget, chosen, limits)
-    expected, distances = plain_greedy(pool, fixed, weight, budget, chosen, limits)
+    expected, distances = naive_greedy(pool, fixed, weight, budget, chosen, limits)
     np.testing.assert_array_equal(picks, expected)
     np.testing.assert_array_equal(nearest, distances)
     np.testing.assert_array_equal(limits.room, before)
@@ -193,21 +193,21 @@ def assert_same(pool, fixed, weight, budget, chosen, limits):
 
 @given(problems())
 @settings(max_examples=100, deadline=None)
-def test_the_greedy_under_limits_is_the_plain_one(problem):
+def test_the_greedy_under_limits_is_the_naive_one(problem):
     assert_same(*problem)
 
 
 @given(problems(), st.sampled_from([1, 3, 512]), st.sampled_from([1, 4, 256]), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_the_greedy_under_limits_is_the_plain_one_the_way_of_large_pools(problem, candidates, block, sketch):
-    with plain.way_of_large_pools(candidates, block, sketch):
+def test_the_greedy_under_limits_is_the_naive_one_the_way_of_large_pools(problem, candidates, block, sketch):
+    with naive.way_of_large_pools(candidates, block, sketch):
         assert_same(*problem)
 
 
 @pytest.mark.parametrize("kind", ["clustered", "blobs", "duplicates"])
 def test_20_000_cases_under_all_limits(kind):
     n, rng = 20_000, np.random.default_rng(2)
-    pool, cost = plain.pool_of(kind, n, 32), rng.integers(1, 20, n) / 4
+    pool, cost = naive.pool_of(kind, n, 32), rng.integers(1, 20, n) / 4
     constraints = Constraints(
         cost=cost,
         domain=[f"site {i % 3}" for i in range(n)],
@@ -224,13 +224,13 @@ def test_20_000_cases_under_all_limits(kind):
 
 def test_under_costs_the_better_of_two_greedies_wins():
     """One costly case in the middle of nothing much, or many cheap ones: each greedy wins one of two pools."""
-    pool = plain.unit(np.random.default_rng(1).standard_normal((40, 4)))
+    pool = naive.unit(np.random.default_rng(1).standard_normal((40, 4)))
     won = set()
     for seed in range(20):
         cost = np.random.default_rng(seed).choice([1.0, 6.0], 40)
         most, limits = Constraints(cost=cost).limits(40, 12.0, NONE)
         fixed = np.zeros(40)
-        runs = [plain_greedy(pool, fixed, weight, most, NONE, limits) for weight in (np.ones(40), 1 / cost)]
+        runs = [naive_greedy(pool, fixed, weight, most, NONE, limits) for weight in (np.ones(40), 1 / cost)]
         losses = [nearest.mean() for _, nearest in runs]
         picks, nearest = greedy_within_cost(pool, fixed, 1.0, most, NONE, limits, np.mean)
         assert picks.tolist() == runs[int(np.argmin(losses))][0] and nearest.mean() == min(losses)

@@ -8,8 +8,8 @@ import threading
 import time
 import tracemalloc
 
+import naive
 import numpy as np
-import plain
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +50,7 @@ def client():
 
 def problem(kind="clustered", n=3000, d=32):
     """A pool and its source."""
-    rows = plain.pool_of(kind, n + n // 10, d)
+    rows = naive.pool_of(kind, n + n // 10, d)
     return rows[:n], rows[n:]
 
 
