@@ -10,7 +10,6 @@ from nnunetv2_xssr.selection._engine import cells as cells_module
 from nnunetv2_xssr.selection._engine import neighbours as neighbours_module
 from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection._engine.neighbours import nearest_distances, nearest_neighbours
-from nnunetv2_xssr.selection.scores import density, novelty
 
 
 def assert_nearest(pool, k, others=None, check=slice(None)):
@@ -75,24 +74,3 @@ def test_a_memory_map_is_read_in_place(tmp_path):
     mapped = np.load(tmp_path / "pool.npy", mmap_mode="r")
     assert np.shares_memory(cells_of(mapped).pool, mapped)
     np.testing.assert_array_equal(nearest_neighbours(mapped, 20)[0], nearest_neighbours(pool, 20)[0])
-
-
-def test_density_is_the_inverse_mean_distance_scaled():
-    pool = naive.pool_of("clustered", 300, 16)
-    true = np.array([np.sort(naive.Distances(pool)(i))[1:21].mean() for i in range(300)])
-    expected = 1 / (true + 1e-5)
-    np.testing.assert_allclose(density(pool), (expected - expected.min()) / np.ptp(expected), rtol=1e-12)
-
-
-def test_novelty_is_the_mean_distance_to_the_source_scaled():
-    pool, source = naive.pool_of("clustered", 300, 16), naive.pool_of("blobs", 7, 16)
-    true = np.array([naive.Distances(np.vstack([source, row]))(-1)[:-1].mean() for row in pool])
-    np.testing.assert_allclose(novelty(pool, source), (true - true.min()) / np.ptp(true), rtol=1e-12)
-    assert not novelty(pool, None).any()
-
-
-def test_equal_cases_have_equal_density():
-    pool = naive.pool_of("duplicates", 6000, 32)
-    _, first, group = np.unique(pool, axis=0, return_index=True, return_inverse=True)
-    values = density(pool)
-    np.testing.assert_array_equal(values, values[first][group])
