@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numba import config
@@ -131,15 +132,17 @@ def select(
         scores = density(cells), novelty(cells, x)
         problem = Problem(cells, *scores, most, labelled, limits, alphas, density_weight, alpha_criterion, seed)
         outcome = STRATEGIES[strategy](problem)
-        curve = None
-        if horizon:
-            rng = np.random.default_rng(seed)
-            draws = [lambda problem: random_draw(problem, rng)] * N_RANDOM_DRAWS
-            curve = budget_curve(problem, outcome, constraints, budget, horizon, STRATEGIES[strategy], draws)
-        return _explained(problem, outcome, curve)
+        rng = np.random.default_rng(seed)
+        draws = [random_draw(problem, rng) for _ in range(N_RANDOM_DRAWS)]
+        if not horizon:
+            return _explained(problem, outcome, _median_mean_distance(problem, draws), None)
+        go_on = partial(random_draw, rng=rng)
+        curve = budget_curve(problem, outcome, constraints, budget, horizon, STRATEGIES[strategy], draws, go_on)
+        return _explained(problem, outcome, curve.random_median[curve.budget.index(len(outcome.picks))], curve)
 
 
-def _explained(problem: Problem, outcome: Outcome, by_budget: BudgetCurve | None) -> Selection:
+def _explained(problem: Problem, outcome: Outcome, random: float, by_budget: BudgetCurve | None) -> Selection:
+    """The selection with all numbers about its picks; ``random`` is the mean distance of random draws."""
     picks = outcome.picks
     parts = problem.density[picks], problem.novelty[picks]
     diversity, nearest = replay(problem.pool, picks, problem.chosen)
@@ -156,18 +159,17 @@ def _explained(problem: Problem, outcome: Outcome, by_budget: BudgetCurve | None
         outcome.curve,
         float(nearest.mean()),
         float(nearest.max()),
-        _random_mean_distance(problem),
+        random,
         stand_for(problem.pool, problem.pool.pool[chosen], chosen)[len(problem.chosen) :],
         by_budget,
     )
 
 
-def _random_mean_distance(problem: Problem) -> float:
-    rng = np.random.default_rng(problem.seed)
-    draws = [np.append(problem.chosen, random_draw(problem, rng)) for _ in range(N_RANDOM_DRAWS)]
+def _median_mean_distance(problem: Problem, draws: list[np.ndarray]) -> float:
+    """The median over some draws of the mean distance of the pool to the nearest drawn or labelled case."""
+    chosen = [np.append(problem.chosen, draw) for draw in draws]
     with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
-        nearest = threads.map(lambda draw: nearest_distance(problem.pool, draw).mean(), draws)
-        return float(np.median(list(nearest)))
+        return float(np.median(list(threads.map(lambda draw: nearest_distance(problem.pool, draw).mean(), chosen))))
 
 
 def _check(pool, source, strategy, labelled, alpha, density_weight, alpha_criterion) -> None:
