@@ -81,12 +81,9 @@ def next_round(
         return None  # numbers that a user gave for every domain are all that is wanted of it
     further: float = min(more, len(free))
     if constraints.cost is not None:
-        cost = np.asarray(constraints.cost, np.float64)[free]
-        further = min(budget, cost.sum())
-        if further < cost.min():
-            return None
-    most, limits = constraints.limits(n, further, chosen)
-    return replace(problem, chosen=chosen, budget=most, limits=limits)
+        further = min(budget, np.asarray(constraints.cost, np.float64)[free].sum())
+    most, limits = constraints.unchecked_limits(n, budget=further, labelled=chosen)
+    return replace(problem, chosen=chosen, budget=most, limits=limits) if most else None
 
 
 def budget_curve(

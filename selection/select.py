@@ -109,7 +109,7 @@ def select(
     Raises
     ------
     UserError
-        If an argument does not fit; the sentence names it.
+        If an argument does not fit, or the constraints leave no case to pick; the sentence names it.
     """
     labelled = np.empty(0, int) if labelled is None else np.unique(np.asarray(labelled, int))
     constraints = constraints or Constraints()
@@ -117,18 +117,22 @@ def select(
     constraints.check(len(pool))
     if constraints.excluded is not None:
         kept = np.setdiff1d(np.arange(len(pool)), constraints.excluded)
+        if len(kept) == 0:
+            raise UserError(f"excluded names all {len(pool)} cases of the pool; nothing is left to pick from")
         if not np.isin(labelled, kept).all():
             raise UserError(f"labelled and excluded must not share rows; got {labelled.tolist()} as labelled")
         rest = source, strategy, np.searchsorted(kept, labelled), alpha, density_weight, seed, alpha_criterion
         among_kept = select(pool[kept], budget, *rest, constraints.only(kept), horizon, components)
         return replace(among_kept, picks=kept[among_kept.picks])
-    most, limits = constraints.limits(len(pool), budget, labelled)
+    most, limits = constraints.limits(len(pool), budget=budget, labelled=labelled)
     z, x = standardise(pool, source, components)
     alphas = ((alpha,) if alpha is not None else ALPHAS) if source is not None else (0.0,)
     # The matrix products are many and small: threads of their own would cost more than they save, and would get into
     # each other's way where several alphas run side by side.
     with threadpool_limits(1, "blas"):
         cells = cells_of(z)
+        if constraints.min_distance > 0:
+            constraints.check_open(limits, labelled=labelled, nearest=nearest_distance(cells, labelled))
         scores = density(cells), novelty(cells, x)
         problem = Problem(cells, *scores, most, labelled, limits, alphas, density_weight, alpha_criterion, seed)
         outcome = STRATEGIES[strategy](problem)
