@@ -289,7 +289,7 @@ class Judge:
             parts = density(cells), novelty(cells, x)
             for budget in BUDGETS:
                 k = max(1, int(budget * len(rows)))
-                limits = Constraints().limits(len(rows), k, np.empty(0, int))[1]
+                limits = Constraints().limits(len(rows), budget=k, labelled=np.empty(0, int))[1]
                 problem = Problem(cells, *parts, k, np.empty(0, int), limits)
                 for strategy in STRATEGY_NAMES:
                     picks = rows[STRATEGIES[strategy](problem).picks]

@@ -90,6 +90,8 @@ def calibrate(
     with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
         picks, nearest = zip(*threads.map(run, alphas), strict=True)
     curves = {name: tuple(value(distances, novelty) for distances in nearest) for name, value in CRITERIA.items()}
-    overlap = tuple(len(np.intersect1d(a, b)) / max(len(a), len(b)) for a, b in zip(picks[:-1], picks[1:], strict=True))
+    overlap = tuple(
+        len(np.intersect1d(a, b)) / max(len(a), len(b), 1) for a, b in zip(picks[:-1], picks[1:], strict=True)
+    )
     best = int(np.argmin(curves[criterion]))
     return alphas[best], picks[best], AlphaCurve(tuple(alphas), **curves, overlap=overlap)

@@ -26,7 +26,8 @@ class BudgetCurve:
     mean_distance : tuple of float
         Mean distance of the pool to the nearest of the labelled cases and the first so many picks; it never grows.
     random_least, random_median, random_most : tuples of float
-        The same for random draws under the same limits: best, median and worst of them.
+        The same for 20 random draws under the same limits: best, median and worst of them. At the asked budget the
+        draws are complete: where cases have costs, they spend as much as the picks and may be more or fewer cases.
     knee : int
         The budget from which on a case adds less than the average one: see `knee`.
     """
@@ -80,12 +81,9 @@ def next_round(
         return None  # numbers that a user gave for every domain are all that is wanted of it
     further: float = min(more, len(free))
     if constraints.cost is not None:
-        cost = np.asarray(constraints.cost, np.float64)[free]
-        further = min(budget, cost.sum())
-        if further < cost.min():
-            return None
-    most, limits = constraints.limits(n, further, chosen)
-    return replace(problem, chosen=chosen, budget=most, limits=limits)
+        further = min(budget, np.asarray(constraints.cost, np.float64)[free].sum())
+    most, limits = constraints.unchecked_limits(n, budget=further, labelled=chosen)
+    return replace(problem, chosen=chosen, budget=most, limits=limits) if most else None
 
 
 def budget_curve(
@@ -95,7 +93,8 @@ def budget_curve(
     budget: float,
     horizon: int,
     strategy: Callable[[Problem], Outcome],
-    draws: Sequence[Callable[[Problem], np.ndarray]],
+    draws: Sequence[np.ndarray],
+    draw: Callable[[Problem], np.ndarray],
 ) -> BudgetCurve:
     """Follow a selection's ranking, and random draws, up to ``horizon`` cases or as far as the limits allow.
 
@@ -107,24 +106,32 @@ def budget_curve(
     horizon : int
     strategy : callable
         Problem to `Outcome`: what picked, and picks the further cases as if the picks were labelled.
-    draws : sequence of callables
-        Each makes one random draw, in random order.
+    draws : sequence of int arrays
+        Random draws for the same problem, each in random order.
+    draw : callable
+        Problem to a random draw: how ``draws`` go on.
     """
-    longest = max(horizon, len(outcome.picks))
+    asked = len(outcome.picks)
+    more = max(horizon - asked, 0)
     alphas = problem.alphas if outcome.alpha is None else (outcome.alpha,)
 
-    def followed(picks: np.ndarray, pick) -> np.ndarray:
-        further = next_round(problem, constraints, budget, picks, longest - len(picks))
+    def followed(picks: np.ndarray, pick: Callable[[Problem], np.ndarray]) -> np.ndarray:
+        further = next_round(problem, constraints, budget, picks, more)
         if further is None:
             return picks
-        return np.append(picks, pick(replace(further, alphas=alphas)))[:longest]
+        return np.append(picks, pick(replace(further, alphas=alphas))[:more])
 
-    rankings = [followed(outcome.picks, lambda p: strategy(p).picks), *(followed(one(problem), one) for one in draws)]
-    budgets = budgets_to_show(len(outcome.picks), len(rankings[0]))
+    rankings = [
+        followed(outcome.picks, lambda problem: strategy(problem).picks),
+        *(followed(picks, draw) for picks in draws),
+    ]
+    budgets = budgets_to_show(asked, len(rankings[0]))
     with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
-        curves = threads.map(lambda ranking: mean_distances(problem.pool, ranking, problem.chosen), rankings)
-        # A draw that the limits end earlier stays what it is.
-        ours, *theirs = ([curve[min(budget, len(curve)) - 1] for budget in budgets] for curve in curves)
+        curves = list(threads.map(lambda ranking: mean_distances(problem.pool, ranking, problem.chosen), rankings))
+    ours = curves[0][np.array(budgets) - 1]
+    theirs = [
+        curve[_places(budgets, asked, len(picks), len(curve))] for picks, curve in zip(draws, curves[1:], strict=True)
+    ]
     return BudgetCurve(
         tuple(budgets),
         tuple(map(float, ours)),
@@ -133,3 +140,14 @@ def budget_curve(
         tuple(np.max(theirs, axis=0).tolist()),
         knee(budgets, ours),
     )
+
+
+def _places(budgets: Sequence[int], asked: int, drawn: int, longest: int) -> np.ndarray:
+    """Which places of a random draw's curve are compared with these budgets.
+
+    At the asked budget that is the end of the draw, whose cases may be more or fewer than the picks where cases have
+    costs or limits. Before it the draw has no more cases than the picks have, and after it as many more.
+    """
+    budget = np.array(budgets)
+    cases = np.where(budget < asked, np.minimum(budget, drawn), drawn + budget - asked)
+    return np.minimum(cases, longest) - 1  # a draw that the limits end earlier stays what it is

@@ -23,8 +23,10 @@ class Constraints:
     domain : sequence of n names, optional
         Site or scanner of each case.
     domain_quota : {"proportional", "equal"} or mapping of name to number, optional
-        How the budget is shared among the domains: in proportion to their cases (or costs) in the pool, in equal parts,
-        or as given. A domain with too few cases leaves the rest to the others.
+        How annotation is shared among the domains: in proportion to their cases (or costs) in the pool, in equal parts,
+        or as given. "proportional" and "equal" are about labelled cases and picks together: the picks fill up what a
+        domain lacks, and one with more labels than its share gets none. A domain with too few cases leaves the rest to
+        the others. Given numbers are numbers (or costs) of new picks.
     group : sequence of n names, optional
         Patient of each case; None for a case of its own.
     max_per_group : int, optional
@@ -79,30 +81,42 @@ class Constraints:
         }
         return replace(self, **kept, excluded=None)
 
-    def limits(self, n: int, budget: float, labelled: np.ndarray) -> tuple[int, Limits]:
+    def limits(self, n: int, *, budget: float, labelled: np.ndarray) -> tuple[int, Limits]:
         """The most cases that the budget can buy, and the limits for the strategies.
+
+        Parameters
+        ----------
+        n : int
+            Cases in the pool.
+        budget : int, or float under a cost
+        labelled : int array
 
         Raises
         ------
         UserError
-            If the budget does not fit, or the quotas do not fit the budget.
+            If the budget does not fit, the quotas do not fit the budget, or no case is open. Distances are not known
+            here: see `check_open`.
         """
-        free = np.ones(n, bool)
-        free[labelled] = False
-        cost = np.ones(n) if self.cost is None else np.asarray(self.cost, np.float64)
+        free = _without(n, labelled)
+        cost = self._costs(n)[free]
+        if not free.any():
+            raise UserError("every case is labelled; nothing is left to pick")
+        if self.cost is None and not (1 <= budget <= len(cost) and int(budget) == budget):
+            raise UserError(
+                f"budget must be between 1 and {len(cost)}, the number of cases without a label; got {budget}"
+            )
+        if not cost.min() <= budget * _ROUNDING:
+            raise UserError(f"budget must be {cost.min():g} or more, the cost of the cheapest case; got {budget}")
+        most, limits = self.unchecked_limits(n, budget=budget, labelled=labelled)
+        self.check_open(limits, labelled=labelled)
+        return most, limits
+
+    def unchecked_limits(self, n: int, *, budget: float, labelled: np.ndarray) -> tuple[int, Limits]:
+        """`limits` of a budget that may buy nothing, and that may leave no case open."""
+        free, cost = _without(n, labelled), self._costs(n)
+        most = int((np.cumsum(np.sort(cost[free])) <= budget * _ROUNDING).sum())
         rows = []  # label, use and room of every limit
-        if self.cost is None:
-            if not (1 <= budget <= free.sum() and int(budget) == budget):
-                raise UserError(
-                    f"budget must be between 1 and {free.sum()}, the number of cases without a label; got {budget}"
-                )
-            most = int(budget)
-        else:
-            if not cost[free].min() <= budget * _ROUNDING:
-                raise UserError(
-                    f"budget must be {cost[free].min():g} or more, the cost of the cheapest case; got {budget}"
-                )
-            most = int((np.cumsum(np.sort(cost[free])) <= budget * _ROUNDING).sum())
+        if self.cost is not None:
             rows.append((np.zeros(n, int), cost, np.array([budget])))
         if self.domain_quota is not None:
             names, label = _numbered([name or "" for name in self.domain])
@@ -117,15 +131,42 @@ class Constraints:
         room = np.zeros((len(rows), max((len(row[2]) for row in rows), default=1)))
         for p, row in enumerate(rows):
             label[p], use[p], room[p, : len(row[2])] = row[0], row[1], row[2] * _ROUNDING
-        return most, Limits(label, use, room, cost, float(self.min_distance))
+        return most, Limits(label=label, use=use, room=room, cost=cost, min_distance=float(self.min_distance))
+
+    def check_open(self, limits: Limits, *, labelled: np.ndarray, nearest: np.ndarray | None = None) -> None:
+        """Raise `UserError` if the limits leave no case to pick.
+
+        Parameters
+        ----------
+        limits : Limits
+        labelled : int array
+        nearest : array of shape (n,), optional
+            Distance of every case to the nearest labelled one; without it ``min_distance`` is not looked at.
+        """
+        limits_given = {"budget": self.cost, "domain_quota": self.domain_quota, "max_per_group": self.max_per_group}
+        names = [name for name, value in limits_given.items() if value is not None]
+        opened = dict(zip(names, limits.opened(), strict=True))
+        if nearest is not None and self.min_distance > 0:
+            opened["min_distance"] = nearest >= self.min_distance
+        free = _without(len(limits.cost), labelled)
+        if np.logical_and.reduce([free, *opened.values()]).any():
+            return
+        closing = [name for name, is_open in opened.items() if not (free & is_open).any()][:1] or list(opened)
+        leave, one = ("leaves", "it") if len(closing) == 1 else ("leave", "one")
+        raise UserError(
+            f"{' and '.join(closing)} {leave} none of the {free.sum()} cases without a label open; loosen {one}"
+        )
+
+    def _costs(self, n: int) -> np.ndarray:
+        return np.ones(n) if self.cost is None else np.asarray(self.cost, np.float64)
 
     def _shares(self, names: list[str], label, cost, free, budget: float) -> np.ndarray:
         """How much of the budget each domain gets, shape (domains,)."""
-        available = np.bincount(label[free], cost[free], len(names))
+        has, available = (np.bincount(label[rows], cost[rows], len(names)) for rows in (~free, free))
         if not isinstance(self.domain_quota, str):
             return self._given_shares(names, available, budget)
-        parts = np.bincount(label, cost) if self.domain_quota == "proportional" else np.ones(len(names))
-        shares = _water_filling(parts, available, min(budget, available.sum()))
+        parts = has + available if self.domain_quota == "proportional" else np.ones(len(names))
+        shares = _water_filling(parts, has, available, min(budget, available.sum()))
         return shares if self.cost is not None else _whole_cases(shares, available)
 
     def _given_shares(self, names: list[str], available: np.ndarray, budget: float) -> np.ndarray:
@@ -143,6 +184,13 @@ class Constraints:
         return shares
 
 
+def _without(n: int, labelled: np.ndarray) -> np.ndarray:
+    """Which of n cases have no label, bool array of shape (n,)."""
+    free = np.ones(n, bool)
+    free[labelled] = False
+    return free
+
+
 def _numbered(names: list) -> tuple[list, np.ndarray]:
     """The distinct names in order, and the number of each name among them."""
     distinct = sorted(set(names), key=str)
@@ -150,16 +198,16 @@ def _numbered(names: list) -> tuple[list, np.ndarray]:
     return distinct, np.array([number[name] for name in names], np.int64)
 
 
-def _water_filling(parts: np.ndarray, available: np.ndarray, budget: float) -> np.ndarray:
-    """Share a budget in proportion to ``parts``, giving nobody more than is available."""
-    shares, full = np.zeros(len(parts)), available <= 0
-    while not full.all():
-        shares[~full] = parts[~full] * (budget - available[full].sum()) / parts[~full].sum()
-        over = ~full & (shares > available)
-        if not over.any():
-            break
-        full |= over
-    return np.where(full, np.maximum(available, 0), shares)
+def _water_filling(parts: np.ndarray, has: np.ndarray, available: np.ndarray, budget: float) -> np.ndarray:
+    """Share a budget so that ``has + shares`` is in proportion to ``parts`` as far as possible.
+
+    As if water were poured into vessels as wide as ``parts``, filled with what they have, until they are full: with the
+    level the shares clip(level parts - has, 0, available) rise, and at one level they are the budget.
+    """
+    levels = np.unique([has / parts, (has + available) / parts])
+    shares = [np.clip(level * parts - has, 0, available) for level in levels]
+    level = np.interp(budget, np.sum(shares, axis=1), levels)
+    return np.clip(level * parts - has, 0, available)
 
 
 def _whole_cases(shares: np.ndarray, available: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from nnunetv2_xssr.selection._engine.neighbours import nearest_distances
 from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve
 from nnunetv2_xssr.selection.greedy import greedy, replay, stand_for
 from nnunetv2_xssr.selection.partitions import Partitions
-from nnunetv2_xssr.selection.scores import N_NEIGHBOURS
+from nnunetv2_xssr.selection.scores import N_NEIGHBOURS, density_span, raw_density, scaled
 from nnunetv2_xssr.selection.select import N_RANDOM_DRAWS, Selection
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _UNITED = 32  # partitions whose picks are united at a time
 _PATIENCE = 60  # seconds to wait for a scheduler and its first worker
 
-_Extremes = tuple[np.ndarray, np.ndarray]  # least and largest raw density and novelty over the pool, shape (2,) each
+_Scale = tuple[np.ndarray, np.ndarray]  # least raw density and novelty of the pool, and their spans, shape (2,) each
 
 
 @contextmanager
@@ -143,23 +143,23 @@ def select_partitions(
         return [client.submit(task, p, problem, *arguments, pure=False) for p in range(partitions.n_partitions)]
 
     def rounds(alpha):
-        picked = everywhere(_pick_in_partition, extremes, alpha)
+        picked = everywhere(_pick_in_partition, scale, alpha)
         while len(picked) > 1:
             unions = [picked[start : start + _UNITED] for start in range(0, len(picked), _UNITED)]
-            picked = [client.submit(_pick_in_union, union, problem, extremes, alpha, pure=False) for union in unions]
+            picked = [client.submit(_pick_in_union, union, problem, scale, alpha, pure=False) for union in unions]
         return picked[0]
 
     with _memory_named():
-        least, most = zip(*client.gather(everywhere(_measure)), strict=True)
-        extremes = np.min(least, axis=0), np.max(most, axis=0)
+        client.gather(everywhere(_measure))
+        scale = _scale(partitions)
         sets = [rounds(alpha) for alpha in alphas]
-        curves = _curves(np.array(client.gather(everywhere(_cover, extremes, sets, seed))), partitions.n_cases)
+        curves = _curves(np.array(client.gather(everywhere(_cover, scale, sets, seed))), partitions.n_cases)
         best = int(np.argmin(curves[alpha_criterion][: len(alphas)]))
         # Every partition knows the covering radius of its own cases at every step; the largest is the pool's.
         diversity = np.min(client.gather(everywhere(_replay, sets[best])), axis=0)
         stands_for = np.sum(client.gather(everywhere(_stand_for, sets[best])), axis=0)
         picks = client.gather(sets)
-    density, novelty = _scores(partitions.take(partitions.distances, picks[best]), extremes).T
+    density, novelty = _scores(partitions.take(partitions.distances, picks[best]), scale).T
     overlap = tuple(len(np.intersect1d(*pair)) / budget for pair in zip(picks[:-1], picks[1:], strict=True))
     return Selection(
         picks[best],
@@ -174,6 +174,12 @@ def select_partitions(
         float(np.median(curves["mean_distance"][len(alphas) :])),
         stands_for,
     )
+
+
+def _scale(partitions: Partitions) -> _Scale:
+    """What density and novelty are scaled by: it takes the quartile of all cases, so 16 bytes of each are read here."""
+    raw = _raw(np.concatenate([partitions.distances(p) for p in range(partitions.n_partitions)]))
+    return raw.min(axis=0), np.array([density_span(raw[:, 0]), np.ptp(raw[:, 1])])
 
 
 def _curves(parts: np.ndarray, n: int) -> dict[str, np.ndarray]:
@@ -214,40 +220,39 @@ def _check(n: int, budget: int, labelled: np.ndarray, alpha: float | None, densi
 
 
 # ------------------------------------------------------------------------------------------- what runs on the workers
-def _measure(p: int, problem: _Problem) -> _Extremes:
-    """Write the mean distances of partition p's cases to their neighbours; return least and largest raw scores."""
+def _measure(p: int, problem: _Problem) -> None:
+    """Write the mean distances of partition p's cases to their neighbours, if they are not there yet."""
     partitions = problem.partitions
     path = partitions.file("distances", p)
-    if not path.is_file():
-        n, count = partitions.n_cases, partitions.n_partitions
-        cells = cells_of(partitions.rows(p))
-        distances = np.zeros((len(cells.pool), 2))
-        if n > 1:
-            # The own partition first, then the next one: workers begin with different files.
-            others = (partitions.rows((p + step) % count) for step in range(1, count))
-            distances[:, 0] = nearest_distances(cells, min(N_NEIGHBOURS, n - 1), chain([None], others)).mean(axis=1)
-        if m := partitions.n_source:
-            distances[:, 1] = nearest_distances(cells, min(N_NEIGHBOURS, m), partitions.source()).mean(axis=1)
-        with atomic(path) as temporary:
-            np.save(temporary, distances)
-    raw = _raw(partitions.distances(p))
-    return raw.min(axis=0), raw.max(axis=0)
+    if path.is_file():
+        return
+    n, count = partitions.n_cases, partitions.n_partitions
+    cells = cells_of(partitions.rows(p))
+    distances = np.zeros((len(cells.pool), 2))
+    if n > 1:
+        # The own partition first, then the next one: workers begin with different files.
+        others = (partitions.rows((p + step) % count) for step in range(1, count))
+        distances[:, 0] = nearest_distances(cells, min(N_NEIGHBOURS, n - 1), chain([None], others)).mean(axis=1)
+    if m := partitions.n_source:
+        distances[:, 1] = nearest_distances(cells, min(N_NEIGHBOURS, m), partitions.source()).mean(axis=1)
+    with atomic(path) as temporary:
+        np.save(temporary, distances)
 
 
-def _pick_in_partition(p: int, problem: _Problem, extremes: _Extremes, alpha: float) -> np.ndarray:
+def _pick_in_partition(p: int, problem: _Problem, scale: _Scale, alpha: float) -> np.ndarray:
     """Round one: the greedy's picks among partition p, rows of the pool."""
     partitions = problem.partitions
     free = ~np.isin(partitions.numbers(p), problem.labelled)
     rows, distances = partitions.rows(p)[free], partitions.distances(p)[free]
-    return partitions.numbers(p)[free][_greedy(problem, rows, _scores(distances, extremes), alpha)]
+    return partitions.numbers(p)[free][_greedy(problem, rows, _scores(distances, scale), alpha)]
 
 
-def _pick_in_union(picked: list[np.ndarray], problem: _Problem, extremes: _Extremes, alpha: float) -> np.ndarray:
+def _pick_in_union(picked: list[np.ndarray], problem: _Problem, scale: _Scale, alpha: float) -> np.ndarray:
     """Round two: the greedy's picks among those of several partitions, rows of the pool."""
     partitions = problem.partitions
     union = np.sort(np.concatenate(picked))  # in the order of the pool, which decides ties
     rows, distances = partitions.take(partitions.rows, union), partitions.take(partitions.distances, union)
-    return union[_greedy(problem, rows, _scores(distances, extremes), alpha)]
+    return union[_greedy(problem, rows, _scores(distances, scale), alpha)]
 
 
 def _greedy(problem: _Problem, rows: np.ndarray, scores: np.ndarray, alpha: float) -> np.ndarray:
@@ -259,7 +264,7 @@ def _greedy(problem: _Problem, rows: np.ndarray, scores: np.ndarray, alpha: floa
 
 
 def _cover(
-    p: int, problem: _Problem, extremes: _Extremes, sets: list[np.ndarray], seed: int
+    p: int, problem: _Problem, scale: _Scale, sets: list[np.ndarray], seed: int
 ) -> list[tuple[float, float, float, float]]:
     """How near every set is, and then every random draw, to the cases of partition p.
 
@@ -267,7 +272,7 @@ def _cover(
     """
     partitions, labelled = problem.partitions, problem.labelled
     cells = cells_of(partitions.rows(p))
-    novelty = _scores(partitions.distances(p), extremes)[:, 1]
+    novelty = _scores(partitions.distances(p), scale)[:, 1]
     result = []
     for rows in chain(sets, _random_draws(problem, seed)):
         picked = partitions.take(partitions.rows, np.concatenate([labelled, rows]))
@@ -306,11 +311,10 @@ def _stand_for(p: int, problem: _Problem, picks: np.ndarray) -> np.ndarray:
 
 def _raw(distances: np.ndarray) -> np.ndarray:
     """Density and novelty before they are scaled over the pool, shape (n, 2); see `nnunetv2_xssr.selection.scores`."""
-    return np.column_stack([1 / (distances[:, 0] + 1e-5), distances[:, 1]])
+    return np.column_stack([raw_density(distances[:, 0]), distances[:, 1]])
 
 
-def _scores(distances: np.ndarray, extremes: _Extremes) -> np.ndarray:
-    """Density and novelty, shape (n, 2), scaled by the extremes over the pool."""
-    low, high = extremes
-    span = high - low
-    return (_raw(distances) - low) / np.where(span > 0, span, np.inf)
+def _scores(distances: np.ndarray, scale: _Scale) -> np.ndarray:
+    """Density and novelty, shape (n, 2), scaled over the pool."""
+    pairs = zip(_raw(distances).T, *scale, strict=True)
+    return np.column_stack([scaled(raw, least=least, span=span) for raw, least, span in pairs])

@@ -41,9 +41,13 @@ class Limits(NamedTuple):
         """Whether there is any limit."""
         return len(self.label) > 0 or self.min_distance > 0
 
+    def opened(self) -> np.ndarray:
+        """Which cases each limit leaves open, bool array of shape (p, n); distances are not looked at."""
+        return self.use <= self.room[np.arange(len(self.room))[:, None], self.label]
+
     def open_cases(self) -> np.ndarray:
-        """Which cases the limits leave open, bool array of shape (n,); distances are not looked at."""
-        return (self.use <= self.room[np.arange(len(self.room))[:, None], self.label]).all(axis=0)
+        """Which cases all limits leave open, bool array of shape (n,); distances are not looked at."""
+        return self.opened().all(axis=0)
 
     def fresh(self) -> "Limits":
         """The same limits with room of their own."""

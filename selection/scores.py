@@ -6,30 +6,52 @@ from nnunetv2_xssr.selection._engine.cells import Cells, cells_of
 from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours
 
 N_NEIGHBOURS = 20
+_USUAL = 10  # times the lower quartile: how far raw densities may lie above the least and still set the scale
+_TIE = 1e-6  # share of a raw density that rounding can make two equal ones differ by, and more
 
 
-def mean_neighbour_distance(pool: np.ndarray | Cells, k: int, others: np.ndarray | None = None) -> np.ndarray:
+def mean_neighbour_distance(pool: np.ndarray | Cells, *, k: int, others: np.ndarray | None = None) -> np.ndarray:
     """Mean distance of every case to its k nearest others, shape (n,); without ``others``, to those of the pool."""
     return nearest_neighbours(pool, k, others)[0].mean(axis=1)
 
 
-def min_max(values: np.ndarray) -> np.ndarray:
-    """Scale to [0, 1] over the pool; equal values become zero."""
-    span = np.ptp(values)
-    return (values - values.min()) / span if span > 0 else np.zeros_like(values)
+def scaled(values: np.ndarray, *, least: float, span: float) -> np.ndarray:
+    """Scale values to [0, 1]: ``least`` becomes 0, ``least + span`` and more 1; a span of zero makes all of them 0."""
+    return np.minimum((values - least) / span, 1.0) if span > 0 else np.zeros_like(values)
+
+
+def raw_density(distance: np.ndarray) -> np.ndarray:
+    """1 / (mean distance to the nearest neighbours + 1e-5); the constant is ours and keeps copies finite."""
+    return 1 / (distance + 1e-5)
+
+
+def density_span(raw: np.ndarray) -> float:
+    """How far above the least raw density of a pool its density 1 lies: see `density`."""
+    height = raw - raw.min()
+    quartile = np.quantile(height, 0.25, method="lower")
+    if quartile <= _TIE * raw.min():  # a quarter of the pool ties for the least: there is no usual height
+        return height.max()
+    return height[height <= _USUAL * quartile].max()
 
 
 def density(pool: np.ndarray | Cells) -> np.ndarray:
     """Typicality of every case, in [0, 1], shape (n,).
 
-    1 / (mean distance to the k = min(20, n - 1) nearest of the pool + 1e-5), min-max scaled (TypiClust, Hacohen et
-    al. 2022, eq. 1; the small constant is ours and keeps duplicates finite).
+    1 / (mean distance to the k = min(20, n - 1) nearest of the pool + 1e-5) (TypiClust, Hacohen et al. 2022, eq. 1),
+    min-max scaled over the usual cases; 1 for the others. Usual are those that lie above the least at most ten times as
+    far as the lower quartile does.
+
+    A burst of near-copies, such as the frames of a video, is a hundred times as dense as anything else. If it set the
+    scale, all other cases would have density 0 and the score would lose one of its parts. With this rule the median
+    density of the others is 0.1 or more as long as bursts make up at most half of the pool, and a burst that is far
+    denser than the rest leaves their scale as it is. A pool in which all cases are usual is min-max scaled.
     """
     cells = cells_of(pool)
     n = len(cells.pool)
     if n == 1:
         return np.zeros(1)
-    return min_max(1 / (mean_neighbour_distance(cells, min(N_NEIGHBOURS, n - 1)) + 1e-5))
+    raw = raw_density(mean_neighbour_distance(cells, k=min(N_NEIGHBOURS, n - 1)))
+    return scaled(raw, least=raw.min(), span=density_span(raw))
 
 
 def novelty(pool: np.ndarray | Cells, source: np.ndarray | None) -> np.ndarray:
@@ -40,4 +62,5 @@ def novelty(pool: np.ndarray | Cells, source: np.ndarray | None) -> np.ndarray:
     cells = cells_of(pool)
     if source is None:
         return np.zeros(len(cells.pool))
-    return min_max(mean_neighbour_distance(cells, min(N_NEIGHBOURS, len(source)), source))
+    distance = mean_neighbour_distance(cells, k=min(N_NEIGHBOURS, len(source)), others=source)
+    return scaled(distance, least=distance.min(), span=np.ptp(distance))

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numba import config
@@ -108,7 +109,7 @@ def select(
     Raises
     ------
     UserError
-        If an argument does not fit; the sentence names it.
+        If an argument does not fit, or the constraints leave no case to pick; the sentence names it.
     """
     labelled = np.empty(0, int) if labelled is None else np.unique(np.asarray(labelled, int))
     constraints = constraints or Constraints()
@@ -116,30 +117,36 @@ def select(
     constraints.check(len(pool))
     if constraints.excluded is not None:
         kept = np.setdiff1d(np.arange(len(pool)), constraints.excluded)
+        if len(kept) == 0:
+            raise UserError(f"excluded names all {len(pool)} cases of the pool; nothing is left to pick from")
         if not np.isin(labelled, kept).all():
             raise UserError(f"labelled and excluded must not share rows; got {labelled.tolist()} as labelled")
         rest = source, strategy, np.searchsorted(kept, labelled), alpha, density_weight, seed, alpha_criterion
         among_kept = select(pool[kept], budget, *rest, constraints.only(kept), horizon, components)
         return replace(among_kept, picks=kept[among_kept.picks])
-    most, limits = constraints.limits(len(pool), budget, labelled)
+    most, limits = constraints.limits(len(pool), budget=budget, labelled=labelled)
     z, x = standardise(pool, source, components)
     alphas = ((alpha,) if alpha is not None else ALPHAS) if source is not None else (0.0,)
     # The matrix products are many and small: threads of their own would cost more than they save, and would get into
     # each other's way where several alphas run side by side.
     with threadpool_limits(1, "blas"):
         cells = cells_of(z)
+        if constraints.min_distance > 0:
+            constraints.check_open(limits, labelled=labelled, nearest=nearest_distance(cells, labelled))
         scores = density(cells), novelty(cells, x)
         problem = Problem(cells, *scores, most, labelled, limits, alphas, density_weight, alpha_criterion, seed)
         outcome = STRATEGIES[strategy](problem)
-        curve = None
-        if horizon:
-            rng = np.random.default_rng(seed)
-            draws = [lambda problem: random_draw(problem, rng)] * N_RANDOM_DRAWS
-            curve = budget_curve(problem, outcome, constraints, budget, horizon, STRATEGIES[strategy], draws)
-        return _explained(problem, outcome, curve)
+        rng = np.random.default_rng(seed)
+        draws = [random_draw(problem, rng) for _ in range(N_RANDOM_DRAWS)]
+        if not horizon:
+            return _explained(problem, outcome, _median_mean_distance(problem, draws), None)
+        go_on = partial(random_draw, rng=rng)
+        curve = budget_curve(problem, outcome, constraints, budget, horizon, STRATEGIES[strategy], draws, go_on)
+        return _explained(problem, outcome, curve.random_median[curve.budget.index(len(outcome.picks))], curve)
 
 
-def _explained(problem: Problem, outcome: Outcome, by_budget: BudgetCurve | None) -> Selection:
+def _explained(problem: Problem, outcome: Outcome, random: float, by_budget: BudgetCurve | None) -> Selection:
+    """The selection with all numbers about its picks; ``random`` is the mean distance of random draws."""
     picks = outcome.picks
     parts = problem.density[picks], problem.novelty[picks]
     diversity, nearest = replay(problem.pool, picks, problem.chosen)
@@ -156,18 +163,17 @@ def _explained(problem: Problem, outcome: Outcome, by_budget: BudgetCurve | None
         outcome.curve,
         float(nearest.mean()),
         float(nearest.max()),
-        _random_mean_distance(problem),
+        random,
         stand_for(problem.pool, problem.pool.pool[chosen], chosen)[len(problem.chosen) :],
         by_budget,
     )
 
 
-def _random_mean_distance(problem: Problem) -> float:
-    rng = np.random.default_rng(problem.seed)
-    draws = [np.append(problem.chosen, random_draw(problem, rng)) for _ in range(N_RANDOM_DRAWS)]
+def _median_mean_distance(problem: Problem, draws: list[np.ndarray]) -> float:
+    """The median over some draws of the mean distance of the pool to the nearest drawn or labelled case."""
+    chosen = [np.append(problem.chosen, draw) for draw in draws]
     with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
-        nearest = threads.map(lambda draw: nearest_distance(problem.pool, draw).mean(), draws)
-        return float(np.median(list(nearest)))
+        return float(np.median(list(threads.map(lambda draw: nearest_distance(problem.pool, draw).mean(), chosen))))
 
 
 def _check(pool, source, strategy, labelled, alpha, density_weight, alpha_criterion) -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
 _BLOCK_BYTES = 2**24  # of rows worked on at a time, in double precision
 _MOST_ROWS = 2048  # that principal components are taken from: they change little with more
@@ -36,18 +37,11 @@ class Scale(NamedTuple):
         few cases tell only few of them from noise. They keep their variances, so that what varies little still counts
         little. Where there are no more than so many cases or features, the projection would change no distance, and
         is left out.
-
-        Means and sums of squares of blocks are combined as Chan, Golub & LeVeque (1983) do, which loses no digits.
         """
-        count, mean, squares = 0, np.zeros(pool.shape[1]), np.zeros(pool.shape[1])
+        moments = StandardScaler()
         for block in blocks(pool):
-            block = block.astype(np.float64)
-            centre = block.mean(axis=0)
-            share = len(block) / (count + len(block))
-            squares += ((block - centre) ** 2).sum(axis=0) + count * share * (centre - mean) ** 2
-            mean += share * (centre - mean)
-            count += len(block)
-        std = np.sqrt(squares / count)
+            moments.partial_fit(block.astype(np.float64))
+        mean, std = moments.mean_, np.sqrt(moments.var_)
         # Rounding leaves a constant feature a spread of about 1e-8 of its size, which must not be blown up to noise.
         constant = std <= 1e-6 * np.maximum(np.abs(mean), 1e-12)
         scale = cls(mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std)))

@@ -98,8 +98,9 @@ def coreset(problem: Problem) -> Outcome:
     the greedy on distance per cost is tried too, and the smaller covering radius wins.
     """
     first, limits = np.empty(0, int), problem.limits.fresh()
-    if len(problem.chosen) == 0:
-        first = np.argmax(np.where(limits.open_cases(), problem.density, -np.inf))[None]
+    is_open = limits.open_cases()
+    if len(problem.chosen) == 0 and is_open.any():
+        first = np.argmax(np.where(is_open, problem.density, -np.inf))[None]
         take(limits, first[0])
     picks, _ = greedy_within_cost(
         problem.pool,

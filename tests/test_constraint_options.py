@@ -82,6 +82,25 @@ def test_refused(workspace, capsys, options, words):
     fails(capsys, select.main, ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", *options], words)
 
 
+@pytest.mark.parametrize("budget", ["3", "50%", "auto"])
+def test_full_groups_are_refused_before_any_work(workspace, capsys, budget):
+    workspace.encoder().unlink()
+    for case in ("t_00", "t_01"):
+        write_picture(workspace.raw / TARGET / "labelsTr" / f"{case}.png", np.zeros((40, 48), np.uint8))
+    table = table_of(workspace, "patient", lambda i: f"p{i % 2}")
+    before = sorted(workspace.root.rglob("*"))
+    argv = ["-d", "2", "-s", "1", "-b", budget, "-device", "cpu", "--cases", table, "--max_per_group", "1"]
+    fails(capsys, select.main, argv, "max_per_group leaves none of the 8 cases without a label open; loosen it")
+    assert sorted(workspace.root.rglob("*")) == before  # no encoder and no record
+
+
+def test_least_distance_to_what_is_labelled_is_refused_before_a_record(workspace, capsys):
+    write_picture(workspace.raw / TARGET / "labelsTr" / "t_00.png", np.zeros((40, 48), np.uint8))
+    argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--min_distance", "2"]
+    fails(capsys, select.main, argv, "min_distance leaves none of the 9 cases without a label open; loosen it")
+    assert workspace.results_of_select() == [None, None]
+
+
 @pytest.mark.parametrize("cost", ["", "0", "-1", "inf", "nan", "much"])
 def test_cost_that_is_none(workspace, capsys, cost):
     table = table_of(workspace, "cost", lambda i: cost if i == 3 else 2)

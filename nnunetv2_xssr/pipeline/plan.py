@@ -233,7 +233,7 @@ def _fold_plan(cases: list[Case], labelled: list[str], choice: Choice, validatio
         total = sum(constraints.cost)
         budget = parse_cost_budget(choice.budget, total, total - sum(constraints.cost[i] for i in taken))
     constraints.check(len(cases))
-    constraints.limits(len(cases), budget, taken)  # says what does not fit, before any long work
+    constraints.limits(len(cases), budget=budget, labelled=taken)  # says what does not fit, before any long work
     return plan if choice.budget == AUTO else replace(plan, budget=budget)
 
 

@@ -1,7 +1,7 @@
 """The grid of alphas: every point is the greedy of that alpha, and the one that covers the pool best is kept."""
 
+import naive
 import numpy as np
-import plain
 import pytest
 
 from nnunetv2_xssr.selection.alpha import ALPHAS, calibrate
@@ -11,15 +11,15 @@ NONE = np.empty(0, int)
 
 @pytest.fixture(scope="module")
 def problem():
-    pool = plain.pool_of("clustered", 400, 16)
+    pool = naive.pool_of("clustered", 400, 16)
     rng = np.random.default_rng(0)
     return pool, 0.5 * rng.random(400), rng.random(400)
 
 
-def test_every_point_of_the_curve_is_the_plain_greedy(problem):
+def test_every_point_of_the_curve_is_the_naive_greedy(problem):
     pool, density, novelty = problem
     alpha, picks, curve = calibrate(pool, density, novelty, 30, np.array([7]))
-    runs = [plain.greedy(pool, density + a * novelty, 1 - a, 30, np.array([7])) for a in ALPHAS]
+    runs = [naive.greedy(pool, density + a * novelty, 1 - a, 30, np.array([7])) for a in ALPHAS]
     assert curve.alpha == ALPHAS
     np.testing.assert_allclose(curve.mean_distance, [nearest.mean() for _, nearest, _ in runs], rtol=1e-12)
     np.testing.assert_array_equal(curve.covering_radius, [nearest.max() for _, nearest, _ in runs])

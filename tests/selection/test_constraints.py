@@ -1,17 +1,19 @@
-"""Whatever the limits, every strategy keeps to them, and the greedy under them is the plain one."""
+"""Whatever the limits, every strategy keeps to them, and the greedy under them is the naive one."""
 
 from collections import Counter
 
+import naive
 import numpy as np
-import plain
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.selection import STRATEGIES, Constraints, select, standardise
+from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.greedy import greedy, greedy_within_cost
 from nnunetv2_xssr.selection.limits import unlimited
+from nnunetv2_xssr.selection.strategies import Problem
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 NONE = np.empty(0, int)
@@ -71,6 +73,52 @@ def test_equal_quotas_give_the_rest_of_a_small_domain_to_the_others(strategy):
     chosen = select(features(), 12, None, strategy, np.array([22]), constraints=constraints)
     counts = Counter(domain[i] for i in chosen.picks)
     assert counts["c"] == 1 and {counts["a"], counts["b"]} == {5, 6}
+
+
+@pytest.mark.parametrize(
+    ("quota", "labelled", "budget", "expected"),  # picks of a, b and c, which have 14, 7 and 3 cases
+    [
+        ("equal", {"a": 2}, 9, {"a": 2, "b": 4, "c": 3}),  # 4, 4 and all 3 in the end
+        ("equal", {"a": 4, "c": 1}, 4, {"b": 3, "c": 1}),  # 4, 3 and 2
+        ("equal", {"a": 9}, 3, {"b": 2, "c": 1}),  # a has more than its share
+        ("equal", {"b": 7, "c": 3}, 6, {"a": 6}),  # the others have no other case
+        ("proportional", {"a": 7}, 5, {"b": 4, "c": 1}),  # 12 in all: 7, 3.5 and 1.5
+        ("proportional", {"b": 2, "c": 1}, 9, {"a": 7, "b": 2}),  # 12 in all: 7, 3.5 and 1.5
+        ("proportional", {"c": 3}, 7, {"a": 5, "b": 2}),
+        ({"b": 4, "c": 1}, {"a": 7, "b": 3}, 5, {"b": 4, "c": 1}),  # given numbers are new picks
+    ],
+)
+@pytest.mark.parametrize("strategy", ["xssr", "random"])
+def test_labelled_cases_count_as_part_of_their_domains_share(strategy, quota, labelled, budget, expected):
+    domain = ["a"] * 14 + ["b"] * 7 + ["c"] * 3
+    rows = np.concatenate([domain.index(name) + np.arange(count) for name, count in labelled.items()])
+    constraints = Constraints(domain=domain, domain_quota=quota)
+    chosen = select(features(), budget, strategy=strategy, labelled=rows, constraints=constraints)
+    assert Counter(domain[i] for i in chosen.picks) == expected
+
+
+def test_labelled_cases_count_with_their_costs():
+    cost, domain = np.array([1.0, 2.0] * 12), ["a", "b"] * 12  # half of 24 is 12 of each, of which b has 8
+    constraints = Constraints(cost=cost, domain=domain, domain_quota="equal")
+    chosen = select(features(), 16, labelled=np.array([1, 3, 5, 7]), constraints=constraints)
+    assert Counter(domain[i] for i in chosen.picks) == {"a": 12, "b": 2}
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_no_pick_would_do_more_for_equal_parts_in_another_domain(data):
+    domain = data.draw(st.lists(st.sampled_from("abcd"), min_size=2, max_size=N))
+    labelled = data.draw(st.sets(st.integers(0, len(domain) - 1), max_size=len(domain) - 1))
+    budget = data.draw(st.integers(1, len(domain) - len(labelled)))
+    constraints = Constraints(domain=domain, domain_quota="equal")
+    rows = np.array(sorted(labelled), int)
+    picks = select(features(len(domain)), budget, strategy="random", labelled=rows, constraints=constraints).picks
+    assert len(picks) == budget
+    had, got, of_all = (Counter(domain[i] for i in rows) for rows in (labelled, picks, range(len(domain))))
+    for giver in got:
+        for taker in set(domain) - {giver}:
+            if had[taker] + got[taker] < of_all[taker]:
+                assert had[giver] + got[giver] <= had[taker] + got[taker] + 1
 
 
 @every_strategy
@@ -136,9 +184,9 @@ def test_random_draws_keep_to_the_limits_too(strategy):
 
 
 # ---------------------------------------------------------------------------------------------------- exact, as ever
-def plain_greedy(pool, fixed, weight, budget, chosen, limits):
+def naive_greedy(pool, fixed, weight, budget, chosen, limits):
     """As the definition says it: score every case, take the first of the best that are open."""
-    distances_to = plain.Distances(pool)
+    distances_to = naive.Distances(pool)
     nearest, room = np.full(len(pool), np.inf), limits.room.copy()
     for i in chosen:
         nearest = np.minimum(nearest, distances_to(i))
@@ -163,7 +211,7 @@ def plain_greedy(pool, fixed, weight, budget, chosen, limits):
 @st.composite
 def problems(draw):
     n, d = draw(st.integers(2, 30)), draw(st.integers(1, 3))
-    pool = plain.unit(np.array(draw(st.lists(st.integers(-2, 2), min_size=n * d, max_size=n * d)), float).reshape(n, d))
+    pool = naive.unit(np.array(draw(st.lists(st.integers(-2, 2), min_size=n * d, max_size=n * d)), float).reshape(n, d))
     p = draw(st.integers(0, 3))
 
     def table(values):
@@ -185,7 +233,7 @@ def problems(draw):
 def assert_same(pool, fixed, weight, budget, chosen, limits):
     before = limits.room.copy()
     picks, nearest = greedy(pool, fixed, weight, budget, chosen, limits)
-    expected, distances = plain_greedy(pool, fixed, weight, budget, chosen, limits)
+    expected, distances = naive_greedy(pool, fixed, weight, budget, chosen, limits)
     np.testing.assert_array_equal(picks, expected)
     np.testing.assert_array_equal(nearest, distances)
     np.testing.assert_array_equal(limits.room, before)
@@ -193,21 +241,21 @@ def assert_same(pool, fixed, weight, budget, chosen, limits):
 
 @given(problems())
 @settings(max_examples=100, deadline=None)
-def test_the_greedy_under_limits_is_the_plain_one(problem):
+def test_the_greedy_under_limits_is_the_naive_one(problem):
     assert_same(*problem)
 
 
 @given(problems(), st.sampled_from([1, 3, 512]), st.sampled_from([1, 4, 256]), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_the_greedy_under_limits_is_the_plain_one_the_way_of_large_pools(problem, candidates, block, sketch):
-    with plain.way_of_large_pools(candidates, block, sketch):
+def test_the_greedy_under_limits_is_the_naive_one_the_way_of_large_pools(problem, candidates, block, sketch):
+    with naive.way_of_large_pools(candidates, block, sketch):
         assert_same(*problem)
 
 
 @pytest.mark.parametrize("kind", ["clustered", "blobs", "duplicates"])
 def test_20_000_cases_under_all_limits(kind):
     n, rng = 20_000, np.random.default_rng(2)
-    pool, cost = plain.pool_of(kind, n, 32), rng.integers(1, 20, n) / 4
+    pool, cost = naive.pool_of(kind, n, 32), rng.integers(1, 20, n) / 4
     constraints = Constraints(
         cost=cost,
         domain=[f"site {i % 3}" for i in range(n)],
@@ -216,7 +264,7 @@ def test_20_000_cases_under_all_limits(kind):
         max_per_group=1,
         min_distance=0.2,
     )
-    most, limits = constraints.limits(n, 200.0, np.array([7, 70]))
+    most, limits = constraints.limits(n, budget=200.0, labelled=np.array([7, 70]))
     fixed = rng.random(n).round(2)
     for weight in (np.full(n, 0.7), 0.7 / cost):
         assert_same(pool, fixed, weight, most, np.array([7, 70]), limits)
@@ -224,13 +272,13 @@ def test_20_000_cases_under_all_limits(kind):
 
 def test_under_costs_the_better_of_two_greedies_wins():
     """One costly case in the middle of nothing much, or many cheap ones: each greedy wins one of two pools."""
-    pool = plain.unit(np.random.default_rng(1).standard_normal((40, 4)))
+    pool = naive.unit(np.random.default_rng(1).standard_normal((40, 4)))
     won = set()
     for seed in range(20):
         cost = np.random.default_rng(seed).choice([1.0, 6.0], 40)
-        most, limits = Constraints(cost=cost).limits(40, 12.0, NONE)
+        most, limits = Constraints(cost=cost).limits(40, budget=12.0, labelled=NONE)
         fixed = np.zeros(40)
-        runs = [plain_greedy(pool, fixed, weight, most, NONE, limits) for weight in (np.ones(40), 1 / cost)]
+        runs = [naive_greedy(pool, fixed, weight, most, NONE, limits) for weight in (np.ones(40), 1 / cost)]
         losses = [nearest.mean() for _, nearest in runs]
         picks, nearest = greedy_within_cost(pool, fixed, 1.0, most, NONE, limits, np.mean)
         assert picks.tolist() == runs[int(np.argmin(losses))][0] and nearest.mean() == min(losses)
@@ -264,6 +312,91 @@ def test_under_costs_the_better_of_two_greedies_wins():
 def test_constraints_that_do_not_fit(constraints, words):
     with pytest.raises(UserError, match=words):
         select(features(), 6, constraints=Constraints(**constraints))
+
+
+HALVES = ["a"] * 12 + ["b"] * 12
+
+
+@pytest.mark.parametrize(
+    ("labelled", "budget", "constraints", "sentence"),
+    [
+        (
+            [0, 12],
+            6,
+            {"group": HALVES, "max_per_group": 1},
+            "max_per_group leaves none of the 22 cases without a label open; loosen it",
+        ),
+        (
+            [0, 1, 12],  # the share of b is 1, and its group is full
+            1,
+            {"domain": HALVES, "domain_quota": "equal", "group": HALVES, "max_per_group": 1},
+            "max_per_group leaves none of the 21 cases without a label open; loosen it",
+        ),
+        (
+            range(12),  # all of a; b gets the whole budget, and all of b is one full group
+            2,
+            {"domain": HALVES, "domain_quota": "equal", "group": [None] * 11 + ["b"] * 13, "max_per_group": 1},
+            "max_per_group leaves none of the 12 cases without a label open; loosen it",
+        ),
+        (
+            [0],  # a is open for its group, b for the quota
+            1,
+            {"domain": HALVES, "domain_quota": {"b": 1}, "group": [None] * 11 + ["b"] * 13, "max_per_group": 1},
+            None,
+        ),
+        (
+            [12],
+            1,
+            {"domain": HALVES, "domain_quota": {"b": 1}, "group": [None] * 12 + ["b"] * 12, "max_per_group": 1},
+            "domain_quota and max_per_group leave none of the 23 cases without a label open; loosen one",
+        ),
+        (
+            [12],
+            2,
+            {"cost": [3.0] * 12 + [1.0] * 12, "group": HALVES, "max_per_group": 1},
+            "budget and max_per_group leave none of the 23 cases without a label open; loosen one",
+        ),
+        (
+            [],
+            3,
+            {"cost": [2.0] * 24, "domain": HALVES, "domain_quota": "equal"},
+            "domain_quota leaves none of the 24 cases without a label open; loosen it",
+        ),
+        (
+            [0],
+            3,
+            {"min_distance": 2.0},
+            "min_distance leaves none of the 23 cases without a label open; loosen it",
+        ),
+        (range(24), 1, {}, "every case is labelled; nothing is left to pick"),
+        (range(24), 1, {"cost": [1.0] * 24}, "every case is labelled; nothing is left to pick"),
+        ([], 1, {"excluded": np.arange(24)}, "excluded names all 24 cases of the pool; nothing is left to pick from"),
+        ([3], 1, {"excluded": np.delete(np.arange(24), 3)}, "every case is labelled; nothing is left to pick"),
+    ],
+)
+def test_limits_that_leave_no_case_are_one_sentence(labelled, budget, constraints, sentence):
+    def run():
+        return select(features(), budget, labelled=np.array(labelled, int), constraints=Constraints(**constraints))
+
+    if sentence is None:
+        assert len(run().picks) == budget
+        return
+    with pytest.raises(UserError) as caught:
+        run()
+    assert str(caught.value) == sentence
+
+
+@every_strategy
+def test_no_strategy_minds_that_nothing_is_open(strategy):
+    cells = cells_of(standardise(features())[0])
+    closed = unlimited(N)._replace(label=np.zeros((1, N), np.int64), use=np.ones((1, N)), room=np.zeros((1, 1)))
+    for chosen in (NONE, np.array([3, 5])):
+        for limits in (closed, unlimited(N)._replace(min_distance=2.0)):
+            if len(chosen) or limits is closed:
+                problem = Problem(
+                    pool=cells, density=np.zeros(N), novelty=np.zeros(N), budget=4, chosen=chosen, limits=limits
+                )
+                assert STRATEGIES[strategy](problem).picks.tolist() == []
 
 
 def test_a_case_cannot_be_labelled_and_excluded():

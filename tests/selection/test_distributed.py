@@ -8,8 +8,8 @@ import threading
 import time
 import tracemalloc
 
+import naive
 import numpy as np
-import plain
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +50,7 @@ def client():
 
 def problem(kind="clustered", n=3000, d=32):
     """A pool and its source."""
-    rows = plain.pool_of(kind, n + n // 10, d)
+    rows = naive.pool_of(kind, n + n // 10, d)
     return rows[:n], rows[n:]
 
 
@@ -167,8 +167,8 @@ def test_distances_to_neighbours_are_exact(tmp_path, kind):
     select_partitions(tmp_path, 1, Here(), alpha=0.5)
     z, x = standardise(pool, source)
     found = written.take(written.distances, np.arange(len(pool)))
-    np.testing.assert_array_equal(found[:, 0], mean_neighbour_distance(z, 20))
-    np.testing.assert_array_equal(found[:, 1], mean_neighbour_distance(z, 20, x))
+    np.testing.assert_array_equal(found[:, 0], mean_neighbour_distance(z, k=20))
+    np.testing.assert_array_equal(found[:, 1], mean_neighbour_distance(z, k=20, others=x))
 
 
 @pytest.mark.parametrize(
@@ -203,6 +203,14 @@ def test_every_number_is_about_the_whole_pool(tmp_path):
     assert result.alpha == result.curve.alpha[np.argmin(result.curve.mean_distance)]
     exact = select(pool, 40, source, labelled=labelled, seed=3)
     assert result.random_mean_distance == pytest.approx(exact.random_mean_distance, rel=1e-12)
+
+
+def test_a_burst_leaves_the_others_their_density_in_partitions_too(tmp_path):
+    pool = np.concatenate([problem("isotropic", 500)[0], np.repeat(problem("isotropic", 1)[0], 50, axis=0)])
+    write_partitions(tmp_path, pool, 3)
+    result = select_partitions(tmp_path, 100, Here())
+    np.testing.assert_array_equal(result.density, density(standardise(pool)[0])[result.picks])
+    assert np.median(result.density) > 0.1
 
 
 def test_labelled_cases_of_every_partition_count_in_all(tmp_path):

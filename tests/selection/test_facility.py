@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain import Distances, pool_of, unit
+from naive import Distances, pool_of, unit
 
 from nnunetv2_xssr.selection import facility
 from nnunetv2_xssr.selection.facility import facility_picks
@@ -20,7 +20,7 @@ def ours(pool, budget, chosen, utility):
     return facility_picks(pool, budget, chosen, unlimited(len(pool)), utility)
 
 
-def naive(pool, budget, chosen, utility):
+def naive_picks(pool, budget, chosen, utility):
     """All gains anew for every pick. Utilities are rounded to 2^-22, so that equal gains are equal sums."""
     distances_to = Distances(pool)
     utilities = np.array([np.round(utility(distances_to(i)) * 2**22) / 2**22 for i in range(len(pool))])
@@ -46,14 +46,14 @@ def test_picks_are_those_of_the_naive_greedy(data):
     chosen = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=n - 1, unique=True)), int)
     budget = data.draw(st.integers(1, n - len(chosen)))
     utility = data.draw(st.sampled_from(UTILITIES))
-    assert ours(pool, budget, chosen, utility).tolist() == naive(pool, budget, chosen, utility)
+    assert ours(pool, budget, chosen, utility).tolist() == naive_picks(pool, budget, chosen, utility)
 
 
 @either_utility
 @pytest.mark.parametrize("kind", ["clustered", "isotropic", "duplicates"])
 def test_picks_are_those_of_the_naive_greedy_on_larger_pools(kind, utility):
     pool, chosen = pool_of(kind, 1500, 32), np.array([3, 700])
-    assert ours(pool, 150, chosen, utility).tolist() == naive(pool, 150, chosen, utility)
+    assert ours(pool, 150, chosen, utility).tolist() == naive_picks(pool, 150, chosen, utility)
 
 
 @pytest.mark.parametrize("kind", ["clustered", "blobs", "isotropic", "duplicates"])

@@ -1,7 +1,7 @@
 """The mean distance after every single pick against all distances in double precision."""
 
+import naive
 import numpy as np
-import plain
 import pytest
 
 from nnunetv2_xssr.selection._engine import cells, growth
@@ -22,10 +22,10 @@ def brute(pool, ranking, chosen):
 @pytest.mark.parametrize("kind", ["clustered", "blobs", "isotropic", "duplicates"])
 @pytest.mark.parametrize("sketch", [True, False])
 @pytest.mark.parametrize("labelled", [0, 7])
-def test_it_is_the_plain_mean_however_the_pool_is_worked(kind, sketch, labelled, monkeypatch):
+def test_it_is_the_naive_mean_however_the_pool_is_worked(kind, sketch, labelled, monkeypatch):
     monkeypatch.setattr(cells, "SMALL", 0 if sketch else 5000)
     monkeypatch.setattr(growth, "BLOCK", 40)  # several blocks, and the way of them after a first one in vain
-    pool = plain.pool_of(kind, 600, 48)
+    pool = naive.pool_of(kind, 600, 48)
     order = np.random.default_rng(1).permutation(600)
     chosen, ranking = order[:labelled], order[labelled : labelled + 150]
     means = mean_distances(pool, ranking, chosen)
@@ -34,7 +34,7 @@ def test_it_is_the_plain_mean_however_the_pool_is_worked(kind, sketch, labelled,
 
 
 def test_copies_end_at_zero_exactly():
-    pool = np.repeat(plain.unit(np.eye(3)), 4, axis=0)
+    pool = np.repeat(naive.unit(np.eye(3)), 4, axis=0)
     means = mean_distances(pool, np.array([0, 1, 4, 8, 9]), np.empty(0, int))
     assert means.tolist() == pytest.approx([np.sqrt(2) * 2 / 3, np.sqrt(2) * 2 / 3, np.sqrt(2) / 3, 0, 0])
     assert means[-2:].tolist() == [0, 0]
@@ -42,5 +42,5 @@ def test_copies_end_at_zero_exactly():
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_few_cases(n):
-    pool = plain.pool_of("isotropic", n, 4)
+    pool = naive.pool_of("isotropic", n, 4)
     assert mean_distances(pool, np.arange(n), np.empty(0, int)) == pytest.approx(brute(pool, np.arange(n), []))

@@ -1,7 +1,7 @@
 """Nearest neighbours are the true ones, to the last bit of their distances."""
 
+import naive
 import numpy as np
-import plain
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,14 +10,13 @@ from nnunetv2_xssr.selection._engine import cells as cells_module
 from nnunetv2_xssr.selection._engine import neighbours as neighbours_module
 from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection._engine.neighbours import nearest_distances, nearest_neighbours
-from nnunetv2_xssr.selection.scores import density, novelty
 
 
 def assert_nearest(pool, k, others=None, check=slice(None)):
     distances, rows = nearest_neighbours(pool, k, others)
     targets = pool if others is None else others
     for i in np.arange(len(pool))[check]:
-        true = plain.Distances(np.vstack([targets, pool[i]]))(-1)[:-1]
+        true = naive.Distances(np.vstack([targets, pool[i]]))(-1)[:-1]
         np.testing.assert_array_equal(distances[i], true[rows[i]])
         if others is None:
             assert i not in rows[i]
@@ -30,7 +29,7 @@ def assert_nearest(pool, k, others=None, check=slice(None)):
 def rows_of(draw, d, least):
     n = draw(st.integers(least, 40))
     values = st.lists(st.integers(-2, 2), min_size=n * d, max_size=n * d)
-    return plain.unit(np.array(draw(values), float).reshape(n, d))
+    return naive.unit(np.array(draw(values), float).reshape(n, d))
 
 
 @given(st.data(), st.integers(1, 4), st.booleans(), st.booleans(), st.sampled_from([2, 256]))
@@ -57,42 +56,21 @@ def test_others_in_parts_give_the_distances_of_all(data, d, waste):
         parts = [None, others[:cut], *([others[cut:]] if cut < len(others) else [])]
         distances = nearest_distances(pool, k, parts)
         for i in range(len(pool)):
-            true = plain.Distances(np.vstack([others, np.delete(pool, i, 0), pool[i]]))(-1)[:-1]
+            true = naive.Distances(np.vstack([others, np.delete(pool, i, 0), pool[i]]))(-1)[:-1]
             np.testing.assert_array_equal(distances[i], np.sort(true)[:k])
 
 
 @pytest.mark.parametrize("kind", ["clustered", "blobs", "isotropic", "duplicates"])
 def test_20_000_cases(kind):
-    cases = plain.pool_of(kind, 30_000, 64)
+    cases = naive.pool_of(kind, 30_000, 64)
     pool, others = cases[:20_000], cases[20_000:]
     assert_nearest(pool, 20, check=slice(0, None, 500))
     assert_nearest(pool, 20, others, check=slice(0, None, 500))
 
 
 def test_a_memory_map_is_read_in_place(tmp_path):
-    pool = plain.pool_of("clustered", 6000, 64)
+    pool = naive.pool_of("clustered", 6000, 64)
     np.save(tmp_path / "pool.npy", pool)
     mapped = np.load(tmp_path / "pool.npy", mmap_mode="r")
     assert np.shares_memory(cells_of(mapped).pool, mapped)
     np.testing.assert_array_equal(nearest_neighbours(mapped, 20)[0], nearest_neighbours(pool, 20)[0])
-
-
-def test_density_is_the_inverse_mean_distance_scaled():
-    pool = plain.pool_of("clustered", 300, 16)
-    true = np.array([np.sort(plain.Distances(pool)(i))[1:21].mean() for i in range(300)])
-    expected = 1 / (true + 1e-5)
-    np.testing.assert_allclose(density(pool), (expected - expected.min()) / np.ptp(expected), rtol=1e-12)
-
-
-def test_novelty_is_the_mean_distance_to_the_source_scaled():
-    pool, source = plain.pool_of("clustered", 300, 16), plain.pool_of("blobs", 7, 16)
-    true = np.array([plain.Distances(np.vstack([source, row]))(-1)[:-1].mean() for row in pool])
-    np.testing.assert_allclose(novelty(pool, source), (true - true.min()) / np.ptp(true), rtol=1e-12)
-    assert not novelty(pool, None).any()
-
-
-def test_equal_cases_have_equal_density():
-    pool = plain.pool_of("duplicates", 6000, 32)
-    _, first, group = np.unique(pool, axis=0, return_index=True, return_inverse=True)
-    values = density(pool)
-    np.testing.assert_array_equal(values, values[first][group])

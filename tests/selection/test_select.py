@@ -42,7 +42,10 @@ def naive_density(z):
     for i, row in enumerate(z):
         near = sorted(math.dist(row, other) for j, other in enumerate(z) if j != i)[:k]
         raw.append(1 / (statistics.fmean(near) + 1e-5))
-    return naive_min_max(raw)
+    height = [v - min(raw) for v in raw]
+    quartile = sorted(height)[(len(z) - 1) // 4]
+    usual = [h for h in height if h <= 10 * quartile or quartile <= 1e-6 * min(raw)]
+    return [min(h / max(usual), 1.0) if max(usual) > 0 else 0.0 for h in height]
 
 
 def naive_novelty(z, x):
