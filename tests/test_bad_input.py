@@ -250,27 +250,6 @@ def test_listed_image_that_does_not_exist(either, capsys):
 # --- duplicate identifiers
 
 
-def test_table_of_cases_that_names_a_case_twice(either, capsys):
-    table = either.root / "cases.csv"
-    table.write_text("case,domain\nt_00,A\nt_01,B\nt_00,B\n")
-    fails(capsys, select.main, [*SELECT, "--cases", table], table, "t_00", "twice")
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("name,domain\nt_00,A\n", ["column 'case'", "name"]),
-        ("", ["column 'case'"]),
-        ("case,domain\nx_00,A\n", [f"names no case of {TARGET}", "x_00"]),
-    ],
-)
-def test_table_of_cases_that_does_not_fit(either, capsys, text, parts):
-    table = either.root / "cases.csv"
-    table.write_text(text)
-    fails(capsys, select.main, [*SELECT, "--cases", table], table, *parts)
-    fails(capsys, select.main, [*SELECT, "--cases", either.root / "none.csv"], "none.csv", "cannot be read")
-
-
 def test_source_given_twice(either, capsys):
     argv = ["-d", "2", "-s", "1", SOURCE, "-b", "3"]
     fails(capsys, select.main, argv, SOURCE, "is given 2 times", "give it once")
@@ -440,15 +419,6 @@ def test_list_that_names_unknown_cases(either, capsys, option):
 def test_list_that_names_everything(either, capsys, option, words):
     path = names(either, *(f"t_{i:02d}" for i in range(10)))
     fails(capsys, select.main, [*SELECT, option, path], words, TARGET, "nothing is left to pick")
-
-
-@pytest.mark.parametrize("option", ["--labelled", "--exclude"])
-def test_list_that_cannot_be_read(either, capsys, option):
-    missing = either.root / "none.txt"
-    fails(capsys, select.main, [*SELECT, option, missing], missing, "cannot be read", "one case a line")
-    path = either.root / "binary.txt"
-    path.write_bytes(b"\xff\xfe\x00\x81")
-    fails(capsys, select.main, [*SELECT, option, path], "binary.txt", "cannot be read")
 
 
 @pytest.mark.parametrize("alpha", ["1.5", "-0.1", "nan", "much", ""])

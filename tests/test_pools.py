@@ -8,7 +8,6 @@ import pytest
 from making import SOURCE, TARGET, picture, volume, write_dataset_json, write_picture, write_volume
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.case_table import with_case_table
 from nnunetv2_xssr.images.pools import dataset_pool, open_pool, open_pools
 from nnunetv2_xssr.images.reading import BrokenImage, read_case
 from nnunetv2_xssr.records.workspace import find_dataset
@@ -120,16 +119,6 @@ def test_constant_image_is_named_with_its_value(tmp_path):
     pool = open_pool(str(tmp_path))
     with pytest.raises(BrokenImage, match=r"case flat: .*flat.png is constant \(every value is 9\).*--skip-broken"):
         read_case(pool.cases[0], pool.reader())
-
-
-def test_table_of_cases_gives_domain_and_group(workspace):
-    table = workspace.root / "cases.csv"
-    table.write_text("\ufeffcase,domain,patient,age\nt_00,C,p1,40\nt_01,,p1,41\nt_02,D,,\nunknown,E,p9,1\n", "utf-8")
-    cases = {case.identifier: case for case in with_case_table(open_pool("2"), table).cases}
-    assert [cases[c].domain for c in ("t_00", "t_01", "t_02", "t_03")] == ["C", "B", "D", "B"]
-    assert [cases[c].group for c in ("t_00", "t_01", "t_02", "t_03")] == ["p1", "p1", None, None]
-    table.write_text("case,group,patient\nt_00,g,p\n")
-    assert with_case_table(open_pool("2"), table).cases[0].group == "g"
 
 
 def test_only_keeps_the_order(workspace):
