@@ -108,9 +108,13 @@ def test_source_and_target_with_different_channels(either, capsys):
     fails(capsys, pretrain.main, ["-s", "1", "3", "-device", "cpu"], SOURCE, "Dataset003_Colour", "same channels")
 
 
-def test_source_normalised_otherwise_than_target(either, capsys):
-    write_dataset_json(either.raw / SOURCE, channel_names={"0": "CT"})
-    fails(capsys, select.main, SELECT, "xray", "CT", "normalised alike")
+@pytest.mark.parametrize("names", [["CT"], ["chest X-ray"], ["xray", "xray"]])
+def test_source_with_other_channel_names(either, capsys, names):
+    """Names decide, whatever their normalisation; nothing is read before."""
+    shutil.rmtree(either.preprocessed / SOURCE)
+    write_dataset_json(either.raw / SOURCE, channel_names={str(i): name for i, name in enumerate(names)})
+    fails(capsys, select.main, SELECT, f"{TARGET} has the channels xray", SOURCE, ", ".join(names), "in any order")
+    assert not (either.preprocessed / SOURCE).exists()
 
 
 # --- images

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from making import SOURCE, TARGET, picture, volume, write_dataset_json, write_picture, write_volume
+from making import SOURCE, picture, volume, write_dataset_json, write_picture, write_volume
 
 from nnunetv2_xssr.images import views as views_module
 from nnunetv2_xssr.images.pools import open_pool
@@ -135,7 +135,6 @@ def test_rgb_out_of_range_names_the_case(empty):
 
 
 def test_folder_takes_the_channel_names_of_the_target(workspace):
-    folder = str(workspace.images(SOURCE))
-    assert prepare_views(open_pool(folder), ("CT",)).settings["normalisation"] == ["CTNormalization"]
-    assert prepare_views(open_pool(folder)).settings["normalisation"] == ["ZScoreNormalization"]
-    assert prepare_views(open_pool(TARGET), ("CT",)).settings["normalisation"] == ["ZScoreNormalization"]
+    folder = open_pool(str(workspace.images(SOURCE)))
+    assert prepare_views(folder, channel_names=("CT",)).settings["normalisation"] == ["CTNormalization"]
+    assert prepare_views(folder).settings["normalisation"] == ["ZScoreNormalization"]
