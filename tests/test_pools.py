@@ -36,6 +36,25 @@ def test_other_files_beside_the_images_are_no_cases(workspace):
     assert len(dataset_pool(TARGET)) == 10
 
 
+@pytest.mark.parametrize("name", ["._t_00_0000.png", ".t_99_0000.png", "._t_00.png"])
+def test_hidden_files_are_no_cases(workspace, name):
+    """macOS puts ._NAME beside every file on USB sticks and shares."""
+    (workspace.images() / name).write_bytes(b"\x00\x05\x16\x07" + bytes(100))
+    assert len(dataset_pool(TARGET)) == len(open_pool(str(workspace.images()))) == 10
+    label = workspace.raw / TARGET / "labelsTr" / f"._{name}"
+    label.parent.mkdir()
+    label.write_bytes(b"\x00\x05\x16\x07")
+    assert not any(case.labelled for case in dataset_pool(TARGET).cases)
+
+
+def test_link_to_nowhere_is_told(workspace):
+    """As data that git-annex or DVC has not fetched yet."""
+    (workspace.images() / "t_99_0000.png").symlink_to(workspace.root / "nowhere.png")
+    for text in ("2", str(workspace.images())):
+        with pytest.raises(UserError, match="t_99_0000.png does not exist"):
+            open_pool(text)
+
+
 def test_dataset_table_adds_cases_and_labels(workspace):
     """As nnU-Net reads it, with the label optional."""
     elsewhere = workspace.root / "archive"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import read_json, sha256
-from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, names_dataset
+from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, is_visible, names_dataset
 
 _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
 
@@ -120,11 +120,11 @@ def dataset_pool(name: str) -> ImagePool:
     ending = dataset_json["file_ending"]
     _check_ending(ending, folder)
     files = _listed_files(folder, dataset_json)
-    channel_files = _channel_files((folder / "imagesTr").glob(f"*{ending}"), ending)
+    channel_files = _channel_files(filter(is_visible, workspace.images.glob(f"*{ending}")), ending)
     _check_numbering(channel_files, ending)
     files = channel_files | files
     if not files:
-        raise UserError(f"no image *_0000{ending} in {folder / 'imagesTr'}; put the images of the pool there")
+        raise UserError(f"no image *_0000{ending} in {workspace.images}; put the images of the pool there")
     domains = dataset_json.get("domains", {})
     listed_labels = dataset_json.get("dataset", {})
     cases = tuple(
@@ -157,7 +157,7 @@ def folder_pool(folder: Path) -> ImagePool:
     from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 
     readable = sorted({ending for io in LIST_OF_IO_CLASSES for ending in io.supported_file_endings}, key=len)
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    files = [path for path in sorted(folder.iterdir()) if is_visible(path) and not path.is_dir()]
     endings = defaultdict(list)
     for file in files:
         for ending in reversed(readable):  # the longest first, so that .nii.gz is not taken for .gz
