@@ -214,13 +214,6 @@ def test_broken_volume(either, capsys, spoil, reason, kind):
     assert either.results_of_select("Dataset004_Volumes") == [None, None]
 
 
-def test_volume_among_slices(either, capsys):
-    images = make_volumes(either)
-    for i in (0, 1):
-        write_volume(images / f"v_{i}_0000.nii.gz", volume(i)[0][:1])
-    fails(capsys, select.main, ["-d", "4", "-b", "1", "-device", "cpu"], "case v_2", "volume of 16 slices", "2D")
-
-
 def test_channels_of_different_shape(either, capsys):
     folder = either.raw / "Dataset005_TwoChannels"
     for i in range(3):

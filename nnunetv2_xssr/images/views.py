@@ -1,5 +1,6 @@
 """Views: the small square images of a case that the encoder learns from and embeds."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from nnunetv2_xssr.images.case_rows import CaseRows, file_hashes
 from nnunetv2_xssr.images.channels import UNNAMED, channel_order, different_channels, normalisation_schemes
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
-from nnunetv2_xssr.images.reading import BrokenImage, read_case
+from nnunetv2_xssr.images.reading import BrokenImage, is_volume, read_case
 from nnunetv2_xssr.records.workspace import Workspace
 
 VIEW_SIZE = 128  # pixels, height and width
@@ -151,22 +152,20 @@ def prepare_views(
     UserError
         If no case can be used, the pool has other channels, or ``dim`` is 3 for 2D images.
     """
-    order = _channel_order(pool, channel_names)
-    folder = Workspace(pool.name).caches
     reader = pool.reader()
-    probe, dead = _first_readable(pool, reader, skip_broken)
-    names = channel_names or pool.channel_names or (UNNAMED,) * len(probe)
-    if dim == 3 and probe.shape[1] == 1:
+    names, order = _channels(pool, channel_names, reader)
+    # One volume makes a pool of volumes, wherever it lies; a flat case among them shows its slice in every view.
+    has_volumes = any(is_volume(case, reader) for case in pool.cases)
+    if dim == 3 and not has_volumes:
         raise UserError(f"--dim 3 needs volumes, but {pool.name} holds 2D images; choose --dim 2")
-    n_views = 1 if dim == 3 or probe.shape[1] == 1 else VIEWS_PER_VOLUME
-    order = order or tuple(range(len(names)))
+    n_views = VIEWS_PER_VOLUME if dim == 2 and has_volumes else 1
     settings = view_settings(names, order=order, n_views=n_views, dim=dim)
     shape = (n_views, len(names), *([VIEW_SIZE] * 2 if dim == 2 else [VOLUME_SIZE] * 3))
 
+    folder = Workspace(pool.name).caches
     hashes = file_hashes(pool, folder / "files.json", lambda x: tqdm(x, desc=f"checking {pool.name}", unit="case"))
     store = CaseRows.open(folder / ("views" if dim == 2 else "volumes"), hashes, settings, shape, np.float16)
-    broken = dict(dead)
-    missing = store.missing()
+    broken, missing = {}, store.missing()
 
     def views_of(case: Case) -> np.ndarray:
         return _case_views(case, reader, channel_names=names, order=order, n_views=n_views, dim=dim)
@@ -203,26 +202,21 @@ def view_settings(channel_names: tuple[str, ...], *, order: tuple[int, ...], n_v
     }
 
 
-def _channel_order(pool: ImagePool, channel_names: tuple[str, ...] | None) -> tuple[int, ...] | None:
-    """Where in the images of a pool the channels are; None if the pool has no names or no others are asked for."""
-    if not pool.channel_names or not channel_names:
-        return None
-    order = channel_order(pool.channel_names, like=channel_names)
+def _channels(pool: ImagePool, wanted: tuple[str, ...] | None, reader) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The channels of the views, and where in the images they are."""
+    names = wanted or pool.channel_names or (UNNAMED,) * _count_channels(pool, reader)
+    order = channel_order(pool.channel_names or names, like=names)
     if order is None:
-        raise different_channels("what is looked for", channel_names, pool.name, pool.channel_names)
-    return order
+        raise different_channels("what is looked for", names, pool.name, pool.channel_names)
+    return names, order
 
 
-def _first_readable(pool: ImagePool, reader, skip_broken: bool) -> tuple[np.ndarray, dict[str, str]]:
-    broken = {}
+def _count_channels(pool: ImagePool, reader) -> int:
+    """The number of channels of the first case that can be read; of broken ones it does not matter."""
     for case in pool.cases:
-        try:
-            return read_case(case, reader), broken
-        except BrokenImage as error:
-            if not skip_broken:
-                raise
-            broken[case.identifier] = str(error)
-    raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
+        with suppress(BrokenImage):
+            return len(read_case(case, reader))
+    return 1
 
 
 def _case_views(
