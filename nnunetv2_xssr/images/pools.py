@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import read_json, sha256
+from nnunetv2_xssr.records.dataset_json import name_problem, read_dataset_json
+from nnunetv2_xssr.records.files import sha256
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, is_visible, names_dataset
 
-_CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
+_CHANNEL_FILE = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,7 @@ def dataset_pool(name: str) -> ImagePool:
     """The pool of all images in ``imagesTr`` and in the ``dataset`` table of dataset.json, labelled or not."""
     workspace = Workspace(name)
     folder = workspace.raw
-    dataset_json = read_json(workspace.dataset_json)
-    for key in ("channel_names", "file_ending"):
-        if not dataset_json.get(key):
-            raise UserError(f"{folder / 'dataset.json'} has no {key!r}, which nnU-Net needs; add it")
+    dataset_json = read_dataset_json(workspace.dataset_json)
     ending = dataset_json["file_ending"]
     _check_ending(ending, folder)
     files = _listed_files(folder, dataset_json)
@@ -218,6 +216,8 @@ def _checked(pool: ImagePool) -> ImagePool:
     n_files = max(len(case.files) for case in pool.cases)
     seen = {}
     for case in pool.cases:
+        if problem := name_problem(case.identifier):
+            raise UserError(f"a file of {pool.name} {problem}")
         missing = [file for file in case.files if not file.is_file()]
         if missing:
             raise UserError(f"case {case.identifier} of {pool.name}: {missing[0]} does not exist; add it")
