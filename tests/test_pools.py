@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import tifffile
 from making import SOURCE, TARGET, picture, volume, write_dataset_json, write_picture, write_volume
 
 from nnunetv2_xssr.errors import UserError
@@ -131,6 +132,33 @@ def test_pictures_in_other_formats(tmp_path, ending):
     pool = open_pool(str(tmp_path))
     image = read_case(pool.cases[0], pool.reader())
     assert image.shape == (1, 1, 40, 48) and np.array_equal(image[0, 0], picture(3))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_reader_of_stacks_is_chosen_once_and_in_silence(tmp_path, monkeypatch, capfd, broken):
+    """nnU-Net prints a traceback for every reader that it tries in vain."""
+    for i in range(3):
+        tifffile.imwrite(tmp_path / f"c{i}.tif", volume(i)[0])
+        (tmp_path / f"c{i}.json").write_text('{"spacing": [2, 1, 1]}')
+    if broken:
+        (tmp_path / "c0.tif").write_bytes(b"no image")
+    pool = open_pool(str(tmp_path))
+    reader = pool.reader()
+    assert pool.reader() is reader and type(reader).__name__ == "Tiff3DIO"
+    assert capfd.readouterr() == ("", "")
+    assert read_case(pool.cases[2], reader).shape == (1, 16, 20, 20)
+
+
+@pytest.mark.parametrize("ending", [".tif", ".dcm"])
+def test_files_that_no_reader_reads(empty, ending):
+    folder = empty.raw / "Dataset007_Foreign"
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "imagesTr" / f"a_0000{ending}").write_bytes(b"no image")
+    write_dataset_json(folder, ending)
+    with pytest.raises(
+        UserError, match=f"no reader for the {ending} files of Dataset007_Foreign, such as .*a_0000{ending}"
+    ):
+        open_pool("7").reader()
 
 
 def test_constant_image_is_named_with_its_value(tmp_path):

@@ -2,7 +2,10 @@
 
 import re
 from collections import defaultdict
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
+from io import StringIO
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
@@ -75,12 +78,29 @@ class ImagePool:
         return replace(self, cases=tuple(case for case in self.cases if case.identifier in wanted))
 
     def reader(self):
-        """nnU-Net's reader for the files of this pool."""
+        """nnU-Net's reader for the files of this pool.
+
+        Raises
+        ------
+        UserError
+            If nnU-Net has none that reads a file of the pool.
+        """
+        return self._reader
+
+    @cached_property
+    def _reader(self):
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-        # A .tif may be a 2D picture or a stack: only for it nnU-Net must try which of its readers fits.
-        example = str(self.cases[0].files[0]) if self.file_ending.lower() in (".tif", ".tiff") else None
-        return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
+        # A .tif may be a picture or a stack: for it nnU-Net tries which of its readers reads an example, and prints a
+        # traceback for each that does not.
+        is_tif = self.file_ending.lower() in (".tif", ".tiff")
+        for example in (str(case.files[0]) for case in self.cases) if is_tif else [None]:
+            with suppress(RuntimeError), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+                return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
+        raise UserError(
+            f"nnU-Net has no reader for the {self.file_ending} files of {self.name}, such as {self.cases[0].files[0]}; "
+            f"replace or convert them"
+        )
 
 
 def open_pool(text: str) -> ImagePool:
