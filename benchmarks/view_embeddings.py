@@ -42,7 +42,7 @@ def write_points(pack: str, file: Path, device: str) -> None:
         for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             os.environ[variable] = folder
         pool = open_pool(str(pack_folder(pack) / "imagesTr"))
-        views = prepare_views(pool, tuple(channels[number] for number in sorted(channels, key=int)))
+        views = prepare_views(pool, channel_names=tuple(channels[number] for number in sorted(channels, key=int)))
         encoder = load_encoder(pretrain([views], Settings(), start(device), resume=False), device)
         points = np.concatenate([embed_views(encoder, case) for case in views.rows])[:, : encoder.layout.last]
     np.save(file, points)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import CaseRows
+from nnunetv2_xssr.images.channels import channel_order
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
@@ -32,7 +33,7 @@ class Encoder:
     layout : Layout
         Of what is kept of a view.
     views : dict
-        ``view_size`` and ``normalisation``, nnU-Net's schemes, one a channel: what it was trained on.
+        What it was trained on: ``view_size``, ``channel_names`` and ``normalisation``, nnU-Net's scheme per channel.
     sources : dict
         Name and hash of every pool that it learned from.
     path : Path
@@ -74,20 +75,34 @@ def load_encoder(path: Path, device: str) -> Encoder:
     )
 
 
-def check_encoder_fits(encoder: Encoder, views: Views) -> None:
-    """Raise `UserError` unless the encoder was trained on as many channels, normalised alike, and on such views."""
+def check_encoder_fits(encoder: Encoder, views: Views) -> tuple[int, ...]:
+    """Where in the views the encoder's channels are, in the order that it learned.
+
+    Checkpoints of former versions name no channels: of these the normalisation decides.
+
+    Raises
+    ------
+    UserError
+        If the encoder was trained on other channels or another kind of views.
+    """
     size, found_size = encoder.views["view_size"], views.settings["view_size"]
     if size != found_size:
         raise UserError(
             f"the encoder {encoder.path} was trained on {_kind(size)} but {views.pool.name} is read as "
             f"{_kind(found_size)}; give another --encoder or --dim"
         )
-    expected, found = encoder.views["normalisation"], views.settings["normalisation"]
-    if expected != found:
+    learned, found = encoder.views.get("channel_names"), views.channel_names
+    if learned is None:
+        learned, found = encoder.views["normalisation"], views.settings["normalisation"]
+        order = tuple(range(len(found))) if learned == found else None
+    else:
+        order = channel_order(found, like=learned)
+    if order is None:
         raise UserError(
-            f"the encoder {encoder.path} was trained on {len(expected)} channels ({', '.join(expected)}) but "
+            f"the encoder {encoder.path} was trained on {len(learned)} channels ({', '.join(learned)}) but "
             f"{views.pool.name} has {len(found)} ({', '.join(found)}); give another --encoder or source"
         )
+    return order
 
 
 def _kind(size: int | list[int]) -> str:
@@ -119,10 +134,15 @@ def embed(encoder: Encoder, views: Views) -> CaseRows:
 
     A case is embedded alone, so that its row depends neither on its neighbours nor on where a run was interrupted.
     """
-    check_encoder_fits(encoder, views)
-    settings = {"encoder": encoder.identity, "views": views.settings, "layout": list(encoder.layout)}
+    order = list(check_encoder_fits(encoder, views))
+    settings = {
+        "encoder": encoder.identity,
+        "views": views.settings,
+        "layout": list(encoder.layout),
+        "channel_order": order,
+    }
     shape = views.rows.shape[1], encoder.layout.size
     store = CaseRows.open(Workspace(views.pool.name).caches / "embeddings", views.hashes, settings, shape, np.float32)
     for i in tqdm(store.missing(), desc=f"embedding {views.pool.name}", unit="case"):
-        store.write(i, embed_views(encoder, views.rows[i]))
+        store.write(i, embed_views(encoder, views.rows[i][:, order]))
     return store

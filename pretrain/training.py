@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.channels import channel_order, different_channels
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.engine import train
 from nnunetv2_xssr.pretrain.figures import draw_reconstructions
@@ -126,7 +127,10 @@ class MaskedAutoencoding:
         first = self.sources[0]
         return {
             "architecture": {"input_channels": len(first.channel_names), **ARCHITECTURE, "dim": first.dim},
-            "views": {key: first.settings[key] for key in ("view_size", "normalisation")},
+            "views": {
+                **{key: first.settings[key] for key in ("view_size", "normalisation")},
+                "channel_names": list(first.channel_names),
+            },
             "sources": {views.pool.name: sha256_json(views.hashes) for views in self.sources},
         }
 
@@ -189,16 +193,11 @@ def crop_and_mask(views: torch.Tensor, generators: list[torch.Generator]) -> tup
 
 
 def check_same_channels(sources: list[Views]) -> None:
-    """Raise `UserError` unless all pools have equally many channels, normalised alike."""
+    """Raise `UserError` unless all views show the same channels in the same order."""
     first = sources[0]
     for other in sources[1:]:
-        a, b = first.settings["normalisation"], other.settings["normalisation"]
-        if a != b:
-            raise UserError(
-                f"{first.pool.name} has the channels {', '.join(first.channel_names)} ({', '.join(a)}) but "
-                f"{other.pool.name} has {', '.join(other.channel_names)} ({', '.join(b)}); an encoder needs the same "
-                f"channels, normalised alike, everywhere: choose another source or mend channel_names in dataset.json"
-            )
+        if channel_order(other.channel_names, like=first.channel_names) != tuple(range(len(first.channel_names))):
+            raise different_channels(first.pool.name, first.channel_names, other.pool.name, other.channel_names)
 
 
 def pretrain(

@@ -108,9 +108,13 @@ def test_source_and_target_with_different_channels(either, capsys):
     fails(capsys, pretrain.main, ["-s", "1", "3", "-device", "cpu"], SOURCE, "Dataset003_Colour", "same channels")
 
 
-def test_source_normalised_otherwise_than_target(either, capsys):
-    write_dataset_json(either.raw / SOURCE, channel_names={"0": "CT"})
-    fails(capsys, select.main, SELECT, "xray", "CT", "normalised alike")
+@pytest.mark.parametrize("names", [["CT"], ["chest X-ray"], ["xray", "xray"]])
+def test_source_with_other_channel_names(either, capsys, names):
+    """Names decide, whatever their normalisation; nothing is read before."""
+    shutil.rmtree(either.preprocessed / SOURCE)
+    write_dataset_json(either.raw / SOURCE, channel_names={str(i): name for i, name in enumerate(names)})
+    fails(capsys, select.main, SELECT, f"{TARGET} has the channels xray", SOURCE, ", ".join(names), "in any order")
+    assert not (either.preprocessed / SOURCE).exists()
 
 
 # --- images
@@ -210,13 +214,6 @@ def test_broken_volume(either, capsys, spoil, reason, kind):
     assert either.results_of_select("Dataset004_Volumes") == [None, None]
 
 
-def test_volume_among_slices(either, capsys):
-    images = make_volumes(either)
-    for i in (0, 1):
-        write_volume(images / f"v_{i}_0000.nii.gz", volume(i)[0][:1])
-    fails(capsys, select.main, ["-d", "4", "-b", "1", "-device", "cpu"], "case v_2", "volume of 16 slices", "2D")
-
-
 def test_channels_of_different_shape(either, capsys):
     folder = either.raw / "Dataset005_TwoChannels"
     for i in range(3):
@@ -248,27 +245,6 @@ def test_listed_image_that_does_not_exist(either, capsys):
 
 
 # --- duplicate identifiers
-
-
-def test_table_of_cases_that_names_a_case_twice(either, capsys):
-    table = either.root / "cases.csv"
-    table.write_text("case,domain\nt_00,A\nt_01,B\nt_00,B\n")
-    fails(capsys, select.main, [*SELECT, "--cases", table], table, "t_00", "twice")
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("name,domain\nt_00,A\n", ["column 'case'", "name"]),
-        ("", ["column 'case'"]),
-        ("case,domain\nx_00,A\n", [f"names no case of {TARGET}", "x_00"]),
-    ],
-)
-def test_table_of_cases_that_does_not_fit(either, capsys, text, parts):
-    table = either.root / "cases.csv"
-    table.write_text(text)
-    fails(capsys, select.main, [*SELECT, "--cases", table], table, *parts)
-    fails(capsys, select.main, [*SELECT, "--cases", either.root / "none.csv"], "none.csv", "cannot be read")
 
 
 def test_source_given_twice(either, capsys):
@@ -440,15 +416,6 @@ def test_list_that_names_unknown_cases(either, capsys, option):
 def test_list_that_names_everything(either, capsys, option, words):
     path = names(either, *(f"t_{i:02d}" for i in range(10)))
     fails(capsys, select.main, [*SELECT, option, path], words, TARGET, "nothing is left to pick")
-
-
-@pytest.mark.parametrize("option", ["--labelled", "--exclude"])
-def test_list_that_cannot_be_read(either, capsys, option):
-    missing = either.root / "none.txt"
-    fails(capsys, select.main, [*SELECT, option, missing], missing, "cannot be read", "one case a line")
-    path = either.root / "binary.txt"
-    path.write_bytes(b"\xff\xfe\x00\x81")
-    fails(capsys, select.main, [*SELECT, option, path], "binary.txt", "cannot be read")
 
 
 @pytest.mark.parametrize("alpha", ["1.5", "-0.1", "nan", "much", ""])

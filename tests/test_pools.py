@@ -5,10 +5,10 @@ import os
 
 import numpy as np
 import pytest
+import tifffile
 from making import SOURCE, TARGET, picture, volume, write_dataset_json, write_picture, write_volume
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.case_table import with_case_table
 from nnunetv2_xssr.images.pools import dataset_pool, open_pool, open_pools
 from nnunetv2_xssr.images.reading import BrokenImage, read_case
 from nnunetv2_xssr.records.workspace import find_dataset
@@ -35,6 +35,25 @@ def test_other_files_beside_the_images_are_no_cases(workspace):
     for name in ("Thumbs.db", "notes.txt", "t_00_0000.json", "preview.png"):
         (workspace.images() / name).write_text("x")
     assert len(dataset_pool(TARGET)) == 10
+
+
+@pytest.mark.parametrize("name", ["._t_00_0000.png", ".t_99_0000.png", "._t_00.png"])
+def test_hidden_files_are_no_cases(workspace, name):
+    """macOS puts ._NAME beside every file on USB sticks and shares."""
+    (workspace.images() / name).write_bytes(b"\x00\x05\x16\x07" + bytes(100))
+    assert len(dataset_pool(TARGET)) == len(open_pool(str(workspace.images()))) == 10
+    label = workspace.raw / TARGET / "labelsTr" / f"._{name}"
+    label.parent.mkdir()
+    label.write_bytes(b"\x00\x05\x16\x07")
+    assert not any(case.labelled for case in dataset_pool(TARGET).cases)
+
+
+def test_link_to_nowhere_is_told(workspace):
+    """As data that git-annex or DVC has not fetched yet."""
+    (workspace.images() / "t_99_0000.png").symlink_to(workspace.root / "nowhere.png")
+    for text in ("2", str(workspace.images())):
+        with pytest.raises(UserError, match="t_99_0000.png does not exist"):
+            open_pool(text)
 
 
 def test_dataset_table_adds_cases_and_labels(workspace):
@@ -115,21 +134,38 @@ def test_pictures_in_other_formats(tmp_path, ending):
     assert image.shape == (1, 1, 40, 48) and np.array_equal(image[0, 0], picture(3))
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_reader_of_stacks_is_chosen_once_and_in_silence(tmp_path, monkeypatch, capfd, broken):
+    """nnU-Net prints a traceback for every reader that it tries in vain."""
+    for i in range(3):
+        tifffile.imwrite(tmp_path / f"c{i}.tif", volume(i)[0])
+        (tmp_path / f"c{i}.json").write_text('{"spacing": [2, 1, 1]}')
+    if broken:
+        (tmp_path / "c0.tif").write_bytes(b"no image")
+    pool = open_pool(str(tmp_path))
+    reader = pool.reader()
+    assert pool.reader() is reader and type(reader).__name__ == "Tiff3DIO"
+    assert capfd.readouterr() == ("", "")
+    assert read_case(pool.cases[2], reader).shape == (1, 16, 20, 20)
+
+
+@pytest.mark.parametrize("ending", [".tif", ".dcm"])
+def test_files_that_no_reader_reads(empty, ending):
+    folder = empty.raw / "Dataset007_Foreign"
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "imagesTr" / f"a_0000{ending}").write_bytes(b"no image")
+    write_dataset_json(folder, ending)
+    with pytest.raises(
+        UserError, match=f"no reader for the {ending} files of Dataset007_Foreign, such as .*a_0000{ending}"
+    ):
+        open_pool("7").reader()
+
+
 def test_constant_image_is_named_with_its_value(tmp_path):
     write_picture(tmp_path / "flat.png", np.full((8, 8), 9, np.uint8))
     pool = open_pool(str(tmp_path))
     with pytest.raises(BrokenImage, match=r"case flat: .*flat.png is constant \(every value is 9\).*--skip-broken"):
         read_case(pool.cases[0], pool.reader())
-
-
-def test_table_of_cases_gives_domain_and_group(workspace):
-    table = workspace.root / "cases.csv"
-    table.write_text("\ufeffcase,domain,patient,age\nt_00,C,p1,40\nt_01,,p1,41\nt_02,D,,\nunknown,E,p9,1\n", "utf-8")
-    cases = {case.identifier: case for case in with_case_table(open_pool("2"), table).cases}
-    assert [cases[c].domain for c in ("t_00", "t_01", "t_02", "t_03")] == ["C", "B", "D", "B"]
-    assert [cases[c].group for c in ("t_00", "t_01", "t_02", "t_03")] == ["p1", "p1", None, None]
-    table.write_text("case,group,patient\nt_00,g,p\n")
-    assert with_case_table(open_pool("2"), table).cases[0].group == "g"
 
 
 def test_only_keeps_the_order(workspace):

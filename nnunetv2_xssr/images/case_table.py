@@ -1,61 +1,158 @@
-"""The table of cases: domain, group (patient) and cost of every case, from a CSV file."""
+"""What a user says about cases in a file: the table of domains, groups and costs, and lists of names."""
 
+import codecs
 import csv
-from dataclasses import replace
+import io
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.records.logs import logger
+
+_DELIMITERS = ",;\t"
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 def with_case_table(pool: ImagePool, path: Path) -> ImagePool:
-    """Add ``domain``, ``group`` (or ``patient``) and ``cost`` from a CSV file with a column ``case``."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"the table of cases {path} cannot be read ({error})") from None
-    if not rows or "case" not in rows[0]:
-        raise UserError(f"the table of cases {path} must have a column 'case'; got {list(rows[0]) if rows else []}")
-    table = {}
-    for row in rows:
-        if row["case"] in table:
-            raise UserError(f"the table of cases {path} names case {row['case']} twice; keep one row")
-        table[row["case"]] = row
-    known = pool.identifiers
-    if not set(table) & set(known):
-        raise UserError(f"the table of cases {path} names no case of {pool.name}; its first case is {rows[0]['case']}")
+    """Add ``domain``, ``group`` (or ``patient``) and ``cost`` from a table with a column ``case``.
+
+    The table may be what a spreadsheet writes: comma, semicolon or tab between columns, in UTF-8, UTF-16 or
+    Windows-1252; where no comma separates the columns, costs may have a decimal comma. Other columns are left alone.
+    The log tells how many cases have a group, a domain and a cost.
+
+    Raises
+    ------
+    UserError
+        If the file is no such table, or it names a case twice or a case that the pool does not have.
+    """
+    table = _Table.read(path)
+    check_names(f"the table of cases {path}", list(table.rows), pool)
 
     def described(case: Case) -> Case:
-        row = table.get(case.identifier, {})
+        row = table.rows.get(case.identifier, {})
         group = row.get("group") or row.get("patient")
-        cost = _cost(case, row.get("cost"), path) if "cost" in rows[0] else None
+        cost = table.cost(case.identifier) if "cost" in table.columns else None
         return replace(case, domain=row.get("domain") or case.domain, group=group or case.group, cost=cost)
 
-    return replace(pool, cases=tuple(described(case) for case in pool.cases))
+    cases = tuple(described(case) for case in pool.cases)
+    groups, domains, costs = (
+        sum(getattr(case, fact) is not None for case in cases) or "none" for fact in ("group", "domain", "cost")
+    )
+    logger.info(
+        "%s: %s of %d cases have a group, %s a domain, %s a cost", path.name, groups, len(cases), domains, costs
+    )
+    return replace(pool, cases=cases)
 
 
-def _cost(case: Case, text: str | None, path: Path) -> float:
+def check_names(where: str, names: Collection[str], pool: ImagePool) -> None:
+    """Raise `UserError` if one of the names, which were found ``where``, is no case of the pool."""
+    known = set(pool.identifiers)
+    unknown = sorted(set(names) - known)
+    if not unknown:
+        return
+    hint = f"its cases look like {pool.identifiers[0]}"
+    for name in unknown:
+        bare = name[: -len(pool.file_ending)] if name.lower().endswith(pool.file_ending.lower()) else name
+        found = next((likely for likely in (bare, re.sub(r"_\d{4}$", "", bare)) if likely in known), None)
+        if found:
+            hint = f"{name} looks like {found}: drop the ending"
+            break
+    count = f"{len(unknown)} case{'s' * (len(unknown) > 1)}"
+    raise UserError(f"{where} names {count} that {pool.name} does not have ({first_few(unknown)}); {hint}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    path: Path
+    columns: list[str]  # their names in lower case
+    rows: dict[str, dict[str, str]]  # per case
+    decimal: str
+
+    @classmethod
+    def read(cls, path: Path) -> "_Table":
+        try:
+            text = _text(path)
+            delimiter = _delimiter(text)
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+            lines = [(reader.line_num, cells) for row in reader if (cells := _cells(row))]
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(f"the table of cases {path} cannot be read ({error}); save it as CSV") from None
+        columns = [name.casefold() for name in lines[0][1]] if lines else []
+        named = [name for name in columns if name]
+        if "case" not in named or len(set(named)) < len(named):
+            raise UserError(f"the table of cases {path} must have a column 'case', and no column twice; got {named}")
+        rows: dict[str, dict[str, str]] = {}
+        for number, cells in lines[1:]:
+            row = dict(zip(columns, cells, strict=False))
+            case = row.get("case")
+            if len(cells) > len(columns) or not case:
+                what = "has no case" if not case else f"has {len(cells)} cells for {len(columns)} columns"
+                raise UserError(f"line {number} of the table of cases {path} {what}; fix it")
+            if case in rows:
+                raise UserError(f"the table of cases {path} names case {case} twice; keep one row")
+            rows[case] = row
+        comma = delimiter != "," and any("," in row.get("cost", "") for row in rows.values())
+        return cls(path=path, columns=columns, rows=rows, decimal="," if comma else ".")
+
+    def cost(self, case: str) -> float:
+        text = self.rows.get(case, {}).get("cost", "")
+        try:
+            # Beside decimal commas a point would be one between thousands, or a slip.
+            cost = np.nan if self.decimal == "," and "." in text else float(text.replace(self.decimal, "."))
+        except ValueError:
+            cost = np.nan
+        if not 0 < cost < np.inf:
+            raise UserError(
+                f"the table of cases {self.path} must give every case a cost above 0, or have no column 'cost'; "
+                f"got {text or 'none'!r} for case {case}"
+            )
+        return cost
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    encoding = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
-        cost = float(text or "")
-    except ValueError:
-        cost = np.nan
-    if not 0 < cost < np.inf:
-        raise UserError(
-            f"the table of cases {path} must give every case a cost above 0, or have no column 'cost'; "
-            f"got {text or 'none'!r} for case {case.identifier}"
-        )
-    return cost
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        if encoding != "utf-8":
+            raise
+        text = content.decode("cp1252")  # what spreadsheets on Windows write without being asked
+    if "\0" in text:
+        raise ValueError("it is no text")
+    return text
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter that finds a column "case" in the header, and among these the most columns."""
+    header = next((line for line in text.splitlines() if line.strip(f"{_DELIMITERS} ")), "")
+
+    def fit(delimiter: str) -> tuple[bool, int]:
+        names = [name.casefold() for name in _cells(next(csv.reader([header], delimiter=delimiter), []))]
+        return "case" in names, len(names)
+
+    return max(_DELIMITERS, key=fit)
+
+
+def _cells(row: Sequence[str]) -> list[str]:
+    """The cells of a row without spaces around them, and without the empty ones at its end."""
+    cells = [cell.strip() for cell in row]
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
 
 
 def read_names(path: Path | None) -> list[str] | None:
-    """Names of cases from a text file, one a line; None for no file."""
+    """Names of cases from a text file, one per line, sorted; None for no file."""
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the list of cases {path} cannot be read ({error}); give text, one case a line") from None
+        lines = _text(path).splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"the list of cases {path} cannot be read ({error}); give text, one case per line") from None
     return sorted({line.strip() for line in lines if line.strip()})

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import ImagePool, folder_pool
 from nnunetv2_xssr.images.reading import read_case
-from nnunetv2_xssr.records.files import atomic, read_json, write_json
+from nnunetv2_xssr.records.dataset_json import read_dataset_json
+from nnunetv2_xssr.records.files import atomic, write_json
 from nnunetv2_xssr.records.workspace import Workspace, dataset_number, datasets_in, nnunet_folder, visible_files
 
 
@@ -110,8 +111,8 @@ def _check_labels(labels: Sequence[str]) -> None:
 def _check_same(dataset: Path, description: dict) -> None:
     if not (dataset / "dataset.json").is_file():
         return
-    old = read_json(dataset / "dataset.json")
-    old["labels"] = {name: value for name, value in old.get("labels", {}).items() if name != "ignore"}  # of slices
+    old = read_dataset_json(dataset / "dataset.json")
+    old["labels"] = {name: value for name, value in (old.get("labels") or {}).items() if name != "ignore"}  # of slices
     for key in ("channel_names", "labels", "file_ending"):
         if old.get(key) != description[key]:
             raise UserError(

@@ -2,14 +2,18 @@
 
 import re
 from collections import defaultdict
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
+from io import StringIO
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import read_json, sha256
-from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, names_dataset
+from nnunetv2_xssr.records.dataset_json import name_problem, read_dataset_json
+from nnunetv2_xssr.records.files import sha256
+from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, is_visible, names_dataset
 
-_CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
+_CHANNEL_FILE = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,29 @@ class ImagePool:
         return replace(self, cases=tuple(case for case in self.cases if case.identifier in wanted))
 
     def reader(self):
-        """nnU-Net's reader for the files of this pool."""
+        """nnU-Net's reader for the files of this pool.
+
+        Raises
+        ------
+        UserError
+            If nnU-Net has none that reads a file of the pool.
+        """
+        return self._reader
+
+    @cached_property
+    def _reader(self):
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-        # A .tif may be a 2D picture or a stack: only for it nnU-Net must try which of its readers fits.
-        example = str(self.cases[0].files[0]) if self.file_ending.lower() in (".tif", ".tiff") else None
-        return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
+        # A .tif may be a picture or a stack: for it nnU-Net tries which of its readers reads an example, and prints a
+        # traceback for each that does not.
+        is_tif = self.file_ending.lower() in (".tif", ".tiff")
+        for example in (str(case.files[0]) for case in self.cases) if is_tif else [None]:
+            with suppress(RuntimeError), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+                return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
+        raise UserError(
+            f"nnU-Net has no reader for the {self.file_ending} files of {self.name}, such as {self.cases[0].files[0]}; "
+            f"replace or convert them"
+        )
 
 
 def open_pool(text: str) -> ImagePool:
@@ -113,18 +134,15 @@ def dataset_pool(name: str) -> ImagePool:
     """The pool of all images in ``imagesTr`` and in the ``dataset`` table of dataset.json, labelled or not."""
     workspace = Workspace(name)
     folder = workspace.raw
-    dataset_json = read_json(workspace.dataset_json)
-    for key in ("channel_names", "file_ending"):
-        if not dataset_json.get(key):
-            raise UserError(f"{folder / 'dataset.json'} has no {key!r}, which nnU-Net needs; add it")
+    dataset_json = read_dataset_json(workspace.dataset_json)
     ending = dataset_json["file_ending"]
     _check_ending(ending, folder)
     files = _listed_files(folder, dataset_json)
-    channel_files = _channel_files((folder / "imagesTr").glob(f"*{ending}"), ending)
+    channel_files = _channel_files(filter(is_visible, workspace.images.glob(f"*{ending}")), ending)
     _check_numbering(channel_files, ending)
     files = channel_files | files
     if not files:
-        raise UserError(f"no image *_0000{ending} in {folder / 'imagesTr'}; put the images of the pool there")
+        raise UserError(f"no image *_0000{ending} in {workspace.images}; put the images of the pool there")
     domains = dataset_json.get("domains", {})
     listed_labels = dataset_json.get("dataset", {})
     cases = tuple(
@@ -157,7 +175,7 @@ def folder_pool(folder: Path) -> ImagePool:
     from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 
     readable = sorted({ending for io in LIST_OF_IO_CLASSES for ending in io.supported_file_endings}, key=len)
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    files = [path for path in sorted(folder.iterdir()) if is_visible(path) and not path.is_dir()]
     endings = defaultdict(list)
     for file in files:
         for ending in reversed(readable):  # the longest first, so that .nii.gz is not taken for .gz
@@ -218,6 +236,8 @@ def _checked(pool: ImagePool) -> ImagePool:
     n_files = max(len(case.files) for case in pool.cases)
     seen = {}
     for case in pool.cases:
+        if problem := name_problem(case.identifier):
+            raise UserError(f"a file of {pool.name} {problem}")
         missing = [file for file in case.files if not file.is_file()]
         if missing:
             raise UserError(f"case {case.identifier} of {pool.name}: {missing[0]} does not exist; add it")

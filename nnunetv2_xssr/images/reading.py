@@ -52,8 +52,40 @@ def stored_finite(file: Path) -> bool:
     """Whether a file, if it is NIfTI, is whole and holds no NaN or infinity; raises what nibabel raises if cut off."""
     # ITK, and with it nnU-Net's reader, silently takes what is missing of a cut-off NIfTI file, and NaN and infinity in
     # one, for 0. nibabel raises for the first and shows the others.
-    if not file.name.lower().endswith((".nii", ".nii.gz")):
+    if not _is_nifti(file):
         return True
     import nibabel
 
     return bool(np.isfinite(np.asanyarray(nibabel.load(file).dataobj)).all())
+
+
+def is_volume(case: Case, reader) -> bool:
+    """Whether a case has several slices, by the header of its file where that is enough.
+
+    A file that cannot be read is no volume; reading it will say why.
+    """
+    import nibabel
+    import SimpleITK as sitk
+    from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    file = case.files[0]
+    try:
+        if isinstance(reader, NaturalImage2DIO):
+            return False
+        if _is_nifti(file):
+            size = nibabel.load(file).shape
+        elif isinstance(reader, SimpleITKIO):
+            header = sitk.ImageFileReader()
+            header.SetFileName(str(file))
+            header.ReadImageInformation()
+            size = header.GetSize()
+        else:
+            size = reader.read_images([str(file)])[0].shape[:0:-1]
+    except Exception:  # readers raise whatever their library raises
+        return False
+    return len(size) > 2 and size[2] > 1
+
+
+def _is_nifti(file: Path) -> bool:
+    return file.name.lower().endswith((".nii", ".nii.gz"))

@@ -1,5 +1,6 @@
 """Views: the small square images of a case that the encoder learns from and embeds."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,10 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import CaseRows, file_hashes
+from nnunetv2_xssr.images.channels import UNNAMED, channel_order, different_channels, normalisation_schemes
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
-from nnunetv2_xssr.images.reading import BrokenImage, read_case
+from nnunetv2_xssr.images.reading import BrokenImage, is_volume, read_case
 from nnunetv2_xssr.records.workspace import Workspace
 
 VIEW_SIZE = 128  # pixels, height and width
@@ -20,13 +22,6 @@ VIEWS_PER_VOLUME = 8
 # nnU-Net takes the statistics of CT from the labelled foreground, which a pool may not have. A fixed window keeps what
 # its scheme is for: Hounsfield units stay comparable between cases.
 _CT_WINDOW = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
-
-
-def normalisation_schemes(channel_names: tuple[str, ...]) -> list[str]:
-    """Names of nnU-Net's normalisation schemes for these channels."""
-    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
-
-    return [get_normalization_scheme(name).__name__ for name in channel_names]
 
 
 def normalise(image: np.ndarray, channel_names: tuple[str, ...]) -> np.ndarray:
@@ -100,7 +95,7 @@ def extract_volume(image: np.ndarray, channel_names: tuple[str, ...]) -> np.ndar
     return F.interpolate(volume, [VOLUME_SIZE] * 3, mode="area").numpy().astype(np.float16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Views:
     """The views of a pool.
 
@@ -114,6 +109,9 @@ class Views:
     hashes : dict
         SHA-256 of every case's files.
     channel_names : tuple of str
+        In the order of the rows.
+    settings : dict
+        Plain values that decide how the views of a case look.
     broken : tuple of str
         A sentence for every case that was set aside.
     """
@@ -122,12 +120,8 @@ class Views:
     rows: np.ndarray
     hashes: dict[str, str]
     channel_names: tuple[str, ...]
+    settings: dict
     broken: tuple[str, ...] = ()
-
-    @property
-    def settings(self) -> dict:
-        """What decides how the views of a case look."""
-        return view_settings(self.rows.shape[1], self.channel_names, self.dim)
 
     @property
     def dim(self) -> int:
@@ -135,14 +129,8 @@ class Views:
         return self.rows.ndim - 3
 
 
-def view_settings(n_views: int, channel_names: tuple[str, ...], dim: int) -> dict:
-    """Plain values that decide how the views of a case look."""
-    size = VIEW_SIZE if dim == 2 else [VOLUME_SIZE] * 3
-    return {"view_size": size, "views": n_views, "normalisation": normalisation_schemes(channel_names)}
-
-
 def prepare_views(
-    pool: ImagePool, channel_names: tuple[str, ...] | None = None, skip_broken: bool = False, dim: int = 2
+    pool: ImagePool, *, channel_names: tuple[str, ...] | None = None, skip_broken: bool = False, dim: int = 2
 ) -> Views:
     """Read every image of a pool once and keep its views on disk; what an earlier run read is not read again.
 
@@ -150,7 +138,8 @@ def prepare_views(
     ----------
     pool : ImagePool
     channel_names : tuple of str, optional
-        For a plain folder, which has none; ``("channel", ...)`` by default, which nnU-Net normalises by z-score.
+        The channels of the views, in this order; by default those of the pool. A pool without names is taken to have
+        its channels in this order, or, without it, channels that nnU-Net normalises by z-score.
     skip_broken : bool
         Set broken cases aside instead of raising.
     dim : {2, 3}
@@ -161,23 +150,27 @@ def prepare_views(
     BrokenImage
         At the first case that cannot be used, unless ``skip_broken``.
     UserError
-        If no case can be used, or ``dim`` is 3 for 2D images.
+        If no case can be used, the pool has other channels, or ``dim`` is 3 for 2D images.
     """
-    folder = Workspace(pool.name).caches
     reader = pool.reader()
-    probe, dead = _first_readable(pool, reader, skip_broken)
-    names = pool.channel_names or channel_names or ("channel",) * len(probe)
-    if dim == 3 and probe.shape[1] == 1:
+    names, order = _channels(pool, channel_names, reader)
+    # One volume makes a pool of volumes, wherever it lies; a flat case among them shows its slice in every view.
+    has_volumes = any(is_volume(case, reader) for case in pool.cases)
+    if dim == 3 and not has_volumes:
         raise UserError(f"--dim 3 needs volumes, but {pool.name} holds 2D images; choose --dim 2")
-    n_views = 1 if dim == 3 or probe.shape[1] == 1 else VIEWS_PER_VOLUME
+    n_views = VIEWS_PER_VOLUME if dim == 2 and has_volumes else 1
+    settings = view_settings(names, order=order, n_views=n_views, dim=dim)
     shape = (n_views, len(names), *([VIEW_SIZE] * 2 if dim == 2 else [VOLUME_SIZE] * 3))
-    settings = view_settings(n_views, names, dim)
 
+    folder = Workspace(pool.name).caches
     hashes = file_hashes(pool, folder / "files.json", lambda x: tqdm(x, desc=f"checking {pool.name}", unit="case"))
     store = CaseRows.open(folder / ("views" if dim == 2 else "volumes"), hashes, settings, shape, np.float16)
-    broken = dict(dead)
-    missing = store.missing()
-    read = read_ahead(lambda case: _case_views(case, reader, names, n_views, dim), [pool.cases[i] for i in missing])
+    broken, missing = {}, store.missing()
+
+    def views_of(case: Case) -> np.ndarray:
+        return _case_views(case, reader, channel_names=names, order=order, n_views=n_views, dim=dim)
+
+    read = read_ahead(views_of, [pool.cases[i] for i in missing])
     for i, views in zip(tqdm(missing, desc=f"reading {pool.name}", unit="case"), read, strict=True):
         try:
             store.write(i, views.result())
@@ -189,32 +182,56 @@ def prepare_views(
     if not kept:
         raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
     usable = pool.only(pool.cases[i].identifier for i in kept)
-    rows = store.rows if not broken else store.rows[kept]
-    return Views(usable, rows, {k: hashes[k] for k in usable.identifiers}, names, tuple(broken.values()))
+    return Views(
+        pool=usable,
+        rows=store.rows if not broken else store.rows[kept],
+        hashes={k: hashes[k] for k in usable.identifiers},
+        channel_names=names,
+        settings=settings,
+        broken=tuple(broken.values()),
+    )
 
 
-def _first_readable(pool: ImagePool, reader, skip_broken: bool) -> tuple[np.ndarray, dict[str, str]]:
-    broken = {}
+def view_settings(channel_names: tuple[str, ...], *, order: tuple[int, ...], n_views: int, dim: int) -> dict:
+    """Plain values that decide how the views of a case look."""
+    return {
+        "view_size": VIEW_SIZE if dim == 2 else [VOLUME_SIZE] * 3,
+        "views": n_views,
+        "normalisation": normalisation_schemes(channel_names),
+        "channel_order": list(order),
+    }
+
+
+def _channels(pool: ImagePool, wanted: tuple[str, ...] | None, reader) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The channels of the views, and where in the images they are."""
+    names = wanted or pool.channel_names or (UNNAMED,) * _count_channels(pool, reader)
+    order = channel_order(pool.channel_names or names, like=names)
+    if order is None:
+        raise different_channels("what is looked for", names, pool.name, pool.channel_names)
+    return names, order
+
+
+def _count_channels(pool: ImagePool, reader) -> int:
+    """The number of channels of the first case that can be read; of broken ones it does not matter."""
     for case in pool.cases:
-        try:
-            return read_case(case, reader), broken
-        except BrokenImage as error:
-            if not skip_broken:
-                raise
-            broken[case.identifier] = str(error)
-    raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
+        with suppress(BrokenImage):
+            return len(read_case(case, reader))
+    return 1
 
 
-def _case_views(case: Case, reader, channel_names: tuple[str, ...], n_views: int, dim: int) -> np.ndarray:
+def _case_views(
+    case: Case, reader, *, channel_names: tuple[str, ...], order: tuple[int, ...], n_views: int, dim: int
+) -> np.ndarray:
     image = read_case(case, reader)
     where = f"case {case.identifier}: {case.files[0]}"
     if len(image) != len(channel_names):
         raise BrokenImage(
             f"{where} has {len(image)} channels but the pool has {len(channel_names)} ({', '.join(channel_names)}); "
-            f"mend channel_names in dataset.json or the image"
+            f"fix channel_names in dataset.json or the image"
         )
     if dim == 2 and n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
+    image = image[list(order)]
     try:
         views = extract_views(image, channel_names, n_views) if dim == 2 else extract_volume(image, channel_names)
     except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way

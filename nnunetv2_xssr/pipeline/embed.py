@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.channels import common_channels
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.slices import row_per_slice, slice_names
 from nnunetv2_xssr.images.views import Views, prepare_views
@@ -15,7 +16,7 @@ from nnunetv2_xssr.pretrain.embedding import Encoder, check_encoder_fits, embed,
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.task import Settings
-from nnunetv2_xssr.pretrain.training import check_same_channels, pretrain
+from nnunetv2_xssr.pretrain.training import pretrain
 from nnunetv2_xssr.records.files import sha256, sha256_json
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import encoder_folder
@@ -82,11 +83,12 @@ def embed_pools(
     UserError
         If an image cannot be used, or pools and encoder do not fit together.
     """
+    channels = common_channels([target, *sources])
     # All images are read before the encoder is trained: a broken one is found after minutes and not after hours.
-    target_views = prepare_views(target, None, skip_broken, dim)
-    source_views = [prepare_views(pool, target.channel_names, skip_broken, dim) for pool in sources]
+    target_views, *source_views = (
+        prepare_views(pool, channel_names=channels, skip_broken=skip_broken, dim=dim) for pool in [target, *sources]
+    )
     everything = [target_views, *source_views]
-    check_same_channels(everything)
     set_aside = [sentence for views in everything for sentence in views.broken]
     for sentence in set_aside:
         logger.info("set aside: %s", sentence)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.images.case_table import check_names
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.slices import volume_of
 from nnunetv2_xssr.records.folds import cross_validation, study_folds
@@ -180,8 +181,8 @@ def make_plan(target: ImagePool, choice: Choice, left_out: Collection[str] = ())
     UserError
         If a name or a budget does not fit the pool.
     """
-    _check_names("--exclude", choice.excluded, target)
-    _check_names("--labelled", choice.labelled or (), target)
+    check_names("--exclude", choice.excluded, target)
+    check_names("--labelled", choice.labelled or (), target)
     gone = {*choice.excluded, *left_out}
     usable = [case for case in target.cases if case.identifier not in gone]
     if not usable:
@@ -248,12 +249,3 @@ def _study(target: ImagePool, gone: set[str], groups: dict[str, str], choice: Ch
                 raise UserError(f"fold {number} of {target.name} is left without a {part} case; exclude fewer cases")
         plans.append(_fold_plan(list(target.only(pool).cases), [], choice, validation))
     return plans
-
-
-def _check_names(option: str, names: Collection[str], target: ImagePool) -> None:
-    unknown = sorted(set(names) - set(target.identifiers))
-    if unknown:
-        raise UserError(
-            f"{option} names {len(unknown)} cases that {target.name} does not have ({', '.join(unknown[:3])}); "
-            f"its cases look like {target.identifiers[0]}"
-        )

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from nnunetv2_xssr.device import resolve_device
+from nnunetv2_xssr.images.channels import common_channels
 from nnunetv2_xssr.images.pools import open_pools
 from nnunetv2_xssr.images.views import Views, prepare_views
 from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start, stop_told_once
@@ -60,8 +61,8 @@ def pretrain_encoder(
 
     def read() -> list[Views]:
         pools = open_pools(list(sources))
-        named = next((pool.channel_names for pool in pools if pool.channel_names), None)
-        return [prepare_views(pool, named, skip_broken, dim) for pool in pools]
+        channels = common_channels(pools)
+        return [prepare_views(pool, channel_names=channels, skip_broken=skip_broken, dim=dim) for pool in pools]
 
     views = first_on_rank_zero(fabric, read)
     folder = encoder_folder([one.pool.name for one in views], dim=dim)

@@ -208,9 +208,13 @@ class Workspace:
         return sorted(path.parent.name for path in (self.preprocessed / "xssr").glob("*/selection.json"))
 
 
+def is_visible(path: Path) -> bool:
+    """Whether a person put this file there: no hidden file, such as the ._NAME of macOS, and none of the system."""
+    return not path.name.startswith(".") and path.name not in ("Thumbs.db", "desktop.ini")
+
+
 def visible_files(folder: Path) -> list[Path]:
     """The files of a folder that a person put there, sorted; none if there is no such folder."""
     if not folder.is_dir():
         return []
-    by_system = ("Thumbs.db", "desktop.ini")
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.name not in by_system)
+    return sorted(path for path in folder.iterdir() if path.is_file() and is_visible(path))

@@ -9,7 +9,8 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.images.slices import row_per_slice, slice_name, slice_names
 from nnunetv2_xssr.pretrain.pooling import Layout, features
-from nnunetv2_xssr.records.files import read_json, sha256_json
+from nnunetv2_xssr.records.dataset_json import read_dataset_json
+from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
 from nnunetv2_xssr.records.split import selected_split
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of
@@ -93,7 +94,7 @@ def open_kept(workspace: Workspace) -> Kept:
     record = SelectionRecord.load(path)
     target = _open_pool(dataset, record.provenance["pool"], record, path)
     sources = [_open_pool(name, digest, record, path) for name, digest in record.provenance["source"].items()]
-    channel_names = list(channel_names_of(read_json(workspace.dataset_json)))
+    channel_names = list(channel_names_of(read_dataset_json(workspace.dataset_json)))
     return Kept(record, target, sources, _members(record, target, path), channel_names)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from torch import nn
 
 from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import read_json, sha256_json
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, dataset_number
 
@@ -41,6 +42,7 @@ class TargetPlans:
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
         workspace = Workspace(dataset)
+        dataset_json = read_dataset_json(workspace.dataset_json)
         file = workspace.plans(plans_name)
         if not file.is_file():
             raise UserError(
@@ -52,7 +54,6 @@ class TargetPlans:
             raise one_of(f"-c, the configurations of {file},", plans["configurations"], configuration_name)
         manager = PlansManager(plans)
         configuration = manager.get_configuration(configuration_name)
-        dataset_json = read_json(workspace.dataset_json)
         return cls(dataset, plans_name, configuration_name, manager, configuration, dataset_json)
 
     @property

@@ -1,0 +1,57 @@
+"""Channels by name: which pools show the same ones, and in which order."""
+
+from collections.abc import Sequence
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.pools import ImagePool
+
+UNNAMED = "channel"  # every channel of a pool without names, which nnU-Net normalises by z-score
+
+
+def normalisation_schemes(channel_names: Sequence[str]) -> list[str]:
+    """Names of nnU-Net's normalisation schemes for these channels."""
+    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+
+    return [get_normalization_scheme(name).__name__ for name in channel_names]
+
+
+def channel_order(channel_names: Sequence[str], *, like: Sequence[str]) -> tuple[int, ...] | None:
+    """Where among the channels those of ``like`` are, one number per channel; None if these are not the same channels.
+
+    Names decide, in upper or lower case; where a side has none, the normalisation schemes must agree one by one.
+    """
+    if UNNAMED in (*channel_names, *like):
+        same = normalisation_schemes(channel_names) == normalisation_schemes(like)
+        return tuple(range(len(like))) if same else None
+    left: list[str | None] = [name.strip().casefold() for name in channel_names]
+    wanted = [name.strip().casefold() for name in like]
+    if sorted(wanted) != sorted(left):
+        return None
+    order = []
+    for name in wanted:
+        order.append(left.index(name))
+        left[order[-1]] = None
+    return tuple(order)
+
+
+def common_channels(pools: Sequence[ImagePool]) -> tuple[str, ...] | None:
+    """The channels of all pools in the order of the first that has names; None if no pool has names.
+
+    Raises
+    ------
+    UserError
+        If two pools do not have the same channels, in whatever order.
+    """
+    first, *others = [pool for pool in pools if pool.channel_names] or [None]
+    for other in others:
+        if channel_order(other.channel_names, like=first.channel_names) is None:
+            raise different_channels(first.name, first.channel_names, other.name, other.channel_names)
+    return first and first.channel_names
+
+
+def different_channels(name: str, channels: Sequence[str], other_name: str, others: Sequence[str]) -> UserError:
+    """The sentence for two pools that do not have the same channels."""
+    return UserError(
+        f"{name} has the channels {', '.join(channels)} but {other_name} has {', '.join(others)}; an encoder needs the "
+        f"same channels everywhere, in any order: choose another source or fix channel_names in dataset.json"
+    )
