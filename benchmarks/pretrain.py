@@ -46,14 +46,14 @@ def main():
 
 
 def ours():
-    model = MaskedAutoencoder(1, **ARCHITECTURE)
-    visible = random_visible(BATCH, (CELLS, CELLS), MASK_RATIO, torch.Generator().manual_seed(0))
+    model = MaskedAutoencoder(input_channels=1, **ARCHITECTURE)
+    visible = random_visible(BATCH, (CELLS, CELLS), mask_ratio=MASK_RATIO, generator=torch.Generator().manual_seed(0))
     return model, lambda x: model(x, visible), lambda x: model.encoder(x).mean((2, 3))
 
 
 def plain_vit():
     model = ViTMaskedAutoencoder(1, CELLS)
-    visible = random_visible(BATCH, (CELLS, CELLS), MASK_RATIO, torch.Generator().manual_seed(0))
+    visible = random_visible(BATCH, (CELLS, CELLS), mask_ratio=MASK_RATIO, generator=torch.Generator().manual_seed(0))
     return model, lambda x: model(x, visible), lambda x: model.maps(x)[-1].mean((2, 3))
 
 
@@ -209,7 +209,7 @@ def loader_round(pool, ending):
         start = time.perf_counter()
         views = prepare_views(pool)
         first = len(pool) / (time.perf_counter() - start)
-        sampler, n = ViewSampler([views], 0), 4096
+        sampler, n = ViewSampler([views], seed=0), 4096
         return decoded, first, rate(n, lambda: [sampler.views(range(i, i + BATCH)) for i in range(0, n, BATCH)])
 
 

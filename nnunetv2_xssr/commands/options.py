@@ -1,23 +1,29 @@
-"""Options of the commands that pretrain: the length, the batch, the processes."""
+"""The options of the commands that pretrain: the length, the batch, the processes."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from nnunetv2_xssr.commands.running import add_device
 from nnunetv2_xssr.device import resolve_device
 
+if TYPE_CHECKING:  # importing them takes seconds, which --help must not
+    from lightning_fabric import Fabric
 
-def add_training(parser: argparse.ArgumentParser, epochs: int, batch: str) -> None:
-    """Add the options; ``epochs`` and ``batch`` tell the defaults, which `start_training` is given."""
+    from nnunetv2_xssr.pretrain.settings import Settings
+
+
+def add_training(parser: argparse.ArgumentParser, *, epochs: int, batch: str) -> None:
+    """Add the options; ``epochs`` and ``batch`` name the defaults in the help."""
     add = parser.add_argument
     # fmt: off
     add("--epochs", type=lambda text: text if text == "auto" else int(text),
-        help=f"of 50 batches each, or auto: until held-out images gain no more; {epochs} by default")
-    add("--batch_size", type=int, help=f"images in a batch, those of all GPUs together; by default {batch}")
-    add("--accumulate", type=int, help="parts to compute a batch in, to save memory; 1 by default")
+        help=f"of 50 batches each, or auto: until the loss of held-out images stops falling; {epochs} by default")
+    add("--batch_size", type=int, help=f"images per batch, over all GPUs; by default {batch}")
+    add("--accumulate", type=int, help="compute a batch in so many parts, to save memory; 1 by default")
     add("--precision", default="32-true", help="32-true (default), bf16-mixed, or 16-mixed, which needs a CUDA GPU")
-    add("--seed", type=int, default=0, help="of every random number; 0 by default")
+    add("--seed", type=int, default=0, help="seed of all random numbers; 0 by default")
     add("--c", action="store_true", dest="resume", help="continue an interrupted pretraining")
-    add("--skip-broken", action="store_true", help="set cases aside that cannot be read, and name them")
+    add("--skip-broken", action="store_true", help="leave out cases that cannot be read, and name them")
     add_device(parser)
     add("-num_gpus", type=int, default=1, help="GPUs of this machine; 1 by default. torchrun and srun work as well")
     # fmt: on
@@ -39,17 +45,31 @@ def training_options(args: argparse.Namespace) -> dict:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def start_training(args: argparse.Namespace, **defaults):
-    """The `Settings` that the options ask for, and the connected processes.
+def start_training(
+    args: argparse.Namespace, *, compares_samples: bool, epochs: int, batch_size: int
+) -> tuple["Settings", "Fabric"]:
+    """The settings that the options ask for, and the connected processes.
+
+    Parameters
+    ----------
+    args : Namespace
+    compares_samples : bool
+        As the `Objective` has it.
+    epochs, batch_size : int
+        The defaults.
 
     Raises
     ------
     UserError
-        If one of them does not fit.
+        If an option does not fit.
     """
-    from nnunetv2_xssr.pretrain.processes import start
-    from nnunetv2_xssr.pretrain.task import Settings
+    from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start
+    from nnunetv2_xssr.pretrain.settings import Settings
 
     names = ("epochs", "batch_size", "seed", "accumulate")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return Settings(**{**defaults, **given}), start(resolve_device(args.device), args.num_gpus, args.precision)
+    settings = Settings(**{"epochs": epochs, "batch_size": batch_size, **given})
+    fabric = start(resolve_device(args.device), n_devices=args.num_gpus, precision=args.precision)
+    n_processes = fabric.world_size
+    first_on_rank_zero(fabric, lambda: settings.check_parts(n_processes=n_processes, compares_samples=compares_samples))
+    return settings, fabric

@@ -7,8 +7,8 @@ from pathlib import Path
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.images.pools import open_pools
 from nnunetv2_xssr.images.views import Views, prepare_views
-from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start, stop_told_once
-from nnunetv2_xssr.pretrain.task import Settings
+from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start, stop_reported_once
+from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
 from nnunetv2_xssr.records.logs import log_to, logger
 from nnunetv2_xssr.records.workspace import check_environment, encoder_folder
@@ -43,7 +43,7 @@ def pretrain_encoder(
         Of this machine.
     precision : {"32-true", "bf16-mixed", "16-mixed"}
     **settings
-        Fields of `nnunetv2_xssr.pretrain.task.Settings`: ``epochs``, ``batch_size``, ``seed``, ``accumulate``.
+        Fields of `nnunetv2_xssr.pretrain.settings.Settings`: ``epochs``, ``batch_size``, ``seed``, ``accumulate``.
 
     Returns
     -------
@@ -56,9 +56,11 @@ def pretrain_encoder(
         If a source cannot be used, or a setting does not fit.
     """
     check_environment()
-    chosen, fabric = Settings(**settings), start(resolve_device(device), num_gpus, precision)
+    chosen = Settings(**settings)
+    fabric = start(resolve_device(device), n_devices=num_gpus, precision=precision)
 
     def read() -> list[Views]:
+        chosen.check_parts(n_processes=fabric.world_size, compares_samples=False)
         pools = open_pools(list(sources))
         named = next((pool.channel_names for pool in pools if pool.channel_names), None)
         return [prepare_views(pool, named, skip_broken, dim) for pool in pools]
@@ -69,5 +71,5 @@ def pretrain_encoder(
         if fabric.is_global_zero:
             for sentence in (sentence for one in views for sentence in one.broken):
                 logger.info("set aside: %s", sentence)
-        with stop_told_once(fabric):
-            return pretrain(views, chosen, fabric, resume=resume)
+        with stop_reported_once(fabric):
+            return pretrain(views, settings=chosen, fabric=fabric, resume=resume)
