@@ -26,8 +26,9 @@ from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from vit import ViTMaskedAutoencoder  # noqa: E402
 
-from nnunetv2_xssr.images.pools import open_pool, read_case  # noqa: E402
+from nnunetv2_xssr.images.pools import open_pool  # noqa: E402
 from nnunetv2_xssr.images.read_ahead import read_ahead  # noqa: E402
+from nnunetv2_xssr.images.reading import read_case  # noqa: E402
 from nnunetv2_xssr.images.views import VIEW_SIZE, prepare_views  # noqa: E402
 from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, random_visible  # noqa: E402
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE, MASK_RATIO, ViewSampler  # noqa: E402

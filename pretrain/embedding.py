@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -25,7 +25,7 @@ class Encoder:
 
     Attributes
     ----------
-    module : nn.Module
+    module : PlainConvEncoder
         Maps images (n, channels, height, width) to features (n, d, rows, columns).
     identity : str
         SHA-256 of weights, architecture and views.
@@ -39,7 +39,7 @@ class Encoder:
         The checkpoint.
     """
 
-    module: nn.Module
+    module: PlainConvEncoder
     identity: str
     layout: FeatureLayout
     views: dict

@@ -24,7 +24,7 @@ from dataclasses import asdict
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -204,7 +204,7 @@ class Run:
         names = list(parts[0])
         means = torch.stack([torch.stack([part[name] for part in parts]).mean() for name in names])
         message = torch.cat([means, means.new_tensor([request.number > 0])])  # one message for both is faster
-        *values, asked = self.fabric.all_reduce(message, reduce_op="mean").tolist()
+        *values, asked = cast(torch.Tensor, self.fabric.all_reduce(message, reduce_op="mean")).tolist()
         for name, value in zip(names, values, strict=True):
             if not math.isfinite(value):
                 raise UserError(f"pretraining diverged ({name} {value} at step {self.step}); try another --seed")
@@ -242,7 +242,7 @@ class Run:
         """Measure the health, and add it and the losses to the history."""
         start, first = self.started
         seconds = time.perf_counter() - start
-        health = self.fabric.broadcast(self._health() if self.fabric.is_global_zero else None)
+        health = self.fabric.broadcast(self._health() if self.fabric.is_global_zero else {})
         epoch = self.step // BATCHES_PER_EPOCH - 1
         sentence = collapse(health) if warmed_up(epoch, epochs=self.settings.epochs) else None
         if sentence and not self.warned and self.fabric.is_global_zero:

@@ -11,6 +11,8 @@ from torch import nn
 class Objective(Protocol):
     """What is learned. Every process makes its own objective, from the same arguments.
 
+    ``model`` is what `build_model` returns; in `loss` it may be wrapped for several processes.
+
     Attributes
     ----------
     compares_samples : bool
@@ -31,7 +33,7 @@ class Objective(Protocol):
         """A new model; torch's random numbers come from the seed. Every parameter must contribute to the loss."""
         ...
 
-    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def build_optimizer(self, model: Any) -> torch.optim.Optimizer:
         """The optimizer; its learning rates are the peaks of the schedule."""
         ...
 
@@ -42,7 +44,7 @@ class Objective(Protocol):
         """
         ...
 
-    def loss(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+    def loss(self, model: Any, batch: Any) -> dict[str, torch.Tensor]:
         """Scalars: ``"loss"`` is minimised, other names are logged.
 
         It calls ``model(...)`` once and no other method of it, because only this call averages gradients over the
@@ -50,14 +52,14 @@ class Objective(Protocol):
         """
         ...
 
-    def health(self, model: nn.Module) -> dict[str, float]:
+    def health(self, model: Any) -> dict[str, float]:
         """``"held_out_loss"`` and what `health.embedding_health` returns, on the same views after every epoch.
 
         The engine calls it in the first process only, with the bare model in evaluation mode and without gradients.
         """
         ...
 
-    def finish(self, model: nn.Module, folder: Path) -> None:
+    def finish(self, model: Any, folder: Path) -> None:
         """Write pictures and other files of the model; runs in the first process, before the final checkpoint."""
         ...
 

@@ -9,7 +9,7 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -61,7 +61,7 @@ def start(device: str, *, n_devices: int = 1, precision: str = "32-true") -> Fab
         devices=devices,
         num_nodes=nodes,
         strategy="ddp" if devices * nodes > 1 else "auto",
-        precision=precision,
+        precision=cast(Any, precision),
         plugins=[environment()],
     )
     fabric.launch()
@@ -73,6 +73,7 @@ def _processes_here(n_devices: int) -> tuple[int, int, type[ClusterEnvironment]]
     # Only srun sets the number of tasks of a step. In a batch script without srun, SLURM_NTASKS may be 1 for four GPUs,
     # or 4 for what is one process.
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    found: tuple[int, int, type[ClusterEnvironment]]
     if TorchElasticEnvironment.detect():
         here, all_processes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         found = here, all_processes // here, TorchElasticEnvironment
@@ -114,7 +115,7 @@ def first_on_rank_zero(fabric: Fabric, work: Callable[[], Result]) -> Result:
     if failure is not None:
         raise failure if fabric.is_global_zero else SystemExit(2)
     if fabric.is_global_zero:
-        return result
+        return cast(Result, result)
     with contextlib.redirect_stderr(io.StringIO()):  # the first process shows the progress bars
         return work()
 

@@ -84,13 +84,12 @@ class ViewSampler:
 
 def _check_file(rows: np.ndarray) -> None:
     # Reading beyond the end of a mapped file kills the process without a message, so its size is checked first.
-    file = getattr(rows, "filename", None)
-    if file is None:
+    if not isinstance(rows, np.memmap) or rows.filename is None:
         return
     try:
-        size = Path(file).stat().st_size
+        size = Path(rows.filename).stat().st_size
     except OSError as error:
-        raise _broken(rows, error.strerror) from None
+        raise _broken(rows, str(error.strerror)) from None
     if size < rows.offset + rows.nbytes:
         raise _broken(rows, f"it has {size} bytes instead of {rows.offset + rows.nbytes}")
 
@@ -149,16 +148,14 @@ class MaskedAutoencoding:
     def health(self, model: MaskedAutoencoder) -> dict[str, float]:
         device = next(model.parameters()).device
         (first, visible), (second, _), cases, n_held_out = self._health_views
-        losses, embedded = [], ([], [])
-        for part in torch.arange(n_held_out).split(HEALTH_BATCH):
-            losses.append(len(part) * model(first[part].to(device), visible[part].to(device)).item())
-        for crops, features in zip((first, second), embedded, strict=True):
-            for part in crops.split(HEALTH_BATCH):
-                features.append(model.encoder(part.to(device)).float().flatten(2).mean(dim=2).cpu())
-        return {
-            "held_out_loss": sum(losses) / n_held_out,
-            **embedding_health(torch.cat(embedded[0]), torch.cat(embedded[1]), cases),
-        }
+        parts = zip(first[:n_held_out].split(HEALTH_BATCH), visible[:n_held_out].split(HEALTH_BATCH), strict=True)
+        losses = [len(part) * model(part.to(device), mask.to(device)).item() for part, mask in parts]
+
+        def embed(crops: torch.Tensor) -> torch.Tensor:
+            maps = (model.encoder(part.to(device)).float() for part in crops.split(HEALTH_BATCH))
+            return torch.cat([each.flatten(2).mean(dim=2) for each in maps])
+
+        return {"held_out_loss": sum(losses) / n_held_out, **embedding_health(embed(first), embed(second), cases)}
 
     @cached_property
     def _health_views(self):

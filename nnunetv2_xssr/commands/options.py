@@ -1,15 +1,8 @@
 """The options of the commands that pretrain: the length, the batch, the processes."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from nnunetv2_xssr.commands.running import add_device
-from nnunetv2_xssr.device import resolve_device
-
-if TYPE_CHECKING:  # importing them takes seconds, which --help must not
-    from lightning_fabric import Fabric
-
-    from nnunetv2_xssr.pretrain.settings import Settings
 
 
 def add_training(parser: argparse.ArgumentParser, *, epochs: int, batch: str) -> None:
@@ -40,36 +33,6 @@ def add_dim(parser: argparse.ArgumentParser) -> None:
 
 
 def training_options(args: argparse.Namespace) -> dict:
-    """The keyword arguments of `nnunetv2_xssr.pretrain_encoder` that the options ask for."""
+    """The keyword arguments of `pretrain_encoder` and `pretrain_unet` that the options ask for."""
     names = ("epochs", "batch_size", "seed", "accumulate", "resume", "skip_broken", "device", "num_gpus", "precision")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
-def start_training(
-    args: argparse.Namespace, *, compares_samples: bool, epochs: int, batch_size: int
-) -> tuple["Settings", "Fabric"]:
-    """The settings that the options ask for, and the connected processes.
-
-    Parameters
-    ----------
-    args : Namespace
-    compares_samples : bool
-        As the `Objective` has it.
-    epochs, batch_size : int
-        The defaults.
-
-    Raises
-    ------
-    UserError
-        If an option does not fit.
-    """
-    from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start
-    from nnunetv2_xssr.pretrain.settings import Settings
-
-    names = ("epochs", "batch_size", "seed", "accumulate")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    settings = Settings(**{"epochs": epochs, "batch_size": batch_size, **given})
-    fabric = start(resolve_device(args.device), n_devices=args.num_gpus, precision=args.precision)
-    n_processes = fabric.world_size
-    first_on_rank_zero(fabric, lambda: settings.check_parts(n_processes=n_processes, compares_samples=compares_samples))
-    return settings, fabric

@@ -1,8 +1,12 @@
 """The U-Net of a target's plans with the heads for HSSL's losses."""
 
+from typing import TypeAlias
+
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
+UNet: TypeAlias = PlainConvUNet | ResidualEncoderUNet
 PROJECTION = 128  # features in each contrast, as in SimCLR
 
 
@@ -11,17 +15,17 @@ class HSSLNetwork(nn.Module):
 
     Parameters
     ----------
-    unet : nn.Module
-        A PlainConvUNet or ResidualEncoderUNet of dynamic-network-architectures, 2D or 3D.
+    unet : UNet
+        2D or 3D.
     n_tasks, n_groups : int
         One task per dataset; a group is a modality or an anatomy.
     n_stages : int
         Number of decoder stages that restore the image, from the full resolution as in nnU-Net's deep supervision.
     """
 
-    def __init__(self, unet: nn.Module, *, n_tasks: int, n_groups: int, n_stages: int = 3):
+    def __init__(self, unet: UNet, *, n_tasks: int, n_groups: int, n_stages: int = 3):
         super().__init__()
-        self.unet = unet
+        self.unet: UNet = unet
         features = unet.encoder.output_channels[-1]
         # One per contrast: features that separate two images of a task must have no part in the contrast of tasks.
         self.project_image, self.project_task = (

@@ -72,7 +72,7 @@ class HSSLObjective:
             "groups": self.groups.tolist(),
         }
 
-    def build_model(self) -> nn.Module:
+    def build_model(self) -> HSSLNetwork:
         unet = self.plans.build_network(self.channels)
         for parameter in unet.decoder.seg_layers.parameters():
             parameter.requires_grad_(False)  # they belong to the labels, which come later
@@ -117,7 +117,7 @@ class HSSLObjective:
         """Features of all processes: the first views of all images, then the second ones."""
         return gather(self.fabric, features.unflatten(0, (-1, 2))).transpose(0, 1).flatten(0, 1)
 
-    def health(self, model: nn.Module) -> dict[str, float]:
+    def health(self, model: HSSLNetwork) -> dict[str, float]:
         """The restoration loss of held-out images, and the health of the embeddings of their two views."""
         device = next(model.parameters()).device
         noisy, clean, _ = self._health_batch

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.views import CT_WINDOW, normalisation_schemes
+from nnunetv2_xssr.pretrain.hssl.network import UNet
 from nnunetv2_xssr.records.files import read_json, sha256_json
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, dataset_number
 
@@ -123,7 +123,7 @@ class TargetPlans:
         )
         return data
 
-    def build_network(self, input_channels: int) -> nn.Module:
+    def build_network(self, input_channels: int) -> UNet:
         """The network that ``nnUNetv2_train`` builds, with initial weights from torch's generator.
 
         Raises

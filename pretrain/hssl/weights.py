@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.pretrain.hssl.network import UNet
 
 CITATION = "Zheng et al., Hierarchical Self-Supervised Learning for Medical Image Segmentation (arXiv 2107.04886)"
 _SEGMENTATION = ".seg_layers."  # nnU-Net leaves these out when it loads pretrained weights
@@ -40,7 +40,7 @@ class Match:
         return text + (f", {len(self.missing)} are missing: {first_few(self.missing)}" if self.missing else "")
 
 
-def match_weights(weights: dict[str, torch.Tensor], network: nn.Module) -> Match:
+def match_weights(weights: dict[str, torch.Tensor], network: UNet) -> Match:
     """Compare weights with those of a network key by key, as nnU-Net's loader does, but without its assertions."""
     expected = {key: value.shape for key, value in network.state_dict().items() if _SEGMENTATION not in key}
     stem = set(stem_keys(network))
@@ -57,7 +57,7 @@ def match_weights(weights: dict[str, torch.Tensor], network: nn.Module) -> Match
     return match
 
 
-def stem_keys(network: nn.Module) -> list[str]:
+def stem_keys(network: UNet) -> list[str]:
     """Every name of the one weight that takes the input channels; nnU-Net registers it several times."""
     first = next(parameter for parameter in network.encoder.parameters() if parameter.ndim > 2)
     return [key for key, value in network.state_dict(keep_vars=True).items() if value is first]
@@ -82,14 +82,12 @@ def for_channels(weights: dict[str, torch.Tensor], *, keys: list[str], channels:
     return changed
 
 
-def checkpoint_content(
-    network: nn.Module, *, architecture: dict, configuration: dict, name: str, channels: int
-) -> dict:
+def checkpoint_content(network: UNet, *, architecture: dict, configuration: dict, name: str, channels: int) -> dict:
     """The content of the file of weights: tensors on the CPU and plain values only.
 
     Parameters
     ----------
-    network : nn.Module
+    network : UNet
         The pretrained U-Net.
     architecture : dict
         ``architecture`` of the target's plans.
@@ -124,7 +122,7 @@ def checkpoint_content(
     }
 
 
-def check_loadable(content: dict, network: nn.Module, *, where: str) -> Match:
+def check_loadable(content: dict, network: UNet, *, where: str) -> Match:
     """Raise `UserError` unless nnU-Net can load these weights into this network."""
     match = match_weights(content["network_weights"], network)
     if match.missing or match.adapted:

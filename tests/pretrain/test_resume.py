@@ -116,7 +116,7 @@ def written(workspace):
     for name in (SOURCE, TARGET):
         folder = workspace.preprocessed / name
         for file in sorted(folder.rglob("*")):
-            if file.is_file() and file.name != "files.json":
+            if file.is_file() and file.name != "files.json" and file.suffix != ".log":
                 files[str(file.relative_to(workspace.preprocessed))] = file.read_bytes()
     return files
 
