@@ -30,8 +30,8 @@ from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.images.views import VIEW_SIZE, normalise, prepare_views
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
-from nnunetv2_xssr.pretrain.pooling import ALIGNED, GRID, Layout, place_share, symmetries
-from nnunetv2_xssr.pretrain.task import sample_generator
+from nnunetv2_xssr.pretrain.objective import sample_generator
+from nnunetv2_xssr.pretrain.pooling import ALIGNED, GRID, FeatureLayout, place_share, symmetries
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE, LEARNING_RATE, ViewSampler, crop_and_mask
 from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.constraints import Constraints
@@ -117,7 +117,11 @@ def encoder(kind, views, path, seed):
     torch.manual_seed(seed)
     channels = len(views.channel_names)
     vit = kind == "vit"
-    model = ViTMaskedAutoencoder(channels, VIEW_SIZE // 16) if vit else MaskedAutoencoder(channels, **ARCHITECTURE)
+    model = (
+        ViTMaskedAutoencoder(channels, VIEW_SIZE // 16)
+        if vit
+        else MaskedAutoencoder(input_channels=channels, **ARCHITECTURE)
+    )
     if path.is_file():
         model.load_state_dict(torch.load(path))
     elif "untrained" not in kind:
@@ -129,7 +133,7 @@ def encoder(kind, views, path, seed):
 
 
 def learn(model, views, seed, learning_rate):
-    sampler = ViewSampler([views], seed)
+    sampler = ViewSampler([views], seed=seed)
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, STEPS, pct_start=0.1)
     for step in tqdm(range(STEPS), leave=False):
@@ -217,7 +221,7 @@ def share_of_place(layer):
     """`place_share` of the grid of a layer, shape (cases, views, d, rows, columns)."""
     kept = F.adaptive_avg_pool2d(layer.flatten(0, 1), GRID).flatten(1).unflatten(0, layer.shape[:2])
     averages = torch.zeros(*layer.shape[:3])  # they have no say in it
-    return place_share(torch.cat([averages, kept], 2).numpy(), Layout(0, layer.shape[2], GRID**2))
+    return place_share(torch.cat([averages, kept], 2).numpy(), FeatureLayout(0, layer.shape[2], GRID**2))
 
 
 def standardised(pool, archive, by_archive=False):

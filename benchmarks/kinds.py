@@ -34,7 +34,7 @@ def main():
     parser.add_argument("demo", type=Path, help="the folder that the demo left")
     args = parser.parse_args()
     (path,) = args.demo.glob("nnUNet_results/*/XSSR_MAE__2d/checkpoint_final.pth")
-    encoder, seen = load_encoder(path, "cpu"), defaultdict(list)
+    encoder, seen = load_encoder(path, device="cpu"), defaultdict(list)
     for seed in tqdm(range(1, POOLS + 1)):
         kinds, (pool, source) = drawn(encoder, seed)
         rng = np.random.default_rng(seed)

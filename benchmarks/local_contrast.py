@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from nnunetv2_xssr.commands import hssl_pretrain
 from nnunetv2_xssr.pretrain.hssl import pretrain
 from nnunetv2_xssr.pretrain.hssl.losses import TEMPERATURE
+from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs
-from nnunetv2_xssr.pretrain.hssl.task import HSSLTask
 
 CELLS = 8  # per axis of a view
 FEATURES = 32
@@ -33,7 +33,7 @@ class LocatedPairs(PatchPairs):
         return np.concatenate([image, np.indices(image.shape[1:], dtype=np.float32) + 1])
 
 
-class LocalContrastTask(HSSLTask):
+class LocalContrastObjective(HSSLObjective):
     """The decoder's stages give features of places, where they restored the image."""
 
     def build_model(self) -> nn.Module:
@@ -43,7 +43,7 @@ class LocalContrastTask(HSSLTask):
 
     @staticmethod
     def _draw(pairs: PatchPairs, samples: range) -> tuple[torch.Tensor, ...]:
-        noisy, clean, task = HSSLTask._draw(pairs, samples)
+        noisy, clean, task = HSSLObjective._draw(pairs, samples)
         return noisy[:, :, :-AXES], clean[:, :, -AXES:], task
 
     @staticmethod
@@ -68,5 +68,5 @@ class LocalContrastTask(HSSLTask):
 
 
 if __name__ == "__main__":
-    pretrain.PatchPairs, pretrain.HSSLTask = LocatedPairs, LocalContrastTask
+    pretrain.PatchPairs, pretrain.HSSLObjective = LocatedPairs, LocalContrastObjective
     sys.exit(hssl_pretrain.main())

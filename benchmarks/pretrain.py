@@ -26,8 +26,9 @@ from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from vit import ViTMaskedAutoencoder  # noqa: E402
 
-from nnunetv2_xssr.images.pools import open_pool, read_case  # noqa: E402
+from nnunetv2_xssr.images.pools import open_pool  # noqa: E402
 from nnunetv2_xssr.images.read_ahead import read_ahead  # noqa: E402
+from nnunetv2_xssr.images.reading import read_case  # noqa: E402
 from nnunetv2_xssr.images.views import VIEW_SIZE, prepare_views  # noqa: E402
 from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, random_visible  # noqa: E402
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE, MASK_RATIO, ViewSampler  # noqa: E402
@@ -46,14 +47,14 @@ def main():
 
 
 def ours():
-    model = MaskedAutoencoder(1, **ARCHITECTURE)
-    visible = random_visible(BATCH, (CELLS, CELLS), MASK_RATIO, torch.Generator().manual_seed(0))
+    model = MaskedAutoencoder(input_channels=1, **ARCHITECTURE)
+    visible = random_visible(BATCH, (CELLS, CELLS), mask_ratio=MASK_RATIO, generator=torch.Generator().manual_seed(0))
     return model, lambda x: model(x, visible), lambda x: model.encoder(x).mean((2, 3))
 
 
 def plain_vit():
     model = ViTMaskedAutoencoder(1, CELLS)
-    visible = random_visible(BATCH, (CELLS, CELLS), MASK_RATIO, torch.Generator().manual_seed(0))
+    visible = random_visible(BATCH, (CELLS, CELLS), mask_ratio=MASK_RATIO, generator=torch.Generator().manual_seed(0))
     return model, lambda x: model(x, visible), lambda x: model.maps(x)[-1].mean((2, 3))
 
 
@@ -209,7 +210,7 @@ def loader_round(pool, ending):
         start = time.perf_counter()
         views = prepare_views(pool)
         first = len(pool) / (time.perf_counter() - start)
-        sampler, n = ViewSampler([views], 0), 4096
+        sampler, n = ViewSampler([views], seed=0), 4096
         return decoded, first, rate(n, lambda: [sampler.views(range(i, i + BATCH)) for i in range(0, n, BATCH)])
 
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.pretrain.embedding import Encoder, embed_views
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
-from nnunetv2_xssr.pretrain.pooling import COMPONENTS, GRID, Layout, choose_embedding, features
+from nnunetv2_xssr.pretrain.pooling import COMPONENTS, GRID, FeatureLayout, choose_embedding, features
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE
 from nnunetv2_xssr.selection import select
 from nnunetv2_xssr.selection.standardise import standardise
@@ -140,13 +140,20 @@ def augment(images, masks, generator):
 
 def compared_by_select(images, path):
     """Distances between cases by the default embedding of an encoder that embedding.py pretrained."""
-    model = MaskedAutoencoder(images.shape[1], **ARCHITECTURE)
+    model = MaskedAutoencoder(input_channels=images.shape[1], **ARCHITECTURE)
     model.load_state_dict(torch.load(path))
     before, last = ARCHITECTURE["features_per_stage"][-2:]
-    encoder = Encoder(model.encoder.eval(), "", Layout(last, before, GRID**2), {}, {}, path)
+    encoder = Encoder(
+        module=model.encoder.eval(),
+        identity="",
+        layout=FeatureLayout(last, before, GRID**2),
+        views={},
+        sources={},
+        path=path,
+    )
     kept = np.stack([embed_views(encoder, case[None]) for case in images])
-    kind = choose_embedding("auto", kept, encoder.layout)
-    z = standardise(features(kept, encoder.layout, kind), None, COMPONENTS[kind])[0].astype(np.float64)
+    kind = choose_embedding(kept, encoder.layout, kind="auto")
+    z = standardise(features(kept, encoder.layout, kind=kind), None, COMPONENTS[kind])[0].astype(np.float64)
     return np.sqrt(np.maximum(2 - 2 * z @ z.T, 0))
 
 

@@ -10,12 +10,12 @@ import torch
 from nnunetv2_xssr.commands import hssl_pretrain
 from nnunetv2_xssr.pretrain.hssl import pretrain
 from nnunetv2_xssr.pretrain.hssl.losses import restoration
-from nnunetv2_xssr.pretrain.hssl.task import HSSLTask
+from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 
 FIRST_PHASE = 150  # batches: half of those of hssl.py's short schedule
 
 
-class TwoPhasesTask(HSSLTask):
+class TwoPhasesObjective(HSSLObjective):
     """The decoder learns nothing, and teaches the encoder nothing, in the first phase."""
 
     batches = 0
@@ -31,5 +31,5 @@ class TwoPhasesTask(HSSLTask):
 
 
 if __name__ == "__main__":
-    pretrain.HSSLTask = TwoPhasesTask
+    pretrain.HSSLObjective = TwoPhasesObjective
     sys.exit(hssl_pretrain.main())

@@ -22,7 +22,7 @@ from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.processes import start
-from nnunetv2_xssr.pretrain.task import Settings
+from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
 from nnunetv2_xssr.records.files import read_json
 
@@ -43,7 +43,8 @@ def write_points(pack: str, file: Path, device: str) -> None:
             os.environ[variable] = folder
         pool = open_pool(str(pack_folder(pack) / "imagesTr"))
         views = prepare_views(pool, channel_names=tuple(channels[number] for number in sorted(channels, key=int)))
-        encoder = load_encoder(pretrain([views], Settings(), start(device), resume=False), device)
+        trained = pretrain([views], settings=Settings(), fabric=start(device), resume=False)
+        encoder = load_encoder(trained, device=device)
         points = np.concatenate([embed_views(encoder, case) for case in views.rows])[:, : encoder.layout.last]
     np.save(file, points)
     print(f"wrote {file}: {len(points)} points from {len(pool)} cases")

@@ -43,7 +43,7 @@ def load_checkpoint(path: Path) -> dict:
 
 
 def encoder_identity(checkpoint: dict) -> str:
-    """SHA-256 of everything that decides an embedding: the weights, the architecture and the look of the views."""
+    """SHA-256 of everything that decides an embedding: the weights, the architecture and the settings of the views."""
     weights = checkpoint["weights"]
     digest = sha256_json({key: checkpoint[key] for key in ("architecture", "views")}).encode()
     return sha256([digest] + [part for k in sorted(weights) for part in (k.encode(), weights[k].numpy().tobytes())])

@@ -1,11 +1,11 @@
-"""Embeddings of cases: what is kept of their feature maps, on disk, computed only where it is missing."""
+"""Embeddings of cases: their pooled feature maps, kept on disk and computed only for cases that lack them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -15,49 +15,50 @@ from nnunetv2_xssr.images.channels import channel_order
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
-from nnunetv2_xssr.pretrain.pooling import GRID, Layout, symmetries
+from nnunetv2_xssr.pretrain.pooling import GRID, FeatureLayout, symmetries
 from nnunetv2_xssr.pretrain.schedule import AUTO
 from nnunetv2_xssr.records.workspace import Workspace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Encoder:
     """A pretrained encoder, ready to embed.
 
     Attributes
     ----------
-    module : nn.Module
-        Image tensor (n, channels, height, width) to features (n, d, rows, columns).
+    module : PlainConvEncoder
+        Maps images (n, channels, height, width) to features (n, d, rows, columns).
     identity : str
         SHA-256 of weights, architecture and views.
-    layout : Layout
-        Of what is kept of a view.
+    layout : FeatureLayout
+        The order of the pooled features of a view.
     views : dict
         What it was trained on: ``view_size``, ``channel_names`` and ``normalisation``, nnU-Net's scheme per channel.
     sources : dict
         Name and hash of every pool that it learned from.
     path : Path
+        The checkpoint.
     """
 
-    module: nn.Module
+    module: PlainConvEncoder
     identity: str
-    layout: Layout
+    layout: FeatureLayout
     views: dict
     sources: dict[str, str]
     path: Path
 
 
-def load_encoder(path: Path, device: str) -> Encoder:
+def load_encoder(path: Path, *, device: str) -> Encoder:
     """Load the encoder of a finished pretraining.
 
     Raises
     ------
     UserError
-        If the file is not a finished checkpoint of ours.
+        If the file is not a checkpoint of ours, or that of an unfinished pretraining.
     """
     checkpoint = load_checkpoint(path)
-    if "optimizer" in checkpoint:
-        done, epochs = checkpoint["epoch"], checkpoint["training"]["epochs"]
+    done, epochs = checkpoint["epoch"], checkpoint["training"]["epochs"]
+    if "optimizer" in checkpoint or (isinstance(epochs, int) and done < epochs):
         raise UserError(
             f"{path} is an unfinished pretraining ({done} of {'more' if epochs == AUTO else epochs} epochs); "
             f"finish it with nnUNetv2_xssr_pretrain --c and give its checkpoint_final.pth"
@@ -66,12 +67,12 @@ def load_encoder(path: Path, device: str) -> Encoder:
     model.load_state_dict(checkpoint["weights"])
     before, last = checkpoint["architecture"]["features_per_stage"][-2:]
     return Encoder(
-        model.encoder.eval().to(device),
-        encoder_identity(checkpoint),
-        Layout(last, before, GRID ** checkpoint["architecture"].get("dim", 2)),
-        checkpoint["views"],
-        checkpoint["sources"],
-        path,
+        module=model.encoder.eval().to(device),
+        identity=encoder_identity(checkpoint),
+        layout=FeatureLayout(last, before, GRID ** checkpoint["architecture"].get("dim", 2)),
+        views=checkpoint["views"],
+        sources=checkpoint["sources"],
+        path=path,
     )
 
 
@@ -111,7 +112,7 @@ def _kind(size: int | list[int]) -> str:
 
 @torch.inference_mode()
 def embed_views(encoder: Encoder, views: np.ndarray) -> np.ndarray:
-    """What is kept of the views of one case, shape (views, encoder.layout.size).
+    """Pooled features of the views of one case, shape (views, encoder.layout.size).
 
     Parameters
     ----------
@@ -125,14 +126,14 @@ def embed_views(encoder: Encoder, views: np.ndarray) -> np.ndarray:
     average = x.flatten(2).mean(dim=2).unflatten(0, (-1, n)).mean(dim=0)
     pool = F.adaptive_avg_pool2d if x.ndim == 4 else F.adaptive_avg_pool3d
     x = x[:n]  # the views as they are
-    kept = [last(x).flatten(2).mean(dim=2), average, pool(x, GRID).flatten(1)]
-    return torch.cat(kept, dim=1).cpu().numpy()
+    pooled = [last(x).flatten(2).mean(dim=2), average, pool(x, GRID).flatten(1)]
+    return torch.cat(pooled, dim=1).cpu().numpy()
 
 
 def embed(encoder: Encoder, views: Views) -> CaseRows:
     """Embed every case of a pool that is not embedded yet; float32 rows of shape (views, encoder.layout.size).
 
-    A case is embedded alone, so that its row depends neither on its neighbours nor on where a run was interrupted.
+    Each case is embedded alone, so that its row depends neither on its neighbours nor on interruptions of a run.
     """
     order = list(check_encoder_fits(encoder, views))
     settings = {

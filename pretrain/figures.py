@@ -1,10 +1,11 @@
-"""Pictures of a pretraining: the curve of the loss, and what the autoencoder fills in."""
+"""Pictures of a pretraining: the curve of the loss, and the reconstructions of the autoencoder."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch.nn import functional as F
 
 from nnunetv2_xssr.images.sheets import contact_sheet
@@ -18,13 +19,14 @@ _LABELS = {
 }
 
 
-def draw_progress(path: Path, history: dict[str, list[float]], note: str) -> None:
-    """``progress.png``: does it still learn, and are the embeddings healthy?
+def draw_progress(path: Path, history: dict[str, list[float]], *, note: str) -> None:
+    """Draw ``progress.png``, which shows whether the model still learns and whether its embeddings are healthy.
 
     Parameters
     ----------
+    path : Path
     history : dict of lists of float
-        One value an epoch. Names that end with ``loss`` share a panel, the effective rank has one, and all others,
+        One value per epoch. Names that end with ``loss`` share a panel, the effective rank has one, and all others,
         which lie between 0 and 1, share one. The learning rate is a dotted line, the speed is in the title.
     note : str
         On which views the health was measured.
@@ -52,29 +54,34 @@ def draw_progress(path: Path, history: dict[str, list[float]], note: str) -> Non
     rates.plot(epochs, history[rate], ":", color="grey")
     rates.set_ylabel("learning rate (dotted)", color="grey")
     all_axes[-1].set_xlabel("epoch")
-    all_axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    all_axes[-1].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     figure.suptitle(f"{note}; {np.median(history[speed]):.0f} images/s")
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=100)
 
 
 def draw_reconstructions(
-    path: Path, model: MaskedAutoencoder, images: torch.Tensor, mask_ratio: float, seed: int
+    path: Path, model: MaskedAutoencoder, images: torch.Tensor, *, mask_ratio: float, seed: int
 ) -> None:
-    """``reconstructions.png``: image, masked image and reconstruction of a few views.
+    """Draw ``reconstructions.png``: image, masked image and reconstruction of a few views.
 
     Parameters
     ----------
+    path : Path
+    model : MaskedAutoencoder
     images : tensor of shape (n, channels, ...)
-        The first channel is shown, or three as colours; of a volume the middle slice.
+        The figure shows the first channel, or three as colours; of a volume the middle slice.
+    mask_ratio : float
+    seed : int
+        Of the mask.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = tuple(size // CELL for size in images.shape[2:])
-    visible = random_visible(len(images), shape, mask_ratio, generator)
+    visible = random_visible(len(images), shape, mask_ratio=mask_ratio, generator=generator)
     device = next(model.parameters()).device
     with torch.no_grad():
         predicted = model.reconstruct(images.to(device), visible.to(device)).cpu()
-    # The target is normalised per cell; to be looked at, every cell gets its own mean and deviation back.
+    # The target is normalised per cell; for the picture every cell gets its own mean and deviation back.
     _, mean, std = cell_targets(images)
     filled = torch.where(visible.bool(), to_cells(images), predicted * std + mean)
     pixels = F.interpolate(visible, images.shape[2:], mode="nearest")

@@ -1,4 +1,4 @@
-"""Is a pretraining without labels healthy? What its embeddings say."""
+"""The health of a pretraining without labels, as its embeddings show it."""
 
 import torch
 from torch.nn import functional as F
@@ -24,7 +24,8 @@ def spread(features: torch.Tensor) -> float:
 def effective_rank(features: torch.Tensor) -> float:
     """Exponential of the entropy of the normalised singular values (Roy & Vetterli 2007), between 1 and d.
 
-    Of the unit-length features minus their mean: the number of directions in which images differ.
+    The singular values are those of the unit-length features minus their mean: the effective rank is the number of
+    directions in which images differ.
 
     Parameters
     ----------
@@ -37,32 +38,36 @@ def effective_rank(features: torch.Tensor) -> float:
 
 
 def recall_at_1(first: torch.Tensor, second: torch.Tensor, cases: torch.Tensor) -> float:
-    """How often the nearest of the second crops is of the same case as the first crop, in [0, 1].
+    """Share of first crops whose nearest second crop is of the same case, in [0, 1].
 
-    In the space in which cases are picked: features are standardised and of unit length.
+    Distances are those by which cases are picked: features are standardised and of unit length.
 
     Parameters
     ----------
     first, second : tensors of shape (views, d)
-        Features of two random crops of every view.
+        Features of two random crops per view.
     cases : tensor of shape (views,)
         The case of every view.
     """
-    both = torch.cat([first, second]).double()
+    both, cases = _double(torch.cat([first, second])), cases.cpu()
     both = F.normalize((both - both.mean(dim=0)) / both.std(dim=0).clamp(min=1e-12), dim=1)
     nearest = (both[: len(first)] @ both[len(first) :].T).argmax(dim=1)
     return (cases[nearest] == cases).double().mean().item()
 
 
 def _centred(features: torch.Tensor) -> torch.Tensor:
-    unit = F.normalize(features.double(), dim=1)
+    unit = F.normalize(_double(features), dim=1)
     return unit - unit.mean(dim=0)
+
+
+def _double(features: torch.Tensor) -> torch.Tensor:
+    return features.cpu().double()  # in this order: mps has no float64
 
 
 def embedding_health(first: torch.Tensor, second: torch.Tensor, cases: torch.Tensor) -> dict[str, float]:
     """`spread` and `effective_rank` of the first crops and `recall_at_1` of both; parameters as there.
 
-    The rank is left out below ``LEAST_VIEWS`` views, which span so few directions that it tells nothing.
+    The rank is left out below ``LEAST_VIEWS`` views: so few views span too few directions.
     """
     health = {"spread": spread(first), "recall_at_1": recall_at_1(first, second, cases)}
     return health if len(first) < LEAST_VIEWS else {**health, "effective_rank": effective_rank(first)}

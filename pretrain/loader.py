@@ -1,4 +1,4 @@
-"""Batches made ahead of the training, so that a GPU does not wait for them."""
+"""Batches that worker processes make ahead of the training, so that a GPU does not wait for them."""
 
 import multiprocessing
 import signal
@@ -10,13 +10,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.pretrain.task import Task
+from nnunetv2_xssr.pretrain.objective import Objective
 
 
 def worker_count(device: torch.device) -> int:
-    """As many processes as nnU-Net takes for its augmentation (``nnUNet_n_proc_DA``); none where cores are what trains.
+    """The number of workers: as many as nnU-Net uses for augmentation (``nnUNet_n_proc_DA``), none to train on a CPU.
 
-    They are forked, so that the images are not copied to them; macOS and Windows do without.
+    Workers are forked, so that the images are not copied to them; on macOS and Windows there are none.
     """
     from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
@@ -25,26 +25,26 @@ def worker_count(device: torch.device) -> int:
 
 
 class _Batches(Dataset):
-    def __init__(self, task: Task):
-        self.task = task
+    def __init__(self, objective: Objective):
+        self.objective = objective
 
     def __getitem__(self, samples: range) -> Any:
         try:
-            return self.task.batch(samples)
+            return self.objective.batch(samples)
         except UserError as error:
             return error  # raised in the training process; torch would bury the sentence in the worker's traceback
 
 
-def batches(task: Task, samples: Iterable[range], n_workers: int) -> Iterator[Any]:
-    """``task.batch`` of every range, in order; what it gives does not depend on the number of workers.
+def batches(objective: Objective, samples: Iterable[range], *, n_workers: int) -> Iterator[Any]:
+    """``objective.batch`` of every range, in order; the batches do not depend on the number of workers.
 
     Raises
     ------
     UserError
-        What ``task.batch`` raises.
+        As ``objective.batch`` raises it.
     """
     loader = DataLoader(
-        _Batches(task),
+        _Batches(objective),
         sampler=samples,
         batch_size=None,
         num_workers=n_workers,
@@ -59,7 +59,7 @@ def batches(task: Task, samples: Iterable[range], n_workers: int) -> Iterator[An
 
 
 def _start_worker(_: int) -> None:
-    # The training process turns these into a request to stop; a worker simply ends, when that process tells it to.
+    # The training process turns these signals into a request to stop, and then ends its workers by SIGTERM.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

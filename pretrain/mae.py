@@ -4,17 +4,21 @@ import math
 
 import torch
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-CELL = 16  # pixels along every axis of what is masked or visible as one; the stride of the whole encoder
+CELL = 16  # pixels along every axis of a cell, which is masked or visible as a whole; the stride of the whole encoder
+# Images and their cells for `einops.rearrange`, by the number of axes.
+_IMAGE = {4: "b c (h p) (w q)", 5: "b c (d p) (h q) (w r)"}
+_CELLS = {4: "b (c p q) h w", 5: "b (c p q r) d h w"}
 
 
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of every position.
 
-    Instance norm, nnU-Net's choice, would take the mean of every feature map away, which is what global average
-    pooling reads; batch norm would meet other statistics on whole images than on the masked ones it learned from.
+    Instance norm, nnU-Net's choice, would remove the mean of every feature map, which is what global average pooling
+    reads; batch norm would meet other statistics on whole images than on the masked ones of its training.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -22,7 +26,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def build_encoder(
-    input_channels: int, features_per_stage: list[int], strides: list[int], dim: int = 2
+    *, input_channels: int, features_per_stage: list[int], strides: list[int], dim: int = 2
 ) -> PlainConvEncoder:
     """A 2D or 3D encoder of dynamic-network-architectures whose strides multiply to ``CELL``."""
     return PlainConvEncoder(
@@ -46,25 +50,28 @@ def _convolution(dim: int) -> type[nn.Module]:
 
 
 class MaskedAutoencoder(nn.Module):
-    """Reconstruct masked cells of an image from the visible ones; ``...`` stands for height and width, in 3D depth too.
+    """A network that reconstructs masked cells of an image from the visible ones.
 
-    The mask is applied to the image and again after every stage of the encoder, so that nothing but visible cells
-    ever reaches a visible cell, and masked cells hold nothing (SparK, Tian et al. 2023; ConvNeXt V2, Woo et al.
-    2023). A learned token stands for the masked cells in a light decoder. The target is the pixels of every cell,
-    normalised to its mean and standard deviation (MAE, He et al. 2022).
+    The mask is applied to the image and again after every stage of the encoder: features of visible cells depend on
+    visible cells alone, and those of masked cells are zero (SparK, Tian et al. 2023; ConvNeXt V2, Woo et al. 2023). A
+    learned token stands for the masked cells in a light decoder. The target is the pixels of every cell, normalised by
+    its mean and standard deviation (MAE, He et al. 2022).
+
+    In shapes, ``...`` stands for (height, width) or (depth, height, width).
 
     Parameters
     ----------
     input_channels : int
     features_per_stage, strides : lists of int
-        Of the encoder; the strides multiply to ``CELL``.
+        Per stage of the encoder; the strides multiply to ``CELL``.
     decoder_features : int
     dim : {2, 3}
-        Of the images.
+        Dimension of the images.
     """
 
     def __init__(
         self,
+        *,
         input_channels: int,
         features_per_stage: list[int],
         strides: list[int],
@@ -73,7 +80,9 @@ class MaskedAutoencoder(nn.Module):
     ):
         super().__init__()
         conv = _convolution(dim)
-        self.encoder = build_encoder(input_channels, features_per_stage, strides, dim)
+        self.encoder = build_encoder(
+            input_channels=input_channels, features_per_stage=features_per_stage, strides=strides, dim=dim
+        )
         self.to_decoder = conv(features_per_stage[-1], decoder_features, 1)
         self.mask_token = nn.Parameter(torch.zeros(1, decoder_features, *[1] * dim))
         self.decoder = nn.Sequential(
@@ -122,7 +131,7 @@ def _resize_mask(visible: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def cell_targets(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pixels of every cell, normalised per cell, with the mean and standard deviation that were taken away.
+    """Pixels of every cell, normalised per cell, with the mean and standard deviation of the cell.
 
     Returns
     -------
@@ -137,30 +146,40 @@ def cell_targets(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 
 def to_cells(image: torch.Tensor) -> torch.Tensor:
     """The pixels of every cell as channels: (batch, channels, ...) to (batch, channels * CELL**dim, ... / CELL)."""
-    dim = image.ndim - 2
-    for axis in range(dim):
-        image = image.unflatten(2 + 2 * axis, (-1, CELL))
-    within, across = [3 + 2 * axis for axis in range(dim)], [2 + 2 * axis for axis in range(dim)]
-    return image.permute(0, 1, *within, *across).flatten(1, 1 + dim)
+    return rearrange(image, f"{_IMAGE[image.ndim]} -> {_CELLS[image.ndim]}", **_sizes(image))
 
 
 def from_cells(cells: torch.Tensor) -> torch.Tensor:
     """The inverse of `to_cells`."""
-    dim = cells.ndim - 2
-    image = cells.unflatten(1, (-1, *[CELL] * dim))
-    image = image.permute(0, 1, *(place for axis in range(dim) for place in (2 + dim + axis, 2 + axis)))
-    for axis in range(dim):
-        image = image.flatten(2 + axis, 3 + axis)
-    return image
+    return rearrange(cells, f"{_CELLS[cells.ndim]} -> {_IMAGE[cells.ndim]}", **_sizes(cells))
 
 
-def random_visible(batch: int, shape: tuple[int, ...], mask_ratio: float, generator: torch.Generator) -> torch.Tensor:
-    """Random cells of a grid stay visible: shape (batch, 1, *shape), 1 for visible, equally many an image."""
-    return visible_cells(torch.rand(batch, math.prod(shape), generator=generator), shape, mask_ratio)
+def _sizes(like: torch.Tensor) -> dict[str, int]:
+    return dict.fromkeys("pqr"[: like.ndim - 2], CELL)
 
 
-def visible_cells(numbers: torch.Tensor, shape: tuple[int, ...], mask_ratio: float) -> torch.Tensor:
-    """The cells with the smallest of some random numbers, shape (batch, cells), stay visible."""
+def random_visible(
+    batch: int, shape: tuple[int, ...], *, mask_ratio: float, generator: torch.Generator
+) -> torch.Tensor:
+    """A mask with random visible cells, equally many per image: shape (batch, 1, *shape), 1 for visible."""
+    return visible_cells(torch.rand(batch, math.prod(shape), generator=generator), shape, mask_ratio=mask_ratio)
+
+
+def visible_cells(numbers: torch.Tensor, shape: tuple[int, ...], *, mask_ratio: float) -> torch.Tensor:
+    """The mask in which the cells with the smallest random numbers are visible.
+
+    Parameters
+    ----------
+    numbers : tensor of shape (batch, cells)
+    shape : tuple of int
+        Of the grid of cells.
+    mask_ratio : float
+
+    Returns
+    -------
+    tensor of shape (batch, 1, *shape)
+        1 for visible, 0 for masked.
+    """
     n = math.prod(shape)
     n_visible = n - round(mask_ratio * n)
     order = numbers.argsort(dim=1)
@@ -168,12 +187,12 @@ def visible_cells(numbers: torch.Tensor, shape: tuple[int, ...], mask_ratio: flo
 
 
 def crop_numbers(dim: int) -> int:
-    """How many random numbers `random_crops` needs for one image."""
+    """The number of random numbers that `random_crops` needs per image."""
     return 2 * dim + 1
 
 
 def random_crops(image: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """Random resized crops (60 to 100 % of every axis) and flips of the last axis, same shape as the images.
+    """Random crops (60 to 100 % of every axis), resized to the shape of the images, and flips of the last axis.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""What of a case's feature maps is kept, and by what of it cases are compared: where things are, or only what is there.
+"""Pooled features of a case, and the part of them by which cases are compared: with places, or without.
 
-Where anatomy is aligned between cases, as in chest X-rays, a coarse grid of features tells them apart better; where it
-is not, as in fields of cells, the grid compares what only happens to lie at the same place, and features that know up
-from down compare what only happens to point the same way. docs/embedding.md has the evidence.
+Where anatomy is aligned between cases, as in chest X-rays, a coarse grid of features tells them apart better. Where it
+is not, as in fields of cells, a grid compares things that lie at the same place by chance, and features that depend on
+the orientation compare things that point in the same direction by chance. docs/embedding.md has the evidence.
 """
 
 from collections.abc import Iterator
@@ -17,24 +17,24 @@ from nnunetv2_xssr.selection.standardise import Scale
 
 GRID = 4  # cells along every axis of a view
 EMBEDDINGS = ("auto", "grid", "average", "gap")
-# Principal components that cases are compared by. A grid has thousands of features, most of them noise; the paper's
-# embedding is left as it is.
+# Principal components by which cases are compared. A grid has thousands of features, most of them noise; the paper's
+# embedding stays as it is.
 COMPONENTS = {"grid": 32, "average": 32, "gap": None}
-ALIGNED = 0.25  # place share from which on "auto" is the grid: lungs have 0.59, hippocampi 0.50, nuclei 0.09 and 0.13
+ALIGNED = 0.25  # least place share for which "auto" is the grid: lungs 0.59, hippocampi 0.50, nuclei 0.09 and 0.13
 
 
-class Layout(NamedTuple):
-    """How the features that are kept of a view lie side by side.
+class FeatureLayout(NamedTuple):
+    """The order of the pooled features of a view.
 
     Attributes
     ----------
     last : int
-        Features of the last stage, averaged over all positions; they come first.
+        Number of features of the last stage. Their averages over all positions come first.
     before : int
-        Features of the stage before it, averaged over all positions and all `symmetries` of the view; then each of the
-        view as it is, in a grid of cells.
+        Number of features of the stage before it. Their averages over all positions and all `symmetries` of the view
+        follow; then each of them in a grid of cells, of the view as it is.
     cells : int
-        Of the grid: ``GRID`` squared, or cubed for whole volumes.
+        Number of cells of the grid: ``GRID`` squared, or cubed for whole volumes.
     """
 
     last: int
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
 
     @property
     def grid(self) -> int:
-        """Where the grid begins."""
+        """Index of the first feature of the grid."""
         return self.last + self.before
 
     @property
@@ -52,7 +52,9 @@ class Layout(NamedTuple):
 
 
 def symmetries(views: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Views mirrored along every set of axes, none first; square ones also with rows and columns exchanged: 8 of each.
+    """The 8 symmetries of every view: mirrored along every set of axes, 2D views also with rows and columns exchanged.
+
+    The first one is the view as it is.
 
     Parameters
     ----------
@@ -65,18 +67,19 @@ def symmetries(views: torch.Tensor) -> Iterator[torch.Tensor]:
                 yield turned.flip(mirrored)
 
 
-def place_share(kept: np.ndarray, layout: Layout) -> float:
+def place_share(pooled: np.ndarray, layout: FeatureLayout) -> float:
     """Share of the variance of the grid that the place alone explains, in [0, 1]: large where anatomy is aligned.
 
-    For every feature: the variance between the mean values of the places (views are places too), less what chance
-    makes of n cases, over its whole variance. The mean over all features that vary.
+    For every feature: the variance between the means of the places (views are places too), minus what n cases give by
+    chance, divided by its whole variance. The result is the mean over all features that vary.
 
     Parameters
     ----------
-    kept : array of shape (n, views, layout.size)
+    pooled : array of shape (n, views, layout.size)
+    layout : FeatureLayout
     """
-    n, views, _ = kept.shape
-    scale = Scale.of(kept.reshape(n, -1))
+    n, views, _ = pooled.shape
+    scale = Scale.of(pooled.reshape(n, -1))
     std = np.divide(1, scale.factor, out=np.zeros_like(scale.factor), where=scale.factor > 0)
     shape = views, layout.before, layout.cells
     mean, variance = (each.reshape(views, -1)[:, layout.grid :].reshape(shape) for each in (scale.mean, std**2))
@@ -86,8 +89,8 @@ def place_share(kept: np.ndarray, layout: Layout) -> float:
     return float(share.mean()) if varies.any() else 0.0
 
 
-def choose_embedding(kind: str, kept: np.ndarray, layout: Layout) -> str:
-    """What the user chose, or for ``"auto"`` ``"grid"`` or ``"average"``, as the `place_share` of the pool tells.
+def choose_embedding(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> str:
+    """The kind that the user chose; for ``"auto"``, ``"grid"`` or ``"average"`` by the `place_share` of the pool.
 
     Raises
     ------
@@ -98,22 +101,23 @@ def choose_embedding(kind: str, kept: np.ndarray, layout: Layout) -> str:
         raise one_of("--embedding", EMBEDDINGS, kind)
     if kind != "auto":
         return kind
-    return "grid" if place_share(kept, layout) >= ALIGNED else "average"
+    return "grid" if place_share(pooled, layout) >= ALIGNED else "average"
 
 
-def features(kept: np.ndarray, layout: Layout, kind: str) -> np.ndarray:
-    """The features that cases are compared by, shape (n, d).
+def features(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> np.ndarray:
+    """The features by which cases are compared, shape (n, d).
 
     Parameters
     ----------
-    kept : array of shape (n, views, layout.size)
-        May be a memory map; of 2D cases the result is a view of it.
-    layout : Layout
+    pooled : array of shape (n, views, layout.size)
+        May be a memory map; for 2D cases the result is a view of it.
+    layout : FeatureLayout
     kind : {"grid", "average", "gap"}
-        Of the stage before the last the grids of all views side by side, or the average over all cells, symmetries and
-        views; or the average of the last stage, as the paper has it (global average pooling).
+        ``"grid"``: the grids of all views side by side, of the stage before the last. ``"average"``: the average of
+        that stage over all cells, symmetries and views. ``"gap"``: the average of the last stage, as in the paper
+        (global average pooling).
     """
     if kind == "grid":
-        return kept[:, :, layout.grid :].reshape(len(kept), -1)
+        return pooled[:, :, layout.grid :].reshape(len(pooled), -1)
     columns = slice(layout.last) if kind == "gap" else slice(layout.last, layout.grid)
-    return kept[:, 0, columns] if kept.shape[1] == 1 else kept[:, :, columns].mean(axis=1)
+    return pooled[:, 0, columns] if pooled.shape[1] == 1 else pooled[:, :, columns].mean(axis=1)

@@ -1,6 +1,6 @@
-"""One process or many, with the same code: which processes there are, and how they wait for each other.
+"""The processes of a run: one or many, with the same code, and how they wait for each other.
 
-On a CPU or one GPU there is one process. ``-num_gpus N`` starts N, one a GPU. Under ``torchrun`` or ``srun`` the
+On a CPU or one GPU there is one process. ``-num_gpus N`` starts N, one per GPU. Under ``torchrun`` or ``srun`` the
 processes are there already, on one machine or many, on GPUs (nccl) or CPUs (gloo); machines share nnU-Net's folders.
 """
 
@@ -9,11 +9,16 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 
 from nnunetv2_xssr.errors import Stopped, UserError, one_of
 
@@ -21,51 +26,72 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 Result = TypeVar("Result")
 
 
-def start(device: str, n_devices: int = 1, precision: str = "32-true") -> Fabric:
+def start(device: str, *, n_devices: int = 1, precision: str = "32-true") -> Fabric:
     """The processes of this run, connected.
 
     Parameters
     ----------
     device : {"cpu", "cuda", "mps"}
     n_devices : int
-        GPUs of this machine; under torchrun or srun their number of processes counts instead.
+        GPUs of this machine. Under torchrun or srun, which have started the processes, 1 or their number per machine.
     precision : {"32-true", "bf16-mixed", "16-mixed"}
 
     Raises
     ------
     UserError
-        If there are not as many GPUs, or the device cannot compute in this precision.
+        If there are not as many GPUs, the processes of torchrun or srun do not fit, or the device cannot compute in
+        this precision.
     """
     if precision not in PRECISIONS:
         raise one_of("precision", PRECISIONS, precision)
     if precision == "16-mixed" and device != "cuda":
         raise UserError(f"precision 16-mixed needs a CUDA GPU; got the device {device}; choose bf16-mixed or 32-true")
-    devices, nodes = _processes_here(n_devices)
+    devices, nodes, environment = _processes_here(n_devices)
     there = torch.cuda.device_count() if device == "cuda" else 1
-    if n_devices < 1 or (devices == n_devices and n_devices > there):
+    if environment is LightningEnvironment and not 1 <= n_devices <= there:
         raise UserError(
             f"num_gpus must be between 1 and {there} for the device {device} of this machine; got {n_devices}; "
             f"several processes on CPUs or on several machines are started by torchrun or srun"
         )
-    # Fabric tells about every device that it does not use; nnU-Net's user has chosen one.
+    # Fabric comments on every device that it does not use; the user has chosen one.
     for name in ("lightning_fabric", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    strategy = "ddp" if devices * nodes > 1 else "auto"
-    fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
+    fabric = Fabric(
+        accelerator=device,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        precision=cast(Any, precision),
+        plugins=[environment()],
+    )
     fabric.launch()
     return fabric
 
 
-def _processes_here(n_devices: int) -> tuple[int, int]:
-    """Processes on every machine, and machines."""
+def _processes_here(n_devices: int) -> tuple[int, int, type[ClusterEnvironment]]:
+    """Processes per machine, machines, and what has started the processes; ``LightningEnvironment`` if nothing has."""
+    # Only srun sets the number of tasks of a step. In a batch script without srun, SLURM_NTASKS may be 1 for four GPUs,
+    # or 4 for what is one process.
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    found: tuple[int, int, type[ClusterEnvironment]]
     if TorchElasticEnvironment.detect():
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
-        return here, int(os.environ["WORLD_SIZE"]) // here
-    with contextlib.redirect_stderr(io.StringIO()):
-        under_srun = SLURMEnvironment.detect()
-    if under_srun:
-        return int(os.environ.get("SLURM_NTASKS_PER_NODE", "1")), int(os.environ.get("SLURM_NNODES", "1"))
-    return n_devices, 1
+        here, all_processes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        found = here, all_processes // here, TorchElasticEnvironment
+    elif tasks > 1:
+        if "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise UserError(
+                f"srun has started {tasks} tasks without --ntasks-per-node; give it to sbatch or srun in place of "
+                f"--ntasks, as the number of GPUs per machine"
+            )
+        found = int(os.environ["SLURM_NTASKS_PER_NODE"]), int(os.environ["SLURM_NNODES"]), SLURMEnvironment
+    else:
+        return n_devices, 1, LightningEnvironment
+    if n_devices not in (1, found[0]):
+        raise UserError(
+            f"num_gpus must be 1 or {found[0]}, the processes per machine that torchrun or srun has started; "
+            f"got {n_devices}; leave it out"
+        )
+    return found
 
 
 def is_first_process() -> bool:
@@ -76,7 +102,7 @@ def is_first_process() -> bool:
 def first_on_rank_zero(fabric: Fabric, work: Callable[[], Result]) -> Result:
     """Do ``work`` on the first process, which writes files, and then on the others, which find them written.
 
-    What stops the first one ends the others without a word: the first one has said it.
+    An error in the first process ends the others without a message: the first one reports it.
     """
     result, failure = None, None
     with fabric.rank_zero_first():
@@ -89,14 +115,14 @@ def first_on_rank_zero(fabric: Fabric, work: Callable[[], Result]) -> Result:
     if failure is not None:
         raise failure if fabric.is_global_zero else SystemExit(2)
     if fabric.is_global_zero:
-        return result
-    with contextlib.redirect_stderr(io.StringIO()):  # the progress bars of the first process say it all
+        return cast(Result, result)
+    with contextlib.redirect_stderr(io.StringIO()):  # the first process shows the progress bars
         return work()
 
 
 @contextlib.contextmanager
-def stop_told_once(fabric: Fabric) -> Iterator[None]:
-    """All processes stop together: the first one says so, the others end with the same kind of exit code."""
+def stop_reported_once(fabric: Fabric) -> Iterator[None]:
+    """Let only the first process report that all stopped; the others end with an exit code of the same kind."""
     try:
         yield
     except Stopped as stopped:
@@ -106,7 +132,7 @@ def stop_told_once(fabric: Fabric) -> Iterator[None]:
 
 
 def gather(fabric: Fabric, features: torch.Tensor) -> torch.Tensor:
-    """Features of all processes, in the order of the samples, for a loss that every process computes alike from them.
+    """Features of all processes, in the order of the samples, for a loss that every process computes from all of them.
 
     Gradients reach the features of this process only, and are multiplied by the number of processes: averaging them
     over the processes, as is done with all gradients, then gives those of one process with the whole batch.
@@ -114,7 +140,7 @@ def gather(fabric: Fabric, features: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     features : tensor of shape (n, ...)
-        Of this process.
+        Features of this process.
 
     Returns
     -------

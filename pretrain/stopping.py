@@ -1,4 +1,4 @@
-"""Stop when the cluster says so: a signal asks, the training loop finishes its step, saves and obeys."""
+"""Stopping when the cluster asks for it: the training loop finishes its step, saves a checkpoint and ends."""
 
 import signal
 import threading
@@ -9,12 +9,12 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasa
 
 
 class StopRequest:
-    """While the block runs, the signals only set ``number``; afterwards they do what they did before.
+    """While the block runs, the signals only set ``number``; afterwards the former handlers are back.
 
     Attributes
     ----------
     number : int
-        Of the first signal that came; 0 before one came.
+        Number of the first signal that came; 0 before one came.
     """
 
     def __init__(self):
@@ -22,7 +22,7 @@ class StopRequest:
         self._before = {}
 
     def __enter__(self) -> "StopRequest":
-        # Python lets no other thread set handlers; a caller's thread is stopped by its caller.
+        # Python lets no other thread set handlers; who calls from another thread has to stop it.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self

@@ -1,4 +1,4 @@
-"""Pretraining of the masked autoencoder: its batches, its loss and its health, for the engine."""
+"""The objective of masked autoencoding: its batches, its loss and its health, for the engine."""
 
 import math
 from functools import cached_property
@@ -15,23 +15,24 @@ from nnunetv2_xssr.pretrain.engine import train
 from nnunetv2_xssr.pretrain.figures import draw_reconstructions
 from nnunetv2_xssr.pretrain.health import embedding_health
 from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, crop_numbers, random_crops, visible_cells
-from nnunetv2_xssr.pretrain.task import Settings, sample_generator
+from nnunetv2_xssr.pretrain.objective import sample_generator
+from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.workspace import encoder_folder
 
 ARCHITECTURE = {"features_per_stage": [32, 64, 128, 256], "strides": [4, 2, 2, 1], "decoder_features": 128}
 MASK_RATIO = 0.6
 LEARNING_RATE = 1e-3
-# A loss on images that were trained on tells nothing about others, so a tenth of the cases is always held out, and not
-# only where the loss decides the length. Of fewer than this every case is worth more as one to learn from.
+# The loss on training images says nothing about others, so a tenth of the cases is held out, also where the loss does
+# not decide the length. A pool of fewer cases needs all of them for learning.
 LEAST_CASES_TO_HOLD_OUT = 20
-MOST_HEALTH_VIEWS = 128  # measuring them takes less than a tenth of an epoch's time
+MOST_HEALTH_VIEWS = 128  # measuring them takes less than a tenth of the time of an epoch
 HEALTH_BATCH = 32
-HEALTH = 2**32 - 1  # tells the health's random numbers from those of the samples, which are counted from 0
+HEALTH = 2**32 - 1  # separates the random numbers of the health from those of the samples, which are counted from 0
 
 
 class ViewSampler:
-    """All views of some cases of all pools, in an order that is shuffled anew for every pass over them.
+    """All views of some cases of all pools, in an order that is shuffled again for every pass over them.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ class ViewSampler:
         Numbers of the cases, counted through all pools; all of them by default.
     """
 
-    def __init__(self, sources: list[Views], seed: int, cases: set[int] | None = None):
+    def __init__(self, sources: list[Views], *, seed: int, cases: set[int] | None = None):
         self.rows = [views.rows for views in sources]
         numbered = [(source, case) for source, rows in enumerate(self.rows) for case in range(len(rows))]
         self.index = [
@@ -83,14 +84,13 @@ class ViewSampler:
 
 
 def _check_file(rows: np.ndarray) -> None:
-    # Reading beyond the end of a mapped file ends a process without a word, so its size is looked at first.
-    file = getattr(rows, "filename", None)
-    if file is None:
+    # Reading beyond the end of a mapped file kills the process without a message, so its size is checked first.
+    if not isinstance(rows, np.memmap) or rows.filename is None:
         return
     try:
-        size = Path(file).stat().st_size
+        size = Path(rows.filename).stat().st_size
     except OSError as error:
-        raise _broken(rows, error.strerror) from None
+        raise _broken(rows, str(error.strerror)) from None
     if size < rows.offset + rows.nbytes:
         raise _broken(rows, f"it has {size} bytes instead of {rows.offset + rows.nbytes}")
 
@@ -102,21 +102,23 @@ def _broken(rows: np.ndarray, what: str) -> UserError:
     )
 
 
-def split_cases(n_cases: int, seed: int) -> tuple[set[int], set[int]]:
-    """Cases to train on and cases held out for the health: a tenth, or none of too few."""
+def split_cases(n_cases: int, *, seed: int) -> tuple[set[int], set[int]]:
+    """Cases to train on and cases held out for the health: a tenth, or none below ``LEAST_CASES_TO_HOLD_OUT``."""
     n_held_out = n_cases // 10 if n_cases >= LEAST_CASES_TO_HOLD_OUT else 0
     order = np.random.default_rng([seed, HEALTH]).permutation(n_cases).tolist()
     return set(order[n_held_out:]), set(order[:n_held_out])
 
 
 class MaskedAutoencoding:
-    """The `task.Task` of learning to fill in masked cells."""
+    """The `objective.Objective` of reconstructing masked cells; its loss is a mean over samples."""
 
-    def __init__(self, sources: list[Views], seed: int):
+    compares_samples = False
+
+    def __init__(self, sources: list[Views], *, seed: int):
         self.sources, self.seed = sources, seed
         n_cases = sum(len(views.rows) for views in sources)
-        learned, self.held_out = split_cases(n_cases, seed)
-        self.sampler, self.everything = ViewSampler(sources, seed, learned), ViewSampler(sources, seed)
+        learned, self.held_out = split_cases(n_cases, seed=seed)
+        self.sampler, self.everything = ViewSampler(sources, seed=seed, cases=learned), ViewSampler(sources, seed=seed)
         self.health_note = (
             f"held-out loss of {len(self.held_out)} cases"
             if self.held_out
@@ -150,23 +152,21 @@ class MaskedAutoencoding:
     def health(self, model: MaskedAutoencoder) -> dict[str, float]:
         device = next(model.parameters()).device
         (first, visible), (second, _), cases, n_held_out = self._health_views
-        losses, embedded = [], ([], [])
-        for part in torch.arange(n_held_out).split(HEALTH_BATCH):
-            losses.append(len(part) * model(first[part].to(device), visible[part].to(device)).item())
-        for crops, features in zip((first, second), embedded, strict=True):
-            for part in crops.split(HEALTH_BATCH):
-                features.append(model.encoder(part.to(device)).float().flatten(2).mean(dim=2).cpu())
-        return {
-            "held_out_loss": sum(losses) / n_held_out,
-            **embedding_health(torch.cat(embedded[0]), torch.cat(embedded[1]), cases),
-        }
+        parts = zip(first[:n_held_out].split(HEALTH_BATCH), visible[:n_held_out].split(HEALTH_BATCH), strict=True)
+        losses = [len(part) * model(part.to(device), mask.to(device)).item() for part, mask in parts]
+
+        def embed(crops: torch.Tensor) -> torch.Tensor:
+            maps = (model.encoder(part.to(device)).float() for part in crops.split(HEALTH_BATCH))
+            return torch.cat([each.flatten(2).mean(dim=2) for each in maps])
+
+        return {"held_out_loss": sum(losses) / n_held_out, **embedding_health(embed(first), embed(second), cases)}
 
     @cached_property
     def _health_views(self):
-        """Two crops of some views, always the same, with masks; the case of every view; how many views are held out.
+        """Two crops of some views, always the same, with masks; the case of every view; the number of held-out views.
 
-        The loss is that of held-out views. Embeddings are told apart among many, or it says nothing; they collapse on
-        views that were trained on no later than on others, so these fill up.
+        The loss is that of held-out views. Spread, rank and recall need many views, so training views fill up the set:
+        embeddings collapse on training views no later than on others.
         """
         index = self.everything.index
         shuffled = np.random.default_rng([self.seed, HEALTH]).permutation(len(index)).tolist()
@@ -180,16 +180,16 @@ class MaskedAutoencoding:
 
     def finish(self, model: MaskedAutoencoder, folder: Path) -> None:
         images = self.everything.views(range(6))
-        draw_reconstructions(folder / "reconstructions.png", model, images, MASK_RATIO, self.seed)
+        draw_reconstructions(folder / "reconstructions.png", model, images, mask_ratio=MASK_RATIO, seed=self.seed)
 
 
 def crop_and_mask(views: torch.Tensor, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random crop of every view and its visible cells, drawn from the generator of every view."""
+    """A random crop of every view and its mask of visible cells, drawn from the generator of the view."""
     shape = tuple(size // CELL for size in views.shape[2:])
     n = crop_numbers(len(shape))
-    # Numbers are drawn view by view, and used for all views at once, which takes half of the time.
+    # Numbers are drawn per view, and used for all views at once, which takes half of the time.
     numbers = torch.stack([torch.rand(n + math.prod(shape), generator=generator) for generator in generators])
-    return random_crops(views, numbers[:, :n]), visible_cells(numbers[:, n:], shape, MASK_RATIO)
+    return random_crops(views, numbers[:, :n]), visible_cells(numbers[:, n:], shape, mask_ratio=MASK_RATIO)
 
 
 def check_same_channels(sources: list[Views]) -> None:
@@ -201,7 +201,7 @@ def check_same_channels(sources: list[Views]) -> None:
 
 
 def pretrain(
-    sources: list[Views], settings: Settings, fabric: Fabric, resume: bool, folder: Path | None = None
+    sources: list[Views], *, settings: Settings, fabric: Fabric, resume: bool, folder: Path | None = None
 ) -> Path:
     """Train a masked autoencoder on the views of one or several pools.
 
@@ -211,11 +211,11 @@ def pretrain(
         Labels are neither needed nor read.
     settings : Settings
     fabric : Fabric
-        ``processes.start(device)``.
+        As `processes.start` returns it.
     resume : bool
         Continue from ``checkpoint_latest.pth`` if there is one.
     folder : Path, optional
-        Where to write; that of `encoder_folder` by default.
+        Where to write; `encoder_folder` by default.
 
     Returns
     -------
@@ -225,8 +225,9 @@ def pretrain(
     Raises
     ------
     UserError
-        If the pools do not fit together, or what `engine.train` raises.
+        If the pools do not fit together, or as `engine.train` raises it.
     """
     check_same_channels(sources)
     folder = folder or encoder_folder([views.pool.name for views in sources], dim=sources[0].dim)
-    return train(MaskedAutoencoding(sources, settings.seed), settings, fabric, folder, resume)
+    objective = MaskedAutoencoding(sources, seed=settings.seed)
+    return train(objective, settings=settings, fabric=fabric, folder=folder, resume=resume)

@@ -127,10 +127,11 @@ def write_source_and_target(raw):
 
 def shorten_pretraining(patch):
     """One epoch of two batches of four views by default."""
-    from nnunetv2_xssr.pretrain import engine, task
+    from nnunetv2_xssr.pretrain import engine, settings
 
     patch.setattr(engine, "BATCHES_PER_EPOCH", 2)
-    patch.setattr(task.Settings.__init__, "__defaults__", (1, 4, 0, 1))
+    defaults = {"epochs": 1, "batch_size": 4, "seed": 0, "accumulate": 1}
+    patch.setattr(settings.Settings.__init__, "__kwdefaults__", defaults)
 
 
 def fails(capsys, main, argv, *parts, not_parts=()):
@@ -205,7 +206,7 @@ def compared_by(encoder_file, *names):
     from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
     from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 
-    encoder = load_encoder(encoder_file, "cpu")
+    encoder = load_encoder(encoder_file, device="cpu")
     kept = [embed(encoder, prepare_views(open_pool(name))).rows for name in names]
-    kind = choose_embedding("auto", kept[0], encoder.layout)
-    return [np.array(features(rows, encoder.layout, kind)) for rows in kept], COMPONENTS[kind]
+    kind = choose_embedding(kept[0], encoder.layout, kind="auto")
+    return [np.array(features(rows, encoder.layout, kind=kind)) for rows in kept], COMPONENTS[kind]

@@ -357,7 +357,7 @@ def test_malicious_checkpoint_is_never_unpickled(either, capsys, how):
 def test_unfinished_checkpoint(either, capsys, monkeypatch):
     from nnunetv2_xssr.pretrain import engine
 
-    def interrupt(*args):
+    def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

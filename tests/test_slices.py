@@ -77,10 +77,10 @@ def test_slices_are_chosen_over_all_volumes(volumes, capsys):
 def test_record_is_what_the_selection_of_the_slices_gives(volumes, capsys):
     run(capsys)
     views = prepare_views(dataset_pool(VOLUMES))
-    encoder = load_encoder(volumes.encoder(VOLUMES), "cpu")
+    encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
     kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
-    kind = choose_embedding("auto", kept, encoder.layout)
-    rows = features(kept, encoder.layout, kind)
+    kind = choose_embedding(kept, encoder.layout, kind="auto")
+    rows = features(kept, encoder.layout, kind=kind)
     volume_numbers = np.repeat(np.arange(len(CASES)), 8)
     expected = select_rows(
         rows, 4, constraints=Constraints(group=volume_numbers, max_per_group=1), components=COMPONENTS[kind]

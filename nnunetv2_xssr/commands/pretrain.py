@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         "-s", nargs="+", required=True, metavar="SOURCE", help="nnU-Net datasets (name or number) or folders of images"
     )
     add_dim(parser)
-    add_training(parser, 24, "32")
+    add_training(parser, epochs=24, batch="32")
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _pretrain(args), "run the same command with --c")
 

@@ -21,7 +21,7 @@ VOLUME_SIZE = 64  # voxels along every axis of a volume that is one view
 VIEWS_PER_VOLUME = 8
 # nnU-Net takes the statistics of CT from the labelled foreground, which a pool may not have. A fixed window keeps what
 # its scheme is for: Hounsfield units stay comparable between cases.
-_CT_WINDOW = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
+CT_WINDOW = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
 
 
 def normalise(image: np.ndarray, channel_names: tuple[str, ...]) -> np.ndarray:
@@ -30,7 +30,7 @@ def normalise(image: np.ndarray, channel_names: tuple[str, ...]) -> np.ndarray:
 
     return np.stack(
         [
-            get_normalization_scheme(name)(use_mask_for_norm=False, intensityproperties=_CT_WINDOW).run(channel.copy())
+            get_normalization_scheme(name)(use_mask_for_norm=False, intensityproperties=CT_WINDOW).run(channel.copy())
             for name, channel in zip(channel_names, image, strict=True)
         ]
     )

@@ -15,7 +15,7 @@ from nnunetv2_xssr.pipeline.slice_plan import unlike_slices
 from nnunetv2_xssr.pretrain.embedding import Encoder, check_encoder_fits, embed, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.pretrain.processes import start
-from nnunetv2_xssr.pretrain.task import Settings
+from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
 from nnunetv2_xssr.records.files import sha256, sha256_json
 from nnunetv2_xssr.records.logs import logger
@@ -101,8 +101,8 @@ def embed_pools(
     kept = [embed(loaded, views).rows for views in everything]
     if unit == "slice":
         kept = [row_per_slice(rows) for rows in kept]
-    kind = choose_embedding(embedding, kept[0], loaded.layout)
-    pool, *source = [features(rows, loaded.layout, kind) for rows in kept]
+    kind = choose_embedding(kept[0], loaded.layout, kind=embedding)
+    pool, *source = [features(rows, loaded.layout, kind=kind) for rows in kept]
     identifiers, left_out = target_views.pool.identifiers, set(target.identifiers) - set(target_views.pool.identifiers)
     if unit == "slice":
         identifiers = [name for volume in identifiers for name in slice_names(volume)]
@@ -133,9 +133,9 @@ def _encoder(file: Path | None, learn_from: list[Views], *, seed: int, device: s
     final = file or encoder_folder(names, dim=learn_from[0].dim) / "checkpoint_final.pth"
     if not file and not final.is_file():
         logger.info("no encoder %s yet: pretraining on %s", final, ", ".join(names))
-        pretrain(learn_from, Settings(seed=seed), start(device), resume=True)
+        pretrain(learn_from, settings=Settings(seed=seed), fabric=start(device), resume=True)
         logger.info("wrote %s", final)
-    encoder = load_encoder(final, device)
+    encoder = load_encoder(final, device=device)
     if not file and encoder.sources != {views.pool.name: sha256_json(views.hashes) for views in learn_from}:
         logger.info("the images have changed since %s learned from them; delete it to pretrain anew", final)
     return encoder

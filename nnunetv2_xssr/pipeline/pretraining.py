@@ -1,18 +1,25 @@
-"""What nnUNetv2_xssr_pretrain does, for Python: an encoder from unlabelled images."""
+"""Pretraining for Python: an encoder, or the whole U-Net, from unlabelled images."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from nnunetv2_xssr.device import resolve_device
-from nnunetv2_xssr.images.channels import common_channels
-from nnunetv2_xssr.images.pools import open_pools
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images import channels as named_channels
+from nnunetv2_xssr.images.pools import ImagePool, open_pools
 from nnunetv2_xssr.images.views import Views, prepare_views
-from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start, stop_told_once
-from nnunetv2_xssr.pretrain.task import Settings
+from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
+from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
+from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, preprocess_pool
+from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
+from nnunetv2_xssr.pretrain.hssl.pretrain import common_channels, group_of, pretrain_hssl
+from nnunetv2_xssr.pretrain.hssl.weights import match_weights
+from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start, stop_reported_once
+from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
 from nnunetv2_xssr.records.logs import log_to, logger
-from nnunetv2_xssr.records.workspace import check_environment, encoder_folder
+from nnunetv2_xssr.records.workspace import Workspace, check_environment, encoder_folder, find_dataset
 
 
 def pretrain_encoder(
@@ -44,7 +51,7 @@ def pretrain_encoder(
         Of this machine.
     precision : {"32-true", "bf16-mixed", "16-mixed"}
     **settings
-        Fields of `nnunetv2_xssr.pretrain.task.Settings`: ``epochs``, ``batch_size``, ``seed``, ``accumulate``.
+        Fields of `nnunetv2_xssr.pretrain.settings.Settings`: ``epochs``, ``batch_size``, ``seed``, ``accumulate``.
 
     Returns
     -------
@@ -57,11 +64,13 @@ def pretrain_encoder(
         If a source cannot be used, or a setting does not fit.
     """
     check_environment()
-    chosen, fabric = Settings(**settings), start(resolve_device(device), num_gpus, precision)
+    chosen = Settings(**settings)
+    fabric = start(resolve_device(device), n_devices=num_gpus, precision=precision)
 
     def read() -> list[Views]:
+        chosen.check_parts(n_processes=fabric.world_size, compares_samples=False)
         pools = open_pools(list(sources))
-        channels = common_channels(pools)
+        channels = named_channels.common_channels(pools)
         return [prepare_views(pool, channel_names=channels, skip_broken=skip_broken, dim=dim) for pool in pools]
 
     views = first_on_rank_zero(fabric, read)
@@ -70,5 +79,117 @@ def pretrain_encoder(
         if fabric.is_global_zero:
             for sentence in (sentence for one in views for sentence in one.broken):
                 logger.info("set aside: %s", sentence)
-        with stop_told_once(fabric):
-            return pretrain(views, chosen, fabric, resume=resume)
+        with stop_reported_once(fabric):
+            return pretrain(views, settings=chosen, fabric=fabric, resume=resume)
+
+
+def pretrain_unet(
+    target: str,
+    *,
+    configuration: str,
+    sources: Sequence[str],
+    plans_name: str = "nnUNetPlans",
+    groups: Path | None = None,
+    like_channels: int | None = None,
+    resume: bool = False,
+    skip_broken: bool = False,
+    device: str | None = None,
+    num_gpus: int = 1,
+    precision: str = "32-true",
+    **settings,
+) -> Path:
+    """Pretrain the network of a target's plans on unlabelled images (HSSL); every process of a run calls this.
+
+    Parameters
+    ----------
+    target : str
+        nnU-Net dataset, by name or number, whose plans the network follows.
+    configuration : str
+        Of the plans: ``2d``, ``3d_fullres``, ...
+    sources : sequence of str
+        nnU-Net datasets, by name or number, or folders of images; each is a task. The target may be one of them.
+    plans_name : str
+    groups : Path, optional
+        JSON file with the tasks that belong together; by default those with the same channel names.
+    like_channels : int, optional
+        Input channels of the saved stem; those of the images by default.
+    resume : bool
+        Continue an interrupted pretraining.
+    skip_broken : bool
+        Set cases aside that cannot be read.
+    device : {"cuda", "cpu", "mps"}, optional
+        The best there is by default.
+    num_gpus : int
+        Of this machine.
+    precision : {"32-true", "bf16-mixed", "16-mixed"}
+    **settings
+        Fields of `nnunetv2_xssr.pretrain.settings.Settings`: ``epochs``, ``batch_size``, ``seed``, ``accumulate``.
+
+    Returns
+    -------
+    Path
+        ``hssl_weights.pth``, for ``nnUNetv2_train -pretrained_weights``; ``progress.png`` lies beside it.
+
+    Raises
+    ------
+    UserError
+        If the plans or a source cannot be used, or a setting does not fit.
+    """
+    check_environment()
+    plans = TargetPlans.load(find_dataset(target), configuration_name=configuration, plans_name=plans_name)
+    pools = open_pools(list(sources))
+    channels, group_of_pools = common_channels(pools, plans), group_of(pools, file=groups)
+    saved = _saved_channels(like_channels, channels=channels, plans=plans)
+    defaults = {"epochs": EPOCHS, "batch_size": max(LEAST_BATCH, plans.configuration.batch_size)}
+    chosen = Settings(**{**defaults, **settings})
+    fabric = start(resolve_device(device), n_devices=num_gpus, precision=precision)
+
+    def read() -> list[PreprocessedPool]:
+        chosen.check_parts(n_processes=fabric.world_size, compares_samples=HSSLObjective.compares_samples)
+        return [preprocess_pool(pool, plans, skip_broken=skip_broken) for pool in pools]
+
+    if fabric.is_global_zero:
+        _log_what_fits(pools, plans, channels=channels, saved=saved)
+    prepared = first_on_rank_zero(fabric, read)
+    folder = Workspace(plans.dataset).hssl(plans_name=plans_name, configuration=configuration)
+    with log_to(folder / "pretrain.log") if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            for sentence in (sentence for pool in prepared for sentence in pool.broken):
+                logger.info("set aside: %s", sentence)
+        with stop_reported_once(fabric):
+            return pretrain_hssl(
+                plans,
+                prepared,
+                groups=group_of_pools,
+                channels=channels,
+                saved_channels=saved,
+                settings=chosen,
+                fabric=fabric,
+                resume=resume,
+            )
+
+
+def _saved_channels(like_channels: int | None, *, channels: int, plans: TargetPlans) -> int:
+    wanted = len(plans.channel_names)
+    if like_channels is None and channels != wanted:
+        raise UserError(
+            f"the images have {channels} channels but {plans.dataset} has {wanted}; --like_channels {wanted} saves a "
+            f"stem that fits it"
+        )
+    if like_channels is not None and like_channels < 1:
+        raise UserError(f"--like_channels must be 1 or more; got {like_channels}")
+    return like_channels or channels
+
+
+def _log_what_fits(pools: list[ImagePool], plans: TargetPlans, *, channels: int, saved: int) -> None:
+    """What the weights will fit, and how images are normalised that have other channels than the target."""
+    match = match_weights(plans.build_network(channels).state_dict(), plans.build_network(saved))
+    logger.info("nnUNetv2_train will load, for %s, %s: %s", plans.plans_name, plans.configuration_name, match)
+    for pool in pools:
+        names = pool.channel_names or plans.channel_names
+        if [name.casefold() for name in names] != [name.casefold() for name in plans.channel_names]:
+            schemes = plans.for_channels(names).configuration.normalization_schemes
+            listed = ", ".join(f"{name} by {scheme}" for name, scheme in zip(names, schemes, strict=True))
+            logger.info("normalisation of %s: %s", pool.name, listed)
+    if len(pools) == 1:
+        logger.info("one dataset only: there are no tasks and groups to contrast")

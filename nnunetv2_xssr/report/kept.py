@@ -8,7 +8,7 @@ import numpy as np
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.images.slices import row_per_slice, slice_name, slice_names
-from nnunetv2_xssr.pretrain.pooling import Layout, features
+from nnunetv2_xssr.pretrain.pooling import FeatureLayout, features
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
@@ -102,7 +102,7 @@ def _open_pool(name: str, hash_of_cases: str, record: SelectionRecord, record_pa
     folder = Workspace(name).caches
     embeddings, index = CaseRows.load(folder / "embeddings")
     views, _ = CaseRows.load(folder / ("views" if record.settings["dim"] == 2 else "volumes"))
-    layout = Layout(*index["settings"]["layout"])
+    layout = FeatureLayout(*index["settings"]["layout"])
     made_from = sha256_json(index["cases"]), index["settings"]["encoder"], embeddings.rows.shape[2]
     if made_from != (hash_of_cases, record.provenance["encoder"], layout.size):
         raise UserError(
@@ -112,7 +112,7 @@ def _open_pool(name: str, hash_of_cases: str, record: SelectionRecord, record_pa
     if record.settings["unit"] == "slice" and embeddings.rows.shape[1] > 1:  # a flat source is compared as it is
         embeddings, views = _by_slice(embeddings), _by_slice(views)
     row = {identifier: i for i, identifier in enumerate(views.identifiers)}
-    compared = features(embeddings.rows, layout, record.provenance["embedding"])
+    compared = features(embeddings.rows, layout, kind=record.provenance["embedding"])
     return KeptPool(name, embeddings.identifiers, compared, views.rows, row)
 
 

@@ -1,29 +1,33 @@
-"""The U-Net of a target's plans with the heads that HSSL trains it by."""
+"""The U-Net of a target's plans with the heads for HSSL's losses."""
+
+from typing import TypeAlias
 
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-PROJECTION = 128  # features of the contrasts, as in SimCLR
+UNet: TypeAlias = PlainConvUNet | ResidualEncoderUNet
+PROJECTION = 128  # features in each contrast, as in SimCLR
 
 
 class HSSLNetwork(nn.Module):
-    """nnU-Net's network and the heads that are thrown away after pretraining.
+    """nnU-Net's network and the heads, which are discarded after pretraining.
 
     Parameters
     ----------
-    unet : nn.Module
-        A PlainConvUNet or ResidualEncoderUNet of dynamic-network-architectures, 2D or 3D.
+    unet : UNet
+        2D or 3D.
     n_tasks, n_groups : int
-        One task a dataset; a group is a modality or an anatomy.
+        One task per dataset; a group is a modality or an anatomy.
     n_stages : int
-        How many decoder stages restore the image, counted from the full resolution as nnU-Net's deep supervision is.
+        Number of decoder stages that restore the image, from the full resolution as in nnU-Net's deep supervision.
     """
 
-    def __init__(self, unet: nn.Module, n_tasks: int, n_groups: int, n_stages: int = 3):
+    def __init__(self, unet: UNet, *, n_tasks: int, n_groups: int, n_stages: int = 3):
         super().__init__()
-        self.unet = unet
+        self.unet: UNet = unet
         features = unet.encoder.output_channels[-1]
-        # One for each contrast: what tells two images of a task apart is what the contrast of tasks must not see.
+        # One per contrast: features that separate two images of a task must have no part in the contrast of tasks.
         self.project_image, self.project_task = (
             nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, PROJECTION)) for _ in range(2)
         )
@@ -37,10 +41,10 @@ class HSSLNetwork(nn.Module):
         )
 
     def encode(self, views: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Skips of all encoder stages, and the bottleneck averaged over its positions, shape (n, features).
+        """Skips of all encoder stages, and the bottleneck pooled over its positions, shape (n, features).
 
-        Instance norm, nnU-Net's choice, sets the mean of every map to what a nonlinearity leaves of it; the standard
-        deviation carries the rest, and their sum keeps one size for every network.
+        Pooled is the mean plus the standard deviation. Instance norm, nnU-Net's choice, makes the mean of every map
+        nearly the same for all images; the standard deviation carries the rest. Their sum has one size in all networks.
         """
         skips = self.unet.encoder(views)
         flat = skips[-1].flatten(2)

@@ -1,10 +1,11 @@
-"""Preprocessed images of unlabelled pools on disk, and pairs of views of the patches that are cut out of them."""
+"""Preprocessed images of unlabelled pools on disk, and pairs of views of patches of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
@@ -16,12 +17,12 @@ from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.records.files import atomic, sha256_json
 from nnunetv2_xssr.records.workspace import Workspace
 
-_CELLS = 8  # per axis of a patch: what is masked as one
-_MASKED = 0.3  # of the cells
-_SHIFT = 0.25  # of a patch: how far the two views of an image lie apart at most
+_CELLS = 8  # cells per axis of a patch; a cell is masked as a whole
+_MASKED = 0.3  # share of the cells
+_SHIFT = 0.25  # of the patch size: how far a view is shifted at most along each axis
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreprocessedPool:
     """The cases of a pool as one configuration of the target preprocesses them.
 
@@ -29,7 +30,7 @@ class PreprocessedPool:
     ----------
     name : str
     files : tuple of Path
-        One ``.npy`` a case, float16, shape (channels, z, y, x).
+        One ``.npy`` file per case, float16, shape (channels, z, y, x).
     hashes : dict
         SHA-256 of every case's image files.
     broken : tuple of str
@@ -46,12 +47,16 @@ class PreprocessedPool:
         marked = [i for i, keep in enumerate(kept) if keep]
         names = list(self.hashes)
         return PreprocessedPool(
-            self.name, tuple(self.files[i] for i in marked), {names[i]: self.hashes[names[i]] for i in marked}
+            name=self.name,
+            files=tuple(self.files[i] for i in marked),
+            hashes={names[i]: self.hashes[names[i]] for i in marked},
         )
 
 
-def preprocess_pool(pool: ImagePool, plans: TargetPlans, channels: int, skip_broken: bool = False) -> PreprocessedPool:
+def preprocess_pool(pool: ImagePool, plans: TargetPlans, *, skip_broken: bool = False) -> PreprocessedPool:
     """Preprocess every case once, as nnU-Net does for the target and without a label; an interrupted run goes on.
+
+    Channels are normalised by their names, see `TargetPlans.for_channels`; those of a plain folder are the target's.
 
     Raises
     ------
@@ -60,6 +65,7 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, channels: int, skip_bro
     UserError
         If no case can be used.
     """
+    plans = plans.for_channels(pool.channel_names or plans.channel_names)
     folder = Workspace(pool.name).caches
     hashes = file_hashes(pool, folder / "files.json", lambda x: tqdm(x, desc=f"checking {pool.name}", unit="case"))
     folder = folder / f"hssl_{sha256_json(plans.preprocessing())[:12]}"
@@ -68,8 +74,13 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, channels: int, skip_bro
 
     def preprocess(case: Case) -> np.ndarray:
         image, properties = read_image(case, reader)
-        _check_fits(image, case, channels, len(plans.patch_size))
-        data = plans.preprocess(image, properties).astype(np.float16)
+        _check_fits(image, case, plans)
+        try:
+            data = plans.preprocess(image, properties).astype(np.float16)
+        except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
+            raise BrokenImage(
+                f"case {case.identifier}: {case.files[0]} does not fit its normalisation: {error}"
+            ) from None
         if not np.isfinite(data).all():
             raise BrokenImage(f"case {case.identifier}: {case.files[0]} is not finite after preprocessing")
         return data
@@ -88,24 +99,33 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, channels: int, skip_bro
             np.save(temporary, array)
     if not files:
         raise UserError(f"no case of {pool.name} can be used; the first: {broken[0]}")
-    return PreprocessedPool(pool.name, tuple(files.values()), {k: hashes[k] for k in files}, tuple(broken))
+    return PreprocessedPool(
+        name=pool.name, files=tuple(files.values()), hashes={k: hashes[k] for k in files}, broken=tuple(broken)
+    )
 
 
-def _check_fits(image: np.ndarray, case, channels: int, dimensions: int) -> None:
-    where = f"case {case.identifier}: {case.files[0]}"
+def _check_fits(image: np.ndarray, case: Case, plans: TargetPlans) -> None:
+    where, channels = f"case {case.identifier}: {case.files[0]}", len(plans.channel_names)
     if len(image) != channels:
         raise BrokenImage(f"{where} has {len(image)} channels where the others have {channels}; leave its dataset out")
-    if dimensions == 3 and image.shape[1] == 1:
-        raise BrokenImage(f"{where} is a 2D image, of which a 3D configuration cannot learn; choose -c 2d")
+    if len(plans.patch_size) == 3 and image.shape[1] == 1:
+        raise BrokenImage(f"{where} is a 2D image, from which a 3D configuration cannot learn; choose -c 2d")
 
 
 class PatchPairs:
-    """Two views of every drawn image, datasets in turn, each dataset's images in an order shuffled for every pass.
+    """Pairs of views: datasets in turn, the images of each dataset in an order that is shuffled for every pass.
 
-    What sample i looks like depends on the seed and i alone, not on the process that draws it or on what came before.
+    Sample i depends on the seed and i alone, not on the process that draws it or on the samples before it.
+
+    Parameters
+    ----------
+    pools : list of PreprocessedPool
+    patch_size : tuple of int
+        (height, width) or (depth, height, width).
+    seed : int
     """
 
-    def __init__(self, pools: list[PreprocessedPool], patch_size: tuple[int, ...], seed: int):
+    def __init__(self, pools: list[PreprocessedPool], *, patch_size: tuple[int, ...], seed: int):
         self.pools, self.patch_size, self.seed = pools, patch_size, seed
         self._spatial, self._intensity = _transforms(patch_size)
 
@@ -134,13 +154,15 @@ class PatchPairs:
         try:
             return np.load(file, mmap_mode="r")
         except (OSError, ValueError) as error:
-            raise UserError(f"the preprocessed image {file} cannot be read ({error}); delete it and go on") from None
+            raise UserError(
+                f"the preprocessed image {file} cannot be read ({error}); delete it and run the command with --c"
+            ) from None
 
 
 def _middle(shape: tuple[int, ...], patch_size: tuple[int, ...], rng) -> np.ndarray:
-    """A point at which a patch lies inside the image, or in the middle of axes that are shorter than the patch.
+    """A random point around which the patch lies inside the image; the middle along axes shorter than the patch.
 
-    A 2D patch of a volume gets a slice.
+    A 2D patch lies in a random slice.
     """
     size = np.array([1] * (3 - len(patch_size)) + list(patch_size))
     low, high = np.minimum(size // 2, np.array(shape) // 2), np.maximum(np.array(shape) - size + size // 2, 0)
@@ -151,15 +173,12 @@ def _cut(image: np.ndarray, middle: np.ndarray, shift: np.ndarray, patch_size: t
     """The patch around a point, zero beyond the image as in nnU-Net; float32 of shape (channels, *patch_size)."""
     size = np.array([1] * (3 - len(patch_size)) + list(patch_size))
     start = middle - size // 2 + np.concatenate([np.zeros(3 - len(patch_size), int), shift])
-    inside = [slice(max(0, a), max(0, min(n, a + s))) for a, s, n in zip(start, size, image.shape[1:], strict=True)]
-    patch = np.zeros((len(image), *size), np.float32)
-    into = [slice(part.start - a, part.stop - a) for part, a in zip(inside, start, strict=True)]
-    patch[(slice(None), *into)] = image[(slice(None), *inside)]
-    return patch.reshape(len(image), *patch_size)
+    patch = crop_and_pad_nd(image, np.stack([start, start + size], axis=1).tolist(), 0)
+    return patch.astype(np.float32).reshape(len(image), *patch_size)
 
 
 def _transforms(patch_size: tuple[int, ...]):
-    """nnU-Net's own augmentation in two parts, the intensities at three times its rates as contrast needs them."""
+    """nnU-Net's own augmentation in two parts; intensities change three times as often, as a contrast needs it."""
     from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
     from batchgeneratorsv2.transforms.intensity.contrast import ContrastTransform
     from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
@@ -190,7 +209,7 @@ def _transforms(patch_size: tuple[int, ...]):
     intensity = ComposeTransforms(
         [
             RandomTransform(GaussianNoiseTransform((0, 0.1), p_per_channel=1, synchronize_channels=True), 0.3),
-            # benchmark=True would choose between two ways of blurring by the clock.
+            # benchmark=True would measure which of two ways of blurring is faster, and the result would vary.
             RandomTransform(
                 GaussianBlurTransform((0.5, 1.0), synchronize_axes=False, **everywhere, benchmark=False), 0.6
             ),
@@ -203,7 +222,7 @@ def _transforms(patch_size: tuple[int, ...]):
 
 
 def _seeded(transform, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Apply a transform with a seed; it draws from torch's and numpy's global generators, which stay as they were."""
+    """Apply a transform with a seed of its own; the global generators of torch and numpy stay as they were."""
     seed, state = int(rng.integers(2**31)), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -215,6 +234,6 @@ def _seeded(transform, image: torch.Tensor, rng: np.random.Generator) -> torch.T
 
 
 def _mask_cells(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Set random cells of a patch to zero, so that restoring it needs more than taking noise away."""
+    """Set random cells of a patch to zero, so that restoring it needs more than removing noise."""
     cells = torch.from_numpy(rng.random((1, 1, *[_CELLS] * (image.ndim - 1))) >= _MASKED).float()
     return image * torch.nn.functional.interpolate(cells, image.shape[1:], mode="nearest")[0]

@@ -1,17 +1,20 @@
-"""What the target's plans ask for: the network, the patch, and the look of a preprocessed image."""
+"""The target's plans: the network, the patch, and the preprocessing of images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from torch import nn
 
 from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.images.channels import normalisation_schemes
+from nnunetv2_xssr.images.views import CT_WINDOW
+from nnunetv2_xssr.pretrain.hssl.network import UNet
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import read_json, sha256_json
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, dataset_number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TargetPlans:
     """One configuration of a target dataset's plans.
 
@@ -26,12 +29,12 @@ class TargetPlans:
     dataset: str
     plans_name: str
     configuration_name: str
-    manager: object
-    configuration: object
+    manager: Any
+    configuration: Any
     dataset_json: dict
 
     @classmethod
-    def load(cls, dataset: str, configuration_name: str, plans_name: str = "nnUNetPlans") -> "TargetPlans":
+    def load(cls, dataset: str, *, configuration_name: str, plans_name: str = "nnUNetPlans") -> "TargetPlans":
         """Read the plans that ``nnUNetv2_plan_and_preprocess`` wrote.
 
         Raises
@@ -54,7 +57,39 @@ class TargetPlans:
             raise one_of(f"-c, the configurations of {file},", plans["configurations"], configuration_name)
         manager = PlansManager(plans)
         configuration = manager.get_configuration(configuration_name)
-        return cls(dataset, plans_name, configuration_name, manager, configuration, dataset_json)
+        return cls(
+            dataset=dataset,
+            plans_name=plans_name,
+            configuration_name=configuration_name,
+            manager=manager,
+            configuration=configuration,
+            dataset_json=dataset_json,
+        )
+
+    def for_channels(self, names: tuple[str, ...]) -> "TargetPlans":
+        """These plans for images with other channels, which are normalised by their names.
+
+        A channel that the target has too is normalised as there. Any other gets nnU-Net's scheme for its name, CT with
+        `CT_WINDOW`: nnU-Net takes the statistics of CT from labels, which the pool may not have.
+        """
+        from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+        target = [name.casefold() for name in self.channel_names]
+        schemes, masked, intensities = normalisation_schemes(names), [False] * len(names), [CT_WINDOW] * len(names)
+        for i, name in enumerate(names):
+            if name.casefold() in target:
+                same = target.index(name.casefold())
+                schemes[i] = self.configuration.normalization_schemes[same]
+                masked[i] = self.configuration.use_mask_for_norm[same]
+                intensities[i] = self.manager.foreground_intensity_properties_per_channel[str(same)]
+        by_number = {str(i): value for i, value in enumerate(intensities)}
+        normalisation = {"normalization_schemes": schemes, "use_mask_for_norm": masked}
+        return replace(
+            self,
+            manager=PlansManager({**self.manager.plans, "foreground_intensity_properties_per_channel": by_number}),
+            configuration=ConfigurationManager({**self.configuration.configuration, **normalisation}),
+            dataset_json={**self.dataset_json, "channel_names": {str(i): name for i, name in enumerate(names)}},
+        )
 
     @property
     def patch_size(self) -> tuple[int, ...]:
@@ -66,7 +101,7 @@ class TargetPlans:
 
     @property
     def architecture(self) -> dict:
-        """The plans' ``architecture``: class name, arguments, and which of them name something to import."""
+        """The plans' ``architecture``: class name, arguments, and the arguments whose value is imported by its name."""
         return {
             "network_class_name": self.configuration.network_arch_class_name,
             "arch_kwargs": dict(self.configuration.network_arch_init_kwargs),
@@ -74,7 +109,7 @@ class TargetPlans:
         }
 
     def preprocessing(self) -> dict:
-        """Plain values that decide how a preprocessed image looks."""
+        """Plain values that decide the preprocessed images."""
         kept = ("spacing", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data")
         settings = {key: self.configuration.configuration[key] for key in kept}
         settings["resampling_fn_data_kwargs"] = self.configuration.configuration["resampling_fn_data_kwargs"]
@@ -90,13 +125,13 @@ class TargetPlans:
         )
         return data
 
-    def build_network(self, input_channels: int) -> nn.Module:
+    def build_network(self, input_channels: int) -> UNet:
         """The network that ``nnUNetv2_train`` builds, with initial weights from torch's generator.
 
         Raises
         ------
         UserError
-            If it is no U-Net of an encoder and a decoder with skips.
+            If it is not a U-Net of an encoder and a decoder with skips.
         """
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
@@ -120,5 +155,5 @@ class TargetPlans:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of everything here that decides the weights."""
+        """SHA-256 of everything in the plans that decides the weights."""
         return sha256_json([self.preprocessing(), self.architecture, self.patch_size])

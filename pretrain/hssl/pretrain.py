@@ -1,4 +1,4 @@
-"""From unlabelled pools and a target's plans to weights of the whole U-Net."""
+"""The pretraining of HSSL, from unlabelled pools and a target's plans to weights of the whole U-Net."""
 
 import io
 from pathlib import Path
@@ -7,25 +7,25 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
 from nnunetv2_xssr.pretrain.engine import train
+from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, PreprocessedPool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.pretrain.hssl.task import HSSLTask
 from nnunetv2_xssr.pretrain.hssl.weights import check_loadable, checkpoint_content
-from nnunetv2_xssr.pretrain.task import Settings
+from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.files import atomic, read_json
 from nnunetv2_xssr.records.workspace import Workspace
 
 WEIGHTS = "hssl_weights.pth"
-_HELD_OUT = 10  # one case of so many
-_LEAST = 20  # cases of a pool below which none is held out
+_HELD_OUT = 10  # one of so many cases is held out
+_LEAST = 20  # no case of a smaller pool is held out
 
 
-def group_of(pools: list[ImagePool], file: Path | None) -> list[int]:
-    """The group of every pool: by the file, else by the names of the channels.
+def group_of(pools: list[ImagePool], *, file: Path | None) -> list[int]:
+    """The group of every pool: by the file, otherwise by the names of the channels.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def _groups_by_file(pools: list[ImagePool], file: Path) -> list[str]:
     known = [pool.name for pool in pools]
     for member, _ in named:
         if member not in known:
-            raise UserError(f"{file} names {member!r}, which is not among the datasets -s: {', '.join(known)}")
+            raise UserError(f"{file} names {member!r}, which is not among the datasets -s: {first_few(known)}")
     for name in known:
         count = sum(member == name for member, _ in named)
         if count != 1:
@@ -68,11 +68,11 @@ def common_channels(pools: list[ImagePool], plans: TargetPlans) -> int:
     Raises
     ------
     UserError
-        If they differ.
+        If the numbers differ.
     """
     channels = {pool.name: len(pool.channel_names or plans.channel_names) for pool in pools}
     if len(set(channels.values())) > 1:
-        listed = ", ".join(f"{name} has {count}" for name, count in channels.items())
+        listed = first_few([f"{name} has {count}" for name, count in channels.items()])
         raise UserError(f"one network needs equally many channels everywhere, but {listed}; leave some out")
     return next(iter(channels.values()))
 
@@ -80,6 +80,7 @@ def common_channels(pools: list[ImagePool], plans: TargetPlans) -> int:
 def pretrain_hssl(
     plans: TargetPlans,
     pools: list[PreprocessedPool],
+    *,
     groups: list[int],
     channels: int,
     saved_channels: int,
@@ -96,53 +97,67 @@ def pretrain_hssl(
     groups : list of int
         Group of every pool.
     channels, saved_channels : int
-        Of the images, and of the stem that is saved.
+        Of the images, and of the saved stem.
     settings : Settings
     fabric : Fabric
+        As `processes.start` returns it.
     resume : bool
+        Continue from ``checkpoint_latest.pth`` if there is one.
 
     Returns
     -------
     Path
         ``hssl_weights.pth``.
+
+    Raises
+    ------
+    UserError
+        As `engine.train` raises it.
     """
     learned, held_out = zip(*(_split(pool) for pool in pools), strict=True)
     some = any(a is not b for a, b in zip(learned, held_out, strict=True))
-    task = HSSLTask(
+    objective = HSSLObjective(
         plans,
-        channels,
-        PatchPairs(list(learned), plans.patch_size, settings.seed),
-        PatchPairs(list(held_out), plans.patch_size, settings.seed + 1),
-        groups,
-        fabric,
-        "on held-out images" if some else "on images that it learns from",
+        channels=channels,
+        pairs=PatchPairs(list(learned), patch_size=plans.patch_size, seed=settings.seed),
+        held_out=PatchPairs(list(held_out), patch_size=plans.patch_size, seed=settings.seed + 1),
+        groups=groups,
+        fabric=fabric,
+        health_note="on held-out images" if some else "on images that it learns from",
     )
     folder = Workspace(plans.dataset).hssl(plans_name=plans.plans_name, configuration=plans.configuration_name)
-    final = train(task, settings, fabric, folder, resume)
+    final = train(objective, settings=settings, fabric=fabric, folder=folder, resume=resume)
     path = folder / WEIGHTS
     if fabric.is_global_zero:
-        _export(plans, load_checkpoint(final)["weights"], channels, saved_channels, path)
+        weights = load_checkpoint(final)["weights"]
+        _export(path, weights, plans=plans, channels=channels, saved_channels=saved_channels)
     fabric.barrier()
     return path
 
 
 def _split(pool: PreprocessedPool) -> tuple[PreprocessedPool, PreprocessedPool]:
-    """Cases to learn from and held-out ones; a small pool is both."""
+    """Cases to learn from and held-out cases; for a small pool both are the whole pool."""
     if len(pool.files) < _LEAST:
         return pool, pool
     out = np.arange(len(pool.files)) % _HELD_OUT == 0
     return pool.only(~out), pool.only(out)
 
 
-def _export(plans: TargetPlans, weights: dict, channels: int, saved_channels: int, path: Path) -> None:
+def _export(path: Path, weights: dict, *, plans: TargetPlans, channels: int, saved_channels: int) -> None:
     network = plans.build_network(channels)
     network.load_state_dict({k.removeprefix("unet."): v for k, v in weights.items() if k.startswith("unet.")})
     configuration = {
         key: plans.preprocessing()[key] for key in ("spacing", "normalization_schemes", "use_mask_for_norm")
     }
     configuration["patch_size"] = list(plans.patch_size)
-    content = checkpoint_content(network, plans.architecture, configuration, plans.configuration_name, saved_channels)
-    check_loadable(content, plans.build_network(saved_channels), str(path))
+    content = checkpoint_content(
+        network,
+        architecture=plans.architecture,
+        configuration=configuration,
+        name=plans.configuration_name,
+        channels=saved_channels,
+    )
+    check_loadable(content, plans.build_network(saved_channels), where=str(path))
     # To memory first: on a full disk torch's own writer ends in a RuntimeError about its internals.
     buffer = io.BytesIO()
     torch.save(content, buffer)

@@ -1,25 +1,30 @@
-"""The checkpoint of HSSL: what ``nnUNetv2_train -pretrained_weights`` and nnU-Net's fine-tuning commands read."""
+"""The weights of HSSL in the format of ``nnUNetv2_train -pretrained_weights`` and nnU-Net's fine-tuning commands."""
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.pretrain.hssl.network import UNet
 
 CITATION = "Zheng et al., Hierarchical Self-Supervised Learning for Medical Image Segmentation (arXiv 2107.04886)"
-_SEGMENTATION = ".seg_layers."  # what nnU-Net leaves out when it loads pretrained weights
+_SEGMENTATION = ".seg_layers."  # nnU-Net leaves these out when it loads pretrained weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Match:
-    """How weights meet a network.
+    """The comparison of weights with a network.
 
     Attributes
     ----------
-    matched, adapted, dropped, missing : lists of str
-        Keys that fit, whose stem must be changed for another number of channels, that the network has no place for
-        (segmentation layers included), and that the network needs and does not get.
+    matched : list of str
+        Keys that fit.
+    adapted : list of str
+        Keys of the stem, which must be changed for another number of channels.
+    dropped : list of str
+        Keys that the network lacks, or does not load (segmentation layers).
+    missing : list of str
+        Keys that the network needs and the weights lack.
     """
 
     matched: list[str]
@@ -32,14 +37,14 @@ class Match:
             f"{len(self.matched)} tensors match, {len(self.adapted)} of the stem are adapted, "
             f"{len(self.dropped)} are not transferred"
         )
-        return text + (f", {len(self.missing)} are missing: {', '.join(self.missing[:3])}" if self.missing else "")
+        return text + (f", {len(self.missing)} are missing: {first_few(self.missing)}" if self.missing else "")
 
 
-def match_weights(weights: dict[str, torch.Tensor], network: nn.Module) -> Match:
-    """Compare weights with what a network needs, key by key, as nnU-Net's loader does but without its assertions."""
+def match_weights(weights: dict[str, torch.Tensor], network: UNet) -> Match:
+    """Compare weights with those of a network key by key, as nnU-Net's loader does, but without its assertions."""
     expected = {key: value.shape for key, value in network.state_dict().items() if _SEGMENTATION not in key}
     stem = set(stem_keys(network))
-    match = Match([], [], [key for key in weights if key not in expected], [])
+    match = Match(matched=[], adapted=[], dropped=[key for key in weights if key not in expected], missing=[])
     for key, shape in expected.items():
         if key not in weights:
             match.missing.append(key)
@@ -52,14 +57,23 @@ def match_weights(weights: dict[str, torch.Tensor], network: nn.Module) -> Match
     return match
 
 
-def stem_keys(network: nn.Module) -> list[str]:
+def stem_keys(network: UNet) -> list[str]:
     """Every name of the one weight that takes the input channels; nnU-Net registers it several times."""
     first = next(parameter for parameter in network.encoder.parameters() if parameter.ndim > 2)
     return [key for key, value in network.state_dict(keep_vars=True).items() if value is first]
 
 
-def for_channels(weights: dict[str, torch.Tensor], keys: list[str], channels: int) -> dict[str, torch.Tensor]:
-    """Weights whose stem takes another number of channels: every channel gets the mean, scaled to keep the sum."""
+def for_channels(weights: dict[str, torch.Tensor], *, keys: list[str], channels: int) -> dict[str, torch.Tensor]:
+    """Weights with a stem for another number of channels: each gets the mean of the old ones, scaled to keep the sum.
+
+    Parameters
+    ----------
+    weights : dict of tensors
+    keys : list of str
+        All names of the stem's weight.
+    channels : int
+        Input channels of the new stem.
+    """
     changed = dict(weights)
     for key in keys:
         old = weights[key]
@@ -68,12 +82,12 @@ def for_channels(weights: dict[str, torch.Tensor], keys: list[str], channels: in
     return changed
 
 
-def checkpoint_content(network: nn.Module, architecture: dict, configuration: dict, name: str, channels: int) -> dict:
-    """What to save: tensors on the CPU and plain values only.
+def checkpoint_content(network: UNet, *, architecture: dict, configuration: dict, name: str, channels: int) -> dict:
+    """The content of the file of weights: tensors on the CPU and plain values only.
 
     Parameters
     ----------
-    network : nn.Module
+    network : UNet
         The pretrained U-Net.
     architecture : dict
         ``architecture`` of the target's plans.
@@ -82,12 +96,12 @@ def checkpoint_content(network: nn.Module, architecture: dict, configuration: di
     name : str
         Of the configuration.
     channels : int
-        Input channels that the saved stem takes.
+        Input channels of the saved stem.
     """
     weights = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
     keys = stem_keys(network)
     if weights[keys[0]].shape[1] != channels:
-        weights = for_channels(weights, keys, channels)
+        weights = for_channels(weights, keys=keys, channels=channels)
     return {
         "network_weights": weights,
         "nnssl_adaptation_plan": {
@@ -108,8 +122,8 @@ def checkpoint_content(network: nn.Module, architecture: dict, configuration: di
     }
 
 
-def check_loadable(content: dict, network: nn.Module, where: str) -> Match:
-    """Raise `UserError` unless nnU-Net's loader would take these weights for this network."""
+def check_loadable(content: dict, network: UNet, *, where: str) -> Match:
+    """Raise `UserError` unless nnU-Net can load these weights into this network."""
     match = match_weights(content["network_weights"], network)
     if match.missing or match.adapted:
         raise UserError(

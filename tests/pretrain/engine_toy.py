@@ -1,4 +1,4 @@
-"""Tiny tasks for the engine, for one process or several: ``python engine_toy.py JOB...``, each the JSON of a call."""
+"""Tiny objectives for the engine, for one process or several: ``python engine_toy.py JOB...``, each JSON of a call."""
 
 import json
 import os
@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.pretrain import engine
 from nnunetv2_xssr.pretrain.health import embedding_health
-from nnunetv2_xssr.pretrain.processes import gather, start, stop_told_once
-from nnunetv2_xssr.pretrain.task import Settings, sample_generator
+from nnunetv2_xssr.pretrain.objective import sample_generator
+from nnunetv2_xssr.pretrain.processes import gather, start, stop_reported_once
+from nnunetv2_xssr.pretrain.settings import Settings
 
 STEPS_PER_EPOCH = 5
 
@@ -22,13 +23,14 @@ STEPS_PER_EPOCH = 5
 class Regression:
     """Learn a fixed map from random points: every sample has its own, and the loss is a mean over samples."""
 
+    compares_samples = False
     health_note = "drawn points"
 
     def __init__(self, seed, fabric=None, health=None):
         self.seed, self.fabric, self.given = seed, fabric, list(health or [])
 
     def describe(self):
-        return {"task": type(self).__name__}
+        return {"objective": type(self).__name__}
 
     def build_model(self):
         return nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 6))
@@ -57,6 +59,8 @@ class Regression:
 class Contrast(Regression):
     """Two noisy copies of every sample find each other among all samples of all processes (InfoNCE)."""
 
+    compares_samples = True
+
     def batch(self, samples):
         points = super().batch(samples)
         noise = torch.stack([torch.randn(2, 6, generator=sample_generator(self.seed, i, 1)) for i in samples])
@@ -78,14 +82,14 @@ class AllAlike(Regression):
         return 3 + 1e-3 * super().batch(samples)
 
 
-TASKS = {task.__name__: task for task in (Regression, Contrast, AllAlike)}
+OBJECTIVES = {objective.__name__: objective for objective in (Regression, Contrast, AllAlike)}
 
 
-def train(folder, task, settings, resume=False, precision="32-true", stop=None, health=None):
+def train(folder, objective, settings, resume=False, precision="32-true", stop=None, health=None):
     """``stop``: rank, number of the step and signal that this process sends itself before it."""
-    engine.BATCHES_PER_EPOCH, engine.draw_progress = STEPS_PER_EPOCH, lambda *args: None
+    engine.BATCHES_PER_EPOCH, engine.draw_progress = STEPS_PER_EPOCH, lambda *args, **kwargs: None
     fabric = start("cpu", precision=precision)
-    made = TASKS[task](settings.get("seed", 0), fabric, health)
+    made = OBJECTIVES[objective](settings.get("seed", 0), fabric, health)
     if stop:
         rank, step, name = stop
         batch = made.batch
@@ -97,8 +101,8 @@ def train(folder, task, settings, resume=False, precision="32-true", stop=None, 
             return batch(samples)
 
         made.batch = signalled
-    with stop_told_once(fabric):
-        return engine.train(made, Settings(**settings), fabric, Path(folder), resume)
+    with stop_reported_once(fabric):
+        return engine.train(made, settings=Settings(**settings), fabric=fabric, folder=Path(folder), resume=resume)
 
 
 if __name__ == "__main__":

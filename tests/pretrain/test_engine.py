@@ -18,9 +18,11 @@ from plans import write_plans
 from nnunetv2_xssr.errors import Stopped, UserError
 from nnunetv2_xssr.pretrain import engine, schedule
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
+from nnunetv2_xssr.pretrain.processes import _processes_here, start
+from nnunetv2_xssr.pretrain.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parent))
-from engine_toy import STEPS_PER_EPOCH, train
+from engine_toy import STEPS_PER_EPOCH, Regression, train
 
 SETTINGS = {"epochs": 3, "batch_size": 8, "seed": 2}
 
@@ -43,10 +45,69 @@ LAUNCHERS = {
         | {"GROUP_RANK": rank, "TORCHELASTIC_RUN_ID": "test"}
     ),
     "srun": lambda rank: (
-        {"SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 2, "SLURM_NNODES": 1, "SLURM_NODEID": 0}
+        {"SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 2, "SLURM_NNODES": 1, "SLURM_NODEID": 0, "SLURM_STEP_NUM_TASKS": 2}
         | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_JOB_ID": 1, "SLURM_JOB_NAME": "test"}
     ),
 }
+
+
+# What one process finds when nnU-Net's users submit it, and how many processes -num_gpus 4 must then start.
+BATCH_SCRIPT = {"SLURM_JOB_ID": 1, "SLURM_JOB_NAME": "train", "SLURM_PROCID": 0, "SLURM_LOCALID": 0, "SLURM_NODEID": 0}
+ENVIRONMENTS = {
+    "no cluster": ({}, 4, (4, 1)),
+    "sbatch": (BATCH_SCRIPT, 4, (4, 1)),
+    "sbatch --ntasks=1": ({**BATCH_SCRIPT, "SLURM_NTASKS": 1}, 4, (4, 1)),
+    "sbatch --ntasks=4 without srun": (
+        {**BATCH_SCRIPT, "SLURM_NTASKS": 4, "SLURM_NTASKS_PER_NODE": 4, "SLURM_NNODES": 1}, 4, (4, 1),
+    ),
+    "srun --ntasks=1": ({**BATCH_SCRIPT, "SLURM_NTASKS": 1, "SLURM_STEP_NUM_TASKS": 1}, 4, (4, 1)),
+    "salloc": ({**BATCH_SCRIPT, "SLURM_NTASKS": 4, "SLURM_JOB_NAME": "interactive"}, 4, (4, 1)),
+    "srun": (LAUNCHERS["srun"](1), 1, (2, 1)),
+    "srun, with the number said twice": (LAUNCHERS["srun"](1), 2, (2, 1)),
+    "srun on two machines": (
+        {**LAUNCHERS["srun"](1), "SLURM_NTASKS": 4, "SLURM_STEP_NUM_TASKS": 4, "SLURM_NNODES": 2}, 1, (2, 2),
+    ),
+    "torchrun": (LAUNCHERS["torchrun"](1), 1, (2, 1)),
+    "torchrun on two machines": (LAUNCHERS["torchrun on two machines"](1), 1, (1, 2)),
+    "srun torchrun": ({**LAUNCHERS["srun"](1), **LAUNCHERS["torchrun on two machines"](1)}, 1, (1, 2)),
+}  # fmt: skip
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Puts the variables of a cluster into an environment without others of them."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "TORCHELASTIC_")):
+            monkeypatch.delenv(name)
+    return lambda found: [monkeypatch.setenv(name, str(value)) for name, value in found.items()]
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_processes_that_are_there_or_must_be_started(cluster, name):
+    found, n_devices, expected = ENVIRONMENTS[name]
+    cluster(found)
+    assert _processes_here(n_devices)[:2] == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "n_devices", "words"),
+    [
+        ({}, 2, "num_gpus must be between 1 and 1 for the device cpu.*got 2"),
+        ({}, 0, "num_gpus must be between 1 and 1 for the device cpu.*got 0"),
+        (LAUNCHERS["srun"](1), 4, "num_gpus must be 1 or 2.*got 4"),
+        (LAUNCHERS["torchrun"](1), 4, "num_gpus must be 1 or 2.*got 4"),
+        ({"SLURM_NTASKS": 2, "SLURM_STEP_NUM_TASKS": 2}, 1, "2 tasks without --ntasks-per-node"),
+    ],
+)
+def test_processes_that_do_not_fit(cluster, found, n_devices, words):
+    cluster(found)
+    with pytest.raises(UserError, match=words):
+        start("cpu", n_devices=n_devices)
+
+
+def test_one_process_of_a_batch_script_does_not_wait_for_others(cluster):
+    cluster(ENVIRONMENTS["sbatch --ntasks=4 without srun"][0])
+    assert start("cpu").world_size == 1
 
 
 def together(launcher, program):
@@ -92,15 +153,15 @@ def assert_alike(one, other, tolerance):
 def test_two_processes_learn_what_one_does_with_the_whole_batch(tmp_path):
     """Contrast compares all samples with all: its features are gathered over the processes, with gradients."""
     jobs = {
-        "plain": {"task": "Regression", "settings": SETTINGS},
-        "in parts": {"task": "Regression", "settings": {**SETTINGS, "accumulate": 2}},
-        "contrast": {"task": "Contrast", "settings": SETTINGS},
+        "plain": {"objective": "Regression", "settings": SETTINGS},
+        "in parts": {"objective": "Regression", "settings": {**SETTINGS, "accumulate": 2}},
+        "contrast": {"objective": "Contrast", "settings": SETTINGS},
     }
     codes, outputs = together("srun", toy(*({"folder": tmp_path / name, **job} for name, job in jobs.items())))
     assert codes == [0, 0], outputs
     assert "batch" not in outputs[1][1]  # only the first process shows its progress
     for name, job in jobs.items():
-        one = load_checkpoint(train(tmp_path / "one" / name, job["task"], SETTINGS))
+        one = load_checkpoint(train(tmp_path / "one" / name, job["objective"], SETTINGS))
         assert one["history"]["loss"][-1] < 0.99 * one["history"]["loss"][0]
         assert_alike(one, load_checkpoint(tmp_path / name / "checkpoint_final.pth"), 1e-5)
 
@@ -115,6 +176,24 @@ def test_accumulated_parts_are_the_larger_batch(tmp_path, parts):
 def test_batch_that_does_not_divide(tmp_path):
     with pytest.raises(UserError, match="batch_size must be a multiple of 3.*got 8"):
         train(tmp_path, "Regression", {**SETTINGS, "accumulate": 3})
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 1), (4, 4), (8, 8)])
+def test_parts_with_nothing_to_compare_are_refused(tmp_path, batch_size, accumulate):
+    settings = {**SETTINGS, "batch_size": batch_size, "accumulate": accumulate, "epochs": 1}
+    with pytest.raises(UserError, match=f"at least {2 * accumulate} with accumulate {accumulate}.*got {batch_size};"):
+        train(tmp_path, "Contrast", settings)
+    assert not list(tmp_path.iterdir())
+    train(tmp_path, "Regression", settings)  # its loss is a mean over samples
+    train(tmp_path, "Contrast", {**settings, "batch_size": 2 * accumulate})
+
+
+def test_parts_are_shared_by_processes():
+    """Four images in two parts for two processes: each part has two, which are compared over the processes."""
+    settings = Settings(batch_size=4, accumulate=2)
+    settings.check_parts(n_processes=2, compares_samples=True)
+    with pytest.raises(UserError, match="multiple of 8"):
+        settings.check_parts(n_processes=4, compares_samples=True)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +266,7 @@ def test_signal_in_the_last_step_comes_too_late(tmp_path):
 def test_all_processes_stop_at_the_same_step(tmp_path):
     """Only the second one gets the signal."""
     folder = tmp_path / "two"
-    job = {"folder": folder, "task": "Regression", "settings": SETTINGS, "stop": [1, 6, "SIGUSR1"]}
+    job = {"folder": folder, "objective": "Regression", "settings": SETTINGS, "stop": [1, 6, "SIGUSR1"]}
     codes, outputs = together("torchrun on two machines", toy(job))
     assert codes == [128 + signal.SIGTERM, 128 + signal.SIGUSR1], outputs
     assert "run it with --c" in outputs[0][1] and "Traceback" not in outputs[0][1]
@@ -224,9 +303,61 @@ def test_continuing_with_other_settings(tmp_path, change, part):
         train(tmp_path, "Regression", SETTINGS, stop=(0, 2, "SIGTERM"))
     with pytest.raises(UserError, match=f"other {part}"):
         train(tmp_path, "Regression", {**SETTINGS, **change}, resume=True)
-    with pytest.raises(UserError, match="other task"):
+    with pytest.raises(UserError, match="other objective"):
         train(tmp_path, "Contrast", SETTINGS, resume=True)
     train(tmp_path, "Regression", {**SETTINGS, "accumulate": 2}, resume=True)  # only computes differently
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_parts_that_are_compared_within_stay_the_same_when_continued(tmp_path, finished):
+    if finished:
+        train(tmp_path, "Contrast", SETTINGS)
+    else:
+        with pytest.raises(Stopped):
+            train(tmp_path, "Contrast", SETTINGS, stop=(0, 2, "SIGTERM"))
+    with pytest.raises(
+        UserError, match=r"other training \({'accumulate': 1}\) than asked for now \({'accumulate': 2}\)"
+    ):
+        train(tmp_path, "Contrast", {**SETTINGS, "accumulate": 2}, resume=True)
+    train(tmp_path, "Contrast", SETTINGS, resume=True)
+
+
+def test_final_checkpoint_is_of_the_run_that_trained_it(tmp_path, monkeypatch):
+    """Another run replaces the latest checkpoint, or removes it, in the last moment."""
+    expected = load_checkpoint(train(tmp_path / "alone", "Regression", SETTINGS))
+    with pytest.raises(Stopped):
+        train(tmp_path / "other", "Regression", {**SETTINGS, "seed": 5}, stop=(0, 2, "SIGTERM"))
+    other = tmp_path / "other" / "checkpoint_latest.pth"
+
+    def replaced(self, model, folder):
+        shutil.copy(other, folder / "checkpoint_latest.pth")
+
+    def removed(self, model, folder):
+        (folder / "checkpoint_latest.pth").unlink()
+
+    for finish in (replaced, removed):
+        monkeypatch.setattr(Regression, "finish", finish)
+        final = load_checkpoint(train(tmp_path / finish.__name__, "Regression", SETTINGS))
+        assert_alike(expected, final, 0)
+        assert final["training"] == expected["training"] and set(final) == set(expected)
+        assert not {"optimizer", "step"} & set(final)
+
+
+def test_killed_after_its_last_step_and_continued(tmp_path, monkeypatch):
+    expected = load_checkpoint(train(tmp_path / "alone", "Regression", SETTINGS))
+
+    def killed(self, model, folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Regression, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", "Regression", SETTINGS)
+    assert not (tmp_path / "killed" / "checkpoint_final.pth").exists()
+    monkeypatch.setattr(Regression, "loss", lambda *args: pytest.fail("trained again"))
+    final = load_checkpoint(train(tmp_path / "killed", "Regression", SETTINGS, resume=True))
+    assert_alike(expected, final, 0)
+    assert set(final) == set(expected)
 
 
 # --- how long, and how well

@@ -1,22 +1,28 @@
 """HSSL: what it reads, what it trains, and that nnU-Net takes its weights."""
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from making import SOURCE, TARGET, fails, succeeds, volume, write_dataset_json, write_volume
+from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from plans import KINDS, write_plans
 
 from nnunetv2_xssr.commands import hssl_pretrain
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.pretrain import engine
+from nnunetv2_xssr.pretrain.hssl import patches
 from nnunetv2_xssr.pretrain.hssl.network import HSSLNetwork
+from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, PreprocessedPool, preprocess_pool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.pretrain.hssl.task import HSSLTask
+from nnunetv2_xssr.pretrain.hssl.pretrain import pretrain_hssl
 from nnunetv2_xssr.pretrain.hssl.weights import check_loadable, checkpoint_content, match_weights
+from nnunetv2_xssr.pretrain.processes import start
+from nnunetv2_xssr.pretrain.settings import Settings
 
 VOLUMES = "Dataset003_Volumes"
 ARGV = ["-d", "2", "-c", "2d", "-s", "1", "2", "--epochs", "1", "--batch_size", "4", "-device", "cpu"]
@@ -37,7 +43,11 @@ def write_volumes(workspace, n=4):
 
 def loaded_plans(workspace, configuration, network, channels=1):
     write_plans(workspace.preprocessed / TARGET, configuration, network, channels)
-    return TargetPlans.load(TARGET, configuration)
+    return TargetPlans.load(TARGET, configuration_name=configuration)
+
+
+def pool_of(*files):
+    return PreprocessedPool(name="p", files=files, hashes={file.stem: file.stem for file in files})
 
 
 def weights_file(workspace, configuration="2d"):
@@ -48,7 +58,13 @@ def weights_file(workspace, configuration="2d"):
 def content_of(plans, channels=1, saved=1):
     configuration = {**plans.preprocessing(), "patch_size": list(plans.patch_size)}
     network = plans.build_network(channels)
-    return network, checkpoint_content(network, plans.architecture, configuration, plans.configuration_name, saved)
+    return network, checkpoint_content(
+        network,
+        architecture=plans.architecture,
+        configuration=configuration,
+        name=plans.configuration_name,
+        channels=saved,
+    )
 
 
 @pytest.mark.parametrize(("configuration", "network"), KINDS)
@@ -61,7 +77,7 @@ def test_nnunet_takes_every_tensor_but_the_segmentation_layers(workspace, tmp_pa
     for key, value in fresh.state_dict().items():
         same = torch.equal(value, pretrained.state_dict()[key])
         assert same or ".seg_layers." in key, key
-    assert not check_loadable(content, fresh, "w.pth").missing
+    assert not check_loadable(content, fresh, where="w.pth").missing
 
 
 @pytest.mark.parametrize(("configuration", "network"), KINDS)
@@ -118,7 +134,7 @@ def test_every_weight_but_the_segmentation_layers_is_trained(workspace, configur
 # ------------------------------------------------------------------------------------------------------- the patches
 def pools_of(workspace, configuration, names):
     plans = loaded_plans(workspace, configuration, "PlainConvUNet")
-    return [preprocess_pool(open_pool(name), plans, 1) for name in names], plans
+    return [preprocess_pool(open_pool(name), plans) for name in names], plans
 
 
 def test_preprocessed_images_are_what_nnunet_makes_of_labelled_ones(workspace):
@@ -143,22 +159,22 @@ def test_an_interrupted_preprocessing_goes_on_and_a_changed_image_is_read_again(
 
 def test_datasets_take_turns_and_a_sample_does_not_depend_on_others(workspace):
     pools, plans = pools_of(workspace, "2d", [SOURCE, TARGET])
-    pairs = PatchPairs(pools, plans.patch_size, seed=3)
+    pairs = PatchPairs(pools, patch_size=plans.patch_size, seed=3)
     assert [pairs.task(i) for i in range(6)] == [0, 1] * 3
     noisy, clean = pairs.pair(5)
     assert noisy.shape == clean.shape == (2, 1, *plans.patch_size)
     torch.manual_seed(99)
     np.random.seed(99)
-    again = PatchPairs(pools, plans.patch_size, seed=3)
+    again = PatchPairs(pools, patch_size=plans.patch_size, seed=3)
     again.pair(0)
     assert torch.equal(again.pair(5)[0], noisy) and torch.equal(again.pair(5)[1], clean)
-    assert not torch.equal(PatchPairs(pools, plans.patch_size, seed=4).pair(5)[0], noisy)
+    assert not torch.equal(PatchPairs(pools, patch_size=plans.patch_size, seed=4).pair(5)[0], noisy)
     assert not torch.equal(noisy, clean) and not torch.equal(clean[0], clean[1])
 
 
 def test_drawing_leaves_the_global_random_numbers_alone(workspace):
     pools, plans = pools_of(workspace, "2d", [SOURCE])
-    pairs = PatchPairs(pools, plans.patch_size, seed=0)
+    pairs = PatchPairs(pools, patch_size=plans.patch_size, seed=0)
     states = torch.get_rng_state(), np.random.get_state()[1].copy()
     pairs.pair(1)
     assert torch.equal(torch.get_rng_state(), states[0]) and np.array_equal(np.random.get_state()[1], states[1])
@@ -169,36 +185,180 @@ def test_every_image_is_drawn_once_a_pass(tmp_path):
     for i in range(5):
         np.save(tmp_path / f"{i}.npy", np.full((1, 1, 16, 16), i + 1, np.float16))
         files.append(tmp_path / f"{i}.npy")
-    pairs = PatchPairs([PreprocessedPool("p", tuple(files), {})], (16, 16), seed=0)
+    pairs = PatchPairs([pool_of(*files)], patch_size=(16, 16), seed=0)
     seen = [round(float(pairs.pair(i)[1].max())) for i in range(10)]
     assert sorted(seen[:5]) == sorted(seen[5:]) == [1, 2, 3, 4, 5] and seen[:5] != seen[5:]
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 40), (7, 5, 40), (30, 30, 30), (1, 1, 1)])
-@pytest.mark.parametrize("patch_size", [(16, 16), (8, 16, 16)])
-def test_images_smaller_than_the_patch_are_padded_with_zero(tmp_path, shape, patch_size):
+SHAPES, PATCHES = [(1, 5, 40), (7, 5, 40), (30, 30, 30), (1, 1, 1)], [(16, 16), (8, 16, 16)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("patch_size", PATCHES)
+def test_patches_of_any_image_have_the_size_asked_for(tmp_path, shape, patch_size):
     np.save(tmp_path / "a.npy", np.ones((2, *shape), np.float16))
-    pairs = PatchPairs([PreprocessedPool("p", (tmp_path / "a.npy",), {})], patch_size, seed=0)
+    pairs = PatchPairs([pool_of(tmp_path / "a.npy")], patch_size=patch_size, seed=0)
     for i in range(8):
         noisy, clean = pairs.pair(i)
-        assert clean.shape == (2, 2, *patch_size) and clean.max() > 0.2
+        assert clean.shape == noisy.shape == (2, 2, *patch_size) and clean.max() > 0.2
+
+
+@pytest.mark.parametrize("patch_size", PATCHES)
+def test_images_smaller_than_the_patch_are_padded_with_zero(tmp_path, patch_size):
+    """An image of ones: its share of the patch is one, everything beside it is zero."""
+    np.save(tmp_path / "a.npy", np.ones((2, 4, 4, 4), np.float16))
+    pairs = PatchPairs([pool_of(tmp_path / "a.npy")], patch_size=patch_size, seed=0)
+    share = np.prod([4 / size for size in patch_size])
+    means = [pairs.pair(i)[1].mean().item() for i in range(20)]
+    assert np.mean(means) == pytest.approx(share, rel=0.5) and max(means) < 3 * share
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("patch_size", PATCHES)
+def test_a_patch_is_the_image_around_its_middle(shape, patch_size):
+    """Voxel by voxel, as the definition says it."""
+    rng = np.random.default_rng(0)
+    image = (1 + rng.random((2, *shape))).astype(np.float16)
+    size = (*[1] * (3 - len(patch_size)), *patch_size)
+    for _ in range(4):
+        middle = np.array([rng.integers(n) for n in shape])
+        shift = np.array([rng.integers(-n // 4, n // 4 + 1) for n in patch_size])
+        start = middle - np.array(size) // 2 + np.array([0] * (3 - len(patch_size)) + list(shift))
+        expected = np.zeros((2, *size), np.float32)
+        for place in np.ndindex(*size):
+            voxel = tuple(start + place)
+            if all(0 <= v < n for v, n in zip(voxel, shape, strict=True)):
+                expected[(slice(None), *place)] = image[(slice(None), *voxel)]
+        found = patches._cut(image, middle, shift, patch_size)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, expected.reshape(2, *patch_size))
 
 
 def test_a_preprocessed_file_cut_off_is_named(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY")
-    pairs = PatchPairs([PreprocessedPool("p", (tmp_path / "a.npy",), {})], (8, 8), seed=0)
+    pairs = PatchPairs([pool_of(tmp_path / "a.npy")], patch_size=(8, 8), seed=0)
     with pytest.raises(ValueError, match="a.npy cannot be read"):
         pairs.pair(0)
 
 
+# ----------------------------------------------------------------------------------------------------- the objective
+def objective_of(plans, pools, groups):
+    pairs = [PatchPairs(pools, patch_size=plans.patch_size, seed=seed) for seed in (0, 1)]
+    return HSSLObjective(
+        plans, channels=1, pairs=pairs[0], held_out=pairs[1], groups=groups, fabric=start("cpu"), health_note=""
+    )
+
+
+def drawn_pools(folder, dim, sizes):
+    """Pools of so many random images each."""
+    pools = []
+    for i, n in enumerate(sizes):
+        files = [folder / f"{i}_{j}.npy" for j in range(n)]
+        for j, file in enumerate(files):
+            rng = np.random.default_rng([i, j])
+            np.save(file, rng.normal(size=(1, 16 if dim == 3 else 1, 16, 16)).astype(np.float16))
+        pools.append(pool_of(*files))
+    return pools
+
+
+@pytest.mark.parametrize(("configuration", "network"), KINDS)
+def test_the_loss_teaches_the_whole_network(workspace, tmp_path, configuration, network):
+    """Every weight but the segmentation layers has a gradient that is not zero: encoder, decoder and heads."""
+    plans = loaded_plans(workspace, configuration, network)
+    objective = objective_of(plans, drawn_pools(tmp_path, int(configuration[0]), (2, 2, 2)), [0, 0, 1])
+    torch.manual_seed(0)
+    model = objective.build_model()
+    for parameter in model.parameters():  # nnU-Net begins residual blocks at zero
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    losses = objective.loss(model, objective.batch(range(6)))
+    losses["loss"].backward()
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim > 1}
+    assert [name for name, weight in weights.items() if weight.grad is None or not weight.grad.any()] == []
+    assert any("decoder.stages" in name for name in weights) and any("restore" in name for name in weights)
+    for name, loss in losses.items():
+        assert loss > 0.01, name  # no part is lost
+
+
+def test_a_single_dataset_contrasts_its_images_but_no_tasks(workspace, tmp_path):
+    plans = loaded_plans(workspace, "2d", "PlainConvUNet")
+    objective = objective_of(plans, drawn_pools(tmp_path, 2, (4,)), [0])
+    model = objective.build_model()
+    losses = objective.loss(model, objective.batch(range(4)))
+    losses["loss"].backward()
+    assert losses["group_loss"] == 0 and losses["image_loss"] > 0
+    assert model.project_image[0].weight.grad.any()
+    # Processes wait for the gradients of all parameters: they are zero, and there.
+    assert not model.project_task[0].weight.grad.any() and not model.task_head.weight.grad.any()
+
+
+def test_a_batch_of_one_image_is_refused_by_the_loss(workspace, tmp_path):
+    plans = loaded_plans(workspace, "2d", "PlainConvUNet")
+    objective = objective_of(plans, drawn_pools(tmp_path, 2, (2, 2)), [0, 1])
+    with pytest.raises(ValueError, match="needs two"):
+        objective.loss(objective.build_model(), objective.batch(range(1)))
+
+
+@pytest.mark.parametrize(("n_images", "n_held_out"), [(25, 3), (20, 2), (19, 0)])
+def test_learned_images_and_those_of_the_health_are_others(workspace, tmp_path, monkeypatch, n_images, n_held_out):
+    """Which files are opened for the batches and which for the health, in a training of several passes."""
+    monkeypatch.setattr(engine, "BATCHES_PER_EPOCH", 10)
+    plans = loaded_plans(workspace, "2d", "PlainConvUNet")
+    pools = drawn_pools(tmp_path, 2, (n_images, n_images))
+    opened, original = {"batch": set(), "health": set()}, PatchPairs._open
+
+    def noted(part):
+        method = getattr(HSSLObjective, part)
+
+        def call(self, *args):
+            monkeypatch.setattr(PatchPairs, "_open", staticmethod(lambda f: opened[part].add(f) or original(f)))
+            return method(self, *args)
+
+        monkeypatch.setattr(HSSLObjective, part, call)
+
+    noted("batch")
+    noted("health")
+    pretrain_hssl(
+        plans,
+        pools,
+        groups=[0, 1],
+        channels=1,
+        saved_channels=1,
+        settings=Settings(epochs=1, batch_size=8),
+        fabric=start("cpu"),
+        resume=False,
+    )
+    everything = {file for pool in pools for file in pool.files}
+    if n_held_out:
+        assert len(opened["health"]) == 2 * n_held_out and opened["batch"] == everything - opened["health"]
+    else:
+        assert opened["batch"] == everything == opened["health"]
+
+
 # ------------------------------------------------------------------------------------------------------- the command
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 1), (4, 4), (6, 4)])
+def test_parts_of_fewer_than_two_images_are_refused_before_any_work(planned, capsys, batch_size, accumulate):
+    argv = [*ARGV, "--batch_size", batch_size, "--accumulate", accumulate]
+    fails(capsys, hssl_pretrain.main, argv, "batch_size must be", f"got {batch_size}")
+    assert not list((planned.preprocessed / SOURCE / "xssr").rglob("hssl_*"))
+    assert not weights_file(planned).parent.exists()
+
+
+def test_parts_of_two_images_are_contrasted_and_stay_so(planned, capsys):
+    argv = [*ARGV, "--accumulate", "2"]
+    succeeds(capsys, hssl_pretrain.main, argv)
+    checkpoint = torch.load(weights_file(planned).parent / "checkpoint_final.pth", weights_only=True)
+    assert checkpoint["history"]["image_loss"][0] > 0.1 and checkpoint["training"]["accumulate"] == 2
+    fails(capsys, hssl_pretrain.main, [*ARGV, "--c"], "other training ({'accumulate': 2})", "({'accumulate': 1})")
+    succeeds(capsys, hssl_pretrain.main, [*argv, "--c"])
+
+
 def test_command_writes_weights_that_fit_the_plans(planned, capsys):
     out = succeeds(capsys, hssl_pretrain.main, ARGV)
     assert "0 of the stem are adapted" in out and str(weights_file(planned)) in out
     assert f"next: nnUNetv2_train {TARGET} 2d 0 -pretrained_weights {weights_file(planned)}" in out
-    plans = TargetPlans.load(TARGET, "2d")
+    plans = TargetPlans.load(TARGET, configuration_name="2d")
     content = torch.load(weights_file(planned), weights_only=True)
-    assert not check_loadable(content, plans.build_network(1), "w").missing
+    assert not check_loadable(content, plans.build_network(1), where="w").missing
     torch.manual_seed(0)
     initial = plans.build_network(1).state_dict()
     changed = [not torch.equal(content["network_weights"][key], value) for key, value in initial.items()]
@@ -212,7 +372,7 @@ def test_two_runs_and_a_continued_one_give_the_same_weights(planned, capsys, mon
     first = weights_file(planned).read_bytes()
     for file in weights_file(planned).parent.iterdir():
         file.unlink()
-    calls, original = [], HSSLTask.loss
+    calls, original = [], HSSLObjective.loss
 
     def interrupted(self, *args):
         calls.append(1)
@@ -220,10 +380,86 @@ def test_two_runs_and_a_continued_one_give_the_same_weights(planned, capsys, mon
             raise KeyboardInterrupt
         return original(self, *args)
 
-    monkeypatch.setattr(HSSLTask, "loss", interrupted)
+    monkeypatch.setattr(HSSLObjective, "loss", interrupted)
     assert hssl_pretrain.main([str(a) for a in argv]) == 130
     succeeds(capsys, hssl_pretrain.main, [*argv, "--c"])
     assert weights_file(planned).read_bytes() == first
+
+
+@pytest.mark.parametrize("names", [("R", "G", "B"), ("extra", "XRay"), ("CT", "T1")])
+def test_images_with_more_channels_than_the_target(planned, capsys, names):
+    """--like_channels: each channel is normalised by its name, the target's where it has the same."""
+    for i in range(3):
+        for channel in range(len(names)):
+            write_picture(planned.images("Dataset004_More") / f"c_{i}_{channel:04d}.png", picture(i + 10 * channel))
+    write_dataset_json(planned.raw / "Dataset004_More", channel_names=dict(enumerate(names)))
+    argv = [*ARGV[:5], "4", *ARGV[7:]]
+    fails(capsys, hssl_pretrain.main, argv, f"the images have {len(names)} channels", "has 1", "--like_channels 1")
+    out = succeeds(capsys, hssl_pretrain.main, [*argv, "--like_channels", "1"])
+    assert f"normalisation of Dataset004_More: {names[0]} by " in out
+    assert f"next: nnUNetv2_train {TARGET} 2d 0 -pretrained_weights {weights_file(planned)}" in out
+    plans = TargetPlans.load(TARGET, configuration_name="2d")
+    content = torch.load(weights_file(planned), weights_only=True)
+    assert not check_loadable(content, plans.build_network(1), where="w").missing
+
+
+def test_images_with_fewer_channels_than_the_target(planned, capsys):
+    write_plans(planned.preprocessed / TARGET, channels=3)
+    write_dataset_json(planned.raw / TARGET, channel_names={"0": "R", "1": "G", "2": "B"})
+    argv = [*ARGV[:5], "1", *ARGV[7:], "--like_channels"]
+    for number in (0, -1):
+        fails(capsys, hssl_pretrain.main, [*argv, number], f"--like_channels must be 1 or more; got {number}")
+    succeeds(capsys, hssl_pretrain.main, [*argv, "3"])
+    plans = TargetPlans.load(TARGET, configuration_name="2d")
+    assert not check_loadable(torch.load(weights_file(planned)), plans.build_network(3), where="w").missing
+
+
+def test_channels_are_normalised_by_their_names(workspace):
+    plans = loaded_plans(workspace, "2d", "PlainConvUNet", channels=2)
+    write_dataset_json(workspace.raw / TARGET, channel_names={"0": "CT", "1": "special"})
+    content = json.loads((workspace.preprocessed / TARGET / "nnUNetPlans.json").read_text())
+    configuration = content["configurations"]["2d"]
+    configuration["normalization_schemes"], configuration["use_mask_for_norm"] = (
+        ["CTNormalization", "RescaleTo01Normalization"],
+        [False, True],
+    )
+    content["foreground_intensity_properties_per_channel"]["1"]["mean"] = 7.0
+    (workspace.preprocessed / TARGET / "nnUNetPlans.json").write_text(json.dumps(content))
+    plans = TargetPlans.load(TARGET, configuration_name="2d")
+    assert plans.for_channels(("CT", "special")).preprocessing() == plans.preprocessing()
+    found = plans.for_channels(("Special", "rgb_to_0_1", "T2", "ct")).preprocessing()
+    assert found["normalization_schemes"] == [
+        "RescaleTo01Normalization",
+        "RGBTo01Normalization",
+        "ZScoreNormalization",
+        "CTNormalization",
+    ]
+    assert found["use_mask_for_norm"] == [True, False, False, False]
+    means = [found["intensities"][str(i)]["mean"] for i in range(4)]
+    assert means[0] == 7.0 and means[3] == plans.preprocessing()["intensities"]["0"]["mean"]
+    # CT where the target has none: nnU-Net's scheme with a fixed window, so that Hounsfield units stay comparable.
+    image = np.random.default_rng(0).uniform(-3000, 3000, (1, 1, 20, 20)).astype(np.float32)
+    other = loaded_plans(workspace, "2d", "PlainConvUNet")
+    write_dataset_json(workspace.raw / TARGET, channel_names={"0": "MRI"})
+    other = TargetPlans.load(TARGET, configuration_name="2d").for_channels(("CT",))
+    assert other.preprocess(image, {"spacing": [1, 1, 1]}) == pytest.approx(image.clip(-1000, 1000) / 500, abs=1e-5)
+
+
+def test_a_source_that_does_not_fit_its_normalisation_is_named(planned, capsys):
+    write_volumes(planned, 1)
+    write_dataset_json(planned.raw / VOLUMES, ".nii.gz", {"0": "rgb_to_0_1"})
+    argv = [*ARGV[:5], "3", *ARGV[7:]]
+    fails(capsys, hssl_pretrain.main, argv, "case v_0", "does not fit its normalisation")
+
+
+def test_next_step_names_the_plans_and_quotes_spaces(planned, capsys, monkeypatch):
+    plans = planned.preprocessed / TARGET / "nnUNetPlans.json"
+    plans.rename(plans.with_name("other plans.json"))
+    out = succeeds(capsys, hssl_pretrain.main, [*ARGV, "-p", "other plans"])
+    (line,) = [line for line in out.splitlines() if line.startswith("next: ")]
+    words = shlex.split(line.removeprefix("next: "))
+    assert words[:6] == ["nnUNetv2_train", TARGET, "2d", "0", "-p", "other plans"]
+    assert Path(words[-1]).is_file()
 
 
 def test_volumes_for_a_3d_configuration(workspace, capsys, monkeypatch):

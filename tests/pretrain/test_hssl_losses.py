@@ -40,12 +40,31 @@ def test_hierarchical_contrast_weighs_the_own_task_twice():
     assert found.item() == pytest.approx(sum(terms) / 4)
 
 
-def test_hierarchical_contrast_does_not_pull_the_images_of_a_single_task_together():
-    rows = features(6).requires_grad_()
-    one = torch.zeros(6, dtype=int)
-    loss = hierarchical_contrast(rows, one, one)
-    loss.backward()
-    assert loss == 0 and not rows.grad.any()
+@pytest.mark.parametrize("n_images", [0, 1])
+def test_images_with_nothing_to_contrast_are_refused(n_images):
+    with pytest.raises(ValueError, match=f"two images or more.*got {2 * n_images} views"):
+        image_contrast(features(2 * n_images))
+
+
+@pytest.mark.parametrize(
+    ("task", "group"),
+    [
+        ([0, 0, 0, 0], [0, 0, 0, 0]),  # all of one task
+        ([2, 2], [1, 1]),  # the two views of one image
+        ([0, 1, 2], [0, 1, 2]),  # nobody has a partner
+    ],
+)
+def test_tasks_with_nothing_to_contrast_are_refused(task, group):
+    with pytest.raises(ValueError, match="two tasks or more, and two images of one group"):
+        hierarchical_contrast(features(len(task)), torch.tensor(task), torch.tensor(group))
+
+
+def test_the_fewest_images_that_can_be_contrasted_have_gradients():
+    rows = features(4).requires_grad_()
+    assert torch.autograd.grad(image_contrast(rows), rows)[0].abs().max() > 0
+    task = torch.tensor([0, 1, 0, 1])
+    for group in (task, torch.zeros_like(task)):
+        assert torch.autograd.grad(hierarchical_contrast(rows, task, group), rows)[0].abs().max() > 0
 
 
 def test_both_contrasts_fall_as_positives_come_together_and_have_finite_gradients():

@@ -26,12 +26,12 @@ def shares():
 
 @pytest.mark.parametrize("n_workers", [0, 1, 2])
 def test_batches_are_the_same_whoever_makes_them(n_workers):
-    task = Regression(seed=4)
+    objective = Regression(seed=4)
     state = torch.get_rng_state()
-    made = list(islice(batches(task, shares(), n_workers), 7))
+    made = list(islice(batches(objective, shares(), n_workers=n_workers), 7))
     assert torch.equal(torch.get_rng_state(), state)
     for i, batch in enumerate(made):
-        assert torch.equal(batch, task.batch(range(8 * i, 8 * i + 8)))
+        assert torch.equal(batch, objective.batch(range(8 * i, 8 * i + 8)))
 
 
 def test_workers_change_no_weight(tmp_path, monkeypatch):
@@ -55,7 +55,7 @@ class Broken(Regression):
 
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_broken_file_is_named_in_one_sentence(n_workers):
-    stream = batches(Broken(seed=1), shares(), n_workers)
+    stream = batches(Broken(seed=1), shares(), n_workers=n_workers)
     assert len([next(stream), next(stream)]) == 2
     with pytest.raises(UserError) as error:
         next(stream)
@@ -70,7 +70,7 @@ class Process(Regression):
 def test_workers_are_processes_that_end_when_told_to():
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        process, ends = next(batches(Process(seed=1), shares(), 1)).tolist()
+        process, ends = next(batches(Process(seed=1), shares(), n_workers=1)).tolist()
     finally:
         signal.signal(signal.SIGTERM, before)
     assert process != os.getpid() and ends

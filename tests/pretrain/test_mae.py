@@ -23,7 +23,7 @@ def generator(seed=0):
 
 def model(channels=1, seed=0, dim=2):
     torch.manual_seed(seed)
-    return MaskedAutoencoder(channels, **SMALL, dim=dim)
+    return MaskedAutoencoder(input_channels=channels, **SMALL, dim=dim)
 
 
 def pixels_of(visible):
@@ -38,7 +38,7 @@ def test_nothing_of_masked_cells_reaches_the_output(channels, shape):
     seed = sum(shape)
     net = model(channels, seed, len(shape))
     image = torch.randn(2, channels, *(CELL * n for n in shape), generator=generator(seed))
-    visible = random_visible(2, shape, 0.6, generator(seed))
+    visible = random_visible(2, shape, mask_ratio=0.6, generator=generator(seed))
     other = torch.where(pixels_of(visible).bool(), image, 100 * torch.randn(image.shape, generator=generator(9)))
     assert not torch.equal(image, other)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_nothing_of_masked_cells_reaches_the_output(channels, shape):
 def test_visible_cells_do_reach_the_output():
     net = model()
     image = torch.randn(1, 1, 64, 64, generator=generator())
-    visible = random_visible(1, (4, 4), 0.5, generator())
+    visible = random_visible(1, (4, 4), mask_ratio=0.5, generator=generator())
     other = image + pixels_of(visible)
     with torch.no_grad():
         assert not torch.equal(net.reconstruct(image, visible), net.reconstruct(other, visible))
@@ -62,7 +62,7 @@ def test_loss_counts_masked_cells_alone():
     """Against its definition, cell by cell."""
     net = model(3)
     image = torch.randn(2, 3, 64, 64, generator=generator())
-    visible = random_visible(2, (4, 4), 0.6, generator())
+    visible = random_visible(2, (4, 4), mask_ratio=0.6, generator=generator())
     with torch.no_grad():
         predicted, loss = net.reconstruct(image, visible), net(image, visible)
     errors = []
@@ -103,7 +103,7 @@ def test_constant_cell_gives_a_finite_target():
 
 @pytest.mark.parametrize(("ratio", "rows", "columns"), [(0.6, 8, 8), (0.5, 3, 5), (0.75, 4, 4)])
 def test_equally_many_cells_are_visible_in_every_image(ratio, rows, columns):
-    visible = random_visible(50, (rows, columns), ratio, generator())
+    visible = random_visible(50, (rows, columns), mask_ratio=ratio, generator=generator())
     n = rows * columns
     assert visible.shape == (50, 1, rows, columns)
     assert set(visible.unique().tolist()) == {0.0, 1.0}
@@ -112,7 +112,7 @@ def test_equally_many_cells_are_visible_in_every_image(ratio, rows, columns):
 
 
 def test_every_cell_is_masked_as_often():
-    often = random_visible(4000, (4, 4), 0.5, generator()).mean(dim=(0, 1))
+    often = random_visible(4000, (4, 4), mask_ratio=0.5, generator=generator()).mean(dim=(0, 1))
     assert often.min() > 0.45 and often.max() < 0.55
 
 
@@ -153,7 +153,7 @@ def test_loss_falls_on_a_toy():
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     draws, losses = generator(), []
     for _ in range(60):
-        loss = net(image, random_visible(4, (4, 4), 0.6, draws))
+        loss = net(image, random_visible(4, (4, 4), mask_ratio=0.6, generator=draws))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -165,6 +165,6 @@ def test_loss_falls_on_a_toy():
 def test_every_weight_learns():
     net = model()
     image = torch.randn(2, 1, 64, 64, generator=generator())
-    net(image, random_visible(2, (4, 4), 0.6, generator())).backward()
+    net(image, random_visible(2, (4, 4), mask_ratio=0.6, generator=generator())).backward()
     without = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []

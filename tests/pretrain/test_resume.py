@@ -20,12 +20,12 @@ from nnunetv2_xssr.images import case_rows, views
 from nnunetv2_xssr.commands import pretrain, select, select_words
 from nnunetv2_xssr.pipeline import plan as select_plan
 from nnunetv2_xssr.trainer_link import linking
-from nnunetv2_xssr.pretrain import embedding, engine, task
+from nnunetv2_xssr.pretrain import embedding, engine, settings
 
 argv, seed = sys.argv[2:], int(sys.argv[1])
 main = {"select": select.main, "pretrain": pretrain.main}[argv.pop(0)]
 engine.BATCHES_PER_EPOCH = 2
-task.Settings.__init__.__defaults__ = (3, 4, 0, 1)
+settings.Settings.__init__.__kwdefaults__ = {"epochs": 3, "batch_size": 4, "seed": 0, "accumulate": 1}
 linking.ensure_linked = lambda: None
 
 left = 0  # moments until the kill
@@ -116,7 +116,7 @@ def written(workspace):
     for name in (SOURCE, TARGET):
         folder = workspace.preprocessed / name
         for file in sorted(folder.rglob("*")):
-            if file.is_file() and file.name != "files.json":
+            if file.is_file() and file.name != "files.json" and file.suffix != ".log":
                 files[str(file.relative_to(workspace.preprocessed))] = file.read_bytes()
     return files
 
@@ -159,8 +159,8 @@ def test_continued_after_ctrl_c(empty, monkeypatch, epochs_done):
     empty.encoder().unlink()
     draw, calls = engine.draw_progress, []
 
-    def interrupted_after(path, history, note):
-        draw(path, history, note)
+    def interrupted_after(path, history, **note):
+        draw(path, history, **note)
         calls.append(path)
         if len(calls) == epochs_done:
             raise KeyboardInterrupt

@@ -21,10 +21,10 @@ def randn(*shape, seed=0):
 
 def rates(epochs, losses, steps=10):
     """The factor of every step of a training whose held-out losses are these."""
-    out, total = [], schedule.total_epochs(epochs, [])
-    while total is None or len(out) < total * steps:
-        out.append(schedule.learning_rate_factor(len(out), epochs, total, steps))
-        total = schedule.total_epochs(epochs, losses[: len(out) // steps])
+    out, n_epochs = [], schedule.total_epochs(epochs, [])
+    while n_epochs is None or len(out) < n_epochs * steps:
+        out.append(schedule.learning_rate_factor(len(out), epochs=epochs, n_epochs=n_epochs, steps_per_epoch=steps))
+        n_epochs = schedule.total_epochs(epochs, losses[: len(out) // steps])
     return out
 
 

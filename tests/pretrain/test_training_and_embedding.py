@@ -17,7 +17,7 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import VOLUME_SIZE, prepare_views
 from nnunetv2_xssr.pretrain import embedding, engine, training
-from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
+from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2_xssr.pretrain.embedding import embed, embed_views, load_encoder
 from nnunetv2_xssr.pretrain.training import MaskedAutoencoding, ViewSampler, split_cases
 
@@ -26,14 +26,15 @@ TINY = ["--epochs", "2", "--batch_size", "4", "-device", "cpu"]
 
 def rows_of(workspace, name):
     """The embeddings of a pool and its cases."""
-    store = embed(load_encoder(workspace.encoder(), "cpu"), prepare_views(open_pool(name)))
+    store = embed(load_encoder(workspace.encoder(), device="cpu"), prepare_views(open_pool(name)))
     return dict(zip(store.identifiers, np.array(store.rows), strict=True))
 
 
 def test_files_beside_the_checkpoint(workspace, capsys):
     out = succeeds(capsys, pretrain.main, ["-s", "1", *TINY])
     folder = workspace.encoder().parent
-    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint_final.pth", "progress.png", "reconstructions.png"]
+    written = ["checkpoint_final.pth", "pretrain.log", "progress.png", "reconstructions.png"]
+    assert sorted(p.name for p in folder.iterdir()) == written
     for name in ("progress.png", "reconstructions.png"):
         shown = np.asarray(Image.open(folder / name).convert("RGB"))
         assert min(shown.shape[:2]) > 100 and shown.std() > 5  # not empty
@@ -94,7 +95,7 @@ def test_whole_volumes(empty, capsys, monkeypatch):
     assert project_status("6").volumes
     views = prepare_views(open_pool("6"), dim=3)
     assert views.rows.shape == (3, 1, 1, VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE)
-    encoder = load_encoder(checkpoint, "cpu")
+    encoder = load_encoder(checkpoint, device="cpu")
     upright, turned = views.rows[0], views.rows[0][:, :, ::-1].copy()  # the same slices in another order
     assert not np.allclose(embed_views(encoder, upright), embed_views(encoder, turned))
     fails(capsys, select.main, [*argv, "--overwrite", "--encoder", checkpoint], "whole volumes", "2D views", "--dim")
@@ -164,12 +165,12 @@ def test_every_pass_shows_every_view_once(workspace):
 
 
 def test_a_sample_does_not_depend_on_its_batch(workspace):
-    task = MaskedAutoencoding([prepare_views(open_pool(TARGET))], seed=3)
-    whole = task.batch(range(5, 17))
-    halves = [task.batch(range(5, 11)), task.batch(range(11, 17))]
+    objective = MaskedAutoencoding([prepare_views(open_pool(TARGET))], seed=3)
+    whole = objective.batch(range(5, 17))
+    halves = [objective.batch(range(5, 11)), objective.batch(range(11, 17))]
     for i, part in enumerate(whole):
         assert torch.equal(part, torch.cat([half[i] for half in halves]))
-    assert not torch.equal(whole[0], MaskedAutoencoding(task.sources, seed=4).batch(range(5, 17))[0])
+    assert not torch.equal(whole[0], MaskedAutoencoding(objective.sources, seed=4).batch(range(5, 17))[0])
 
 
 @pytest.mark.parametrize(("n_cases", "n_held_out"), [(1, 0), (19, 0), (20, 2), (29, 2), (120, 12)])
@@ -185,16 +186,34 @@ def test_a_tenth_of_the_cases_is_held_out(n_cases, n_held_out):
 def test_held_out_cases_are_never_trained_on(workspace, monkeypatch):
     views = prepare_views(open_pool(TARGET))
     monkeypatch.setattr(training, "LEAST_CASES_TO_HOLD_OUT", 10)
-    task = MaskedAutoencoding([views], seed=0)
-    (case,) = task.held_out
+    objective = MaskedAutoencoding([views], seed=0)
+    (case,) = objective.held_out
     unseen = np.float32(views.rows[case, 0]).tobytes()
-    shown = [view.numpy().tobytes() for view in task.sampler.views(range(90))]
+    shown = [view.numpy().tobytes() for view in objective.sampler.views(range(90))]
     assert unseen not in shown and len(set(shown)) == 9
-    health_crops, _, cases, n_held_out = task._health_views[0], *task._health_views[1:]
+    health_crops, _, cases, n_held_out = objective._health_views[0], *objective._health_views[1:]
     assert n_held_out == 1 and cases[0] == case and len(health_crops[0]) == 10
-    assert "1 cases" in task.health_note
+    assert "1 cases" in objective.health_note
     monkeypatch.undo()
     assert "too few" in MaskedAutoencoding([views], seed=0).health_note
+
+
+def test_held_out_loss_is_that_of_held_out_cases_alone(workspace, monkeypatch):
+    views = prepare_views(open_pool(TARGET))
+    monkeypatch.setattr(training, "LEAST_CASES_TO_HOLD_OUT", 10)
+    model = MaskedAutoencoding([views], seed=0).build_model()
+
+    def held_out_loss(changed):
+        objective = MaskedAutoencoding([views], seed=0)
+        rows = np.array(views.rows)
+        rows[list(changed)] = np.random.default_rng(0).normal(size=rows[:1].shape)
+        objective.everything.rows = [rows]
+        with torch.no_grad():
+            return objective.health(model)["held_out_loss"]
+
+    held_out = MaskedAutoencoding([views], seed=0).held_out
+    learned = set(range(10)) - held_out
+    assert held_out_loss(learned) == held_out_loss([]) != held_out_loss(held_out)
 
 
 @pytest.mark.parametrize("damage", ["vanished", "cut off", "not whole"])
@@ -221,6 +240,22 @@ def test_views_cut_off_before_they_are_opened(workspace, capsys):
 
 
 # --- embeddings
+
+
+@pytest.mark.parametrize(("epochs", "done", "said"), [(2, 1, "1 of 2"), (24, 0, "0 of 24")])
+def test_encoder_of_fewer_epochs_than_it_was_to_have_is_refused(workspace, epochs, done, said):
+    content = load_checkpoint(workspace.encoder())
+    content["training"]["epochs"], content["epoch"] = epochs, done
+    save_checkpoint(workspace.encoder(), content)
+    with pytest.raises(UserError, match=rf"unfinished pretraining \({said} epochs\).*--c"):
+        load_encoder(workspace.encoder(), device="cpu")
+
+
+def test_encoder_that_stopped_on_a_plateau_is_finished(workspace):
+    content = load_checkpoint(workspace.encoder())
+    content["training"]["epochs"] = "auto"
+    save_checkpoint(workspace.encoder(), content)
+    assert load_encoder(workspace.encoder(), device="cpu").sources == content["sources"]
 
 
 def test_embedding_of_a_case_does_not_depend_on_other_cases(workspace):
@@ -251,7 +286,7 @@ def test_only_new_and_changed_cases_are_embedded(workspace, monkeypatch):
 
 
 def test_kept_are_the_last_stage_averaged_and_the_stage_before_averaged_and_in_a_grid(workspace):
-    encoder = load_encoder(workspace.encoder(), "cpu")
+    encoder = load_encoder(workspace.encoder(), device="cpu")
     views = np.random.default_rng(0).normal(size=(3, 1, 128, 128)).astype(np.float16)
     kept = embedding.embed_views(encoder, views)
     assert kept.shape == (3, encoder.layout.size)

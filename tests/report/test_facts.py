@@ -126,7 +126,7 @@ def test_without_a_selection(workspace, capsys):
 
 def test_embeddings_of_other_images_are_not_reported_on(again, capsys):
     write_picture(again.images() / "t_10_0000.png", np.arange(1920, dtype=np.uint8).reshape(40, 48))
-    embed(load_encoder(again.encoder(), "cpu"), prepare_views(open_pool(TARGET)))
+    embed(load_encoder(again.encoder(), device="cpu"), prepare_views(open_pool(TARGET)))
     fails(capsys, report.main, ["-d", "2"], "embeddings", "other images", again.record())
 
 

@@ -1,6 +1,7 @@
-"""What HSSL learns: contrast and classification at the bottleneck, restoration in the decoder."""
+"""The objective of HSSL: contrast and classification at the bottleneck, restoration in the decoder."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.pretrain.processes import gather
 
 # L = L_image + w_t L_task + w_g L_group + w_d L_decoder. The two contrasts start at about log(batch), the
-# classifications at the log of a few classes, restoration at the variance 1 of normalised images: so no part is lost.
+# classifications at the log of a few classes, restoration at the variance 1 of normalised images: all have one size.
 TASK_WEIGHT = 0.5
 GROUP_WEIGHT = 0.5
 DECODER_WEIGHT = 1.0
 LEARNING_RATE = 1e-3
-N_HEALTH = 64  # images that the health is measured on
+N_HEALTH = 64  # images on which the health is measured
+HEALTH_BATCH = 8
 
 
-class HSSLTask:
-    """A `nnunetv2_xssr.pretrain.engine.Task`.
+class HSSLObjective:
+    """The `nnunetv2_xssr.pretrain.objective.Objective` of HSSL.
 
     Parameters
     ----------
@@ -34,18 +36,22 @@ class HSSLTask:
     channels : int
         Of the images.
     pairs, held_out : PatchPairs
-        Of the images to learn from, and of those that the health is measured on.
+        Of the images to learn from, and of those on which the health is measured.
     groups : sequence of int
         Group of every dataset.
     fabric : Fabric
+        As `processes.start` returns it.
     health_note : str
+        On which images the health is measured, for the figure.
     """
 
+    compares_samples = True
     decoder_loss = staticmethod(restoration)
 
     def __init__(
         self,
         plans: TargetPlans,
+        *,
         channels: int,
         pairs: PatchPairs,
         held_out: PatchPairs,
@@ -53,10 +59,10 @@ class HSSLTask:
         fabric: Fabric,
         health_note: str,
     ):
-        self.plans, self.channels, self.pairs, self.fabric = plans, channels, pairs, fabric
+        self.plans, self.channels, self.fabric = plans, channels, fabric
+        self.pairs, self.held_out = pairs, held_out
         self.groups = torch.tensor(list(groups))
         self.health_note = health_note
-        self._health_batch = self._draw(held_out, range(N_HEALTH))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -66,11 +72,11 @@ class HSSLTask:
             "groups": self.groups.tolist(),
         }
 
-    def build_model(self) -> nn.Module:
+    def build_model(self) -> HSSLNetwork:
         unet = self.plans.build_network(self.channels)
         for parameter in unet.decoder.seg_layers.parameters():
             parameter.requires_grad_(False)  # they belong to the labels, which come later
-        return HSSLNetwork(unet, len(self.groups), len(set(self.groups.tolist())))
+        return HSSLNetwork(unet, n_tasks=len(self.groups), n_groups=len(set(self.groups.tolist())))
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
@@ -87,18 +93,21 @@ class HSSLTask:
         return torch.stack(noisy), torch.stack(clean), torch.tensor([pairs.task(i) for i in samples])
 
     def loss(self, model: nn.Module, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-        """The weighted sum ``loss`` and its parts."""
+        """The weighted sum ``loss`` and its parts. With one dataset only there is no contrast of tasks."""
         noisy, clean, task = batch
         found = model(noisy.flatten(0, 1))
         of_image, of_task = (self._of_all(found[name]) for name in ("of_image", "of_task"))
         every_task = gather(self.fabric, task).repeat(2)
         groups = self.groups.to(task.device)
         twice = task.repeat_interleave(2)
+        # Times zero, because processes wait for the gradients of all parameters.
+        contrast = (
+            hierarchical_contrast(of_task, every_task, groups[every_task]) if len(groups) > 1 else 0 * of_task.sum()
+        )
         parts = {
             "image_loss": image_contrast(of_image),
             "task_loss": F.cross_entropy(found["task"], twice),
-            "group_loss": F.cross_entropy(found["group"], groups[twice])
-            + hierarchical_contrast(of_task, every_task, groups[every_task]),
+            "group_loss": F.cross_entropy(found["group"], groups[twice]) + contrast,
             "decoder_loss": self.decoder_loss(found["restored"], clean.flatten(0, 1)),
         }
         total = parts["image_loss"] + TASK_WEIGHT * parts["task_loss"] + GROUP_WEIGHT * parts["group_loss"]
@@ -108,19 +117,22 @@ class HSSLTask:
         """Features of all processes: the first views of all images, then the second ones."""
         return gather(self.fabric, features.unflatten(0, (-1, 2))).transpose(0, 1).flatten(0, 1)
 
-    def health(self, model: nn.Module) -> dict[str, float]:
-        """Restoration of held-out images, and what their two views say of the embedding."""
-        noisy, clean, _ = (part.to(next(model.parameters()).device) for part in self._health_batch)
-        first, second, losses = [], [], []
-        for views, images in zip(noisy.split(8), clean.split(8), strict=True):
-            skips, pooled = model.encode(views.flatten(0, 1))
-            losses.append(self.decoder_loss(model.decode(skips), images.flatten(0, 1)))
-            pooled = pooled.unflatten(0, (-1, 2))
-            first.append(pooled[:, 0])
-            second.append(pooled[:, 1])
-        cases = torch.arange(len(noisy), device=noisy.device)
-        health = embedding_health(torch.cat(first), torch.cat(second), cases)
+    def health(self, model: HSSLNetwork) -> dict[str, float]:
+        """The restoration loss of held-out images, and the health of the embeddings of their two views."""
+        device = next(model.parameters()).device
+        noisy, clean, _ = self._health_batch
+        pooled, losses = [], []
+        for views, images in zip(noisy.split(HEALTH_BATCH), clean.split(HEALTH_BATCH), strict=True):
+            skips, features = model.encode(views.flatten(0, 1).to(device))
+            losses.append(self.decoder_loss(model.decode(skips), images.flatten(0, 1).to(device)))
+            pooled.append(features.unflatten(0, (-1, 2)))
+        first, second = torch.cat(pooled).unbind(dim=1)
+        health = embedding_health(first, second, torch.arange(len(noisy)))
         return {"held_out_loss": torch.stack(losses).mean().item(), **health}
+
+    @cached_property
+    def _health_batch(self) -> tuple[torch.Tensor, ...]:
+        return self._draw(self.held_out, range(N_HEALTH))
 
     def finish(self, model: nn.Module, folder: Path) -> None:
         """Nothing to draw besides the progress."""

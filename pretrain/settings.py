@@ -1,0 +1,59 @@
+"""The settings of a pretraining that a user chooses."""
+
+from dataclasses import dataclass
+
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.pretrain.schedule import AUTO
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a user chooses; the engine and the objective fix the rest.
+
+    Attributes
+    ----------
+    epochs : int or "auto"
+        ``"auto"``: until the held-out loss stops falling.
+    batch_size : int
+        Samples per step, over all processes.
+    seed : int
+    accumulate : int
+        Number of parts in which each process computes its share of the batch, to save memory.
+
+    Raises
+    ------
+    UserError
+        If a value is out of range.
+    """
+
+    epochs: int | str = 24
+    batch_size: int = 32
+    seed: int = 0
+    accumulate: int = 1
+
+    def __post_init__(self):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 1)):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= least or (name, value) == ("epochs", AUTO)):
+                raise UserError(f"{name} must be {least} or more{' or auto' * (name == 'epochs')}; got {value}")
+
+    def check_parts(self, *, n_processes: int, compares_samples: bool) -> None:
+        """Raise `UserError` if the batch does not divide into equal parts, or a part has nothing to compare.
+
+        Parameters
+        ----------
+        n_processes : int
+        compares_samples : bool
+            As `objective.Objective` has it.
+        """
+        shares = n_processes * self.accumulate
+        if self.batch_size % shares:
+            raise UserError(
+                f"batch_size must be a multiple of {shares}, the number of processes times accumulate; "
+                f"got {self.batch_size}"
+            )
+        if compares_samples and self.batch_size < 2 * self.accumulate:
+            raise UserError(
+                f"batch_size must be at least {2 * self.accumulate} with accumulate {self.accumulate}, because the "
+                f"loss compares the images of a part; got {self.batch_size}; lower --accumulate or raise --batch_size"
+            )
