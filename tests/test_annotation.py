@@ -382,7 +382,7 @@ def test_unlabelled_picks_are_refused_in_training_until_collected(again, capsys,
     plans = {"dataset_name": TARGET, "plans_name": "nnUNetPlans", "configurations": {"2d": {"data_identifier": "x"}}}
     with pytest.raises(SystemExit):
         XSSRTrainer(plans, "2d", 0, described(again))
-    assert f"nnUNetv2_xssr_collect -d {TARGET}" in capsys.readouterr().err
+    assert "nnUNetv2_xssr_collect -d 2;" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------- rounds

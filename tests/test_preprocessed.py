@@ -74,8 +74,13 @@ def test_label_that_the_table_of_the_dataset_names(volumes, tmp_path):
     assert changed(volumes) == ["a"]
 
 
-def test_pictures(empty):
-    write_picture(empty.raw / NAME / "labelsTr" / "a.png", blob()[1])
-    write_picture(empty.preprocessed / NAME / "gt_segmentations" / "a.png", blob(2)[1])
-    write_dataset_json(empty.raw / NAME)
-    assert changed_labels(Workspace(NAME), CASES, file_ending=".png") == ["a"]
+def test_pictures_of_equal_size_and_date(empty):
+    """What a look at the files' size and date does not tell."""
+    label = empty.raw / NAME / "labelsTr" / "a.bmp"
+    copy = empty.preprocessed / NAME / "gt_segmentations" / "a.bmp"
+    for path, value in ((label, 1), (copy, 2)):
+        write_picture(path, blob(value)[1])
+        os.utime(path, (1, 1))
+    assert label.stat().st_size == copy.stat().st_size
+    write_dataset_json(empty.raw / NAME, ".bmp")
+    assert changed_labels(Workspace(NAME), CASES, file_ending=".bmp") == ["a"]

@@ -12,7 +12,7 @@ from nnunetv2_xssr.records.files import read_json
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS, Plans, changed_labels, preprocessed_cases, read_plans
 from nnunetv2_xssr.records.rounds import chosen_cases, load_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
-from nnunetv2_xssr.records.split import Split, cases_of_fold, read_split
+from nnunetv2_xssr.records.split import Split, cases_in, cases_of_fold, read_split
 from nnunetv2_xssr.records.trained_fold import TrainedFold
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
 
@@ -68,6 +68,8 @@ class Network:
     Attributes
     ----------
     trainer, configuration : str
+    fold : int
+        The first one that has cases.
     plans, planner : str or None
         Their name, and the class that made them; None before nnU-Net has planned.
     preprocessed : dict
@@ -76,6 +78,7 @@ class Network:
 
     trainer: str
     configuration: str
+    fold: int
     plans: str | None
     planner: str | None
     preprocessed: dict[str, list[str]]
@@ -177,7 +180,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
     # Without a table nnU-Net takes every image for labelled.
     listed = labelled if len(labelled) == len(pool) else set(listed_cases(pool))
     split = read_split(workspace.split) if workspace.split.is_file() else []
-    in_split = {case for fold in split for part in fold.values() for case in part}
+    in_split = cases_in(split)
     plans, ending = read_plans(workspace), pool.file_ending
     views, kept_volumes = (workspace.caches / kind / "index.json" for kind in ("views", "volumes"))
     volumes = kept_volumes.is_file() or (views.is_file() and read_json(views)["settings"]["views"] > 1)
@@ -207,7 +210,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         changed=changed_labels(workspace, sorted(in_split & labelled), file_ending=ending),
         preprocessed_labels=str(workspace.preprocessed_labels),
         trained=[_fold_state(workspace, folder, split) for folder in folders],
-        network=_network(workspace, folders, plans=plans, volumes=volumes),
+        network=_network(workspace, folders, split=split, plans=plans, volumes=volumes),
     )
 
 
@@ -247,7 +250,7 @@ def _fold_state(workspace: Workspace, folder: Path, split: Split) -> FoldState:
     if record.is_file():
         trained = TrainedFold.load(record)
         try:
-            now = cases_of_fold(split, int(fold) if fold.isdigit() else fold, workspace.split)
+            now = cases_of_fold(split, fold=int(fold) if fold.isdigit() else fold, path=workspace.split)
         except UserError:  # the split has no such fold any more
             now = [], []
         current = [set(trained.train), set(trained.val)] == [*map(set, now)]
@@ -258,7 +261,7 @@ def _fold_state(workspace: Workspace, folder: Path, split: Split) -> FoldState:
     )
 
 
-def _network(workspace: Workspace, folders: list[Path], *, plans: list[Plans], volumes: bool) -> Network:
+def _network(workspace: Workspace, folders: list[Path], *, split: Split, plans: list[Plans], volumes: bool) -> Network:
     trainer, configuration = "".join(_trainers(workspace)), "3d_fullres" if volumes else "2d"
     wanted = DEFAULT_PLANS
     if folders:
@@ -276,6 +279,7 @@ def _network(workspace: Workspace, folders: list[Path], *, plans: list[Plans], v
     return Network(
         trainer=trainer,
         configuration=configuration,
+        fold=next((number for number, fold in enumerate(split) if fold["val"]), 0),
         plans=chosen.name if chosen else None,
         planner=chosen.planner if chosen else None,
         preprocessed=preprocessed,

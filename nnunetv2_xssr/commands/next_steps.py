@@ -81,4 +81,5 @@ def _train(project: Project, device: str) -> list[str]:
     network = project.network
     plans = [] if network.plans in (None, DEFAULT_PLANS) else ["-p", network.plans]
     on = [] if device == "cuda" else ["-device", device]
-    return ["nnUNetv2_train", project.dataset, network.configuration, "0", "-tr", network.trainer, *plans, *on]
+    fold = str(network.fold)
+    return ["nnUNetv2_train", project.dataset, network.configuration, fold, "-tr", network.trainer, *plans, *on]
