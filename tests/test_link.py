@@ -119,13 +119,13 @@ import importlib, sys
 link = importlib.import_module("nnunetv2.training.nnUNetTrainer.xssr_trainer_link")
 assert not hasattr(link, "nnUNetTrainer_5epochs") and not hasattr(link, "whatever")
 assert not any(name.startswith("nnunetv2_xssr") for name in sys.modules), "others pay for us"
-from nnunetv2_xssr.trainer_link.linking import _find_trainer
+from nnunetv2_xssr.trainer_link.linking import find_trainer
 for name, home in {HOMES!r}.items():
-    found = _find_trainer(name)
+    found = find_trainer(name)
     assert (found.__name__, found.__module__) == (name, home), name
 for name in ("XSSRTrainer_7epochs", "XSSRTrainer_final", "XSSRTrainer_a__b"):
     try:
-        found = _find_trainer(name)
+        found = find_trainer(name)
     except RuntimeError:  # since nnU-Net 2.8
         found = None
     assert found is None, name

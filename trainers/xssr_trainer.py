@@ -45,8 +45,8 @@ class XSSRTrainer(nnUNetTrainer):
         self._trained_fold: TrainedFold | None = None  # until the training begins or is taken up again
         self._checked: TrainedFold | None = None
         manager = PlansManager(plans)
-        self._workspace = Workspace(manager.dataset_name, self.selection)
         with self._refusing():
+            self._workspace = Workspace(manager.dataset_name, self.selection)
             self._frozen = self._workspace.trained_fold(
                 trainer=type(self).__name__, plans_name=manager.plans_name, configuration=configuration, fold=fold
             )

@@ -1,6 +1,5 @@
 """The link through which nnU-Net finds our trainers: one small module in its trainer folder."""
 
-import importlib.util
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
@@ -11,8 +10,9 @@ LINK_MODULE = Path(__file__).with_name("module") / "xssr_trainer_link.py"
 
 def link_path() -> Path:
     """Where the link lies: in nnU-Net's trainer folder, of a regular or an editable installation."""
-    package = importlib.util.find_spec("nnunetv2.training.nnUNetTrainer")
-    return Path(package.submodule_search_locations[0]) / LINK_MODULE.name
+    from nnunetv2.training import nnUNetTrainer as package
+
+    return Path(package.__path__[0]) / LINK_MODULE.name
 
 
 def is_linked() -> bool:
@@ -53,12 +53,19 @@ def unlink() -> bool:
 def trainer_found() -> bool:
     """Whether nnU-Net's own search finds XSSRTrainer."""
     try:
-        return _find_trainer("XSSRTrainer") is not None
+        return find_trainer("XSSRTrainer") is not None
     except RuntimeError:  # not found, or another trainer's broken dependency stood in the way of the search
         return False
 
 
-def _find_trainer(name: str) -> type | None:
+def find_trainer(name: str) -> type | None:
+    """The trainer of this name that nnU-Net's own search finds; before nnU-Net 2.8 None if there is none.
+
+    Raises
+    ------
+    RuntimeError
+        Since nnU-Net 2.8, if there is none.
+    """
     try:
         from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
     except ModuleNotFoundError:  # before nnU-Net 2.8

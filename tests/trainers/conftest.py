@@ -1,20 +1,23 @@
-"""Datasets that nnU-Net's own commands planned and preprocessed."""
+"""Datasets that nnU-Net's own commands planned and preprocessed.
+
+Nothing here imports nnU-Net before a test does: versions before 2.7 read their variables then, and pytest may read this
+file before those are set.
+"""
 
 import itertools
 import json
 
 import pytest
 from making import shorten_pretraining
-from tiny_training import STUDY, TINY, VOLUMES, XSSRTrainerTiny, finish, start, write_study, write_volumes
-
-from nnunetv2_xssr.commands import select
-from nnunetv2_xssr.records.split import write_split
-from nnunetv2_xssr.trainer_link import linking
 
 
 @pytest.fixture(scope="session")
 def planned(session_workspace):
     """Both datasets, planned and preprocessed, with a configuration of a tiny network each."""
+    from tiny_training import STUDY, TINY, VOLUMES, finish, start, write_study, write_volumes
+
+    from nnunetv2_xssr.records.split import write_split
+
     ws = session_workspace
     write_study(ws.raw / STUDY)
     write_volumes(ws.raw / VOLUMES)
@@ -45,6 +48,9 @@ def planned(session_workspace):
 @pytest.fixture(scope="session")
 def study(planned):
     """The labelled dataset after the real select: two cases in each of nnU-Net's five folds."""
+    from nnunetv2_xssr.commands import select
+    from nnunetv2_xssr.trainer_link import linking
+
     with pytest.MonkeyPatch.context() as patch:
         shorten_pretraining(patch)
         patch.setattr(linking, "ensure_linked", lambda: None)
@@ -57,6 +63,8 @@ def study(planned):
 @pytest.fixture
 def split_file(study):
     """The split of the study, put back after the test."""
+    from tiny_training import STUDY
+
     path = study.split(STUDY)
     content = path.read_bytes()
     yield path
@@ -69,4 +77,6 @@ _numbers = itertools.count()
 @pytest.fixture
 def tiny():
     """A trainer of two iterations whose results lie in a folder of its own."""
+    from tiny_training import XSSRTrainerTiny
+
     return type(f"XSSRTrainerTiny{next(_numbers)}", (XSSRTrainerTiny,), {})

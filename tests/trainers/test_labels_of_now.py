@@ -99,7 +99,7 @@ SPACINGS = {  # of the file, of the plans
     "one axis": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.7)),
 }
 KWARGS = {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None}
-TORCH = {"is_seg": True, "force_separate_z": None, "memefficient_seg_resampling": False}
+TORCH = {"is_seg": True, "force_separate_z": False, "memefficient_seg_resampling": False}
 
 
 @pytest.fixture
