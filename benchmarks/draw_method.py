@@ -42,8 +42,8 @@ def main() -> None:
     pool, source = toy()
     parts = density(pool), novelty(pool, source)
     fixed = DENSITY_WEIGHT * parts[0] + ALPHA * parts[1]
-    picks, _ = greedy(pool, fixed, 1 - ALPHA, BUDGET, np.empty(0, int))
-    before = nearest_neighbours(pool, 1, pool[picks[:4]])[0][:, 0]
+    picks, _ = greedy(pool, fixed=fixed, diversity_weight=1 - ALPHA, budget=BUDGET, chosen=np.empty(0, int))
+    before = nearest_neighbours(pool, k=1, others=pool[picks[:4]])[0][:, 0]
     diversity = before / before.max()
 
     figure, panels = plt.subplots(1, 4, figsize=(13, 3.4), sharex=True, sharey=True, layout="constrained")

@@ -34,7 +34,7 @@ from nnunetv2_xssr.pretrain.objective import sample_generator
 from nnunetv2_xssr.pretrain.pooling import ALIGNED, GRID, FeatureLayout, place_share, symmetries
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE, LEARNING_RATE, ViewSampler, crop_and_mask
 from nnunetv2_xssr.selection._engine.cells import cells_of
-from nnunetv2_xssr.selection.constraints import Constraints
+from nnunetv2_xssr.selection.limits import unlimited
 from nnunetv2_xssr.selection.scores import density, novelty
 from nnunetv2_xssr.selection.standardise import on_grid
 from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
@@ -290,11 +290,10 @@ class Judge:
         for i, rows in enumerate(self.pools):
             z = unit(pool[rows])
             cells = cells_of(z)
-            parts = density(cells), novelty(cells, x)
+            parts = {"density": density(cells), "novelty": novelty(cells, x)}
             for budget in BUDGETS:
                 k = max(1, int(budget * len(rows)))
-                limits = Constraints().limits(len(rows), budget=k, labelled=np.empty(0, int))[1]
-                problem = Problem(cells, *parts, k, np.empty(0, int), limits)
+                problem = Problem(pool=cells, **parts, budget=k, chosen=np.empty(0, int), limits=unlimited(len(rows)))
                 for strategy in STRATEGY_NAMES:
                     picks = rows[STRATEGIES[strategy](problem).picks]
                     for kind, distance in self.distances.items():

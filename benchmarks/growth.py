@@ -56,20 +56,20 @@ def measure(path, k, picks_only):
     rows = np.load(path, mmap_mode="r")
     pool, source = rows[:-N_SOURCE], np.array(rows[-N_SOURCE:])
     for n in (500, 6000):  # compile
-        select(np.array(rows[:n]), 10, source[:100])
+        select(np.array(rows[:n]), 10, source=source[:100])
     start = time.perf_counter()
     with threadpool_limits(1, "blas"):
         z, x = standardise(pool, source)
         cells = cells_of(z)
         fixed = 0.5 * density(cells) + ALPHA * novelty(cells, x)
         scored = time.perf_counter()
-        greedy(cells, fixed, 1 - ALPHA, k, NONE)
+        greedy(cells, fixed=fixed, diversity_weight=1 - ALPHA, budget=k, chosen=NONE)
     picked = time.perf_counter()
     result = {"n": len(pool), "k": k, "scores_s": scored - start, "greedy_s": picked - scored}
     if not picks_only:
         del z, x, cells
         start = time.perf_counter()
-        select(pool, k, source)
+        select(pool, k, source=source)
         result["select_s"] = time.perf_counter() - start
     return {**result, "peak_mib": peak_mib(), "pool_mib": pool.nbytes / 2**20}
 

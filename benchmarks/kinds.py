@@ -42,7 +42,7 @@ def main():
         seen["random", "-"].append(np.mean([len(set(kinds[draw])) for draw in draws]))
         for strategy in STRATEGIES:
             for components in COMPONENTS:
-                picks = select(pool, PICKS, source, strategy=strategy, components=components).picks
+                picks = select(pool, PICKS, source=source, strategy=strategy, components=components).picks
                 seen[strategy, components].append(len(set(kinds[picks])))
     print(f"| strategy | components | kinds seen, mean of {POOLS} pools | of every pool |\n|---|---|---|---|")
     for (strategy, components), found in seen.items():

@@ -153,7 +153,7 @@ def compared_by_select(images, path):
     )
     kept = np.stack([embed_views(encoder, case[None]) for case in images])
     kind = choose_embedding(kept, encoder.layout, kind="auto")
-    z = standardise(features(kept, encoder.layout, kind=kind), None, COMPONENTS[kind])[0].astype(np.float64)
+    z = standardise(features(kept, encoder.layout, kind=kind), components=COMPONENTS[kind])[0].astype(np.float64)
     return np.sqrt(np.maximum(2 - 2 * z @ z.T, 0))
 
 

@@ -53,9 +53,9 @@ def cluster(memory_limit=0):
     return LocalCluster(WORKERS, threads_per_worker=1, memory_limit=memory_limit, dashboard_address=":0")
 
 
-def timed(call, *arguments, clock=time.perf_counter):
+def timed(call, *arguments, clock=time.perf_counter, **options):
     start = clock()
-    return call(*arguments), clock() - start
+    return call(*arguments, **options), clock() - start
 
 
 def peak_mib():
@@ -76,9 +76,9 @@ def objective_table(args, folder):
         for data in POOLS:
             make(data, args.n, args.d, folder)
             pool, source = load(folder)
-            write_partitions(folder / "parts", pool, args.partitions, source)
-            ours = [select_partitions(folder / "parts", args.k, client, alpha=alpha) for alpha in (None, 0.5)]
-            exact = [select(np.array(pool), args.k, np.array(source), alpha=alpha) for alpha in (None, 0.5)]
+            write_partitions(folder / "parts", pool, n_partitions=args.partitions, source=source)
+            ours = [select_partitions(folder / "parts", args.k, client=client, alpha=alpha) for alpha in (None, 0.5)]
+            exact = [select(np.array(pool), args.k, source=np.array(source), alpha=alpha) for alpha in (None, 0.5)]
             print(
                 f"| {data:<9} | {ours[0].alpha}, {exact[0].alpha} "
                 f"| {ours[0].mean_distance / exact[0].mean_distance:.4f} "
@@ -94,9 +94,9 @@ def killed_table(args, folder):
     make("clustered", args.n, args.d, folder)
     pool, source = load(folder)
     for name in ("whole", "killed"):
-        write_partitions(folder / name, pool, args.partitions, source)
+        write_partitions(folder / name, pool, n_partitions=args.partitions, source=source)
     with cluster() as workers, Client(workers) as client:
-        whole, seconds = timed(select_partitions, folder / "whole", args.k, client)
+        whole, seconds = timed(select_partitions, folder / "whole", args.k, client=client)
         victim = min(client.run(os.getpid).values())
 
         def kill():
@@ -105,7 +105,7 @@ def killed_table(args, folder):
             os.kill(victim, signal.SIGKILL)
 
         threading.Thread(target=kill, daemon=True).start()
-        killed, longer = timed(select_partitions, folder / "killed", args.k, client)
+        killed, longer = timed(select_partitions, folder / "killed", args.k, client=client)
         assert victim not in client.run(os.getpid).values()
     same = np.array_equal(whole.picks, killed.picks)
     print(f"{seconds:.0f} s undisturbed, {longer:.0f} s with the kill; picks: {'the same' if same else 'DIFFERENT'}")
@@ -118,11 +118,11 @@ def memory_table(args, folder):
     resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))  # the workers inherit it
     pool, source = load(folder)
     print(f"\n{WORKERS} workers of 1 GiB, a pool of {pool.nbytes / 2**30:.2f} GiB, {args.partitions} partitions")
-    _, seconds = timed(write_partitions, folder / "parts", pool, args.partitions, source)
+    _, seconds = timed(write_partitions, folder / "parts", pool, n_partitions=args.partitions, source=source)
     print(f"partitions written in {seconds:.0f} s")
     with cluster("1GiB") as both, Client(both) as client:
         before = set(client.run(os.getpid).values())
-        chosen, seconds = timed(select_partitions, folder / "parts", args.k, client)
+        chosen, seconds = timed(select_partitions, folder / "parts", args.k, client=client)
         same = before == set(client.run(os.getpid).values())
         peaks = sorted(client.run(peak_mib).values())
     print(f"{args.k} picks in {seconds:.0f} s; workers {'never restarted' if same else 'RESTARTED'}")
@@ -135,20 +135,21 @@ def speed_table(args, folder):
     print("\nprocessor time of one core: MB written a second, 10^9 pairs a second of one partition with")
     print("| pool      | writing | the pool, 20 neighbours | k picks, greedy | k picks, coverage |")
 
-    def timed_here(call, *arguments):
-        return timed(call, *arguments, clock=time.process_time)
+    def timed_here(call, *arguments, **options):
+        return timed(call, *arguments, clock=time.process_time, **options)
 
     for data in POOLS:
         make(data, args.n, args.d, folder)
         pool, _ = load(folder)
-        parts, writing = timed_here(write_partitions, folder / "parts", pool, args.partitions)
+        parts, writing = timed_here(write_partitions, folder / "parts", pool, n_partitions=args.partitions)
         rows, fixed = np.array(parts.rows(0)), np.random.default_rng(1).random(parts.size(0))
         others = [None, *(parts.rows(p) for p in range(1, args.partitions))]
-        nearest_distances(rows[:6000], 1, [rows[:10]])  # compile
-        greedy(rows, fixed, 1.0, 10, NONE)
-        (picks, _), picking = timed_here(greedy, rows, fixed, 1.0, args.k, NONE)
-        _, neighbours = timed_here(nearest_distances, rows, 20, others)
-        _, covering = timed_here(nearest_distances, rows, 1, [rows[picks]])
+        asked = {"fixed": fixed, "diversity_weight": 1.0, "chosen": NONE}
+        nearest_distances(rows[:6000], k=1, parts=[rows[:10]])  # compile
+        greedy(rows, budget=10, **asked)
+        (picks, _), picking = timed_here(greedy, rows, budget=args.k, **asked)
+        _, neighbours = timed_here(nearest_distances, rows, k=20, parts=others)
+        _, covering = timed_here(nearest_distances, rows, k=1, parts=[rows[picks]])
         pairs = len(rows) * np.array([len(pool), args.k, args.k]) / [neighbours, picking, covering] / 1e9
         cells = " | ".join(f"{rate:.2f}" for rate in pairs)
         print(f"| {data:<9} | {pool.nbytes / writing / 1e6:.0f} | {cells} |", flush=True)

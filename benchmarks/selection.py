@@ -84,7 +84,7 @@ def load(data, n, d):
 
 # -------------------------------------------------------------------------------------------------------- methods
 def ours(pool, k):
-    return greedy(pool, np.zeros(len(pool)), 1.0, k, NONE)[0]
+    return greedy(pool, fixed=np.zeros(len(pool)), diversity_weight=1.0, budget=k, chosen=NONE)[0]
 
 
 def activeml_coreset(pool, k):
@@ -133,7 +133,8 @@ def faiss_flat(pool, k):
 
 
 def our_facility(pool, k):
-    return facility_picks(pool, k, NONE, unlimited(len(pool)), lambda distance: 2 - distance)
+    limits = unlimited(len(pool))
+    return facility_picks(pool, budget=k, chosen=NONE, limits=limits, utility=lambda distance: 2 - distance)
 
 
 def apricot_facility(pool, k):
@@ -222,7 +223,7 @@ def greedy_table(pool, k, rounds):
     fixed = rng.random(len(pool))
 
     def scored():
-        return greedy(pool, fixed, 0.7, k, NONE)
+        return greedy(pool, fixed=fixed, diversity_weight=0.7, budget=k, chosen=NONE)
 
     def plain_scored(pool, k):
         return plain_loop(pool, k, fixed, 0.7)
@@ -232,17 +233,18 @@ def greedy_table(pool, k, rounds):
     check = min(k, 200)
     for name, part, weight in (("k-center", np.zeros(len(pool)), 1.0), ("score of XSSR", fixed, 0.7)):
         exact = plain_loop(pool.astype(np.float64), check, part, weight)
-        same = np.array_equal(greedy(pool, part, weight, check, NONE)[0], exact)
+        first, _ = greedy(pool, fixed=part, diversity_weight=weight, budget=check, chosen=NONE)
+        same = np.array_equal(first, exact)
         print(f"first {check} picks of the plain float64 greedy, {name}: {'the same' if same else 'DIFFERENT'}")
 
 
 def neighbours_table(pool, rounds, k=20):
     print(f"\n{k} nearest neighbours: time / ours")
     if importlib.util.find_spec("faiss"):
-        reference, other = (lambda: nearest_neighbours(pool, k)), (lambda: seconds(lambda: faiss_flat(pool, k)))
+        reference, other = (lambda: nearest_neighbours(pool, k=k)), (lambda: seconds(lambda: faiss_flat(pool, k)))
         show("faiss IndexFlatIP", ratios(reference, other, rounds))
-    print(f"peak memory beyond the pool: {peak_mib(lambda: nearest_neighbours(pool, k)):.0f} MiB")
-    distances, _ = nearest_neighbours(pool, k)
+    print(f"peak memory beyond the pool: {peak_mib(lambda: nearest_neighbours(pool, k=k)):.0f} MiB")
+    distances, _ = nearest_neighbours(pool, k=k)
     double = pool.astype(np.float64)
     squares = (double**2).sum(1)
     some = np.random.default_rng(2).choice(len(pool), 300, replace=False)
@@ -262,22 +264,25 @@ def facility_table(pool, k, rounds):
     methods = {"ours": our_facility, "apricot": apricot_facility}
     if len(pool) <= 10_000:  # 800 MB per array
         methods["exact greedy"] = exact_facility
-    means = {name: nearest_distance(pool, np.array(method(pool, k))).mean() for name, method in methods.items()}
+    means = {name: nearest_distance(pool, chosen=np.array(method(pool, k))).mean() for name, method in methods.items()}
     print("mean distance to the nearest pick: " + ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
 
 
 def alpha_table(pool, k, rounds):
     print("\nalpha grid of 11")
     source = pool[:: max(1, len(pool) // 500)]
-    cells = cells_of(pool)
-    scores = 0.5 * density(cells), novelty(cells, source)
+
+    def scores(cells):
+        return {"weighted_density": 0.5 * density(cells), "novelty": novelty(cells, source)}
+
+    once = scores(cells_of(pool))
 
     def grid(alphas):
-        return calibrate(pool, *scores, k, NONE, alphas)
+        return calibrate(pool, **once, budget=k, chosen=NONE, alphas=alphas)
 
     def grid_and_scores(alphas):
         cells = cells_of(pool)
-        return calibrate(cells, 0.5 * density(cells), novelty(cells, source), k, NONE, alphas)
+        return calibrate(cells, **scores(cells), budget=k, chosen=NONE, alphas=alphas)
 
     for name, run in (("greedy", grid), ("density, novelty and greedy", grid_and_scores)):
         times = ratios(lambda f=run: f((0.0,)), lambda f=run: seconds(lambda: f(ALPHAS)), rounds)
@@ -298,7 +303,7 @@ def main():
     k = args.k or len(pool) // 20
     print(f"{args.data}, n = {len(pool)}, d = {pool.shape[1]}, {os.environ['OMP_NUM_THREADS']} thread(s)")
     for small in (pool[:500], pool[:6000]):  # compile
-        calibrate(small, np.zeros(len(small)), density(small), 10, NONE)
+        calibrate(small, weighted_density=np.zeros(len(small)), novelty=density(small), budget=10, chosen=NONE)
     if "greedy" in args.tables:
         greedy_table(pool, k, args.rounds)
     if "neighbours" in args.tables:

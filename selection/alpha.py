@@ -1,17 +1,23 @@
 """The trade-off between novelty and diversity, calibrated by coverage of the embedding space."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numba import config
 
 from nnunetv2_xssr.selection._engine.cells import Cells, cells_of
+from nnunetv2_xssr.selection._engine.threads import in_threads
 from nnunetv2_xssr.selection.greedy import greedy_within_cost
 from nnunetv2_xssr.selection.limits import Limits, unlimited
 
 ALPHAS = tuple(i / 10 for i in range(11))
+
+
+def alphas_to_try(alpha: float | None, *, has_source: bool) -> tuple[float, ...]:
+    """The given alpha, or the grid to calibrate it on; without a source novelty is zero and alpha is 0."""
+    if not has_source:
+        return (0.0,)
+    return ALPHAS if alpha is None else (alpha,)
 
 
 def mean_distance(nearest: np.ndarray, novelty: np.ndarray) -> float:
@@ -20,14 +26,14 @@ def mean_distance(nearest: np.ndarray, novelty: np.ndarray) -> float:
 
 
 def covering_radius(nearest: np.ndarray, novelty: np.ndarray) -> float:
-    """max_i d_i: how far the case lies that is served worst."""
+    """max_i d_i: the distance of the case that is covered worst."""
     return float(nearest.max())
 
 
 def novel_mean_distance(nearest: np.ndarray, novelty: np.ndarray) -> float:
     """sum_i novelty_i d_i / sum_i novelty_i: coverage of what the source does not have.
 
-    Where no case is new (novelty_i = 0 for all, as without a source) every case counts the same.
+    If no case is novel (novelty_i = 0 for all, as without a source), all cases count equally.
     """
     return float(np.average(nearest, weights=novelty if novelty.any() else None))
 
@@ -37,17 +43,17 @@ CRITERIA: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AlphaCurve:
-    """What every alpha of the grid gives.
+    """What each alpha of the grid gives.
 
     Attributes
     ----------
     alpha : tuple of float
     mean_distance, covering_radius, novel_mean_distance : tuples of float
-        The criteria of the same names, one value a grid point; smaller is better.
+        The criteria of the same names, one value per grid point; smaller is better.
     overlap : tuple of float
-        Share of the picks that two neighbours of the grid have in common, one for every grid point but the last.
+        Share of picks that two neighbouring grid points have in common, one value per grid point but the last.
     """
 
     alpha: tuple[float, ...]
@@ -59,6 +65,7 @@ class AlphaCurve:
 
 def calibrate(
     pool: np.ndarray | Cells,
+    *,
     weighted_density: np.ndarray,
     novelty: np.ndarray,
     budget: int,
@@ -67,31 +74,49 @@ def calibrate(
     criterion: str = "mean_distance",
     limits: Limits | None = None,
 ) -> tuple[float, np.ndarray, AlphaCurve]:
-    """Run the greedy for every alpha and keep the one whose picks cover the pool best.
+    """Run the greedy for each alpha and keep the one whose picks cover the pool best.
 
-    score_i(S) = weighted_density_i + alpha * novelty_i + (1 - alpha) * diversity_i(S); the best alpha minimises the
-    criterion, a name in ``CRITERIA``; ties go to the smallest.
+    score_i(S) = weighted_density_i + alpha * novelty_i + (1 - alpha) * diversity_i(S). Ties go to the smallest alpha.
+
+    Parameters
+    ----------
+    pool : float32 array of shape (n, d), or Cells
+        Rows as `standardise` gives them.
+    weighted_density, novelty : arrays of shape (n,)
+    budget : int
+    chosen : int array
+        In S from the start.
+    alphas : tuple of float
+    criterion : str
+        A name in ``CRITERIA``: what the best alpha minimises.
+    limits : Limits, optional
 
     Returns
     -------
     alpha : float
     picks : int array of shape (budget,)
-        Fewer where the limits leave nothing open.
+        Fewer if the limits leave no case open.
     curve : AlphaCurve
     """
     cells = cells_of(pool)
     limits = unlimited(len(cells.pool)) if limits is None else limits
     loss = CRITERIA[criterion]
 
-    def run(alpha):
-        fixed = weighted_density + alpha * novelty
-        return greedy_within_cost(cells, fixed, 1 - alpha, budget, chosen, limits, lambda d: loss(d, novelty))
+    def run(alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        return greedy_within_cost(
+            cells,
+            fixed=weighted_density + alpha * novelty,
+            diversity_weight=1 - alpha,
+            budget=budget,
+            chosen=chosen,
+            limits=limits,
+            loss=lambda nearest: loss(nearest, novelty),
+        )
 
-    with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
-        picks, nearest = zip(*threads.map(run, alphas), strict=True)
+    picks, nearest = zip(*in_threads(run, alphas), strict=True)
     curves = {name: tuple(value(distances, novelty) for distances in nearest) for name, value in CRITERIA.items()}
     overlap = tuple(
         len(np.intersect1d(a, b)) / max(len(a), len(b), 1) for a, b in zip(picks[:-1], picks[1:], strict=True)
     )
     best = int(np.argmin(curves[criterion]))
-    return alphas[best], picks[best], AlphaCurve(tuple(alphas), **curves, overlap=overlap)
+    return alphas[best], picks[best], AlphaCurve(alpha=tuple(alphas), **curves, overlap=overlap)

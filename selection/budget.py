@@ -1,4 +1,4 @@
-"""The annotation budget, as a user writes it: ``22`` cases or ``5%`` of the pool, or that much of their cost."""
+"""The annotation budget as users write it: ``22`` cases or ``5%`` of the pool, or a cost or share of the total cost."""
 
 import re
 from decimal import Decimal
@@ -7,10 +7,10 @@ from math import floor
 from nnunetv2_xssr.errors import UserError
 
 
-def parse_budget(text: str, pool_size: int, available: int | None = None) -> int:
+def parse_budget(text: str, *, pool_size: int, available: int | None = None) -> int:
     """Return how many cases a budget buys.
 
-    A percentage of n cases is max(1, floor(percentage * n)), as in the paper XSSR (5 % of 452 cases are 22).
+    A percentage of n cases is max(1, floor(percentage * n)), as in the XSSR paper (5 % of 452 cases are 22).
 
     Parameters
     ----------
@@ -19,12 +19,12 @@ def parse_budget(text: str, pool_size: int, available: int | None = None) -> int
     pool_size : int
         n, the number of cases in the pool.
     available : int, optional
-        How many of them can still be picked (those without a label); all by default.
+        How many of them can still be picked, those without a label; all by default.
 
     Raises
     ------
     UserError
-        If the text is neither, or the budget is not between 1 case and what is available.
+        If the text is neither, or the budget is not between 1 and the number of available cases.
     """
     available = pool_size if available is None else available
     match = re.fullmatch(r"(\d+(?:\.\d+)?)%|(\d+)", text)
@@ -37,7 +37,7 @@ def parse_budget(text: str, pool_size: int, available: int | None = None) -> int
         # Decimal, because 0.29 * 100 is 28.999... in binary and would lose a case.
         if not 0 < Decimal(percent) <= 100:
             raise UserError(f"budget must be more than 0% and at most 100% of the pool; got {text!r}")
-        # A percentage counts the whole pool; what is already labelled leaves less to pick than that.
+        # A percentage is of the whole pool; there may be fewer cases without a label.
         return min(max(1, floor(Decimal(percent) * pool_size / 100)), available)
     if not 1 <= int(cases) <= available:
         raise UserError(
@@ -46,17 +46,17 @@ def parse_budget(text: str, pool_size: int, available: int | None = None) -> int
     return int(cases)
 
 
-def parse_cost_budget(text: str, total: float, available: float) -> float:
-    """Return how much cost a budget allows.
+def parse_cost_budget(text: str, *, total: float, available: float) -> float:
+    """Return the total cost that a budget allows.
 
     Parameters
     ----------
     text : str
         A cost (``"90"``, ``"7.5"``) or a percentage of the pool's total cost (``"5%"``).
     total : float
-        Of all cases in the pool.
+        Cost of all cases in the pool.
     available : float
-        Of those that can still be picked; no budget is more.
+        Cost of the cases that can still be picked; the budget is at most this.
 
     Raises
     ------

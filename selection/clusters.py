@@ -1,4 +1,4 @@
-"""Strategies that cluster the pool and take one case a cluster: k-means and TypiClust."""
+"""Strategies that cluster the pool and take one case per cluster: k-means and TypiClust."""
 
 import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
@@ -6,13 +6,13 @@ from sklearn.neighbors import NearestNeighbors
 
 from nnunetv2_xssr.selection.limits import Draft, Limits
 
-# As in TypiClust: beyond it clusters get too small for a typical case, and the largest are visited several times.
+# As in TypiClust: with more of them clusters get too small for a typical case, and the largest are visited repeatedly.
 MAX_CLUSTERS = 500
 N_NEIGHBOURS = 20
 
 
-def cluster(rows: np.ndarray, n_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """k-means; the cluster of every case, shape (n,), and its distance to the centroid, shape (n,).
+def cluster(rows: np.ndarray, *, n_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """k-means: the cluster of each case, shape (n,), and its distance to the centroid, shape (n,).
 
     Duplicates leave fewer clusters than asked for.
     """
@@ -22,20 +22,20 @@ def cluster(rows: np.ndarray, n_clusters: int, seed: int) -> tuple[np.ndarray, n
     return fitted.labels_, np.linalg.norm(rows - fitted.cluster_centers_[fitted.labels_], axis=1)
 
 
-def pick_by_cluster(labels: np.ndarray, quality: np.ndarray, draft: Draft) -> np.ndarray:
-    """Visit the clusters with the fewest picks first, the larger ones before the smaller, and take the best case.
+def pick_by_cluster(labels: np.ndarray, *, quality: np.ndarray, draft: Draft) -> np.ndarray:
+    """Visit the clusters with the fewest picks first, larger ones before smaller ones, and take the best case of each.
 
     Parameters
     ----------
     labels : int array of shape (n,)
     quality : array of shape (n,)
-        The case with the highest one represents its cluster; ties go to the first.
+        The case with the highest quality represents its cluster; ties go to the first.
     draft : Draft
         Takes the picks.
     """
     n_clusters = labels.max() + 1
     size, taken = np.bincount(labels, minlength=n_clusters), np.bincount(labels[draft.chosen], minlength=n_clusters)
-    # Equally large clusters are told apart by their best case, because their numbers depend on chance.
+    # The best case orders clusters of equal size, because their numbers depend on chance.
     best = np.full(n_clusters, -np.inf)
     np.maximum.at(best, labels, quality)
     while draft.open.any():
@@ -47,18 +47,19 @@ def pick_by_cluster(labels: np.ndarray, quality: np.ndarray, draft: Draft) -> np
     return np.array(draft.picks, int)
 
 
-def kmeans_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, limits: Limits, seed: int) -> np.ndarray:
-    """The case nearest to each centroid of k-means with as many clusters as chosen and picked cases together."""
-    labels, from_centroid = cluster(rows, budget + len(chosen), seed)
-    return pick_by_cluster(labels, -from_centroid, Draft(rows, budget, chosen, limits))
+def kmeans_picks(rows: np.ndarray, *, budget: int, chosen: np.ndarray, limits: Limits, seed: int) -> np.ndarray:
+    """The case nearest to each centroid of k-means, with one cluster per chosen or picked case."""
+    labels, from_centroid = cluster(rows, n_clusters=budget + len(chosen), seed=seed)
+    draft = Draft(rows, budget=budget, chosen=chosen, limits=limits)
+    return pick_by_cluster(labels, quality=-from_centroid, draft=draft)
 
 
-def typiclust_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, limits: Limits, seed: int) -> np.ndarray:
+def typiclust_picks(rows: np.ndarray, *, budget: int, chosen: np.ndarray, limits: Limits, seed: int) -> np.ndarray:
     """The most typical case of each cluster (TypiClust, Hacohen et al. 2022, algorithm 1).
 
     typicality_i = 1 / (mean distance to the 20 nearest cases of its cluster + 1e-5), eq. 1.
     """
-    labels, _ = cluster(rows, min(budget + len(chosen), MAX_CLUSTERS), seed)
+    labels, _ = cluster(rows, n_clusters=min(budget + len(chosen), MAX_CLUSTERS), seed=seed)
     typicality = np.zeros(len(rows))
     for number in range(labels.max() + 1):
         members = np.flatnonzero(labels == number)
@@ -66,4 +67,5 @@ def typiclust_picks(rows: np.ndarray, budget: int, chosen: np.ndarray, limits: L
         if k > 0:
             distance, _ = NearestNeighbors(n_neighbors=k).fit(rows[members]).kneighbors()
             typicality[members] = 1 / (distance.mean(axis=1) + 1e-5)
-    return pick_by_cluster(labels, typicality, Draft(rows, budget, chosen, limits))
+    draft = Draft(rows, budget=budget, chosen=chosen, limits=limits)
+    return pick_by_cluster(labels, quality=typicality, draft=draft)

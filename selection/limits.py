@@ -1,4 +1,4 @@
-"""Limits that the picks must keep to, in the form that the strategies work with."""
+"""Limits that the picks must respect, in the form that the strategies work with."""
 
 from typing import NamedTuple
 
@@ -9,19 +9,19 @@ from nnunetv2_xssr.selection._engine.cells import squared_distance
 
 
 class Limits(NamedTuple):
-    """What closes cases as others are picked; a closed case never opens again, so lazy evaluation stays exact.
+    """What closes cases as others are picked. A closed case never opens again, so lazy evaluation stays exact.
 
     Case i is open while use[p, i] <= room[p, label[p, i]] for every limit p, and no chosen case is nearer than
-    ``min_distance``. A named tuple, because compiled code reads it as it is.
+    ``min_distance``. It is a named tuple because compiled code can read one.
 
     Attributes
     ----------
     label : int array of shape (p, n)
-        What a case counts for: its domain, its group.
+        What a case counts towards, such as its domain or its group.
     use : array of shape (p, n)
-        How much it takes: one case, or its cost.
+        How much a case counts: 1, or its cost.
     room : array of shape (p, m)
-        How much is left; a pick lowers it.
+        How much is left for each label; picks lower it.
     cost : array of shape (n,)
     min_distance : float
     """
@@ -34,6 +34,7 @@ class Limits(NamedTuple):
 
     @property
     def costs_differ(self) -> bool:
+        """Whether some cases cost more than others."""
         return bool(self.cost.min() < self.cost.max())
 
     @property
@@ -42,15 +43,15 @@ class Limits(NamedTuple):
         return len(self.label) > 0 or self.min_distance > 0
 
     def opened(self) -> np.ndarray:
-        """Which cases each limit leaves open, bool array of shape (p, n); distances are not looked at."""
+        """Which cases each limit leaves open, bool array of shape (p, n), whatever their distances."""
         return self.use <= self.room[np.arange(len(self.room))[:, None], self.label]
 
     def open_cases(self) -> np.ndarray:
-        """Which cases all limits leave open, bool array of shape (n,); distances are not looked at."""
-        return self.opened().all(axis=0)
+        """Which cases all limits leave open, bool array of shape (n,), whatever their distances."""
+        return np.all(self.opened(), axis=0)
 
     def fresh(self) -> "Limits":
-        """The same limits with room of their own."""
+        """A copy whose room picks can use up."""
         return self._replace(room=self.room.copy())
 
     def rows(self, order: np.ndarray) -> "Limits":
@@ -61,12 +62,18 @@ class Limits(NamedTuple):
 
 def unlimited(n: int) -> Limits:
     """No limit on n cases."""
-    return Limits(np.zeros((0, n), np.int64), np.zeros((0, n)), np.zeros((0, 1)), np.ones(n), 0.0)
+    return Limits(
+        label=np.zeros((0, n), np.int64),
+        use=np.zeros((0, n)),
+        room=np.zeros((0, 1)),
+        cost=np.ones(n),
+        min_distance=0.0,
+    )
 
 
 @njit(cache=True, nogil=True)
 def is_open(limits, i, nearest):
-    """Whether case i, this far from the nearest chosen one, may be picked."""
+    """Whether case i may be picked, given its distance to the nearest chosen case."""
     for p in range(len(limits.label)):
         if limits.use[p, i] > limits.room[p, limits.label[p, i]]:
             return False
@@ -82,7 +89,7 @@ def take(limits, i):
 
 @njit(cache=True, nogil=True)
 def nearest_of(rows, i, chosen, picks, limits):
-    """Distance of case i to the nearest of two lists of cases; infinite, and quick, where no limit asks for it."""
+    """Distance of case i to the nearest case of two lists; infinite, and quick, if no limit needs it."""
     nearest = np.inf
     if limits.min_distance > 0:
         for cases in (chosen, picks):
@@ -93,7 +100,7 @@ def nearest_of(rows, i, chosen, picks, limits):
 
 @njit(cache=True, nogil=True)
 def first_open(rows, order, budget, chosen, limits):
-    """Go through the cases in this order and return the first ``budget`` that are open when their turn comes."""
+    """Go through the cases in this order and return the first ``budget`` of them that are open at their turn."""
     picks = np.empty(budget, np.int64)
     count = 0
     for i in order:
@@ -107,21 +114,22 @@ def first_open(rows, order, budget, chosen, limits):
 
 
 class Draft:
-    """Picks in the making: what has been picked, and what is still open.
+    """Picks so far, and the cases that are still open.
 
     Attributes
     ----------
     budget : int
-        The most picks there can be.
+        Most picks.
     chosen : int array
         Cases that counted as picked from the start.
     picks : list of int
     open : bool array of shape (n,)
-        Nothing is open once the budget is spent.
+        No case is open once the budget is spent.
     """
 
-    def __init__(self, rows: np.ndarray, budget: int, chosen: np.ndarray, limits: Limits):
-        self.budget, self.chosen, self.picks = budget, chosen, []
+    def __init__(self, rows: np.ndarray, *, budget: int, chosen: np.ndarray, limits: Limits):
+        self.budget, self.chosen = budget, chosen
+        self.picks: list[int] = []
         self._rows, self._limits = rows, limits.fresh()
         self.open = limits.open_cases()
         for i in chosen:

@@ -1,31 +1,31 @@
-"""A pool as partitions on disk, so that no process ever holds all of it."""
+"""A pool as partitions on disk, so that no process ever holds all its features."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import check_format, read_json, sha256, write_json
-from nnunetv2_xssr.selection.standardise import Scale, blocks
+from nnunetv2_xssr.selection.standardise import Scale, blocks, check_features
 
 RECORD_FILE = "partitions.json"
 KIND, FORMAT_VERSION = "partitions", 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Partitions:
-    """A standardised pool in a folder, and the source that its novelty is measured against.
+    """A standardised pool in a folder, and the source against which its novelty is measured.
 
-    Every case is in one partition, drawn at random; partitions differ by one case at most. Of partition 7 there are
+    Each case is in one partition, drawn at random; the sizes of partitions differ by at most one. Partition 7 has
 
         rows_00007.npy      float32, shape (n_7, d): rows as `standardise` gives them, in the order of the pool
         numbers_00007.npy   int64, shape (n_7,), ascending: which rows of the pool these are
         distances_00007.npy float64, shape (n_7, 2), once they are measured: mean distance to the nearest neighbours in
                             the pool and in the source
 
-    and of the source, in its own order, source_00000.npy and so on.
+    and the source has, in its own order, source_00000.npy and so on.
 
     Attributes
     ----------
@@ -54,18 +54,18 @@ class Partitions:
         path = folder / RECORD_FILE
         record = read_json(path)
         check_format(record, KIND, FORMAT_VERSION, path)
-        numbers = {name: record.get(name) for name in list(cls.__dataclass_fields__)[1:]}
+        numbers = {field.name: record.get(field.name) for field in fields(cls) if field.name != "folder"}
         for name, value in numbers.items():
             if not isinstance(value, int) or value < (name != "n_source"):
                 raise UserError(f"{path} must hold a whole number as {name}; got {value!r}; delete the folder {folder}")
-        return cls(folder, **numbers)
+        return cls(folder=folder, **numbers)
 
     def rows(self, p: int) -> np.ndarray:
         """Rows of partition p, shape (n_p, d), memory-mapped."""
         return self._load("rows", p, (self.size(p), self.n_features), np.float32)
 
     def numbers(self, p: int) -> np.ndarray:
-        """The row in the pool of every row of partition p, shape (n_p,), memory-mapped."""
+        """The row in the pool of each row of partition p, shape (n_p,), memory-mapped."""
         return self._load("numbers", p, (self.size(p),), np.int64)
 
     def distances(self, p: int) -> np.ndarray:
@@ -73,30 +73,28 @@ class Partitions:
         return self._load("distances", p, (self.size(p), 2), np.float64)
 
     def source(self) -> Iterator[np.ndarray]:
-        """The source, one file after the other."""
+        """The source, file by file."""
         for s, part in enumerate(self.source_slices()):
             yield self._load("source", s, (part.stop - part.start, self.n_features), np.float32)
 
     def source_slices(self) -> list[slice]:
-        """Which rows of the source lie in which file: as many as in the largest partition."""
+        """Which rows of the source lie in which file: as many per file as in the largest partition."""
         size = self.size(0)
         return [slice(start, min(start + size, self.n_source)) for start in range(0, self.n_source, size)]
 
-    def take(self, values, chosen: np.ndarray) -> np.ndarray:
-        """Gather what ``values``, `rows` or `distances`, gives for these rows of the pool, in their order."""
-        found = None
+    def take(self, values: Callable[[int], np.ndarray], chosen: np.ndarray) -> np.ndarray:
+        """Gather what ``values``, `rows` or `distances`, holds for these rows of the pool, in their order."""
+        first = values(0)
+        found = np.empty((len(chosen), first.shape[1]), first.dtype)
         for p in range(self.n_partitions):
             numbers = self.numbers(p)
             at = np.minimum(np.searchsorted(numbers, chosen), len(numbers) - 1)
             here = numbers[at] == chosen
-            part = values(p)
-            if found is None:
-                found = np.empty((len(chosen), part.shape[1]), part.dtype)
-            found[here] = part[at[here]]
+            found[here] = values(p)[at[here]]
         return found
 
     def file(self, name: str, p: int) -> Path:
-        """Where the part of partition p with this name lies."""
+        """The file of partition p with this name."""
         return self.folder / f"{name}_{p:05d}.npy"
 
     def size(self, p: int) -> int:
@@ -110,7 +108,7 @@ class Partitions:
             array = np.load(path, mmap_mode="r")
         except FileNotFoundError:
             raise UserError(
-                f"{path} does not exist; let every worker see the folder under this path, or, if it is lost, {remedy}"
+                f"{path} does not exist; let all workers see the folder under this path, or, if it is lost, {remedy}"
             ) from None
         except (ValueError, EOFError, OSError) as error:
             raise UserError(f"{path} cannot be read ({error}); {remedy}") from None
@@ -125,6 +123,7 @@ class Partitions:
 def write_partitions(
     folder: Path,
     pool: np.ndarray,
+    *,
     n_partitions: int,
     source: np.ndarray | None = None,
     seed: int = 0,
@@ -132,16 +131,16 @@ def write_partitions(
 ) -> Partitions:
     """Standardise a pool and write it as random partitions, block by block: arrays may be larger than the memory.
 
-    The partitions must be random: the guarantees of the two-round greedy rest on it (Barbosa et al. 2015), and cases
-    that lie side by side in a pool are often alike. A folder that holds the same partitions already is left as it is,
-    with what was measured in it; others are replaced. The record is written last; without it a folder does not count.
+    The partitions must be random: the guarantees of the two-round greedy rest on it (Barbosa et al. 2015), and
+    neighbouring rows of a pool are often alike. A folder that holds the same partitions already is left as it is, with
+    what was measured in it; other partitions are replaced. The record is written last; a folder without it is invalid.
 
     Parameters
     ----------
     folder : Path
-        Where every worker sees it.
+        All workers must see it under this path.
     pool : array of shape (n, d)
-        Encoder features; may be a memory map.
+        Features as the encoder gives them; may be a memory map.
     n_partitions : int
         Between 1 and n. A worker holds two partitions at a time.
     source : array of shape (m, d), optional
@@ -155,13 +154,17 @@ def write_partitions(
         If an array does not fit or holds NaN or infinity; the sentence names the row.
     """
     folder = Path(folder).absolute()
-    for name, features in (("pool", pool), ("source", source)):
-        if features is not None:
-            _check(name, features, pool)
+    check_features(pool, source)
     if not 1 <= n_partitions <= len(pool):
         raise UserError(f"n_partitions must be between 1 and {len(pool)}, the number of cases; got {n_partitions}")
-    scale = Scale.of(pool, components)
-    partitions = Partitions(folder, len(pool), scale.width, n_partitions, 0 if source is None else len(source))
+    scale = Scale.of(pool, components=components)
+    partitions = Partitions(
+        folder=folder,
+        n_cases=len(pool),
+        n_features=scale.width,
+        n_partitions=n_partitions,
+        n_source=0 if source is None else len(source),
+    )
     record = {"kind": KIND, "format_version": FORMAT_VERSION, "seed": seed}
     record |= {name: value for name, value in vars(partitions).items() if name != "folder"}
     arrays = [pool] if source is None else [pool, source]
@@ -173,45 +176,39 @@ def write_partitions(
     for name in ("rows", "numbers", "distances", "source"):
         for old in folder.glob(f"{name}_*.npy"):
             old.unlink()
+    _write_pool(partitions, pool, scale=scale, seed=seed)
+    if source is not None:
+        _write_source(partitions, source, scale=scale)
+    write_json(folder / RECORD_FILE, record)
+    return partitions
 
+
+def _write_pool(partitions: Partitions, pool: np.ndarray, *, scale: Scale, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    for p in range(n_partitions):
+    for p in range(partitions.n_partitions):
         _begin(partitions.file("rows", p), (partitions.size(p), partitions.n_features), np.float32)
         _begin(partitions.file("numbers", p), (partitions.size(p),), np.int64)
     start = 0
     for block in blocks(pool):
         numbers = np.arange(start, start + len(block))
-        of = rng.permutation(numbers % n_partitions)
+        of = rng.permutation(numbers % partitions.n_partitions)
         rows = scale.apply(block)
         for p in np.unique(of):
             _append(partitions.file("rows", p), rows[of == p])
             _append(partitions.file("numbers", p), numbers[of == p])
         start += len(block)
+
+
+def _write_source(partitions: Partitions, source: np.ndarray, *, scale: Scale) -> None:
     for s, part in enumerate(partitions.source_slices()):
         path = partitions.file("source", s)
         _begin(path, (len(source[part]), partitions.n_features), np.float32)
         for block in blocks(source[part]):
             _append(path, scale.apply(block))
-    write_json(folder / RECORD_FILE, record)
-    return partitions
-
-
-def _check(name: str, features: np.ndarray, pool: np.ndarray) -> None:
-    if features.ndim != 2 or len(features) == 0:
-        raise UserError(f"{name} must have the shape (cases, features), not empty; got {features.shape}")
-    if features.shape[1] != pool.shape[1]:
-        raise UserError(f"{name} must have as many features as the pool, {pool.shape[1]}; got {features.shape[1]}")
-    start = 0
-    for block in blocks(features):
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            row = start + int(np.argmin(finite))
-            raise UserError(f"{name} must hold finite numbers only; got NaN or infinity in row {row}")
-        start += len(block)
 
 
 def _begin(path: Path, shape: tuple[int, ...], dtype) -> None:
-    """Write the head of a ``.npy`` file; its rows are written as bytes, where a full disk is an error and no crash."""
+    """Write the head of a ``.npy`` file; rows follow as bytes, so that a full disk is an error and not a crash."""
     header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype(dtype))}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)

@@ -6,13 +6,13 @@ from nnunetv2_xssr.selection._engine.cells import Cells, cells_of
 from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours
 
 N_NEIGHBOURS = 20
-_USUAL = 10  # times the lower quartile: how far raw densities may lie above the least and still set the scale
-_TIE = 1e-6  # share of a raw density that rounding can make two equal ones differ by, and more
+_USUAL = 10  # times the height of the lower quartile: the largest height above the least that may set the scale
+_TIE = 1e-6  # relative difference that raw densities must exceed, so that rounding cannot cause it
 
 
 def mean_neighbour_distance(pool: np.ndarray | Cells, *, k: int, others: np.ndarray | None = None) -> np.ndarray:
-    """Mean distance of every case to its k nearest others, shape (n,); without ``others``, to those of the pool."""
-    return nearest_neighbours(pool, k, others)[0].mean(axis=1)
+    """Mean distance of each case to its k nearest others, shape (n,); without ``others``, to those of the pool."""
+    return nearest_neighbours(pool, k=k, others=others)[0].mean(axis=1)
 
 
 def scaled(values: np.ndarray, *, least: float, span: float) -> np.ndarray:
@@ -26,25 +26,25 @@ def raw_density(distance: np.ndarray) -> np.ndarray:
 
 
 def density_span(raw: np.ndarray) -> float:
-    """How far above the least raw density of a pool its density 1 lies: see `density`."""
+    """The height above the least raw density of a pool at which its density is 1: see `density`."""
     height = raw - raw.min()
     quartile = np.quantile(height, 0.25, method="lower")
-    if quartile <= _TIE * raw.min():  # a quarter of the pool ties for the least: there is no usual height
+    if quartile <= _TIE * raw.min():  # a quarter of the pool ties for the least, which says nothing about the others
         return height.max()
     return height[height <= _USUAL * quartile].max()
 
 
 def density(pool: np.ndarray | Cells) -> np.ndarray:
-    """Typicality of every case, in [0, 1], shape (n,).
+    """Typicality of each case, in [0, 1], shape (n,).
 
     1 / (mean distance to the k = min(20, n - 1) nearest of the pool + 1e-5) (TypiClust, Hacohen et al. 2022, eq. 1),
-    min-max scaled over the usual cases; 1 for the others. Usual are those that lie above the least at most ten times as
-    far as the lower quartile does.
+    min-max scaled over the usual cases; 1 for the others. A case is usual if it lies at most ten times as far above the
+    least dense case as the lower quartile of the pool does.
 
     A burst of near-copies, such as the frames of a video, is a hundred times as dense as anything else. If it set the
-    scale, all other cases would have density 0 and the score would lose one of its parts. With this rule the median
-    density of the others is 0.1 or more as long as bursts make up at most half of the pool, and a burst that is far
-    denser than the rest leaves their scale as it is. A pool in which all cases are usual is min-max scaled.
+    scale, all other cases would have density 0, and the score would lose one of its parts. With this rule the median
+    density of the others is at least 0.1 while bursts make up at most half of the pool, and a burst far denser than
+    the rest does not affect their scale. If all cases are usual, as in most pools, this is plain min-max scaling.
     """
     cells = cells_of(pool)
     n = len(cells.pool)
@@ -55,7 +55,7 @@ def density(pool: np.ndarray | Cells) -> np.ndarray:
 
 
 def novelty(pool: np.ndarray | Cells, source: np.ndarray | None) -> np.ndarray:
-    """Distance of every case from what the source has, in [0, 1], shape (n,); zero without a source.
+    """Distance of each case from the source, in [0, 1], shape (n,); zero without a source.
 
     Mean distance to the min(20, m) nearest source cases, min-max scaled over the pool (our reading of XSSR).
     """

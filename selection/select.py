@@ -1,36 +1,37 @@
-"""From embeddings to a ranking with every number that explains it."""
+"""From embeddings to a ranking, with the numbers that explain it."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from numba import config
 from threadpoolctl import threadpool_limits
 
-from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.selection._engine.cells import cells_of
-from nnunetv2_xssr.selection.alpha import ALPHAS, CRITERIA, AlphaCurve
+from nnunetv2_xssr.selection._engine.threads import in_threads
+from nnunetv2_xssr.selection.alpha import AlphaCurve, alphas_to_try
 from nnunetv2_xssr.selection.by_budget import BudgetCurve, budget_curve
 from nnunetv2_xssr.selection.constraints import Constraints
 from nnunetv2_xssr.selection.greedy import nearest_distance, replay, stand_for
+from nnunetv2_xssr.selection.options import check_options, labelled_rows
 from nnunetv2_xssr.selection.scores import density, novelty
-from nnunetv2_xssr.selection.standardise import standardise
+from nnunetv2_xssr.selection.standardise import check_features, standardise
 from nnunetv2_xssr.selection.strategies import STRATEGIES, Outcome, Problem, random_draw
 
 N_RANDOM_DRAWS = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Selection:
     """A ranking: its first cases are the selection for a smaller budget at the same alpha.
 
     Attributes
     ----------
     picks : int array of shape (k,)
-        Rows of the pool, in order; fewer than the budget where constraints leave no other.
+        Rows of the pool, in order; fewer than the budget if the constraints leave no more.
     density, novelty, diversity : arrays of shape (k,), in [0, 1]
-        The parts of each pick's score at the moment it was picked.
+        The parts of each pick's score when it was picked.
     score : array of shape (k,) or None
         density_weight * density + alpha * novelty + (1 - alpha) * diversity; None for strategies without a score.
     alpha : float or None
@@ -38,11 +39,12 @@ class Selection:
     mean_distance, covering_radius : float
         Mean and maximum over the pool of the distance to the nearest picked or labelled case; smaller is better.
     random_mean_distance : float
-        Median of mean_distance over 20 random draws of the same budget and under the same constraints.
+        Median of mean_distance over 20 random draws of the same budget and under the same constraints; the same number
+        as `BudgetCurve.random_median` at the asked budget.
     stands_for : int array of shape (k,)
         How many cases of the pool, itself included, are nearer to each pick than to any other pick or labelled case.
     by_budget : BudgetCurve or None
-        What smaller and larger budgets would give; None if not asked for.
+        What smaller and larger budgets would give; None without a horizon.
     """
 
     picks: np.ndarray
@@ -62,6 +64,7 @@ class Selection:
 def select(
     pool: np.ndarray,
     budget: float,
+    *,
     source: np.ndarray | None = None,
     strategy: str = "xssr",
     labelled: np.ndarray | None = None,
@@ -78,122 +81,134 @@ def select(
     Parameters
     ----------
     pool : array of shape (n, d)
-        Encoder features of the cases to choose from, as the encoder gives them: they are standardised here.
+        Features of the cases to choose from, as the encoder gives them: they are standardised here.
     budget : int, or float under a cost
-        k, between 1 and the number of cases that are not labelled; the total cost where the constraints give costs.
+        k, between 1 and the number of cases without a label; the total cost if the constraints give costs.
     source : array of shape (m, d), optional
-        Features of the cases that the novelty of a case is measured against. Without it novelty is off and alpha
-        is 0, which leaves diversity its full weight.
+        Features of the cases against which novelty is measured. Without it novelty is off and alpha is 0, which gives
+        diversity its full weight.
     strategy : str
         A name in ``STRATEGIES``: "xssr", or a rival such as "coreset" or "facility_location".
     labelled : int array, optional
-        Rows of the pool that have a label already: they count as picked and cost nothing.
+        Rows of the pool that have a label: they count as picked and cost nothing.
     alpha : float in [0, 1], optional
         Trade-off between novelty (1) and diversity (0); calibrated by default.
     density_weight : float
-        Weight of density; at 0.5 the three parts weigh the same for alpha = 0.5.
+        Weight of density; 0.5 gives the three parts equal weights at alpha = 0.5.
     seed : int
-        For the random strategy and the random draws that the coverage is compared with.
+        For the strategies that use chance and the random draws that the coverage is compared with.
     alpha_criterion : str
         A name in ``CRITERIA``: what the calibrated alpha minimises.
     constraints : Constraints, optional
         Costs, quotas, groups, least distance, excluded rows. They may leave fewer picks than the budget.
     horizon : int
-        Follow the ranking up to so many cases and say how the coverage grows: `Selection.by_budget`. Further cases are
-        those that would be picked if the picks were labelled by then.
+        Follow the ranking up to so many cases and report the coverage over the budget: `Selection.by_budget`. Further
+        cases are those that would be picked if the picks were labelled.
     components : int, optional
-        Principal components of the standardised pool that cases are compared by, at most half as many as there are
-        cases; all features by default. Hundreds of features and more are mostly noise, which makes all distances alike:
-        32 components leave it out.
+        Principal components of the standardised pool by which cases are compared; all features by default. Hundreds of
+        features are mostly noise, which makes all distances alike; 32 components leave it out. Small pools have fewer:
+        see `nnunetv2_xssr.selection.standardise.Scale.of`.
 
     Raises
     ------
     UserError
         If an argument does not fit, or the constraints leave no case to pick; the sentence names it.
     """
-    labelled = np.empty(0, int) if labelled is None else np.unique(np.asarray(labelled, int))
+    check_features(pool, source)
+    check_options(
+        strategy=strategy, alpha=alpha, density_weight=density_weight, alpha_criterion=alpha_criterion, seed=seed
+    )
+    labelled = labelled_rows(labelled, n=len(pool))
     constraints = constraints or Constraints()
-    _check(pool, source, strategy, labelled, alpha, density_weight, alpha_criterion)
     constraints.check(len(pool))
-    if constraints.excluded is not None:
-        kept = np.setdiff1d(np.arange(len(pool)), constraints.excluded)
-        if len(kept) == 0:
-            raise UserError(f"excluded names all {len(pool)} cases of the pool; nothing is left to pick from")
-        if not np.isin(labelled, kept).all():
-            raise UserError(f"labelled and excluded must not share rows; got {labelled.tolist()} as labelled")
-        rest = source, strategy, np.searchsorted(kept, labelled), alpha, density_weight, seed, alpha_criterion
-        among_kept = select(pool[kept], budget, *rest, constraints.only(kept), horizon, components)
-        return replace(among_kept, picks=kept[among_kept.picks])
+    kept = _kept_rows(constraints, labelled=labelled, n=len(pool))
+    if len(kept) < len(pool):
+        pool, labelled, constraints = pool[kept], np.searchsorted(kept, labelled), constraints.only(kept)
     most, limits = constraints.limits(len(pool), budget=budget, labelled=labelled)
-    z, x = standardise(pool, source, components)
-    alphas = ((alpha,) if alpha is not None else ALPHAS) if source is not None else (0.0,)
-    # The matrix products are many and small: threads of their own would cost more than they save, and would get into
-    # each other's way where several alphas run side by side.
+    z, x = standardise(pool, source, components=components)
+    # There are many small matrix products: more threads for each would cost more than they save, and would disturb the
+    # threads that work on several alphas at once.
     with threadpool_limits(1, "blas"):
         cells = cells_of(z)
         if constraints.min_distance > 0:
-            constraints.check_open(limits, labelled=labelled, nearest=nearest_distance(cells, labelled))
-        scores = density(cells), novelty(cells, x)
-        problem = Problem(cells, *scores, most, labelled, limits, alphas, density_weight, alpha_criterion, seed)
-        outcome = STRATEGIES[strategy](problem)
-        rng = np.random.default_rng(seed)
-        draws = [random_draw(problem, rng) for _ in range(N_RANDOM_DRAWS)]
-        if not horizon:
-            return _explained(problem, outcome, _median_mean_distance(problem, draws), None)
-        go_on = partial(random_draw, rng=rng)
-        curve = budget_curve(problem, outcome, constraints, budget, horizon, STRATEGIES[strategy], draws, go_on)
-        return _explained(problem, outcome, curve.random_median[curve.budget.index(len(outcome.picks))], curve)
+            constraints.check_open(limits, labelled=labelled, nearest=nearest_distance(cells, chosen=labelled))
+        problem = Problem(
+            pool=cells,
+            density=density(cells),
+            novelty=novelty(cells, x),
+            budget=most,
+            chosen=labelled,
+            limits=limits,
+            alphas=alphas_to_try(alpha, has_source=source is not None),
+            density_weight=density_weight,
+            alpha_criterion=alpha_criterion,
+            seed=seed,
+        )
+        chosen = _explained(problem, STRATEGIES[strategy], constraints=constraints, budget=budget, horizon=horizon)
+    return replace(chosen, picks=kept[chosen.picks])
 
 
-def _explained(problem: Problem, outcome: Outcome, random: float, by_budget: BudgetCurve | None) -> Selection:
-    """The selection with all numbers about its picks; ``random`` is the mean distance of random draws."""
-    picks = outcome.picks
+def _kept_rows(constraints: Constraints, *, labelled: np.ndarray, n: int) -> np.ndarray:
+    """The rows of a pool of n cases that are not excluded, ascending."""
+    excluded = np.empty(0, int) if constraints.excluded is None else constraints.excluded
+    kept = np.setdiff1d(np.arange(n), excluded)
+    if len(kept) == 0:
+        raise UserError(f"excluded names all {n} cases of the pool; nothing is left to pick from")
+    if not np.isin(labelled, kept).all():
+        raise UserError(f"labelled and excluded must not share rows; got {labelled.tolist()} as labelled")
+    return kept
+
+
+def _explained(
+    problem: Problem,
+    strategy: Callable[[Problem], Outcome],
+    *,
+    constraints: Constraints,
+    budget: float,
+    horizon: int,
+) -> Selection:
+    """The picks of a strategy with all numbers about them."""
+    outcome = strategy(problem)
+    rng = np.random.default_rng(problem.seed)
+    draws = [random_draw(problem, rng=rng) for _ in range(N_RANDOM_DRAWS)]
+    curve = None
+    if horizon:
+        curve = budget_curve(
+            problem,
+            outcome=outcome,
+            constraints=constraints,
+            budget=budget,
+            horizon=horizon,
+            strategy=strategy,
+            draws=draws,
+            draw=partial(random_draw, rng=rng),
+        )
+    picks, chosen = outcome.picks, np.concatenate([problem.chosen, outcome.picks])
     parts = problem.density[picks], problem.novelty[picks]
-    diversity, nearest = replay(problem.pool, picks, problem.chosen)
+    diversity, nearest = replay(problem.pool, picks=picks, chosen=problem.chosen)
     score = None
     if outcome.alpha is not None:
         score = outcome.density_weight * parts[0] + outcome.alpha * parts[1] + (1 - outcome.alpha) * diversity
-    chosen = np.concatenate([problem.chosen, picks])
     return Selection(
-        picks,
-        *parts,
-        diversity,
-        score,
-        outcome.alpha,
-        outcome.curve,
-        float(nearest.mean()),
-        float(nearest.max()),
-        random,
-        stand_for(problem.pool, problem.pool.pool[chosen], chosen)[len(problem.chosen) :],
-        by_budget,
+        picks=picks,
+        density=parts[0],
+        novelty=parts[1],
+        diversity=diversity,
+        score=score,
+        alpha=outcome.alpha,
+        curve=outcome.curve,
+        mean_distance=float(nearest.mean()),
+        covering_radius=float(nearest.max()),
+        random_mean_distance=curve.random_at(len(picks)) if curve else _median_mean_distance(problem, draws),
+        stands_for=stand_for(problem.pool, rows=problem.pool.pool[chosen], own=chosen)[len(problem.chosen) :],
+        by_budget=curve,
     )
 
 
 def _median_mean_distance(problem: Problem, draws: list[np.ndarray]) -> float:
-    """The median over some draws of the mean distance of the pool to the nearest drawn or labelled case."""
-    chosen = [np.append(problem.chosen, draw) for draw in draws]
-    with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:
-        return float(np.median(list(threads.map(lambda draw: nearest_distance(problem.pool, draw).mean(), chosen))))
+    """Median over some draws of the mean distance of the pool to the nearest drawn or labelled case."""
 
+    def mean_distance(draw: np.ndarray) -> float:
+        return nearest_distance(problem.pool, chosen=np.append(problem.chosen, draw)).mean()
 
-def _check(pool, source, strategy, labelled, alpha, density_weight, alpha_criterion) -> None:
-    if strategy not in STRATEGIES:
-        raise one_of("strategy", STRATEGIES, strategy)
-    if alpha_criterion not in CRITERIA:
-        raise one_of("alpha_criterion", CRITERIA, alpha_criterion)
-    for name, features in (("pool", pool), ("source", source)):
-        if features is None:
-            continue
-        if features.ndim != 2 or len(features) == 0:
-            raise UserError(f"{name} must have the shape (cases, features), not empty; got {features.shape}")
-        if not np.isfinite(features).all():
-            row = int(np.argwhere(~np.isfinite(features))[0, 0])
-            raise UserError(f"{name} must hold finite numbers only; got NaN or infinity in row {row}")
-    if source is not None and source.shape[1] != pool.shape[1]:
-        raise UserError(f"source must have as many features as the pool, {pool.shape[1]}; got {source.shape[1]}")
-    if len(labelled) and not (0 <= labelled[0] and labelled[-1] < len(pool)):
-        raise UserError(f"labelled must name rows of the pool, 0 to {len(pool) - 1}; got {labelled.tolist()}")
-    if alpha is not None and not 0 <= alpha <= 1:
-        raise UserError(f"alpha must be between 0 and 1; got {alpha}")
-    if not density_weight >= 0:
-        raise UserError(f"density_weight must be 0 or more; got {density_weight}")
+    return float(np.median(in_threads(mean_distance, draws)))

@@ -1,4 +1,4 @@
-"""From encoder features to the space in which cases are compared."""
+"""From the features of an encoder to the space in which cases are compared."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,9 +7,11 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-_BLOCK_BYTES = 2**24  # of rows worked on at a time, in double precision
-_MOST_ROWS = 2048  # that principal components are taken from: they change little with more
-_FEW_COMPONENTS = 16  # that any pool is granted: see Scale.of
+from nnunetv2_xssr.errors import UserError
+
+_BLOCK_BYTES = 2**24  # size of a block of rows in double precision
+_MOST_ROWS = 2048  # for the principal components, which change little with more
+_FEW_COMPONENTS = 16  # that every pool may have: see Scale.of
 
 
 class Scale(NamedTuple):
@@ -21,7 +23,7 @@ class Scale(NamedTuple):
     factor : array of shape (d,)
         1 / standard deviation; 0 for a feature without variance.
     axes : array of shape (d, components) or None
-        Orthonormal directions that standardised rows are projected on.
+        Orthonormal directions on which standardised rows are projected.
     """
 
     mean: np.ndarray
@@ -29,20 +31,19 @@ class Scale(NamedTuple):
     axes: np.ndarray | None = None
 
     @classmethod
-    def of(cls, pool: np.ndarray, components: int | None = None) -> "Scale":
-        """Measure a pool, shape (n, d), block by block, so that it may be a memory map larger than the memory.
+    def of(cls, pool: np.ndarray, *, components: int | None = None) -> "Scale":
+        """Measure a pool, shape (n, d), block by block: it may be a memory map larger than the memory.
 
         With ``components`` rows are projected on so many principal components of the standardised pool (of 2,048 of
-        its rows, evenly spaced, where it has more), but on no more than half as many as there are cases, or 16, because
-        few cases tell only few of them from noise. They keep their variances, so that what varies little still counts
-        little. Where there are no more than so many cases or features, the projection would change no distance, and
-        is left out.
+        its rows, evenly spaced, if it has more), but on at most n / 2 or 16, whichever is larger: few cases tell only
+        few components from noise. Components keep their variances, so what varies little still counts little. If there
+        are no more cases or features than components, the projection would change no distance and is left out.
         """
         moments = StandardScaler()
         for block in blocks(pool):
             moments.partial_fit(block.astype(np.float64))
         mean, std = moments.mean_, np.sqrt(moments.var_)
-        # Rounding leaves a constant feature a spread of about 1e-8 of its size, which must not be blown up to noise.
+        # Rounding gives a constant feature a deviation of about 1e-8 of its size, which must not be scaled up to noise.
         constant = std <= 1e-6 * np.maximum(np.abs(mean), 1e-12)
         scale = cls(mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std)))
         if components is None:
@@ -51,19 +52,19 @@ class Scale(NamedTuple):
         if components >= min(pool.shape):
             return scale
         some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _MOST_ROWS)).astype(int))
-        # ARPACK finds the few leading ones to machine precision.
+        # ARPACK finds the few leading components to machine precision; IncrementalPCA only approximates them.
         pca = PCA(components, svd_solver="arpack", random_state=0).fit((pool[some] - mean) * scale.factor)
         return scale._replace(axes=pca.components_.T)
 
     @property
     def width(self) -> int:
-        """Of standardised rows."""
+        """Features of a standardised row."""
         return len(self.mean) if self.axes is None else self.axes.shape[1]
 
     def apply(self, features: np.ndarray) -> np.ndarray:
         """Standardise rows, project them, scale them to unit length and round them to the grid of `on_grid`.
 
-        Float32 of shape (n, d), or (n, components). A row without length becomes zero.
+        The result is float32 of shape (n, d) or (n, components). A row of length zero stays zero.
         """
         result = np.empty((len(features), self.width), np.float32)
         start = 0
@@ -78,18 +79,42 @@ class Scale(NamedTuple):
 
 
 def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Views of some rows after the other, as many at a time as memory takes lightly."""
+    """Successive views of some rows each, small enough for any memory."""
     size = max(1, _BLOCK_BYTES // (8 * rows.shape[1]))
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def standardise(
-    pool: np.ndarray, source: np.ndarray | None = None, components: int | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Standardise features by the *pool's* mean and standard deviation, then scale every row to unit length.
+def check_features(pool: np.ndarray, source: np.ndarray | None = None) -> None:
+    """Check the features of a pool and its source, block by block.
 
-    The pool's statistics serve the source too: with the source's own, the shift between the two sites, which is
-    what novelty measures, would be the only thing left to see.
+    Raises
+    ------
+    UserError
+        If an array is empty or not two-dimensional, holds NaN or infinity, or the widths differ.
+    """
+    for name, features in (("pool", pool), ("source", source)):
+        if features is None:
+            continue
+        if features.ndim != 2 or len(features) == 0:
+            raise UserError(f"{name} must have the shape (cases, features), not empty; got {features.shape}")
+        if features.shape[1] != pool.shape[1]:
+            raise UserError(f"{name} must have as many features as the pool, {pool.shape[1]}; got {features.shape[1]}")
+        start = 0
+        for block in blocks(features):
+            finite = np.isfinite(block).all(axis=1)
+            if not finite.all():
+                row = start + int(np.argmin(finite))
+                raise UserError(f"{name} must hold finite numbers only; got NaN or infinity in row {row}")
+            start += len(block)
+
+
+def standardise(
+    pool: np.ndarray, source: np.ndarray | None = None, *, components: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Standardise features by the *pool's* mean and standard deviation, then scale each row to unit length.
+
+    The source is standardised by the pool's statistics too. Its own would remove the shift between the two sites, which
+    is what novelty measures.
 
     Parameters
     ----------
@@ -101,18 +126,18 @@ def standardise(
     Returns
     -------
     pool, source : float32 arrays of the same shapes, or as wide as there are components
-        Rows of unit length, on the grid of `on_grid`. A feature without variance in the pool, and a row without
-        length, become zero.
+        Rows of unit length, on the grid of `on_grid`. Features without variance in the pool and rows of length zero
+        are zero.
     """
-    scale = Scale.of(pool, components)
+    scale = Scale.of(pool, components=components)
     return scale.apply(pool), None if source is None else scale.apply(source)
 
 
 def on_grid(rows: np.ndarray) -> np.ndarray:
     """Round rows of unit length to multiples of 2^-24, the spacing of float32 below 1, shape (n, d), float32.
 
-    Then every product of two numbers is a multiple of 2^-48, and a sum of them that stays below 16 is exact in double
-    precision: distances, and with them ties and picks, do not depend on the order of summation, the number of threads
-    or the machine.
+    Then each product of two numbers is a multiple of 2^-48, and sums of them below 16 are exact in double precision:
+    distances, and with them ties and picks, do not depend on the order of summation, the number of threads or the
+    machine.
     """
     return (np.rint(np.asarray(rows, np.float64) * 2**24) / 2**24).astype(np.float32)

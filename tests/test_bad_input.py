@@ -420,18 +420,27 @@ def test_list_that_names_everything(either, capsys, option, words):
 
 @pytest.mark.parametrize("alpha", ["1.5", "-0.1", "nan", "much", ""])
 def test_alpha(either, capsys, alpha):
-    fails(capsys, select.main, [*SELECT, f"--alpha={alpha}"], "--alpha must be auto or a number between 0 and 1", alpha)
+    fails(capsys, select.main, [*SELECT, f"--alpha={alpha}"], "alpha must be", "a number between 0 and 1", alpha)
 
 
 def test_strategy(either, capsys):
-    fails(capsys, select.main, [*SELECT, "--strategy", "magic"], "--strategy", "xssr", "random", "coreset", "'magic'")
+    fails(
+        capsys,
+        select.main,
+        [*SELECT, "--strategy", "magic"],
+        "strategy must be one of",
+        "xssr",
+        "random",
+        "coreset",
+        "'magic'",
+    )
 
 
 @pytest.mark.parametrize(
     ("option", "value"), [("--density_weight", "-1"), ("--density_weight", "nan"), ("--seed", "-1")]
 )
 def test_numbers(either, capsys, option, value):
-    fails(capsys, select.main, [*SELECT, f"{option}={value}"], option, "must be 0 or more", value)
+    fails(capsys, select.main, [*SELECT, f"{option}={value}"], option.strip("-"), "must be 0 or more", value)
 
 
 def test_device_that_is_not_there(either, capsys, monkeypatch):

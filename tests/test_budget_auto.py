@@ -25,7 +25,7 @@ def test_auto_picks_the_ranking_up_to_its_knee(workspace, capsys):
     out = run(capsys)
     (selection,) = workspace.selection()["selections"]
     (pool, source), components = compared_by(workspace.encoder(), "2", "1")
-    ranking = select_rows(pool, 10, source, horizon=10, components=components)
+    ranking = select_rows(pool, 10, source=source, horizon=10, components=components)
     knee = ranking.by_budget.knee
     assert [pick["case"] for pick in selection["picks"]] == [CASES[i] for i in ranking.picks[:knee]]
     assert selection["by_budget"]["knee"] == knee and selection["alpha"] == ranking.alpha
@@ -45,10 +45,10 @@ def test_auto_keeps_the_alpha_of_the_whole_ranking():
         pool, source = rng.normal(size=(60, 3)), rng.normal(1, 1, (20, 3))
         fold = FoldPlan([str(i) for i in range(60)], [], None, Constraints(), None)
         chosen = pick(select_rows, Choice(budget="auto"), fold, pool, source, np.empty(0, int), None)
-        ranking = select_rows(pool, 60, source, horizon=60)
+        ranking = select_rows(pool, 60, source=source, horizon=60)
         assert chosen.picks.tolist() == ranking.picks[: ranking.by_budget.knee].tolist()
         assert chosen.curve == ranking.curve and chosen.by_budget.knee == len(chosen.picks)
-        others += select_rows(pool, len(chosen.picks), source).alpha != chosen.alpha
+        others += select_rows(pool, len(chosen.picks), source=source).alpha != chosen.alpha
     assert others > 0
 
 

@@ -69,8 +69,8 @@ def test_alpha_criterion(workspace, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--alpha_criterion", "best"], "--alpha_criterion must be one of mean_distance, covering_radius, novel"),
-        (["--domain_quota", "fair"], "domain_quota must be one of proportional, equal, a number for every domain"),
+        (["--alpha_criterion", "best"], "alpha_criterion must be one of mean_distance, covering_radius, novel"),
+        (["--domain_quota", "fair"], "domain_quota must be one of proportional, equal, a number per domain"),
         (["--domain_quota", "A=two"], "--domain_quota must be proportional, equal, or NAME=NUMBER"),
         (["--domain_quota", "A=2", "Z=1"], "domain_quota must name domains of the pool, A, B; got Z"),
         (["--domain_quota", "A=2", "B=2"], "domain_quota must add up to the budget, 3; got 4"),

@@ -37,7 +37,7 @@ def label(workspace, *cases):
 def test_record_is_what_the_selection_of_the_embeddings_gives(workspace, capsys):
     run(capsys, budget="4")
     (pool, source), components = compared_by(workspace.encoder(), TARGET, SOURCE)
-    expected = select_rows(pool, 4, source, components=components)
+    expected = select_rows(pool, 4, source=source, components=components)
     record = workspace.selection()
     (selection,) = record["selections"]
     assert picked(workspace) == [CASES[i] for i in expected.picks]
@@ -252,7 +252,7 @@ def test_scheduler_is_for_xssr_only(workspace, capsys):
 
 def test_scheduler_that_does_not_answer_is_found_before_long_work(workspace, capsys, monkeypatch):
     pytest.importorskip("distributed", reason="Dask is not installed")
-    monkeypatch.setattr("nnunetv2_xssr.selection.distributed._PATIENCE", 0.5)
+    monkeypatch.setattr("nnunetv2_xssr.selection.distributed._TIMEOUT", 0.5)
     workspace.encoder().unlink()
     argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--scheduler", "tcp://127.0.0.1:9"]
     fails(capsys, select.main, argv, "no Dask scheduler with a worker answers at 'tcp://127.0.0.1:9'")

@@ -38,16 +38,16 @@ def pick(
         return select(
             pool,
             budget,
-            source,
-            choice.strategy,
-            labelled,
-            alpha,
-            choice.density_weight,
-            choice.seed,
-            choice.alpha_criterion,
-            fold.constraints,
-            horizon,
-            components,
+            source=source,
+            strategy=choice.strategy,
+            labelled=labelled,
+            alpha=alpha,
+            density_weight=choice.density_weight,
+            seed=choice.seed,
+            alpha_criterion=choice.alpha_criterion,
+            constraints=fold.constraints,
+            horizon=horizon,
+            components=components,
         )
 
     if fold.budget is not None:

@@ -10,7 +10,7 @@ from nnunetv2_xssr.images.slices import volume_of
 from nnunetv2_xssr.records.folds import cross_validation, study_folds
 from nnunetv2_xssr.records.split import Split
 from nnunetv2_xssr.records.workspace import Workspace
-from nnunetv2_xssr.selection import CRITERIA, STRATEGIES, Constraints, parse_budget, parse_cost_budget
+from nnunetv2_xssr.selection import Constraints, check_options, parse_budget, parse_cost_budget
 
 AUTO = "auto"  # the budget that stands for the knee of the coverage
 MOST_AUTOMATIC = 100  # cases among which the knee is looked for
@@ -61,16 +61,13 @@ class Choice:
     max_per_volume: int | None = None
 
     def __post_init__(self):
-        if self.strategy not in STRATEGIES:
-            raise one_of("--strategy", STRATEGIES, self.strategy)
-        if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise UserError(f"--alpha must be auto or a number between 0 and 1; got {self.alpha}")
-        if not self.density_weight >= 0:
-            raise UserError(f"--density_weight must be 0 or more; got {self.density_weight}")
-        if self.seed < 0:
-            raise UserError(f"--seed must be 0 or more; got {self.seed}")
-        if self.alpha_criterion not in CRITERIA:
-            raise one_of("--alpha_criterion", CRITERIA, self.alpha_criterion)
+        check_options(
+            strategy=self.strategy,
+            alpha=self.alpha,
+            density_weight=self.density_weight,
+            alpha_criterion=self.alpha_criterion,
+            seed=self.seed,
+        )
         if self.budget == AUTO and (self.strategy in _NOT_RANKING or self.domain_quota is not None):
             what = "--domain_quota" if self.strategy not in _NOT_RANKING else f"--strategy {self.strategy}"
             raise UserError(f"-b {AUTO} needs picks that are a ranking, which {what} does not give; give -b a number")
@@ -229,10 +226,12 @@ def _fold_plan(cases: list[Case], labelled: list[str], choice: Choice, validatio
             raise UserError(f"-b {AUTO} does not know what a case may cost; give the total cost to -b")
         budget = plan.most()
     elif constraints.cost is None:
-        budget = parse_budget(choice.budget, len(cases), len(cases) - len(labelled))
+        budget = parse_budget(choice.budget, pool_size=len(cases), available=len(cases) - len(labelled))
     else:
         total = sum(constraints.cost)
-        budget = parse_cost_budget(choice.budget, total, total - sum(constraints.cost[i] for i in taken))
+        budget = parse_cost_budget(
+            choice.budget, total=total, available=total - sum(constraints.cost[i] for i in taken)
+        )
     constraints.check(len(cases))
     constraints.limits(len(cases), budget=budget, labelled=taken)  # says what does not fit, before any long work
     return plan if choice.budget == AUTO else replace(plan, budget=budget)

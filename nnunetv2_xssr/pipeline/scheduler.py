@@ -4,8 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.pipeline.plan import FoldPlan
+from nnunetv2_xssr.selection import Constraints, Selection, select
 
 PARTITION_BYTES = 2**26  # two such partitions and all that is made of them fit into a worker of 1 GiB
 
@@ -28,8 +31,6 @@ def selector(scheduler: str | None, strategy: str, fold: FoldPlan, folder: Path)
         If a scheduler is asked for and cannot be used: now, and not after hours of pretraining.
     """
     if scheduler is None:
-        from nnunetv2_xssr.selection import select
-
         return select
     from nnunetv2_xssr.selection.distributed import connect
 
@@ -47,26 +48,38 @@ def selector(scheduler: str | None, strategy: str, fold: FoldPlan, folder: Path)
 
 
 def _select_on(
-    scheduler,
-    folder,
-    pool,
-    budget,
-    source,
-    strategy,
-    labelled,
-    alpha,
-    density_weight,
-    seed,
-    criterion,
-    constraints,
-    horizon,
-    components,
-):
-    # The curve over the budget would need every partition at every step: it is left out, and the record says None.
+    scheduler: str,
+    folder: Path,
+    pool: np.ndarray,
+    budget: int,
+    *,
+    source: np.ndarray | None,
+    strategy: str,
+    labelled: np.ndarray,
+    alpha: float | None,
+    density_weight: float,
+    seed: int,
+    alpha_criterion: str,
+    constraints: Constraints,
+    horizon: int,
+    components: int | None,
+) -> Selection:
+    # Strategy and constraints were checked above. The curve up to the horizon would need every partition at every step:
+    # it is left out, and the record says None.
     from nnunetv2_xssr.selection.distributed import connect, select_partitions
     from nnunetv2_xssr.selection.partitions import write_partitions
 
     # By the size of the pool and not of the cluster, which must not change the picks.
-    write_partitions(folder, pool, -(-pool.nbytes // PARTITION_BYTES), source, seed, components)
+    n_partitions = -(-pool.nbytes // PARTITION_BYTES)
+    write_partitions(folder, pool, n_partitions=n_partitions, source=source, seed=seed, components=components)
     with connect(scheduler) as client:
-        return select_partitions(folder, budget, client, labelled, alpha, density_weight, seed, criterion)
+        return select_partitions(
+            folder,
+            budget,
+            client=client,
+            labelled=labelled,
+            alpha=alpha,
+            density_weight=density_weight,
+            seed=seed,
+            alpha_criterion=alpha_criterion,
+        )

@@ -58,7 +58,7 @@ def _selection(kept: Kept, number: int, selection: FoldSelection, members: list[
     rows = [place[identifier] for identifier in members]
     whole = len(rows) == len(kept.target.identifiers)
     pool = kept.target.embeddings if whole else kept.target.embeddings[rows]
-    scale = Scale.of(pool, kept.record.provenance["components"])
+    scale = Scale.of(pool, components=kept.record.provenance["components"])
     labelled = set(selection.labelled)
     return {
         "fold": number if kept.record.mode == "study" else None,

@@ -89,7 +89,7 @@ def most_alike(pool: np.ndarray, scale: Scale, picks: np.ndarray) -> tuple[np.nd
     distances, rows = np.zeros((len(picks), 0)), np.zeros((len(picks), 0), int)
     start = 0
     for block in blocks(pool):
-        found, places = nearest_neighbours(own, min(NEIGHBOURS + 1, len(block)), scale.apply(block))
+        found, places = nearest_neighbours(own, k=min(NEIGHBOURS + 1, len(block)), others=scale.apply(block))
         places = places + start
         found[places == picks[:, None]] = np.inf  # a case is not its own neighbour
         distances, rows = np.hstack([distances, found]), np.hstack([rows, places])

@@ -1,7 +1,7 @@
-"""A sketch of every case whose distances never exceed the true ones, in cells of cases that lie close together.
+"""A sketch of each case whose distances never exceed the true ones, in cells of cases that lie close together.
 
 Distances between sketches are cheap and bound the true ones from below, so most pairs of cases need no true distance.
-The greedy and the nearest neighbours both stand on this.
+The greedy and the search for nearest neighbours both rely on this.
 """
 
 from typing import NamedTuple
@@ -11,15 +11,15 @@ from numba import njit
 from sklearn.utils.extmath import randomized_svd
 
 WIDTH = 32  # numbers in a sketch: two cache lines
-SMALL = 5000  # below this many cases plain passes over all of them are the fastest
-_CAPTURED = 0.5  # share of the variance that the sketch must hold to be worth having
-_SAMPLE = 1024  # rows that the principal directions are fitted on
-_BLOCK = 1024  # rows worked on at a time
+SMALL = 5000  # with fewer cases, plain passes over all of them are fastest
+_CAPTURED = 0.5  # share of the variance that a useful sketch must hold
+_SAMPLE = 1024  # rows to which the principal directions are fitted
+_BLOCK = 1024  # rows per block
 
 
 @njit(cache=True, fastmath=True, nogil=True)
 def squared_distance(a, b):
-    """|a - b|^2 in double precision: exact for rows on the grid of `standardise`, in whatever order it is summed."""
+    """|a - b|^2 in double precision: exact for rows on the grid of `standardise`, in any order of summation."""
     total = 0.0
     for i in range(a.size):
         difference = np.float64(a[i]) - np.float64(b[i])
@@ -39,32 +39,32 @@ def rough_squared_distance(a, b):
 class Cells(NamedTuple):
     """Features of n cases, cell by cell, that bound true distances from both sides.
 
-    With s_ij = |features_i - features_j|^2:  s_ij - slack <= |z_i - z_j|^2 <= s_ij + 4 left_out_i left_out_j + slack.
+    With s_ij = |features_i - features_j|^2:  s_ij - slack <= |z_i - z_j|^2 <= s_ij + 4 residual_i residual_j + slack.
 
-    A named tuple, because compiled code reads it as it is.
+    It is a named tuple because compiled code can read one.
 
     Attributes
     ----------
     pool : float32 array of shape (n, d)
     rows : int array of shape (n,)
-        Row in the pool of every entry of the arrays below.
+        The row in the pool of each entry of the arrays below.
     position : int array of shape (n,)
-        The inverse: entry of every row of the pool.
+        The inverse: the entry of each row of the pool.
     starts : int array of shape (cells + 1,)
-        Cell c holds the entries starts[c] to starts[c + 1].
+        Cell c holds the entries from starts[c] to starts[c + 1].
     features : float32 array of shape (n, q)
-    left_out : float32 array of shape (n,)
-        Length of what the features leave out of a row.
+    residual : float32 array of shape (n,)
+        Length of the part of a row that the principal directions do not hold.
     squares : float32 array of shape (n,)
         |features_i|^2.
     centres : float32 array of shape (cells, q)
-    away : float32 array of shape (n,)
+    from_centre : float32 array of shape (n,)
         Distance of the features from the centre of their cell.
     mean : array of shape (d,)
     directions : array of shape (d, q - 1)
-        What the features were made with; (d, 0) if the rows of the pool are their own features.
+        Principal directions of the features; (d, 0) if the rows of the pool are their own features.
     slack : float
-        What rounding to single precision can add to a squared distance of features.
+        Most that rounding to single precision can add to a squared distance of features.
     """
 
     pool: np.ndarray
@@ -72,21 +72,22 @@ class Cells(NamedTuple):
     position: np.ndarray
     starts: np.ndarray
     features: np.ndarray
-    left_out: np.ndarray
+    residual: np.ndarray
     squares: np.ndarray
     centres: np.ndarray
-    away: np.ndarray
+    from_centre: np.ndarray
     mean: np.ndarray
     directions: np.ndarray
     slack: float
 
     @property
     def sketched(self) -> bool:
+        """Whether the features are a sketch, and not the rows themselves."""
         return self.directions.shape[1] > 0
 
 
 def cells_of(pool: "np.ndarray | Cells") -> Cells:
-    """Return the cells of a pool; give them back if that is what came in, so that callers can share them.
+    """Return the cells of a pool. Cells are returned as they are, so that callers can share them.
 
     Parameters
     ----------
@@ -103,40 +104,52 @@ def cells_of(pool: "np.ndarray | Cells") -> Cells:
 
 
 def cells_like(cells: Cells, others: np.ndarray) -> Cells:
-    """Return the cells of other rows, shape (m, d), with the features of ``cells``: comparable with them."""
+    """Return the cells of other rows, shape (m, d), with features that can be compared with those of ``cells``."""
     others = np.ascontiguousarray(others, np.float32)
     return _in_cells(others, cells.mean, cells.directions) if cells.sketched else whole(others)
 
 
 def whole(pool: np.ndarray) -> Cells:
-    """Let the rows be their own features, in tiles that are never skipped: best for few cases, or many directions."""
+    """Take the rows as their own features, in tiles that are never pruned: best for few cases, or many directions."""
     n, d = pool.shape
     everything = np.arange(n)
     starts = np.append(np.arange(0, n, _BLOCK), n)
     squares = np.einsum("ij,ij->i", pool, pool)
     centres = np.zeros((len(starts) - 1, d), np.float32)
-    left_out, away = np.zeros(n, np.float32), np.full(n, np.inf, np.float32)
+    residual, from_centre = np.zeros(n, np.float32), np.full(n, np.inf, np.float32)
     mean, directions = np.zeros(d), np.zeros((d, 0))
-    return _frozen(pool, everything, everything, starts, pool, left_out, squares, centres, away, mean, directions)
+    return _frozen(
+        pool=pool,
+        rows=everything,
+        position=everything,
+        starts=starts,
+        features=pool,
+        residual=residual,
+        squares=squares,
+        centres=centres,
+        from_centre=from_centre,
+        mean=mean,
+        directions=directions,
+    )
 
 
-def _frozen(*arrays: np.ndarray) -> Cells:
-    """Cells of these arrays, all read-only as a memory map is: the loops are compiled once for every kind of pool.
+def _frozen(**arrays: np.ndarray) -> Cells:
+    """Cells of these arrays, all read-only like a memory map, so that the loops are compiled once for all pools.
 
     The slack: a sum of q products in single precision is off by at most q 2^-24 |a| |b| (Higham 2002, section 3.1). It
-    enters a squared distance twice, the two norms are such sums too, and features were rounded when they were made.
+    enters a squared distance twice, the two norms are such sums too, and the features themselves were rounded.
     """
-    views = [np.ascontiguousarray(array).view() for array in arrays]
-    for view in views:
+    views = {name: np.ascontiguousarray(array).view() for name, array in arrays.items()}
+    for view in views.values():
         view.flags.writeable = False
-    cells = Cells(*views, slack=0.0)
+    cells = Cells(**views, slack=0.0)
     return cells._replace(slack=float((4 * cells.features.shape[1] + 32) * 2.0**-24 * cells.squares.max()))
 
 
 def _principal_directions(pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean, shape (d,), and up to 31 orthonormal principal directions, shape (d, 31), of a sample of the pool.
 
-    No directions, shape (d, 0), if these hold too little of the variance, as when all directions are alike.
+    No directions, shape (d, 0), if they hold too little of the variance, as in an isotropic pool.
     """
     sample = pool[np.random.default_rng(0).permutation(len(pool))[:_SAMPLE]].astype(np.float64)
     mean = sample.mean(axis=0)
@@ -148,29 +161,29 @@ def _principal_directions(pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sketch(pool: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Return the principal coordinates of every row and the length of what they leave out, shape (n, 32).
+    """Return the principal coordinates of each row and the length of its residual, shape (n, 32).
 
     For z = mean + V p + r with orthonormal V and r orthogonal to it, |z - z'|^2 = |p - p'|^2 + |r - r'|^2, and the
-    last term lies between (|r| - |r'|)^2 and (|r| + |r'|)^2 (Cauchy-Schwarz). So z -> (p, |r|) shortens distances and
-    never stretches them, and what it takes from a square is at most 4 |r| |r'|.
+    last term lies between (|r| - |r'|)^2 and (|r| + |r'|)^2 (Cauchy-Schwarz). So z -> (p, |r|) never lengthens a
+    distance, and shortens its square by at most 4 |r| |r'|.
     """
     features = np.zeros((len(pool), WIDTH), np.float32)
-    against = np.column_stack([directions, mean])  # the mean as one more direction is quicker than taking it off first
+    against = np.column_stack([directions, mean])  # the mean as one more direction is quicker than subtracting it
     for start in range(0, len(pool), _BLOCK):
         block = pool[start : start + _BLOCK].astype(np.float64)
         products = block @ against
         coordinates = products[:, :-1] - mean @ directions
         squares = np.einsum("ij,ij->i", block, block) - 2 * products[:, -1] + mean @ mean
-        left_out = squares - np.einsum("ij,ij->i", coordinates, coordinates)
+        residual = squares - np.einsum("ij,ij->i", coordinates, coordinates)
         features[start : start + _BLOCK, : coordinates.shape[1]] = coordinates
-        features[start : start + _BLOCK, -1] = np.sqrt(np.maximum(left_out, 0))
+        features[start : start + _BLOCK, -1] = np.sqrt(np.maximum(residual, 0))
     return features
 
 
 def _in_cells(pool: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> Cells:
-    """Sort the features by the nearest of sqrt(n) centres: cases drawn at random, after one step of Lloyd's algorithm.
+    """Sort the features by the nearest of sqrt(n) centres: random cases after one step of Lloyd's algorithm.
 
-    More steps or more centres were tried and cost as much as they saved.
+    More steps or more centres cost as much as they saved when we tried them.
     """
     n, count = len(pool), int(np.sqrt(len(pool)))
     features = _sketch(pool, mean, directions)
@@ -187,9 +200,20 @@ def _in_cells(pool: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> Cel
     features, cell = features[rows], cell[rows]
     starts = np.searchsorted(cell, np.arange(count + 1))
     squares = np.einsum("ij,ij->i", features, features)
-    away = np.linalg.norm(features - centres[cell], axis=1) * np.float32(1 + 1e-5)  # never rounded down
-    left_out = features[:, -1]
-    return _frozen(pool, rows, position, starts, features, left_out, squares, centres, away, mean, directions)
+    from_centre = np.linalg.norm(features - centres[cell], axis=1) * np.float32(1 + 1e-5)  # never rounded down
+    return _frozen(
+        pool=pool,
+        rows=rows,
+        position=position,
+        starts=starts,
+        features=features,
+        residual=features[:, -1],
+        squares=squares,
+        centres=centres,
+        from_centre=from_centre,
+        mean=mean,
+        directions=directions,
+    )
 
 
 def _nearest_centre(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -199,19 +223,19 @@ def _nearest_centre(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def news_to_cell(cells, c, squares, gaps, reach, near):
-    """Write to ``near`` which of some cases lie within ``reach`` of the centre of cell c; return how many do.
+def picks_near_cell(cells, c, squares, products, radius, near):
+    """Write to ``near`` which of k picks lie within ``radius`` of the centre of cell c; return how many do.
 
     Parameters
     ----------
-    squares, gaps : arrays of shape (k,)
-        Squared norms of the cases' features, and their products with the centre.
-    near : int array of shape (k,)
-        At least; what is beyond the returned number is left over.
+    squares, products : arrays of shape (k,)
+        Squared norms of the picks' features, and their products with the centre.
+    near : int array with at least k entries
+        Entries beyond the returned number have no meaning.
     """
     square = np.dot(cells.centres[c], cells.centres[c]) - cells.slack
     count = 0
     for j in range(len(squares)):
         near[count] = j
-        count += square + squares[j] - 2 * gaps[j] <= reach * reach
+        count += square + squares[j] - 2 * products[j] <= radius * radius
     return count

@@ -1,21 +1,21 @@
-"""Distance of every case to its nearest chosen one."""
+"""Distance of each case to its nearest chosen one."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from nnunetv2_xssr.selection._engine.cells import Cells, cells_of, news_to_cell, squared_distance, whole
+from nnunetv2_xssr.selection._engine.cells import Cells, cells_of, picks_near_cell, squared_distance, whole
 
 BLOCK = 256  # picks that are applied together
-_WASTE = 0.02  # share of pairs whose true distance may be found in vain before plain products are the cheaper way
+_FALSE_HITS = 0.02  # share of pairs with a useless true distance from which on plain products are cheaper
 
 
 class Coverage:
     """Distances of all cases to the nearest of the picks S, while picks are added.
 
-    Often the features tell which pick is the nearest, and its distance only roughly. The true distance is found when
-    it is asked for, because reading two rows costs more than all that leads up to it.
+    The features often show which pick is the nearest, but its distance only roughly. The true distance is computed on
+    demand, because reading two rows costs more than all steps before it.
 
     Attributes
     ----------
@@ -29,21 +29,21 @@ class Coverage:
         n = len(self.cells.pool)
         self.nearest = np.full(n, np.inf)
         self._pending = Pending(np.full(n, -1), np.zeros(n))
-        self._reach = np.full(len(self.cells.centres), np.inf)
+        self._pruning_radii = np.full(len(self.cells.centres), np.inf)
 
     def add(self, picks: np.ndarray) -> None:
         """Add rows of the pool to S."""
         if len(picks) and np.isinf(self.nearest[0]):
-            _meet_first(self.cells.pool, picks[0], self.nearest)
+            _apply_first(self.cells.pool, picks[0], self.nearest)
             picks = picks[1:]
         for start in range(0, len(picks), BLOCK):
             self._add_block(np.asarray(picks[start : start + BLOCK], np.int64))
 
     def _add_block(self, picks: np.ndarray) -> None:
-        patience = _WASTE * len(self.nearest) * len(picks) if self.cells.sketched else np.inf
-        if not _meet(self.cells, picks, self.nearest, self._pending, self._reach, patience):
+        most_false_hits = _FALSE_HITS * len(self.nearest) * len(picks) if self.cells.sketched else np.inf
+        if not _apply(self.cells, picks, self.nearest, self._pending, self._pruning_radii, most_false_hits):
             self.cells = whole(self.cells.pool)
-            self._reach = np.full(len(self.cells.centres), np.inf)
+            self._pruning_radii = np.full(len(self.cells.centres), np.inf)
             self._add_block(picks)
 
     def settle(self, rows: np.ndarray) -> None:
@@ -57,14 +57,14 @@ class Coverage:
 
 
 class Pending(NamedTuple):
-    """For cases that are not settled: the pick that is known to be the nearest, and what its distance can be.
+    """The nearest pick of cases that are not settled, and a bound of its distance.
 
     Attributes
     ----------
     pick : int array of shape (n,)
         -1 for a settled case.
     least : array of shape (n,)
-        The square of the true distance is at least this, and at most nearest^2.
+        Least possible squared distance; the largest possible one is nearest^2.
     """
 
     pick: np.ndarray
@@ -72,8 +72,8 @@ class Pending(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _meet_first(pool, pick, nearest):
-    """Every true distance is needed: read the pool in its own order."""
+def _apply_first(pool, pick, nearest):
+    """All true distances are needed: read the pool in its own order."""
     for i in range(len(pool)):
         nearest[i] = np.sqrt(squared_distance(pool[i], pool[pick]))
 
@@ -87,25 +87,26 @@ def _settle(pool, rows, nearest, pending):
 
 
 @njit(cache=True, nogil=True)
-def _meet(cells, picks, nearest, pending, reach, patience):
-    """Let every case meet new picks; False when too many true distances were in vain, with some cases still to do.
+def _apply(cells, picks, nearest, pending, pruning_radii, most_false_hits):
+    """Update the distances of all cases with new picks; False if it stopped early, after too many false hits.
 
-    reach[c] is the largest distance from the centre of cell c at which a pick can still be news to one of its cases:
-    max_i |x_i - centre| + nearest_i, by the triangle inequality.
+    A false hit is a pair whose bound is too small to prune it, but whose true distance is of no use. A pick farther
+    from the centre of cell c than pruning_radii[c] = max_i |x_i - centre| + nearest_i cannot be the nearest of any of
+    its cases (triangle inequality).
     """
-    places = cells.position[picks]
-    features, squares = cells.features[places], cells.squares[places]
-    gaps = np.dot(cells.centres, features.T)
+    entries = cells.position[picks]
+    features, squares = cells.features[entries], cells.squares[entries]
+    of_centres = np.dot(cells.centres, features.T)
     near = np.empty(len(picks), np.int64)
     hits = np.empty(len(picks), np.int64)
-    waste = 0
+    false_hits = 0
     for c in range(len(cells.centres)):
-        count = news_to_cell(cells, c, squares, gaps[c], reach[c], near)
+        count = picks_near_cell(cells, c, squares, of_centres[c], pruning_radii[c], near)
         if count == 0:
             continue
         start, stop = cells.starts[c], cells.starts[c + 1]
         products = np.dot(cells.features[start:stop], features[near[:count]].T)
-        here = places[near[:count]]
+        near_entries = entries[near[:count]]
         norms = squares[near[:count]]
         farthest = 0.0
         for e in range(start, stop):
@@ -115,17 +116,17 @@ def _meet(cells, picks, nearest, pending, reach, patience):
                 limit = np.float32(nearest[i] * nearest[i] - cells.squares[e] + cells.slack)
                 if _any_below(row, norms, limit):
                     found = _below(row, norms, limit, hits)
-                    waste += _approach(cells, e, here, row, hits[:found], nearest, pending)
-            farthest = max(farthest, cells.away[e] + nearest[i])
-        reach[c] = farthest
-        if waste > patience:
+                    false_hits += _apply_to(cells, e, near_entries, row, hits[:found], nearest, pending)
+            farthest = max(farthest, cells.from_centre[e] + nearest[i])
+        pruning_radii[c] = farthest
+        if false_hits > most_false_hits:
             return False
     return True
 
 
 @njit(cache=True, nogil=True)
 def _any_below(row, norms, limit):
-    count = 0  # a count, because the compiler makes vector code of sums and not of exits
+    count = 0  # a count, because compilers vectorise sums but not early exits
     for j in range(row.size):
         count += norms[j] - np.float32(2) * row[j] < limit
     return count > 0
@@ -142,33 +143,34 @@ def _below(row, norms, limit, hits):
 
 
 @njit(cache=True, nogil=True)
-def _approach(cells, e, places, products, hits, nearest, pending):
-    """Let the case at entry e meet the picks ``hits``; return how many true distances were in vain.
+def _apply_to(cells, e, entries, products, hits, nearest, pending):
+    """Update the case at entry e with the picks ``hits``; return the number of false hits.
 
-    The true distance waits if one of the picks, the old nearest included, is nearer at most than any other at least.
+    The true distance is left for later if the largest possible distance of one pick is at most the least possible
+    distance of all others, the nearest one so far included.
     """
     i = cells.rows[e]
     best, least = 0, np.inf
     second = nearest[i] * nearest[i] if pending.pick[i] < 0 else pending.least[i]
     for h in range(len(hits)):
-        bound = cells.squares[e] + cells.squares[places[hits[h]]] - 2 * products[hits[h]] - cells.slack
+        bound = cells.squares[e] + cells.squares[entries[hits[h]]] - 2 * products[hits[h]] - cells.slack
         if bound < least:
             best, least, second = h, bound, min(second, least)
         else:
             second = min(second, bound)
     hits[0], hits[best] = hits[best], hits[0]
-    most = least + 2 * cells.slack + 4 * cells.left_out[e] * cells.left_out[places[hits[0]]]
+    most = least + 2 * cells.slack + 4 * cells.residual[e] * cells.residual[entries[hits[0]]]
     if most <= second:
-        nearest[i], pending.pick[i], pending.least[i] = np.sqrt(most), cells.rows[places[hits[0]]], least
+        nearest[i], pending.pick[i], pending.least[i] = np.sqrt(most), cells.rows[entries[hits[0]]], least
         return 0
     if pending.pick[i] >= 0:
         nearest[i] = np.sqrt(squared_distance(cells.pool[i], cells.pool[pending.pick[i]]))
         pending.pick[i] = -1
-    waste = 0
+    false_hits = 0
     for j in hits:
-        bound = cells.squares[e] + cells.squares[places[j]] - 2 * products[j] - cells.slack
+        bound = cells.squares[e] + cells.squares[entries[j]] - 2 * products[j] - cells.slack
         if bound < nearest[i] * nearest[i]:
-            distance = np.sqrt(squared_distance(cells.pool[i], cells.pool[cells.rows[places[j]]]))
-            waste += distance >= nearest[i]
+            distance = np.sqrt(squared_distance(cells.pool[i], cells.pool[cells.rows[entries[j]]]))
+            false_hits += distance >= nearest[i]
             nearest[i] = min(nearest[i], distance)
-    return waste
+    return false_hits

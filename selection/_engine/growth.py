@@ -1,19 +1,19 @@
-"""The mean distance of a pool to its nearest picks after every single pick: exact, and one pass for many picks."""
+"""The mean distance of a pool to its nearest picks after each single pick: exact, with one pass for many picks."""
 
 import numpy as np
 from numba import njit
 
-from nnunetv2_xssr.selection._engine.cells import Cells, cells_of, news_to_cell, squared_distance, whole
+from nnunetv2_xssr.selection._engine.cells import Cells, cells_of, picks_near_cell, squared_distance, whole
 from nnunetv2_xssr.selection._engine.coverage import BLOCK, Coverage
 
-_FIRST = 32  # picks of the first block, which tells whether bounds help here
-_WASTE = 0.02  # share of pairs whose true distance may be found in vain before plain products are the cheaper way
+_FIRST = 32  # picks in the first block, which shows whether bounds help
+_FALSE_HITS = 0.02  # share of pairs with a useless true distance from which on plain products are cheaper
 
 
-def mean_distances(pool: np.ndarray | Cells, ranking: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def mean_distances(pool: np.ndarray | Cells, *, ranking: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Mean over the pool of the distance to the nearest of ``chosen`` and the first 1, 2, ... k of a ranking.
 
-    `nnunetv2_xssr.selection._engine.coverage` is quicker where only the distances after many picks are asked for.
+    `nnunetv2_xssr.selection._engine.coverage` is quicker if only the distances after many picks are needed.
 
     Parameters
     ----------
@@ -28,32 +28,31 @@ def mean_distances(pool: np.ndarray | Cells, ranking: np.ndarray, chosen: np.nda
     cells = cells_of(pool)
     start = Coverage(cells)
     start.add(chosen)
-    nearest, reach = start.distances(), np.full(len(cells.centres), np.inf)
+    nearest, pruning_radii = start.distances(), np.full(len(cells.centres), np.inf)
     sums, done = np.zeros(len(ranking)), 0
     while done < len(ranking):
         picks = np.asarray(ranking[done : done + (BLOCK if done else _FIRST)], np.int64)
-        waste = _follow(cells, picks, nearest, reach, sums[done : done + len(picks)])
-        if cells.sketched and waste > _WASTE * len(nearest) * len(picks):
+        false_hits = _add_distances(cells, picks, nearest, pruning_radii, sums[done : done + len(picks)])
+        if cells.sketched and false_hits > _FALSE_HITS * len(nearest) * len(picks):
             cells = whole(cells.pool)
-            reach = np.full(len(cells.centres), np.inf)
+            pruning_radii = np.full(len(cells.centres), np.inf)
         done += len(picks)
     return sums / len(nearest)
 
 
 @njit(cache=True, nogil=True)
-def _follow(cells, picks, nearest, reach, sums):
-    """Let every case meet the picks one after the other, and add its distance after each of them to ``sums``.
+def _add_distances(cells, picks, nearest, pruning_radii, sums):
+    """Update each case with one pick after the other, and add its distance after each of them to ``sums``.
 
-    Return how many true distances were in vain. For ``reach`` see `coverage`: a pick beyond it is no news to any case
-    of the cell.
+    Return the number of false hits. For false hits and pruning radii see `coverage`.
     """
-    places = cells.position[picks]
-    features, squares = cells.features[places], cells.squares[places]
-    gaps = np.dot(cells.centres, features.T)
+    entries = cells.position[picks]
+    features, squares = cells.features[entries], cells.squares[entries]
+    of_centres = np.dot(cells.centres, features.T)
     near = np.empty(len(picks), np.int64)
-    waste = 0
+    false_hits = 0
     for c in range(len(cells.centres)):
-        count = news_to_cell(cells, c, squares, gaps[c], reach[c], near)
+        count = picks_near_cell(cells, c, squares, of_centres[c], pruning_radii[c], near)
         start, stop = cells.starts[c], cells.starts[c + 1]
         products = np.dot(cells.features[start:stop], features[near[:count]].T)
         farthest = 0.0
@@ -64,7 +63,7 @@ def _follow(cells, picks, nearest, reach, sums):
                 bound = cells.squares[e] + squares[near[h]] - 2 * row[h] - cells.slack
                 if distance > 0 and bound < distance * distance:
                     true = np.sqrt(squared_distance(cells.pool[i], cells.pool[picks[near[h]]]))
-                    waste += true >= distance
+                    false_hits += true >= distance
                     if true < distance:
                         for j in range(done, near[h]):
                             sums[j] += distance
@@ -72,6 +71,6 @@ def _follow(cells, picks, nearest, reach, sums):
             for j in range(done, len(picks)):
                 sums[j] += distance
             nearest[i] = distance
-            farthest = max(farthest, cells.away[e] + distance)
-        reach[c] = farthest
-    return waste
+            farthest = max(farthest, cells.from_centre[e] + distance)
+        pruning_radii[c] = farthest
+    return false_hits

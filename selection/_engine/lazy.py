@@ -1,8 +1,8 @@
-"""Which cases the greedy picks next, found among a few candidates without looking at the others.
+"""The next picks of the greedy, found among a few candidates without looking at the other cases.
 
-A score r(S) fixed_i + w min_{j in S} |z_i - z_j| only falls as S grows, so a value from earlier is an upper bound
-(lazy evaluation, Minoux 1978). The candidates are the cases with the best scores and those with the largest distances
-at the start of a block. While the best candidate beats whatever the others can still have, it is the next pick.
+A score r(S) fixed_i + w min_{j in S} |z_i - z_j| only falls as S grows, so an earlier value is an upper bound (lazy
+evaluation, Minoux 1978). The candidates are the cases with the best scores and those with the largest distances at the
+start of a block. While the best candidate beats the upper bounds of all others, it is the next pick.
 """
 
 from typing import NamedTuple
@@ -15,22 +15,22 @@ from nnunetv2_xssr.selection._engine.coverage import Coverage
 from nnunetv2_xssr.selection.limits import Limits, is_open, take
 
 _CANDIDATES = 512
-_ALWAYS = 2**62  # a candidate with this many picks met needs no more
+_FINAL = 2**62  # applied picks of a candidate that needs no further update
 
 
 class Outside(NamedTuple):
-    """What the cases that are no candidates had at the start of a block.
+    """Bounds of the cases that are not candidates, from the start of a block.
 
     Attributes
     ----------
     score : float
         The best of their scores.
     row : int
-        The first of them that has it.
+        The first case that has it.
     diversity : float
         The largest of their distances, each times the weight of the case.
     nearest : float
-        The largest of their distances, cases that cannot be picked included.
+        The largest of their distances, closed cases included.
     """
 
     score: float
@@ -39,25 +39,25 @@ class Outside(NamedTuple):
     nearest: float
 
 
-def pick_block(coverage: Coverage, free: np.ndarray, weight: np.ndarray, limit: int, limits: Limits) -> np.ndarray:
-    """Return the next picks of the greedy, at most ``limit``.
+def pick_block(coverage: Coverage, *, fixed: np.ndarray, weight: np.ndarray, most: int, limits: Limits) -> np.ndarray:
+    """Return the next picks of the greedy, at most ``most``.
 
-    There may be none, when distances turn out shorter than they could have been; then there are some at a next call.
+    There may be none, if true distances turn out to be shorter than their bounds; the next call then finds some.
 
     Parameters
     ----------
     coverage : Coverage
-        Of the picks so far, of which there is at least one.
-    free : array of shape (n,)
-        The part of the score that does not depend on the picks; -inf for a case that cannot be picked.
+        Coverage of the picks so far, of which there is at least one.
+    fixed : array of shape (n,)
+        The part of the score that does not depend on the picks; -inf for a closed case.
     weight : array of shape (n,)
-    limit : int
+    most : int
     limits : Limits
         Their room is used up in place.
     """
     nearest = coverage.nearest
     radius = nearest.max()
-    score = (radius if radius > 0 else 1.0) * free + weight * nearest
+    score = (radius if radius > 0 else 1.0) * fixed + weight * nearest
     rows = np.arange(len(score))
     if len(rows) > _CANDIDATES:
         rows = np.union1d(_top(score, _CANDIDATES), _top(nearest, 1 + _CANDIDATES // 8))
@@ -66,30 +66,30 @@ def pick_block(coverage: Coverage, free: np.ndarray, weight: np.ndarray, limit: 
     first = int(np.argmax(others))
     open_distances = np.where(others > -np.inf, distances, 0.0)
     diversity = float((weight * open_distances).max())
-    outside = Outside(float(others[first]), first, diversity, float(distances.max()))
-    picks = np.empty(limit, np.int64)
+    outside = Outside(score=float(others[first]), row=first, diversity=diversity, nearest=float(distances.max()))
+    picks = np.empty(most, np.int64)
     coverage.settle(rows)
-    count = _pick(coverage.cells, rows, free[rows], nearest[rows], weight[rows], radius, outside, limits, picks)
+    count = _pick(coverage.cells, rows, fixed[rows], nearest[rows], weight[rows], radius, outside, limits, picks)
     return picks[:count]
 
 
-def replay_block(coverage: Coverage, picks: np.ndarray) -> np.ndarray:
-    """Return the diversity of given next picks at the moment they are picked; as in `pick_block`, of the first of them.
+def replay_block(coverage: Coverage, *, picks: np.ndarray) -> np.ndarray:
+    """Return the diversity that given next picks have when they are picked; like `pick_block`, of the first of them.
 
-    Parameters as in `pick_block`; ``picks`` is an int array of shape (k,), and the result has the shape (at most k,).
+    ``picks`` is an int array of shape (k,), and the result has the shape (at most k,).
     """
     nearest = coverage.nearest
     rows = np.union1d(_top(nearest, min(_CANDIDATES, len(nearest))), picks)
     distances = nearest.copy()
     distances[rows] = 0.0
     diversity = np.empty(len(picks))
-    places = np.searchsorted(rows, picks)
+    positions = np.searchsorted(rows, picks)
     coverage.settle(rows)
-    return diversity[: _replay(coverage.cells, rows, nearest[rows], distances.max(), picks, places, diversity)]
+    return diversity[: _replay(coverage.cells, rows, nearest[rows], distances.max(), picks, positions, diversity)]
 
 
 def _top(values: np.ndarray, count: int) -> np.ndarray:
-    """Return about ``count`` rows, the largest values among them, and of equal values the first rows."""
+    """Return about ``count`` rows with the largest values; among equal values the first rows."""
     step = max(1, len(values) // (64 * count))
     sample, rank = values[::step], max(1, count // step)
     cut = np.partition(sample, -rank)[-rank]
@@ -98,90 +98,90 @@ def _top(values: np.ndarray, count: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _pick(cells, rows, free, nearest, weight, radius, outside, limits, picks):
+def _pick(cells, rows, fixed, nearest, weight, radius, outside, limits, picks):
     """Fill ``picks`` with rows as far as the candidates alone decide, and return how far that is.
 
-    Double rounding could lift a score of the others above its bound by some units in the last place; ``noise`` is
-    more than that.
+    Rounding could lift a score of the other cases above its bound by some units in the last place; ``noise`` is more
+    than that.
     """
     score = np.empty(len(rows))
-    met = np.zeros(len(rows), np.int64)
+    applied = np.zeros(len(rows), np.int64)
     largest = 0.0
-    for value in free:
+    for value in fixed:
         if value > -np.inf:
             largest = max(largest, abs(value))
     noise = 1e-14 * radius * (largest + weight.max())
     for t in range(len(picks)):
-        now = _farthest(cells, rows, nearest, met, picks, t)
+        now = _farthest(cells, rows, nearest, applied, picks, t)
         if now < outside.nearest or (now == 0 and radius > 0):
             return t
-        scale, ceiling = (now if now > 0 else 1.0), outside.score
+        scale, bound = (now if now > 0 else 1.0), outside.score
         if now < radius:
             # now f + w m = now/radius (radius f + w m) + (1 - now/radius) w m; both terms were largest at the start
             share = now / radius
-            ceiling = share * outside.score + (1 - share) * outside.diversity + noise
-        c = _best(scale, free, weight, nearest, score)
-        while score[c] > -np.inf and (met[c] < t or not is_open(limits, rows[c], nearest[c])):
-            if met[c] < t:
-                _meet(cells, rows, c, nearest, met, picks, t)
+            bound = share * outside.score + (1 - share) * outside.diversity + noise
+        c = _best(scale, fixed, weight, nearest, score)
+        while score[c] > -np.inf and (applied[c] < t or not is_open(limits, rows[c], nearest[c])):
+            if applied[c] < t:
+                _apply(cells, rows, c, nearest, applied, picks, t)
             else:
-                free[c] = -np.inf
-            c = _best(scale, free, weight, nearest, score)
-        if score[c] == -np.inf or score[c] < ceiling:
+                fixed[c] = -np.inf
+            c = _best(scale, fixed, weight, nearest, score)
+        if score[c] == -np.inf or score[c] < bound:
             return t
-        if score[c] == ceiling and (now < radius or rows[c] > outside.row):
+        if score[c] == bound and (now < radius or rows[c] > outside.row):
             return t
         take(limits, rows[c])
-        picks[t], free[c], nearest[c], met[c] = rows[c], -np.inf, 0.0, _ALWAYS
+        picks[t], fixed[c], nearest[c], applied[c] = rows[c], -np.inf, 0.0, _FINAL
     return len(picks)
 
 
 @njit(cache=True, nogil=True)
-def _replay(cells, rows, nearest, outside, picks, places, diversity):
-    """Fill ``diversity`` as far as the candidates alone tell the covering radius, and return how far that is."""
-    met = np.zeros(len(rows), np.int64)
+def _replay(cells, rows, nearest, outside, picks, positions, diversity):
+    """Fill ``diversity`` as far as the candidates alone decide the covering radius, and return how far that is."""
+    applied = np.zeros(len(rows), np.int64)
     for t in range(len(picks)):
-        farthest = _farthest(cells, rows, nearest, met, picks, t)
+        farthest = _farthest(cells, rows, nearest, applied, picks, t)
         if farthest < outside:
             return t
-        if met[places[t]] < t:
-            _meet(cells, rows, places[t], nearest, met, picks, t)
-        diversity[t] = nearest[places[t]] / farthest if farthest > 0 else 0.0
-        nearest[places[t]], met[places[t]] = 0.0, _ALWAYS
+        if applied[positions[t]] < t:
+            _apply(cells, rows, positions[t], nearest, applied, picks, t)
+        diversity[t] = nearest[positions[t]] / farthest if farthest > 0 else 0.0
+        nearest[positions[t]], applied[positions[t]] = 0.0, _FINAL
     return len(picks)
 
 
 @njit(cache=True, nogil=True)
-def _farthest(cells, rows, nearest, met, picks, t):
+def _farthest(cells, rows, nearest, applied, picks, t):
     """Largest distance of a candidate after t picks of this block."""
     c = _first_largest(nearest)
-    while met[c] < t:
-        _meet(cells, rows, c, nearest, met, picks, t)
+    while applied[c] < t:
+        _apply(cells, rows, c, nearest, applied, picks, t)
         c = _first_largest(nearest)
     return nearest[c]
 
 
 @njit(cache=True, nogil=True)
-def _meet(cells, rows, c, nearest, met, picks, t):
-    """Let candidate c meet those of the first t picks of this block that it has not met."""
+def _apply(cells, rows, c, nearest, applied, picks, t):
+    """Update candidate c with those of the first t picks of this block that are not applied to it yet."""
     row = rows[c]
-    for pick in picks[met[c] : t]:
+    for pick in picks[applied[c] : t]:
         gap = rough_squared_distance(cells.features[cells.position[row]], cells.features[cells.position[pick]])
         if gap - cells.slack < nearest[c] * nearest[c]:
             nearest[c] = min(nearest[c], np.sqrt(squared_distance(cells.pool[row], cells.pool[pick])))
-    met[c] = t
+    applied[c] = t
 
 
 @njit(cache=True, nogil=True)
-def _best(scale, free, weight, nearest, score):
+def _best(scale, fixed, weight, nearest, score):
     for c in range(score.size):
-        score[c] = scale * free[c] + weight[c] * nearest[c]
+        score[c] = scale * fixed[c] + weight[c] * nearest[c]
     return _first_largest(score)
 
 
 @njit(cache=True, nogil=True)
 def _first_largest(values):
-    # Four running maxima, because a single one waits for itself at every step.
+    # Four running maxima, because the steps of a single one depend on each other.
     a = b = c = d = values[0]
     whole = values.size - values.size % 4
     for i in range(0, whole, 4):

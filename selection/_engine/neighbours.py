@@ -1,4 +1,4 @@
-"""The k nearest neighbours of every case: exact, in bounded memory, and without most of the distances."""
+"""The k nearest neighbours of each case: exact, in bounded memory, and without most of the distances."""
 
 from collections.abc import Iterable
 
@@ -14,14 +14,14 @@ from nnunetv2_xssr.selection._engine.cells import (
     whole,
 )
 
-_CHUNK = 256  # others that meet a cell as one matrix product
-_WASTE = 0.01  # share of pairs whose true distance may be found in vain before plain products are the cheaper way
+_CHUNK = 256  # others that are compared with a cell in one matrix product
+_FALSE_HITS = 0.01  # share of pairs with a useless true distance from which on plain products are cheaper
 
 
 def nearest_neighbours(
-    pool: np.ndarray | Cells, k: int, others: np.ndarray | None = None
+    pool: np.ndarray | Cells, *, k: int, others: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the k nearest others of every case of the pool; without ``others``, the k nearest of the pool itself.
+    """Find the k nearest others of each case of the pool; without ``others``, the k nearest of the pool itself.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def nearest_neighbours(
     -------
     distances : array of shape (n, k), ascending
     rows : int array of shape (n, k)
-        Which others these are; among equal distances any.
+        Which others these are; any of those at equal distances.
     """
     cells = cells_of(pool)
     squared, rows = _nothing_found(cells, k)
@@ -43,10 +43,10 @@ def nearest_neighbours(
     return np.sqrt(squared), rows
 
 
-def nearest_distances(pool: np.ndarray | Cells, k: int, parts: Iterable[np.ndarray | None]) -> np.ndarray:
-    """Find the distances to the k nearest of others that come part by part, of which one is needed at a time.
+def nearest_distances(pool: np.ndarray | Cells, *, k: int, parts: Iterable[np.ndarray | None]) -> np.ndarray:
+    """Find the distances to the k nearest of others that come in parts, one in memory at a time.
 
-    What the first parts give is where the search in the next ones starts, so that most of their pairs are skipped.
+    The search in a part starts from what was found in those before it, so most of its pairs are pruned.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def nearest_distances(pool: np.ndarray | Cells, k: int, parts: Iterable[np.ndarr
     k : int
         At most the number of all others.
     parts : iterable of float32 arrays of shape (any, d)
-        None stands for the pool itself, in which a case is not its own neighbour.
+        None stands for the pool itself, where a case is not its own neighbour.
 
     Returns
     -------
@@ -73,11 +73,11 @@ def _nothing_found(cells: Cells, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _look_among(cells: Cells, others: np.ndarray | None, squared: np.ndarray, rows: np.ndarray) -> Cells:
-    """Put nearer others into ``squared`` and ``rows``; return the cells in which to look among the next."""
+    """Put nearer others into ``squared`` and ``rows``; return the cells for the search among the next part."""
     targets = cells if others is None else cells_like(cells, others)
-    patience = _WASTE * len(cells.pool) * len(targets.pool) if cells.sketched else np.inf
+    most_false_hits = _FALSE_HITS * len(cells.pool) * len(targets.pool) if cells.sketched else np.inf
     before = squared.copy(), rows.copy()
-    if not _search(cells, targets, others is None, squared, rows, patience):
+    if not _search(cells, targets, others is None, squared, rows, most_false_hits):
         squared[:], rows[:] = before
         cells = whole(cells.pool)
         _search(cells, cells if others is None else whole(targets.pool), others is None, squared, rows, np.inf)
@@ -85,47 +85,48 @@ def _look_among(cells: Cells, others: np.ndarray | None, squared: np.ndarray, ro
 
 
 @njit(cache=True, nogil=True)
-def _search(cells, targets, mutual, squared, rows, patience):
-    """Improve squared distances and rows; False when too many true distances were in vain, with some still to find.
+def _search(cells, targets, mutual, squared, rows, most_false_hits):
+    """Improve squared distances and rows; False if it stopped early, after too many false hits.
 
-    Where the targets are the cases themselves (``mutual``) a pair is looked at once, for both. A target e is of no use
-    to cell c if |e - centre_c| > |x - centre_c| + (distance of x to its k-th neighbour so far) for every x of the cell
-    (triangle inequality); reach[c] is the largest right side.
+    A false hit is a pair whose bound is too small to prune it, but whose true distance is of no use. If the targets are
+    the cases themselves (``mutual``), each pair is compared once, for both. Target e is of no use to cell c if
+    |e - centre_c| > |x - centre_c| + (distance of x to its k-th neighbour so far) for all x of the cell (triangle
+    inequality); pruning_radii[c] is the largest right side.
     """
     radius, target_radius = _radii(cells), _radii(targets)
     slack = max(cells.slack, targets.slack)
-    reach = np.full(len(radius), np.inf)
-    waste = 0
+    pruning_radii = np.full(len(radius), np.inf)
+    false_hits = 0
     if mutual:
         for c in range(len(radius)):
             own = np.arange(cells.starts[c], cells.starts[c + 1])
-            waste += _compare(cells, c, cells, own, True, True, squared, rows)
-            reach[c] = _reach(cells, c, squared)
+            false_hits += _compare(cells, c, cells, own, True, True, squared, rows)
+            pruning_radii[c] = _pruning_radius(cells, c, squared)
     near = np.empty(_CHUNK, np.int64)
-    gaps = np.empty(len(target_radius))
+    to_cells = np.empty(len(target_radius))
     for c in range(len(radius)):
-        for other in range(len(gaps)):
-            gaps[other] = rough_squared_distance(cells.centres[c], targets.centres[other]) - slack
-        reach[c] = _reach(cells, c, squared)
+        for other in range(len(to_cells)):
+            to_cells[other] = rough_squared_distance(cells.centres[c], targets.centres[other]) - slack
+        pruning_radii[c] = _pruning_radius(cells, c, squared)
         count = 0
-        for other in np.argsort(gaps):
-            ours = (target_radius[other] + reach[c]) ** 2
-            theirs = (radius[c] + reach[other]) ** 2 if mutual else 0.0
-            if (mutual and other <= c) or (gaps[other] > ours and gaps[other] > theirs):
+        for other in np.argsort(to_cells):
+            ours = (target_radius[other] + pruning_radii[c]) ** 2
+            theirs = (radius[c] + pruning_radii[other]) ** 2 if mutual else 0.0
+            if (mutual and other <= c) or (to_cells[other] > ours and to_cells[other] > theirs):
                 continue
             for e in range(targets.starts[other], targets.starts[other + 1]):
-                gap = rough_squared_distance(cells.centres[c], targets.features[e]) - slack
-                useful = gap <= reach[c] ** 2
+                bound = rough_squared_distance(cells.centres[c], targets.features[e]) - slack
+                useful = bound <= pruning_radii[c] ** 2
                 if mutual and not useful:
-                    useful = gap <= (radius[c] + np.sqrt(squared[targets.rows[e], -1])) ** 2
+                    useful = bound <= (radius[c] + np.sqrt(squared[targets.rows[e], -1])) ** 2
                 near[count] = e
                 count += useful
                 if count == _CHUNK:
-                    waste += _compare(cells, c, targets, near, mutual, False, squared, rows)
-                    reach[c] = _reach(cells, c, squared)
+                    false_hits += _compare(cells, c, targets, near, mutual, False, squared, rows)
+                    pruning_radii[c] = _pruning_radius(cells, c, squared)
                     count = 0
-        waste += _compare(cells, c, targets, near[:count], mutual, False, squared, rows)
-        if waste > patience:
+        false_hits += _compare(cells, c, targets, near[:count], mutual, False, squared, rows)
+        if false_hits > most_false_hits:
             return False
     return True
 
@@ -136,23 +137,23 @@ def _radii(cells):
     radii = np.zeros(len(cells.centres))
     for c in range(len(radii)):
         for e in range(cells.starts[c], cells.starts[c + 1]):
-            radii[c] = max(radii[c], cells.away[e])
+            radii[c] = max(radii[c], cells.from_centre[e])
     return radii
 
 
 @njit(cache=True, nogil=True)
-def _reach(cells, c, squared):
-    reach = 0.0
+def _pruning_radius(cells, c, squared):
+    radius = 0.0
     for e in range(cells.starts[c], cells.starts[c + 1]):
-        reach = max(reach, cells.away[e] + np.sqrt(squared[cells.rows[e], -1]))
-    return reach
+        radius = max(radius, cells.from_centre[e] + np.sqrt(squared[cells.rows[e], -1]))
+    return radius
 
 
 @njit(cache=True, nogil=True)
 def _compare(cells, c, targets, near, mutual, own, squared, rows):
-    """Let the cases of cell c meet the targets ``near``; return how many true distances were in vain.
+    """Compare the cases of cell c with the targets ``near``; return the number of false hits.
 
-    ``own`` says that these are the cell's cases themselves, of which every pair is wanted once.
+    ``own`` says that the targets are the cases of the cell themselves, so that each pair is compared once.
     """
     start, stop = cells.starts[c], cells.starts[c + 1]
     if len(near) == 0 or start == stop:
@@ -165,7 +166,7 @@ def _compare(cells, c, targets, near, mutual, own, squared, rows):
         for j in range(len(near)):
             theirs[j] = _limit(squared[targets.rows[near[j]], -1], slack)
     hits = np.empty(len(near), np.int64)
-    waste = 0
+    false_hits = 0
     for e in range(start, stop):
         i, first = cells.rows[e], e - start + 1 if own else 0
         ours = _limit(squared[i, -1], slack)
@@ -177,22 +178,22 @@ def _compare(cells, c, targets, near, mutual, own, squared, rows):
             other = targets.rows[near[j]]
             if bound < squared[i, -1] or (mutual and bound < squared[other, -1]):
                 distance = squared_distance(cells.pool[i], targets.pool[other])
-                news = _insert(squared[i], rows[i], distance, other)
+                improved = _insert(squared[i], rows[i], distance, other)
                 if mutual:
-                    news |= _insert(squared[other], rows[other], distance, i)
-                waste += not news
-    return waste
+                    improved |= _insert(squared[other], rows[other], distance, i)
+                false_hits += not improved
+    return false_hits
 
 
 @njit(cache=True, nogil=True)
 def _limit(squared, slack):
-    """What a squared distance in single precision must stay below to be worth a look; nothing is nearer than 0."""
+    """Squared distances in single precision below this need a closer look; none do if the distance so far is 0."""
     return np.float32(squared + slack if squared > 0 else -np.inf)
 
 
 @njit(cache=True, nogil=True)
 def _any_below(row, norms, square, ours, theirs):
-    count = 0  # a count, because the compiler makes vector code of sums and not of exits
+    count = 0  # a count, because compilers vectorise sums but not early exits
     for j in range(row.size):
         value = norms[j] - np.float32(2) * row[j] + square
         count += (value < ours) | (value < theirs[j])
@@ -211,7 +212,7 @@ def _below(row, norms, square, ours, theirs, first, hits):
 
 @njit(cache=True, nogil=True)
 def _insert(distances, rows, distance, row):
-    """Insert a neighbour if it is among the nearest so far, in ascending order; say whether it was."""
+    """Insert a neighbour in ascending order if it is among the nearest so far; return whether it was."""
     at = distances.size - 1
     if distance >= distances[at]:
         return False

@@ -38,7 +38,7 @@ def distances(workspace, members):
     """Between the standardised embeddings of these cases of the target."""
     (compared,), components = compared_by(workspace.encoder(), TARGET)
     rows = compared[[CASES.index(case) for case in members]]
-    z = standardise(rows, None, components)[0].astype(np.float64)
+    z = standardise(rows, components=components)[0].astype(np.float64)
     return np.sqrt(((z[:, None] - z[None]) ** 2).sum(axis=2))
 
 

@@ -59,7 +59,7 @@ def test_most_alike_slices(volumes, capsys):
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
     kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
     kind = choose_embedding(kept, encoder.layout, kind="auto")
-    z = standardise(features(kept, encoder.layout, kind=kind), None, COMPONENTS[kind])[0].astype(np.float64)
+    z = standardise(features(kept, encoder.layout, kind=kind), components=COMPONENTS[kind])[0].astype(np.float64)
     every = [name for case in CASES for name in slice_names(case)]
     for pick in facts_of(capsys)["selections"][0]["picks"]:
         apart = np.sqrt(((z - z[every.index(pick["identifier"])]) ** 2).sum(axis=1))

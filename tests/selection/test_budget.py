@@ -23,29 +23,29 @@ from nnunetv2_xssr.selection import parse_budget, parse_cost_budget
     ],
 )
 def test_what_a_budget_buys(text, n, expected):
-    assert parse_budget(text, n) == expected
+    assert parse_budget(text, pool_size=n) == expected
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "101%", "100.1%", "0%", "0.0%", "5 %", " 5", "abc", "", "%", "1.5", "11"])
 def test_refused(text):
     with pytest.raises(UserError) as caught:
-        parse_budget(text, 10)
+        parse_budget(text, pool_size=10)
     assert repr(text) in str(caught.value)
 
 
 def test_percentage_counts_the_whole_pool_but_buys_only_what_is_left():
-    assert parse_budget("50%", 100, available=80) == 50
-    assert parse_budget("50%", 100, available=30) == 30
+    assert parse_budget("50%", pool_size=100, available=80) == 50
+    assert parse_budget("50%", pool_size=100, available=30) == 30
 
 
 def test_number_beyond_what_is_left():
     with pytest.raises(UserError, match="between 1 and 30"):
-        parse_budget("31", 100, available=30)
+        parse_budget("31", pool_size=100, available=30)
 
 
 @given(st.integers(1, 100), st.integers(1, 10_000))
 def test_percentage_is_the_floor_and_at_least_one(percent, n):
-    assert parse_budget(f"{percent}%", n) == max(1, percent * n // 100)
+    assert parse_budget(f"{percent}%", pool_size=n) == max(1, percent * n // 100)
 
 
 @pytest.mark.parametrize(
@@ -58,5 +58,5 @@ def test_what_a_budget_of_cost_allows(text, expected):
 @pytest.mark.parametrize("text", ["0", "0%", "101%", "-1", "5 %", "", "1e3", "inf"])
 def test_budget_of_cost_refused(text):
     with pytest.raises(UserError, match="total cost") as caught:
-        parse_cost_budget(text, 200, 200)
+        parse_cost_budget(text, total=200, available=200)
     assert repr(text) in str(caught.value)

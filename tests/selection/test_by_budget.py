@@ -47,7 +47,7 @@ def test_curve_is_that_of_the_longer_selection(pool, data):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_is_followed_with_its_picks_first(strategy):
     pool = clusters(60)
-    chosen = select(pool, 8, pool[:10] + 1, strategy, labelled=np.array([3, 5]), horizon=20)
+    chosen = select(pool, 8, source=pool[:10] + 1, strategy=strategy, labelled=np.array([3, 5]), horizon=20)
     assert chosen.by_budget.budget == tuple(range(1, 21))
     np.testing.assert_allclose(chosen.by_budget.mean_distance[:8], brute(pool, chosen.picks, [3, 5]), atol=1e-12)
     assert list(chosen.by_budget.mean_distance) == sorted(chosen.by_budget.mean_distance, reverse=True)
@@ -56,8 +56,8 @@ def test_every_strategy_is_followed_with_its_picks_first(strategy):
 def test_what_comes_next_is_the_next_round():
     """The further cases are those that are picked once the picks are labelled, and no labelled one again."""
     pool, labelled = clusters(60), np.array([3, 5])
-    first = select(pool, 8, pool[:10] + 1, alpha=0.3, labelled=labelled, horizon=58)
-    second = select(pool, 50, pool[:10] + 1, alpha=0.3, labelled=np.append(labelled, first.picks))
+    first = select(pool, 8, source=pool[:10] + 1, alpha=0.3, labelled=labelled, horizon=58)
+    second = select(pool, 50, source=pool[:10] + 1, alpha=0.3, labelled=np.append(labelled, first.picks))
     expected = brute(pool, [*first.picks, *second.picks], labelled)
     assert first.by_budget.budget == tuple(range(1, 59))
     np.testing.assert_allclose(first.by_budget.mean_distance, expected, atol=1e-12)
@@ -117,7 +117,7 @@ def test_knee_of_a_flat_or_short_curve_is_its_start():
 
 
 def test_long_curves_have_few_points_and_those_that_are_asked_for():
-    budgets = budgets_to_show(1000, 2000)
+    budgets = budgets_to_show(asked=1000, longest=2000)
     assert {1, 1000, 1005, 1010, 1020, 2000} <= set(budgets) and len(budgets) < 140
     assert budgets == sorted(set(budgets))
     pool = clusters(400, kinds=40)

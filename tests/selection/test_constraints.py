@@ -35,7 +35,11 @@ def test_at_most_so_many_of_a_group(strategy):
     group = [f"patient {i // 3}" if i < 18 else None for i in range(N)]
     for most in (1, 2):
         chosen = select(
-            features(), 10, None, strategy, np.array([0, 4]), constraints=Constraints(group=group, max_per_group=most)
+            features(),
+            10,
+            strategy=strategy,
+            labelled=np.array([0, 4]),
+            constraints=Constraints(group=group, max_per_group=most),
         )
         counts = Counter(group[i] for i in [0, 4, *chosen.picks] if group[i])
         assert max(counts.values()) == most
@@ -45,7 +49,7 @@ def test_at_most_so_many_of_a_group(strategy):
 @every_strategy
 def test_fewer_picks_where_nothing_is_left_open(strategy):
     constraints = Constraints(group=["a"] * 12 + ["b"] * 12, max_per_group=2)
-    chosen = select(features(), 9, features(5, 1), strategy, constraints=constraints)
+    chosen = select(features(), 9, source=features(5, 1), strategy=strategy, constraints=constraints)
     assert sorted(i // 12 for i in chosen.picks) == [0, 0, 1, 1]
     for part in (chosen.density, chosen.novelty, chosen.diversity):
         assert len(part) == 4
@@ -62,7 +66,7 @@ def test_fewer_picks_where_nothing_is_left_open(strategy):
 )
 def test_domain_quotas(strategy, quota, expected):
     domain = ["a"] * 14 + ["b"] * 7 + [None] * 3
-    chosen = select(features(), 10, None, strategy, constraints=Constraints(domain=domain, domain_quota=quota))
+    chosen = select(features(), 10, strategy=strategy, constraints=Constraints(domain=domain, domain_quota=quota))
     assert Counter(domain[i] or "" for i in chosen.picks) == expected
 
 
@@ -70,7 +74,7 @@ def test_domain_quotas(strategy, quota, expected):
 def test_equal_quotas_give_the_rest_of_a_small_domain_to_the_others(strategy):
     domain = ["a"] * 11 + ["b"] * 11 + ["c"] * 2
     constraints = Constraints(domain=domain, domain_quota="equal")
-    chosen = select(features(), 12, None, strategy, np.array([22]), constraints=constraints)
+    chosen = select(features(), 12, strategy=strategy, labelled=np.array([22]), constraints=constraints)
     counts = Counter(domain[i] for i in chosen.picks)
     assert counts["c"] == 1 and {counts["a"], counts["b"]} == {5, 6}
 
@@ -124,7 +128,7 @@ def test_no_pick_would_do_more_for_equal_parts_in_another_domain(data):
 @every_strategy
 def test_total_cost(strategy):
     cost = np.random.default_rng(3).uniform(1, 9, N)
-    chosen = select(features(), 30.5, None, strategy, np.array([2]), constraints=Constraints(cost=cost))
+    chosen = select(features(), 30.5, strategy=strategy, labelled=np.array([2]), constraints=Constraints(cost=cost))
     spent = cost[chosen.picks].sum()
     left = np.setdiff1d(np.arange(N), [2, *chosen.picks])
     assert spent <= 30.5 < spent + cost[left].min()
@@ -132,7 +136,7 @@ def test_total_cost(strategy):
 
 @every_strategy
 def test_costs_that_add_up_to_the_budget_only_on_paper(strategy):
-    chosen = select(features(), 0.3, None, strategy, constraints=Constraints(cost=np.full(N, 0.1)))
+    chosen = select(features(), 0.3, strategy=strategy, constraints=Constraints(cost=np.full(N, 0.1)))
     assert len(chosen.picks) == 3  # 0.1 + 0.1 + 0.1 > 0.3 in binary
 
 
@@ -140,7 +144,7 @@ def test_costs_that_add_up_to_the_budget_only_on_paper(strategy):
 def test_quotas_share_the_cost(strategy):
     cost, domain = np.array([1.0, 2.0] * 12), ["a", "b"] * 12
     constraints = Constraints(cost=cost, domain=domain, domain_quota="equal")
-    chosen = select(features(), 12, None, strategy, constraints=constraints)
+    chosen = select(features(), 12, strategy=strategy, constraints=constraints)
     assert Counter(domain[i] for i in chosen.picks) == {"a": 6, "b": 3}
 
 
@@ -148,7 +152,7 @@ def test_quotas_share_the_cost(strategy):
 def test_least_distance(strategy):
     pool = np.repeat(features(8), 3, axis=0) + 0.01 * features(24, 5)
     between = distances(pool)
-    chosen = select(pool, 20, None, strategy, np.array([0]), constraints=Constraints(min_distance=0.3))
+    chosen = select(pool, 20, strategy=strategy, labelled=np.array([0]), constraints=Constraints(min_distance=0.3))
     everyone = [0, *chosen.picks]
     assert (between[np.ix_(everyone, everyone)] + 3 * np.eye(len(everyone)) >= 0.3).all()
     assert len(everyone) == 8  # one of each kind, and no more can be added
@@ -160,9 +164,11 @@ def test_excluded_rows_are_as_if_not_there(strategy):
     pool, source, kept = features(), features(5, 1), np.setdiff1d(np.arange(N), [3, 11])
     group = [f"{i // 2}" for i in range(N)]
     constraints = Constraints(excluded=np.array([11, 3]), group=group, max_per_group=1)
-    chosen = select(pool, 6, source, strategy, np.array([5]), constraints=constraints)
+    chosen = select(pool, 6, source=source, strategy=strategy, labelled=np.array([5]), constraints=constraints)
     constraints = Constraints(group=[group[i] for i in kept], max_per_group=1)
-    without = select(pool[kept], 6, source, strategy, np.searchsorted(kept, [5]), constraints=constraints)
+    without = select(
+        pool[kept], 6, source=source, strategy=strategy, labelled=np.searchsorted(kept, [5]), constraints=constraints
+    )
     assert chosen.picks.tolist() == kept[without.picks].tolist()
     assert chosen.mean_distance == without.mean_distance
 
@@ -170,8 +176,11 @@ def test_excluded_rows_are_as_if_not_there(strategy):
 @every_strategy
 def test_limits_that_close_nothing_change_nothing(strategy):
     loose = Constraints(cost=np.ones(N), domain=["x"] * N, domain_quota="equal", group=["p"] * N, max_per_group=N)
-    free = select(features(), 7, features(5, 1), strategy)
-    assert select(features(), 7, features(5, 1), strategy, constraints=loose).picks.tolist() == free.picks.tolist()
+    free = select(features(), 7, source=features(5, 1), strategy=strategy)
+    assert (
+        select(features(), 7, source=features(5, 1), strategy=strategy, constraints=loose).picks.tolist()
+        == free.picks.tolist()
+    )
 
 
 @pytest.mark.parametrize("strategy", ["xssr", "random"])
@@ -179,8 +188,8 @@ def test_random_draws_keep_to_the_limits_too(strategy):
     """With one group of two kinds of cases, half of the budget has to come from each."""
     pool = np.concatenate([features(30), features(2, 4) + 50])
     constraints = Constraints(domain=["a"] * 30 + ["b"] * 2, domain_quota={"a": 2, "b": 2})
-    bound = select(pool, 4, None, strategy, constraints=constraints)
-    assert bound.random_mean_distance < select(pool, 4, None, strategy, constraints=None).random_mean_distance
+    bound = select(pool, 4, strategy=strategy, constraints=constraints)
+    assert bound.random_mean_distance < select(pool, 4, strategy=strategy, constraints=None).random_mean_distance
 
 
 # ---------------------------------------------------------------------------------------------------- exact, as ever
@@ -232,7 +241,7 @@ def problems(draw):
 
 def assert_same(pool, fixed, weight, budget, chosen, limits):
     before = limits.room.copy()
-    picks, nearest = greedy(pool, fixed, weight, budget, chosen, limits)
+    picks, nearest = greedy(pool, fixed=fixed, diversity_weight=weight, budget=budget, chosen=chosen, limits=limits)
     expected, distances = naive_greedy(pool, fixed, weight, budget, chosen, limits)
     np.testing.assert_array_equal(picks, expected)
     np.testing.assert_array_equal(nearest, distances)
@@ -280,7 +289,9 @@ def test_under_costs_the_better_of_two_greedies_wins():
         fixed = np.zeros(40)
         runs = [naive_greedy(pool, fixed, weight, most, NONE, limits) for weight in (np.ones(40), 1 / cost)]
         losses = [nearest.mean() for _, nearest in runs]
-        picks, nearest = greedy_within_cost(pool, fixed, 1.0, most, NONE, limits, np.mean)
+        picks, nearest = greedy_within_cost(
+            pool, fixed=fixed, diversity_weight=1.0, budget=most, chosen=NONE, limits=limits, loss=np.mean
+        )
         assert picks.tolist() == runs[int(np.argmin(losses))][0] and nearest.mean() == min(losses)
         won.add(int(np.argmin(losses)))
     assert won == {0, 1}
@@ -290,7 +301,7 @@ def test_under_costs_the_better_of_two_greedies_wins():
 @pytest.mark.parametrize(
     ("constraints", "words"),
     [
-        ({"cost": np.ones(3)}, "cost must have one entry a case, 24; got 3"),
+        ({"cost": np.ones(3)}, "cost must have one entry per case, 24; got 3"),
         ({"cost": np.append(np.ones(23), 0)}, "cost must be positive for every case; got 0.0 in row 23"),
         ({"cost": np.append(np.nan, np.ones(23))}, "in row 0"),
         ({"cost": np.full(24, 7.0)}, "budget must be 7 or more"),

@@ -17,7 +17,7 @@ either_utility = pytest.mark.parametrize("utility", UTILITIES, ids=["facility_lo
 
 
 def ours(pool, budget, chosen, utility):
-    return facility_picks(pool, budget, chosen, unlimited(len(pool)), utility)
+    return facility_picks(pool, budget=budget, chosen=chosen, limits=unlimited(len(pool)), utility=utility)
 
 
 def naive_picks(pool, budget, chosen, utility):
@@ -64,7 +64,9 @@ def test_samples_cost_little_coverage(kind, monkeypatch):
     exact = ours(pool, 250, chosen, UTILITIES[0])
     for picks, most in zip(by_samples, (1.03, 1.01), strict=True):
         assert len(set(picks.tolist() + chosen.tolist())) == len(picks) + 5
-        distances = [nearest_distance(pool, np.append(chosen, some)).mean() for some in (picks, exact[: len(picks)])]
+        distances = [
+            nearest_distance(pool, chosen=np.append(chosen, some)).mean() for some in (picks, exact[: len(picks)])
+        ]
         assert distances[0] <= most * distances[1]
 
 

@@ -20,10 +20,10 @@ KINDS = ("clustered", "blobs", "isotropic", "duplicates")
 
 def assert_same(pool, fixed, weight, budget, chosen):
     expected, nearest, diversity = naive.greedy(pool, fixed, weight, budget, chosen)
-    picks, ours = greedy(pool, fixed, weight, budget, chosen)
+    picks, ours = greedy(pool, fixed=fixed, diversity_weight=weight, budget=budget, chosen=chosen)
     np.testing.assert_array_equal(picks, expected)
     np.testing.assert_array_equal(ours, nearest)
-    np.testing.assert_array_equal(replay(pool, picks, chosen)[0], diversity)
+    np.testing.assert_array_equal(replay(pool, picks=picks, chosen=chosen)[0], diversity)
 
 
 @st.composite
@@ -66,7 +66,7 @@ def test_picks_do_not_depend_on_the_number_of_threads():
     runs = []
     for threads in (1, 2):
         with threadpool_limits(threads):
-            runs.append(greedy(pool, fixed, 0.7, 300, NONE)[0])
+            runs.append(greedy(pool, fixed=fixed, diversity_weight=0.7, budget=300, chosen=NONE)[0])
     np.testing.assert_array_equal(*runs)
 
 
@@ -102,8 +102,8 @@ def test_picks_come_in_blocks():
     pool = naive.pool_of("clustered", 20_000, 64)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(greedy_module, "pick_block", lambda *a: seen.append(lazy.pick_block(*a)) or seen[-1])
-        greedy(pool, np.zeros(len(pool)), 1.0, 500, NONE)
+        patch.setattr(greedy_module, "pick_block", lambda *a, **k: seen.append(lazy.pick_block(*a, **k)) or seen[-1])
+        greedy(pool, fixed=np.zeros(len(pool)), diversity_weight=1.0, budget=500, chosen=NONE)
     assert len(seen) < 50
 
 
@@ -117,7 +117,7 @@ def test_candidates_stay_few_however_large_the_pool(n, count):
 
 
 def test_nearest_distance_to_nothing_is_infinite():
-    assert np.isinf(nearest_distance(naive.pool_of("blobs", 10, 3), NONE)).all()
+    assert np.isinf(nearest_distance(naive.pool_of("blobs", 10, 3), chosen=NONE)).all()
 
 
 def test_when_only_duplicates_are_left_inside_a_block_the_others_are_asked_again(monkeypatch):
@@ -145,11 +145,11 @@ def test_every_case_is_stood_for_by_its_nearest_chosen_one():
     z, _ = standardise(naive.pool_of("clustered", 300, 8))
     chosen = np.array([250, 3, 77])
     owner = np.linalg.norm(z[:, None] - z[chosen], axis=2).argmin(axis=1)
-    np.testing.assert_array_equal(stand_for(z, z[chosen], chosen), np.bincount(owner, minlength=3))
+    np.testing.assert_array_equal(stand_for(z, rows=z[chosen], own=chosen), np.bincount(owner, minlength=3))
 
 
 def test_a_chosen_copy_stands_for_itself():
     z, _ = standardise(np.array([[0.0, 1], [0, 1], [1, 0], [0, 1]]))
-    counts = stand_for(z, z[[0, 1, 2]], np.array([0, 1, 2]))
+    counts = stand_for(z, rows=z[[0, 1, 2]], own=np.array([0, 1, 2]))
     assert counts.sum() == 4 and counts[2] == 1 and counts.min() == 1
-    assert stand_for(z, z[:0], np.array([], int)).shape == (0,)
+    assert stand_for(z, rows=z[:0], own=np.array([], int)).shape == (0,)

@@ -28,14 +28,14 @@ def test_it_is_the_naive_mean_however_the_pool_is_worked(kind, sketch, labelled,
     pool = naive.pool_of(kind, 600, 48)
     order = np.random.default_rng(1).permutation(600)
     chosen, ranking = order[:labelled], order[labelled : labelled + 150]
-    means = mean_distances(pool, ranking, chosen)
+    means = mean_distances(pool, ranking=ranking, chosen=chosen)
     np.testing.assert_allclose(means, brute(pool, ranking, chosen), rtol=1e-12)
     assert (np.diff(means) <= 0).all()
 
 
 def test_copies_end_at_zero_exactly():
     pool = np.repeat(naive.unit(np.eye(3)), 4, axis=0)
-    means = mean_distances(pool, np.array([0, 1, 4, 8, 9]), np.empty(0, int))
+    means = mean_distances(pool, ranking=np.array([0, 1, 4, 8, 9]), chosen=np.empty(0, int))
     assert means.tolist() == pytest.approx([np.sqrt(2) * 2 / 3, np.sqrt(2) * 2 / 3, np.sqrt(2) / 3, 0, 0])
     assert means[-2:].tolist() == [0, 0]
 
@@ -43,4 +43,6 @@ def test_copies_end_at_zero_exactly():
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_few_cases(n):
     pool = naive.pool_of("isotropic", n, 4)
-    assert mean_distances(pool, np.arange(n), np.empty(0, int)) == pytest.approx(brute(pool, np.arange(n), []))
+    assert mean_distances(pool, ranking=np.arange(n), chosen=np.empty(0, int)) == pytest.approx(
+        brute(pool, np.arange(n), [])
+    )

@@ -13,7 +13,7 @@ from nnunetv2_xssr.selection._engine.neighbours import nearest_distances, neares
 
 
 def assert_nearest(pool, k, others=None, check=slice(None)):
-    distances, rows = nearest_neighbours(pool, k, others)
+    distances, rows = nearest_neighbours(pool, k=k, others=others)
     targets = pool if others is None else others
     for i in np.arange(len(pool))[check]:
         true = naive.Distances(np.vstack([targets, pool[i]]))(-1)[:-1]
@@ -47,14 +47,14 @@ def test_small_pools_with_ties(data, d, sketch, within, chunk):
 
 @given(st.data(), st.integers(1, 4), st.sampled_from([0, 0.01]))
 @settings(max_examples=100, deadline=None)
-def test_others_in_parts_give_the_distances_of_all(data, d, waste):
+def test_others_in_parts_give_the_distances_of_all(data, d, false_hits):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cells_module, "SMALL", 0)
-        patch.setattr(neighbours_module, "_WASTE", waste)  # without patience the search starts over
+        patch.setattr(neighbours_module, "_FALSE_HITS", false_hits)  # at 0 the search starts over
         pool, others = data.draw(rows_of(d, 2)), data.draw(rows_of(d, 1))
         k, cut = data.draw(st.integers(1, len(others))), data.draw(st.integers(1, len(others)))
         parts = [None, others[:cut], *([others[cut:]] if cut < len(others) else [])]
-        distances = nearest_distances(pool, k, parts)
+        distances = nearest_distances(pool, k=k, parts=parts)
         for i in range(len(pool)):
             true = naive.Distances(np.vstack([others, np.delete(pool, i, 0), pool[i]]))(-1)[:-1]
             np.testing.assert_array_equal(distances[i], np.sort(true)[:k])
@@ -73,4 +73,4 @@ def test_a_memory_map_is_read_in_place(tmp_path):
     np.save(tmp_path / "pool.npy", pool)
     mapped = np.load(tmp_path / "pool.npy", mmap_mode="r")
     assert np.shares_memory(cells_of(mapped).pool, mapped)
-    np.testing.assert_array_equal(nearest_neighbours(mapped, 20)[0], nearest_neighbours(pool, 20)[0])
+    np.testing.assert_array_equal(nearest_neighbours(mapped, k=20)[0], nearest_neighbours(pool, k=20)[0])

@@ -94,7 +94,9 @@ def problem(seed, n=40, m=30, d=5, shift=0.7):
 def test_picks_and_every_part_of_their_score(seed, n, m, labelled, weight):
     pool, source = problem(seed, n, m)
     alpha = GRID[3 + seed]
-    result = select(pool, 8, source, "xssr", np.array(labelled, int), alpha, weight)
+    result = select(
+        pool, 8, source=source, strategy="xssr", labelled=np.array(labelled, int), alpha=alpha, density_weight=weight
+    )
     z, x = naive_unit_rows(pool, source)
     rows, margin, chosen = naive_greedy(z, naive_density(z), naive_novelty(z, x), weight, alpha, 8, labelled)
     assert margin > 1e-9, "the example has a tie; choose another seed"
@@ -110,7 +112,7 @@ def test_picks_and_every_part_of_their_score(seed, n, m, labelled, weight):
 @pytest.mark.parametrize("seed", range(5))
 def test_calibrated_alpha_covers_the_pool_best(seed):
     pool, source = problem(seed)
-    result = select(pool, 6, source)
+    result = select(pool, 6, source=source)
     z, x = naive_unit_rows(pool, source)
     dens, nov = naive_density(z), naive_novelty(z, x)
     naive = [naive_mean_distance(z, naive_greedy(z, dens, nov, 0.5, a, 6, [])[2]) for a in GRID]
@@ -119,12 +121,12 @@ def test_calibrated_alpha_covers_the_pool_best(seed):
     best = min(naive)
     assert result.alpha == next(a for a, v in zip(GRID, naive, strict=True) if v <= best + 1e-12)
     assert result.mean_distance == pytest.approx(best, abs=1e-6)
-    assert result.picks.tolist() == select(pool, 6, source, alpha=result.alpha).picks.tolist()
+    assert result.picks.tolist() == select(pool, 6, source=source, alpha=result.alpha).picks.tolist()
 
 
 def test_ties_between_alphas_go_to_the_smallest():
     pool, source = problem(0, n=10)
-    result = select(pool, 10, source)  # everything is picked, whatever alpha is
+    result = select(pool, 10, source=source)  # everything is picked, whatever alpha is
     assert result.alpha == 0.0
     assert set(result.curve.mean_distance) == {0.0}
 
@@ -134,9 +136,9 @@ def test_ties_between_alphas_go_to_the_smallest():
 def test_prefix_is_the_selection_for_a_smaller_budget(strategy, with_source):
     pool, source = problem(1)
     source = source if with_source else None
-    full = select(pool, 15, source, strategy, alpha=0.4 if with_source else None).picks.tolist()
+    full = select(pool, 15, source=source, strategy=strategy, alpha=0.4 if with_source else None).picks.tolist()
     for budget in range(1, 15):
-        smaller = select(pool, budget, source, strategy, alpha=0.4 if with_source else None)
+        smaller = select(pool, budget, source=source, strategy=strategy, alpha=0.4 if with_source else None)
         assert smaller.picks.tolist() == full[:budget]
 
 
@@ -152,7 +154,7 @@ def test_without_a_source_novelty_is_off():
 
 def test_novel_cases_come_first_when_only_novelty_counts():
     pool, source = problem(3)
-    result = select(pool, 10, source, alpha=1.0, density_weight=0.0)
+    result = select(pool, 10, source=source, alpha=1.0, density_weight=0.0)
     assert (np.diff(result.novelty) <= 1e-12).all()
     assert result.novelty[0] == 1.0
 
@@ -160,7 +162,7 @@ def test_novel_cases_come_first_when_only_novelty_counts():
 def test_random_coverage_is_the_median_of_twenty_draws():
     pool, source = problem(4)
     z, _ = standardise(pool, source)
-    result = select(pool, 6, source, labelled=np.array([3]), seed=11)
+    result = select(pool, 6, source=source, labelled=np.array([3]), seed=11)
     rng, values = np.random.default_rng(11), []
     free = np.array([i for i in range(40) if i != 3])
     for _ in range(20):
@@ -181,7 +183,7 @@ def test_feature_without_variance_counts_nothing():
     constant = np.full((40, 1), 3.3333333, np.float32)
     with_constant = np.concatenate([pool, constant], axis=1)
     far = np.concatenate([source, np.full((30, 1), 1e6, np.float32)], axis=1)
-    a, b = select(with_constant, 8, far), select(pool, 8, source)
+    a, b = select(with_constant, 8, source=far), select(pool, 8, source=source)
     assert a.picks.tolist() == b.picks.tolist()
     assert a.score == pytest.approx(b.score, abs=1e-9)
 
@@ -193,10 +195,13 @@ def test_feature_without_variance_counts_nothing():
         ({"budget": 41}, "budget must be between 1 and 40"),
         ({"budget": 39, "labelled": np.array([0, 1])}, "between 1 and 38"),
         ({"strategy": "magic"}, "strategy must be one of"),
-        ({"alpha": 1.1}, "alpha must be between 0 and 1"),
-        ({"alpha": math.nan}, "alpha must be between 0 and 1"),
+        ({"alpha": 1.1}, "alpha must be a number between 0 and 1"),
+        ({"alpha": math.nan}, "alpha must be a number between 0 and 1"),
+        ({"alpha_criterion": "best"}, "alpha_criterion must be one of"),
+        ({"seed": -1}, "seed must be 0 or more"),
         ({"density_weight": -1.0}, "density_weight"),
         ({"density_weight": math.nan}, "density_weight"),
+        ({"density_weight": math.inf}, "density_weight"),
         ({"labelled": np.array([40])}, "labelled must name rows"),
         ({"labelled": np.array([-1])}, "labelled must name rows"),
         ({"source": np.zeros((3, 4), np.float32)}, "as many features as the pool, 5; got 4"),
@@ -231,21 +236,21 @@ def problems(draw):
 @given(problems())
 def test_whatever_the_points_the_contract_holds(case):
     pool, budget, source, strategy, labelled = case
-    result = select(pool, budget, source, strategy, labelled)
+    result = select(pool, budget, source=source, strategy=strategy, labelled=labelled)
     picks = result.picks.tolist()
     assert len(set(picks)) == budget == len(picks)
     assert not set(picks) & set(labelled.tolist())
     numbers = [result.density, result.novelty, result.diversity]
     assert all(np.isfinite(part).all() and part.min() >= 0 and part.max() <= 1 for part in numbers)
     assert 0 <= result.mean_distance <= result.covering_radius + 1e-12 <= 2 + 1e-9
-    assert select(pool, budget, source, strategy, labelled).picks.tolist() == picks
+    assert select(pool, budget, source=source, strategy=strategy, labelled=labelled).picks.tolist() == picks
 
 
 @settings(max_examples=60)
 @given(problems())
 def test_every_pick_has_the_best_score_of_its_moment(case):
     pool, budget, source, _, labelled = case
-    result = select(pool, budget, source, "xssr", labelled)
+    result = select(pool, budget, source=source, strategy="xssr", labelled=labelled)
     z, x = (rows if rows is None else rows.tolist() for rows in standardise(pool, source))
     dens, nov = naive_density(z), naive_novelty(z, x)
     assume(np.isfinite(dens).all())

@@ -55,7 +55,7 @@ def low_rank(n, d, rank, seed=0):
 def test_components_keep_the_distances_of_what_they_span(n, d):
     """Rows of rank 5 lie in 5 components: nothing is lost, and nothing is whitened."""
     pool, source = low_rank(n + 20, d, 5)[:n], low_rank(n + 20, d, 5)[n:]
-    for whole, projected in zip(standardise(pool, source), standardise(pool, source, 8), strict=True):
+    for whole, projected in zip(standardise(pool, source), standardise(pool, source, components=8), strict=True):
         assert projected.shape == (len(whole), 8)
         assert np.allclose(whole @ whole[:30].T, projected @ projected[:30].T, atol=1e-5)
 
@@ -71,16 +71,16 @@ def test_components_leave_noise_out():
         alike = kinds[:, None] == kinds
         return like[alike].mean() - like[~alike].mean()
 
-    assert told_apart(standardise(pool, None, 4)[0]) > 2 * told_apart(standardise(pool)[0])
+    assert told_apart(standardise(pool, components=4)[0]) > 2 * told_apart(standardise(pool)[0])
 
 
 @pytest.mark.parametrize(("n", "d"), [(5, 100), (100, 5), (16, 64), (1, 40)])
 def test_no_more_cases_or_features_than_components_change_nothing(n, d):
     pool = np.random.default_rng(0).normal(size=(n, d))
-    assert np.array_equal(standardise(pool)[0], standardise(pool, None, 32)[0])
+    assert np.array_equal(standardise(pool)[0], standardise(pool, components=32)[0])
 
 
 @pytest.mark.parametrize(("n", "kept"), [(200, 32), (64, 32), (50, 25), (20, 16)])
 def test_few_cases_have_few_components(n, kept):
     pool = np.random.default_rng(0).normal(size=(n, 100))
-    assert standardise(pool, None, 32)[0].shape == (n, kept)
+    assert standardise(pool, components=32)[0].shape == (n, kept)
