@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from nnunetv2_xssr.annotation.collecting import listed_cases
 from nnunetv2_xssr.annotation.handover import drawn_labels
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.pools import dataset_pool
-from nnunetv2_xssr.records.files import read_json
 from nnunetv2_xssr.records.rounds import chosen_cases, load_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.split import read_split
@@ -67,7 +68,7 @@ class Project:
         Of the selection.
     cases, domains : int
     volumes : bool
-        Whether the images are volumes, as far as select has read them.
+        Whether the images are volumes, as the last selection has read them.
     labelled : int
         Cases with a label file.
     uncollected : int
@@ -141,14 +142,13 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
     in_split = {case for fold in split for part in fold.values() for case in part}
     ground_truth = workspace.preprocessed_labels
     preprocessed = {case for case in in_split if (ground_truth / f"{case}{pool.file_ending}").is_file()}
-    views, volumes = (workspace.caches / kind / "index.json" for kind in ("views", "volumes"))
     planned = workspace.plans().is_file()
     return Project(
         dataset=pool.name,
         name=name,
         cases=len(pool),
         domains=len({case.domain for case in pool.cases} - {None}),
-        volumes=volumes.is_file() or (views.is_file() and read_json(views)["settings"]["views"] > 1),
+        volumes=last is not None and _has_volumes(last),
         labelled=len(labelled),
         uncollected=len(labelled & set(chosen_cases(records)) - listed),
         mode=last and last.mode,
@@ -165,6 +165,15 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         not_preprocessed=len(in_split - preprocessed) if planned else len(in_split),
         trained=_trained(workspace),
     )
+
+
+def _has_volumes(record: SelectionRecord) -> bool:
+    key = record.provenance.get("views_cache", {}).get(record.dataset, "")
+    try:
+        settings = read_index(record.workspace.caches / "views", key)["settings"]
+    except UserError:  # caches may be deleted
+        return False
+    return settings["views"] > 1 or record.settings["dim"] == 3
 
 
 def _round(record: SelectionRecord, labelled: set[str]) -> Round:
