@@ -290,6 +290,8 @@ def test_source_of_pictures(workspace, capsys):
     """A flat source serves volumes, too: each of its pictures is one view."""
     for i in range(4):
         write_picture(workspace.raw / SOURCE / "imagesTr" / f"x_{i}_0000.png", picture(i))
+    write_dataset_json(workspace.raw / SOURCE, channel_names={"0": "T1"})
+    workspace.encoder().unlink()  # which learned another channel
     with_volumes(workspace)
     write_dataset_json(workspace.raw / VOLUMES, ".nii.gz", numTraining=0, dataset={})  # with the source's channel
     run(capsys, "-s", "1")
