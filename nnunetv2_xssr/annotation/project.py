@@ -183,12 +183,13 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
     in_split = cases_in(split)
     plans, ending = read_plans(workspace), pool.file_ending
     folders = _fold_folders(workspace)
+    volumes = last is not None and _has_volumes(last)
     return Project(
         dataset=pool.name,
         name=name,
         cases=len(pool),
         domains=len({case.domain for case in pool.cases} - {None}),
-        volumes=last is not None and _has_volumes(last),
+        volumes=volumes,
         labelled=len(labelled),
         uncollected=len(labelled & set(chosen_cases(records)) - listed),
         mode=last.mode if last else None,
