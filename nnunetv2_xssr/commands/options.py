@@ -32,6 +32,20 @@ def add_dim(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recursive",
+        action="store_true",
+        help="take the images in folders of folders too: a case is named after its path, its first folder is its group",
+    )
+    parser.add_argument(
+        "--no_patient_ids",
+        action="store_false",
+        dest="patient_ids",
+        help="of DICOM: do not group cases by patient, for which a hash of PatientID is kept",
+    )
+
+
 def training_options(args: argparse.Namespace) -> dict:
     """The keyword arguments of `pretrain_encoder` and `pretrain_unet` that the options ask for."""
     names = ("epochs", "batch_size", "seed", "accumulate", "resume", "skip_broken", "device", "num_gpus", "precision")

@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 
-from nnunetv2_xssr.commands.options import add_dim, add_training, training_options
+from nnunetv2_xssr.commands.options import add_dim, add_folders, add_training, training_options
 from nnunetv2_xssr.commands.running import run
 
 
@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "-s", nargs="+", required=True, metavar="SOURCE", help="nnU-Net datasets (name or number) or folders of images"
     )
+    add_folders(parser)
     add_dim(parser)
     add_training(parser, epochs=24, batch="32")
     args = parser.parse_args(argv)
@@ -27,13 +28,15 @@ def _pretrain(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.pipeline.pretraining import pretrain_encoder
     from nnunetv2_xssr.pretrain.processes import is_first_process
 
-    final = pretrain_encoder(args.s, dim=args.dim, **training_options(args))
+    final = pretrain_encoder(
+        args.s, dim=args.dim, recursive=args.recursive, patient_ids=args.patient_ids, **training_options(args)
+    )
     if is_first_process():
-        dim = " --dim 3" if args.dim == 3 else ""
+        options = " --dim 3" * (args.dim == 3) + " --recursive" * args.recursive
         sources = shlex.join(args.s)
         print(f"wrote {final}")
         print(f"look at {final.parent / 'reconstructions.png'} and {final.parent / 'progress.png'}")
-        print(f"next: nnUNetv2_xssr_select -d TARGET -s {sources} -b 5%{dim}")
+        print(f"next: nnUNetv2_xssr_select -d TARGET -s {sources} -b 5%{options}")
 
 
 if __name__ == "__main__":

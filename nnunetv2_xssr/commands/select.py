@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunetv2_xssr.commands.options import add_dim
+from nnunetv2_xssr.commands.options import add_dim, add_folders
 from nnunetv2_xssr.commands.running import add_device, add_name, run
 from nnunetv2_xssr.errors import UserError
 
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     add("-d", dest="target", required=True, metavar="TARGET",
         help="nnU-Net raw dataset to pick from, by name or number; with -i a new one, such as 123_Name")
     add("-i", dest="images", type=Path, metavar="FOLDER",
-        help="plain folder of unlabelled images to make the dataset of; needs --channel_names and --labels")
+        help="folder of unlabelled images or DICOM series to make the dataset of; needs --channel_names and --labels")
     add("--channel_names", nargs="+", metavar="NAME", help="with -i: of every channel, as in nnU-Net")
     add("--labels", nargs="+", metavar="NAME", help="with -i: what is to be drawn, as values 1, 2, ...")
     add("-s", dest="sources", nargs="+", default=[], metavar="SOURCE",
@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--overwrite", action="store_true", help="replace a selection that was made with other settings")
     add("--skip-broken", action="store_true", help="set cases aside that cannot be read, and name them")
     # fmt: on
+    add_folders(parser)
     add_name(parser)
     add_dim(parser)
     add_device(parser)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.pools import ImagePool, folder_pool
+from nnunetv2_xssr.images.pools import ImagePool, folder_pool, takes_dicom
 from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import atomic, write_json
@@ -19,25 +19,31 @@ from nnunetv2_xssr.records.workspace import Workspace, dataset_number, datasets_
 
 
 @contextmanager
-def new_dataset(
-    folder: Path, name: str, *, channel_names: Sequence[str] | None, labels: Sequence[str] | None
-) -> Iterator[str]:
+def new_dataset(folder: Path, name: str, **options) -> Iterator[str]:
     """`make_dataset` for a block; a dataset that the block's `UserError` leaves without a selection is taken back."""
     dataset = Workspace(_full_name(name)).raw
     existed = dataset.exists()
     try:
-        yield make_dataset(folder, name, channel_names=channel_names, labels=labels)
+        yield make_dataset(folder, name, **options)
     except UserError:
         if not existed:
             shutil.rmtree(dataset, ignore_errors=True)
         raise
 
 
-def make_dataset(folder: Path, name: str, *, channel_names: Sequence[str] | None, labels: Sequence[str] | None) -> str:
+def make_dataset(
+    folder: Path,
+    name: str,
+    *,
+    channel_names: Sequence[str] | None,
+    labels: Sequence[str] | None,
+    recursive: bool = False,
+    patient_ids: bool = True,
+) -> str:
     """Make ``nnUNet_raw/DatasetXXX_Name`` of a folder of images, and return its name.
 
     The images are linked where the file system can, else copied; the folder itself is not changed. Called again with
-    the same arguments it adds the images that are new in the folder.
+    the same arguments it adds the images that are new in the folder. Of DICOM series the converted volumes are linked.
 
     Parameters
     ----------
@@ -48,6 +54,8 @@ def make_dataset(folder: Path, name: str, *, channel_names: Sequence[str] | None
         One per channel, as nnU-Net wants them.
     labels : sequence of str
         What is to be drawn, in the order of the label values 1, 2, ...
+    recursive, patient_ids : bool
+        Of `folder_pool`. The groups of the cases are kept in dataset.json.
 
     Raises
     ------
@@ -63,7 +71,9 @@ def make_dataset(folder: Path, name: str, *, channel_names: Sequence[str] | None
     if not folder.is_dir():
         raise UserError(f"-i must be a folder of images; got {folder}")
     _check_labels(labels)
-    pool = folder_pool(folder)
+    if len(channel_names) > 1 and takes_dicom(folder, recursive=recursive):  # before they are converted
+        raise UserError(f"--channel_names must name 1 channel of DICOM series; got {' '.join(channel_names)}")
+    pool = folder_pool(folder, recursive=recursive, patient_ids=patient_ids)
     n_channels = len(read_case(pool.cases[0], pool.reader()))
     if n_channels != len(channel_names):
         raise UserError(
@@ -81,9 +91,18 @@ def make_dataset(folder: Path, name: str, *, channel_names: Sequence[str] | None
     }
     _check_same(dataset, description)
     _link_images(pool, dataset / "imagesTr", description["file_ending"])
-    if not (dataset / "dataset.json").is_file():
-        write_json(dataset / "dataset.json", description)
+    _describe(dataset / "dataset.json", description, pool)
     return dataset.name
+
+
+def _describe(path: Path, description: dict, pool: ImagePool) -> None:
+    """Write dataset.json if it is missing, and the groups of the cases into it."""
+    old = read_json(path) if path.is_file() else None
+    new = {key: value for key, value in (old or description).items() if key != "groups"}
+    if groups := {case.identifier: case.group for case in pool.cases if case.group}:
+        new["groups"] = groups
+    if new != old:
+        write_json(path, new)
 
 
 def _full_name(text: str) -> str:

@@ -9,11 +9,15 @@ from io import StringIO
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.dicom import convert_dicom, holds_dicom
+from nnunetv2_xssr.images.dicom_headers import is_dicom
+from nnunetv2_xssr.images.trees import case_name, files_below, files_in
 from nnunetv2_xssr.records.dataset_json import name_problem, read_dataset_json
 from nnunetv2_xssr.records.files import sha256
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, is_visible, names_dataset
 
 _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})", re.DOTALL)
+_DICOM = "DICOM"  # in the place of an ending, which its files need not have
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,8 @@ class ImagePool:
         )
 
 
-def open_pool(text: str) -> ImagePool:
-    """The pool of an nnU-Net dataset (name or number) or of a folder of images.
+def open_pool(text: str, *, recursive: bool = False, patient_ids: bool = True) -> ImagePool:
+    """The pool of an nnU-Net dataset (name or number) or of a folder of images, for which see `folder_pool`.
 
     Raises
     ------
@@ -114,15 +118,15 @@ def open_pool(text: str) -> ImagePool:
     folder = Path(text)
     looks_like_dataset = re.fullmatch(r"\d+", text) or names_dataset(text)
     if folder.is_dir() and not looks_like_dataset:
-        return folder_pool(folder)
+        return folder_pool(folder, recursive=recursive, patient_ids=patient_ids)
     if not looks_like_dataset:
         raise UserError(f"{text!r} is neither a folder nor the name or number of an nnU-Net dataset")
     return dataset_pool(find_dataset(text))
 
 
-def open_pools(texts: list[str]) -> list[ImagePool]:
+def open_pools(texts: list[str], *, recursive: bool = False, patient_ids: bool = True) -> list[ImagePool]:
     """Several pools; a `UserError` says if two are the same."""
-    pools = [open_pool(text) for text in texts]
+    pools = [open_pool(text, recursive=recursive, patient_ids=patient_ids) for text in texts]
     names = [pool.name for pool in pools]
     for text, name in zip(texts, names, strict=True):
         if names.count(name) > 1:
@@ -143,7 +147,7 @@ def dataset_pool(name: str) -> ImagePool:
     files = channel_files | files
     if not files:
         raise UserError(f"no image *_0000{ending} in {workspace.images}; put the images of the pool there")
-    domains = dataset_json.get("domains", {})
+    domains, groups = (dataset_json.get(table, {}) for table in ("domains", "groups"))
     listed_labels = dataset_json.get("dataset", {})
     cases = tuple(
         Case(
@@ -151,6 +155,7 @@ def dataset_pool(name: str) -> ImagePool:
             files[identifier],
             _has_label(folder, identifier, ending, listed_labels),
             domains.get(identifier),
+            groups.get(identifier),
         )
         for identifier in sorted(files)
     )
@@ -170,40 +175,109 @@ def _has_label(folder: Path, identifier: str, ending: str, listed: dict) -> bool
     return (folder / label if label else folder / "labelsTr" / f"{identifier}{ending}").is_file()
 
 
-def folder_pool(folder: Path) -> ImagePool:
-    """The pool of all images in a plain folder, each a case, or a channel of one if all are named so."""
-    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+def folder_pool(folder: Path, *, recursive: bool = False, patient_ids: bool = True) -> ImagePool:
+    """The pool of all images in a plain folder, each a case, or a channel of one if all are named so.
 
-    readable = sorted({ending for io in LIST_OF_IO_CLASSES for ending in io.supported_file_endings}, key=len)
-    files = [path for path in sorted(folder.iterdir()) if is_visible(path) and not path.is_dir()]
+    Where there is no such image, DICOM series in the folder and below are converted into the caches of the pool.
+
+    Parameters
+    ----------
+    folder : Path
+    recursive : bool
+        Take the images in all folders below too. A case is then named after its path; its first folder is its group,
+        unless all have the same.
+    patient_ids : bool
+        Group cases from DICOM by patient.
+    """
+    name = f"{folder.resolve().name}_{sha256([str(folder.resolve()).encode()])[:8]}"
+    ending, images = _images_in(folder, recursive)
+    if ending == _DICOM:
+        volumes = convert_dicom(folder, Workspace(name).dicom, patient_ids=patient_ids)
+        ending = ".nii.gz"
+        cases = [Case(one.case, (one.image,), group=one.group) for one in volumes]
+    elif not images:
+        raise _no_image(folder, recursive=recursive)
+    elif recursive:
+        cases = _nested_cases(folder, images, ending)
+    else:
+        cases = [Case(identifier, files) for identifier, files in _grouped(images, ending).items()]
+    cases.sort(key=lambda case: case.identifier)
+    return _checked(ImagePool(name, tuple(cases), ending, None, {"file_ending": ending}))
+
+
+def takes_dicom(folder: Path, *, recursive: bool = False) -> bool:
+    """Whether `folder_pool` would convert DICOM series."""
+    return _images_in(folder, recursive)[0] == _DICOM
+
+
+def _images_in(folder: Path, recursive: bool) -> tuple[str, list[Path]]:
+    """The images to take and their ending, or `_DICOM` alone where there are none but DICOM series."""
     endings = defaultdict(list)
-    for file in files:
-        for ending in reversed(readable):  # the longest first, so that .nii.gz is not taken for .gz
-            if file.name.lower().endswith(ending):
-                endings[file.name[-len(ending) :]].append(file)
-                break
-    if not endings:
-        if any(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
-            _check_ending(".jpg", folder)
-        raise UserError(f"no image in {folder} that nnU-Net reads ({', '.join(readable)}); give another folder")
+    readable = _readable()
+    for file in files_below(folder) if recursive else files_in(folder):
+        # The longest first, so that .nii.gz is not taken for .gz.
+        ending = next((ending for ending in reversed(readable) if file.name.lower().endswith(ending)), None)
+        if ending or is_dicom(file):
+            endings[file.name[-len(ending) :] if ending else _DICOM].append(file)
     if len(endings) > 1:
         raise UserError(
             f"{folder} holds images of several kinds ({', '.join(sorted(endings))}), so that two files could be "
             f"one case; keep one kind a folder"
         )
-    ((ending, images),) = endings.items()
+    for ending, images in endings.items():
+        return ending, images
+    return (_DICOM if holds_dicom(folder) else ""), []
+
+
+def _readable() -> list[str]:
+    """The endings of files that nnU-Net reads, by length."""
+    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+
+    return sorted({ending for io in LIST_OF_IO_CLASSES for ending in io.supported_file_endings}, key=len)
+
+
+def _no_image(folder: Path, *, recursive: bool) -> UserError:
+    readable, below = _readable(), files_below(folder)
+    nested = [file for file in below if file.name.lower().endswith(tuple(readable))]
+    if nested and not recursive:
+        return UserError(
+            f"no image in {folder} itself, but {len(nested)} in folders below, such as {nested[0]}; "
+            f"give --recursive to take them"
+        )
+    if any(file.suffix.lower() in (".jpg", ".jpeg") for file in below):
+        _check_ending(".jpg", folder)
+    return UserError(
+        f"no image in {folder} that nnU-Net reads ({', '.join(readable)}), and no DICOM; give another folder"
+    )
+
+
+def _grouped(images: list[Path], ending: str) -> dict[str, tuple[Path, ...]]:
+    """The files of each case, of images in one folder."""
     grouped = _channel_files(images, ending)
     # Names such as slice_0012.png look like channel 12 of a case; they are channels only if every case has a channel 0.
     as_channels = sum(map(len, grouped.values())) == len(images) and all(
         found[0].name.endswith(f"_0000{ending}") for found in grouped.values()
     )
-    if as_channels:
-        _check_numbering(grouped, ending)
-    else:
-        grouped = {image.name[: -len(ending)]: (image,) for image in images}
-    name = f"{folder.resolve().name}_{sha256([str(folder.resolve()).encode()])[:8]}"
-    cases = tuple(Case(identifier, grouped[identifier]) for identifier in sorted(grouped))
-    return _checked(ImagePool(name, cases, ending, None, {"file_ending": ending}))
+    if not as_channels:
+        return {image.name[: -len(ending)]: (image,) for image in images}
+    _check_numbering(grouped, ending)
+    return grouped
+
+
+def _nested_cases(folder: Path, images: list[Path], ending: str) -> list[Case]:
+    by_folder = defaultdict(list)
+    for image in images:
+        by_folder[image.parent.relative_to(folder).parts].append(image)
+    several = len({parts[:1] for parts in by_folder}) > 1
+    cases: dict[str, Case] = {}
+    for parts, inside in by_folder.items():
+        for stem, files in _grouped(inside, ending).items():
+            identifier = case_name((*parts, stem))
+            case = Case(identifier, files, group=parts[0] if parts and several else None)
+            twin = cases.setdefault(identifier, case)
+            if twin is not case:
+                raise UserError(f"{twin.files[0]} and {files[0]} would both be case {identifier}; rename one")
+    return list(cases.values())
 
 
 def _check_ending(ending: str, folder: Path) -> None:

@@ -26,6 +26,8 @@ def pretrain_encoder(
     sources: Sequence[str],
     *,
     dim: int = 2,
+    recursive: bool = False,
+    patient_ids: bool = True,
     resume: bool = False,
     skip_broken: bool = False,
     device: str | None = None,
@@ -41,6 +43,8 @@ def pretrain_encoder(
         nnU-Net datasets, by name or number, or folders of images.
     dim : {2, 3}
         What the encoder sees of volumes: slices, or the whole volume.
+    recursive, patient_ids : bool
+        How folders are read: `nnunetv2_xssr.images.pools.folder_pool`.
     resume : bool
         Continue an interrupted pretraining.
     skip_broken : bool
@@ -69,7 +73,7 @@ def pretrain_encoder(
 
     def read() -> list[Views]:
         chosen.check_parts(n_processes=fabric.world_size, compares_samples=False)
-        pools = open_pools(list(sources))
+        pools = open_pools(list(sources), recursive=recursive, patient_ids=patient_ids)
         channels = named_channels.common_channels(pools)
         return [prepare_views(pool, channel_names=channels, skip_broken=skip_broken, dim=dim) for pool in pools]
 

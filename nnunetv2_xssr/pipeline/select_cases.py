@@ -39,6 +39,8 @@ def select_cases(
     images: Path | None = None,
     channel_names: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
+    recursive: bool = False,
+    patient_ids: bool = True,
     cases: Path | None = None,
     encoder: Path | None = None,
     embedding: str = "auto",
@@ -65,6 +67,8 @@ def select_cases(
         Of the selection: two names of one dataset share neither record nor split nor hand-over.
     images : Path, optional
         Plain folder of unlabelled images to make the dataset of, with ``channel_names`` and ``labels``.
+    recursive, patient_ids : bool
+        How folders are read, ``images`` and those among the sources: `nnunetv2_xssr.images.pools.folder_pool`.
     cases : Path, optional
         CSV table with a column ``case``, and domain, group (patient) or cost.
     encoder : Path, optional
@@ -99,8 +103,13 @@ def select_cases(
         raise one_of("--dim", (2, 3), dim)
     if picking.unit == "slice" and dim == 3:
         raise UserError("--unit slice needs slices, which --dim 3 does not see; leave --dim out")
+    folders = {"recursive": recursive, "patient_ids": patient_ids}
+    if images is None and not sources and folders != {"recursive": False, "patient_ids": True}:
+        raise UserError("--recursive and --no_patient_ids say how a folder is read; give one to -i or -s")
     made = (
-        nullcontext(None) if images is None else new_dataset(images, target, channel_names=channel_names, labels=labels)
+        nullcontext(None)
+        if images is None
+        else new_dataset(images, target, channel_names=channel_names, labels=labels, **folders)
     )
     with made as dataset:
         call = _checked(
@@ -109,6 +118,7 @@ def select_cases(
             name=name,
             cases=cases,
             sources=sources,
+            folders=folders,
             scheduler=scheduler,
             overwrite=overwrite,
             settings={"encoder": str(encoder) if encoder else None, "dim": dim, "embedding": embedding},
@@ -154,6 +164,7 @@ def _checked(
     name: str,
     cases: Path | None,
     sources: Sequence[str],
+    folders: dict[str, bool],
     scheduler: str | None,
     overwrite: bool,
     settings: dict,
@@ -161,7 +172,7 @@ def _checked(
     target, workspace = dataset_pool(dataset), Workspace(dataset, name)
     if cases:
         target = with_case_table(target, cases)
-    pools = open_pools(list(sources))
+    pools = open_pools(list(sources), **folders)
     if dataset in [pool.name for pool in pools]:
         raise UserError(f"the source {dataset} is the target itself; leave -s out to learn from the pool alone")
     last = last_round(workspace, overwrite=overwrite)

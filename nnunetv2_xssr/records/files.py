@@ -19,7 +19,9 @@ def atomic(path: Path, *, keep_existing: bool = False) -> Iterator[Path]:
     file that another process has put there meanwhile stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}_", suffix=path.suffix)
+    # Writers of images go by endings, of which .nii.gz is one.
+    ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name.removesuffix(ending)}_", suffix=ending)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -160,6 +160,11 @@ class Workspace:
         return self.preprocessed / "xssr" / "caches"
 
     @property
+    def dicom(self) -> Path:
+        """Volumes converted from the DICOM series of a plain folder, and the record of what became of each."""
+        return self.caches / "dicom"
+
+    @property
     def selection(self) -> Path:
         """The folder of the record, the records of earlier rounds and the report."""
         return self.preprocessed / "xssr" / self.name

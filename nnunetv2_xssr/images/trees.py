@@ -1,0 +1,47 @@
+"""Folders in folders: the files below one, and how a case is named after its path."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2_xssr.records.files import sha256
+from nnunetv2_xssr.records.workspace import is_visible
+
+_LONGEST = 150  # bytes of a case's name: file systems allow 255, and endings follow
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files that a person put into a folder, sorted; links to nowhere too, so that these can be named."""
+    return sorted(path for path in folder.iterdir() if is_visible(path) and not path.is_dir())
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and all folders below it, one folder after the other, sorted.
+
+    Links to folders are followed, each folder once. What begins with a dot is the system's and left out.
+    """
+    found: list[Path] = []
+    seen: set[Path] = set()
+
+    def visit(path: Path) -> None:
+        if (real := path.resolve()) not in seen:
+            seen.add(real)
+            found.extend(files_in(path))
+            for inner in sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
+                visit(inner)
+
+    visit(folder)
+    return found
+
+
+def case_name(parts: Sequence[str]) -> str:
+    """The name of a case after the parts of its path: letters, digits, ``.``, ``-`` and ``_``, not too long for a file.
+
+    Other characters become ``-``; letters of any script stay.
+    """
+    name = "_".join(re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", part)).strip(".") or "-" for part in parts)
+    if len(name.encode()) <= _LONGEST:
+        return name
+    digest = sha256(["/".join(parts).encode()])[:8]
+    return f"{name.encode()[: _LONGEST - 9].decode(errors='ignore')}-{digest}"
