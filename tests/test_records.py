@@ -31,6 +31,14 @@ def test_atomic_leaves_the_old_file_when_the_block_fails(tmp_path):
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
+@pytest.mark.parametrize(("name", "ending"), [("a.b.nii.gz", ".nii.gz"), ("a.b.json", ".json"), ("a", "")])
+def test_atomic_keeps_the_ending(tmp_path, name, ending):
+    """Writers of images choose the format by it."""
+    with atomic(tmp_path / name) as temporary:
+        assert temporary.name.startswith(".") and temporary.name.endswith(ending)
+        temporary.write_text("x")
+
+
 def test_atomic_gives_the_permissions_of_an_ordinary_new_file(tmp_path):
     old = os.umask(0o027)
     try:

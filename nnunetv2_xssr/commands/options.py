@@ -40,8 +40,7 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--no_patient_ids",
-        action="store_false",
-        dest="patient_ids",
+        action="store_true",
         help="of DICOM: do not group cases by patient, for which a hash of PatientID is kept",
     )
 

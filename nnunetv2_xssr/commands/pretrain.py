@@ -29,7 +29,7 @@ def _pretrain(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.pretrain.processes import is_first_process
 
     final = pretrain_encoder(
-        args.s, dim=args.dim, recursive=args.recursive, patient_ids=args.patient_ids, **training_options(args)
+        args.s, dim=args.dim, recursive=args.recursive, patient_ids=not args.no_patient_ids, **training_options(args)
     )
     if is_first_process():
         options = " --dim 3" * (args.dim == 3) + " --recursive" * args.recursive

@@ -78,7 +78,8 @@ def _select(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     given = {**vars(args), "labelled": read_names(args.labelled), "excluded": read_names(args.excluded) or ()}
-    record = select_cases(given.pop("target"), **{**given, "alpha": _alpha(args.alpha)})
+    given |= {"alpha": _alpha(args.alpha), "patient_ids": not given.pop("no_patient_ids")}
+    record = select_cases(given.pop("target"), **given)
     workspace = record.workspace
     print(describe_result(record))
     print(f"wrote {workspace.record}\nwrote {workspace.split}\nwrote {workspace.report}")
