@@ -97,6 +97,7 @@ def check_volume(image, values, axes, origin=ORIGIN, spacing=SPACING):
         pytest.param({"slope": (100, 0)}, lambda v: v * 100.0, np.int32, id="CT beyond 16 bits"),
         pytest.param({"axes": SAGITTAL, "sop_class": MR}, lambda v: v, np.int16, id="sagittal MR"),
         pytest.param({"axes": CORONAL, "sop_class": MR}, lambda v: v, np.int16, id="coronal MR"),
+        pytest.param({"slope": (2, 5), "sop_class": MR}, lambda v: v * 2.0 + 5, np.int16, id="MR with a slope"),
         pytest.param({"axes": OBLIQUE, "sop_class": MR}, lambda v: v, np.int16, id="oblique MR"),
         pytest.param({"name": "{:08d}"}, lambda v: v, np.int16, id="files without ending"),
         pytest.param({"name": "1.2.840.{}"}, lambda v: v, np.int16, id="files named by UID"),
@@ -218,7 +219,7 @@ def test_frames_are_no_volume(tree, tmp_path, convert, positions, slopes, reason
     slopes = slopes and slopes[: len(positions)]
     write_frames(tree / "scan.multi", stored_voxels(size=(4, 8, 10)), positions, slopes=slopes)
     assert reason in convert()
-    assert reason in dict(reasons(tmp_path))["., series 1"]
+    assert reason in dict(reasons(tmp_path))["tree, series 1"]
 
 
 # --- what is no volume
@@ -339,7 +340,7 @@ def test_other_files_are_named(tree, tmp_path, convert, caplog):
     (tree / "P1" / "notes.txt").write_text("x" * 300)
     (tree / "P1" / "empty").write_bytes(b"")
     (tree / "viewer").mkdir()
-    (tree / "viewer" / "start.exe").write_bytes(b"\x08\x00\x05\x00" + b"MZ" * 200)
+    (tree / "viewer" / "counts.bin").write_bytes(np.array([8, 4711] * 100, np.int32).tobytes())  # nearly a DICOM tag
     report = dataset("", "1.2.840.10008.5.1.4.1.1.88.11")
     save(report, tree / "P1" / "report")
     index = Path(pydicom.data.__file__).parent / "test_files" / "dicomdirtests" / "DICOMDIR"
@@ -347,10 +348,10 @@ def test_other_files_are_named(tree, tmp_path, convert, caplog):
     with caplog.at_level("INFO", logger="nnunetv2_xssr"):
         (volume,) = convert()
     assert sorted(reasons(tmp_path)) == [
-        (".", "a DICOMDIR, an index of other files"),
         ("P1", "a structured report"),
         ("P1", "not DICOM"),
-        ("viewer", "cut off, damaged or without an image"),
+        ("tree", "a DICOMDIR, an index of other files"),
+        ("viewer", "not DICOM"),
     ]
     assert "1 DICOM series in 1 folders; 1 are converted, 0 of them before, and 0 set aside" in caplog.text
     assert "set aside: P1 (2 files: empty, notes.txt): not DICOM" in caplog.text

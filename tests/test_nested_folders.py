@@ -152,7 +152,7 @@ def described(workspace):
 def test_select_from_dicom(workspace, hospital, capsys):
     out = succeeds(capsys, select.main, new(hospital, "--max_per_group", "1"))
     assert "9 DICOM series in 9 folders; 8 are converted, 0 of them before, and 1 set aside" in out
-    assert "set aside: P0/scout, series 1 (1 file: IM0000.dcm): a single image" in out
+    assert "set aside: P0/scout, series 1 (1 file: IM0000.dcm): a single image, no volume" in out
     assert "set aside: P1 (1 file: notes.txt): not DICOM" in out
     images = sorted(path.name for path in workspace.images(DATASET).iterdir())
     assert images == [f"P{p}_visit-{v}_0000.nii.gz" for p in range(4) for v in range(2)]

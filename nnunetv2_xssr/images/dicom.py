@@ -11,7 +11,7 @@ from tqdm import tqdm
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.dicom_geometry import Grid, NoVolume
 from nnunetv2_xssr.images.dicom_headers import Header, is_dicom
-from nnunetv2_xssr.images.dicom_series import Series, case_names, find_series
+from nnunetv2_xssr.images.dicom_series import Series, case_names, find_series, place
 from nnunetv2_xssr.images.trees import files_below
 from nnunetv2_xssr.records.files import atomic, check_format, read_json, sha256, sha256_json, write_json
 from nnunetv2_xssr.records.logs import logger
@@ -47,9 +47,9 @@ def holds_dicom(tree: Path) -> bool:
 def convert_dicom(tree: Path, into: Path, *, patient_ids: bool = True) -> list[DicomVolume]:
     """Convert every DICOM series below a folder that is a volume to ``.nii.gz``, and say what becomes of all others.
 
-    GDCM reads the images and applies RescaleSlope and RescaleIntercept where it does: to CT, not to MR. Origin, spacing
-    and direction come from the position and orientation of every image. Whole numbers stay whole; others are stored as
-    float32, which is what nnU-Net reads. Nothing else of a header is kept.
+    GDCM reads the images and applies RescaleSlope and RescaleIntercept. Origin, spacing and direction come from the
+    position and orientation of every image. Whole numbers stay whole; others are stored as float32, as nnU-Net reads
+    them. Nothing else of a header is kept.
 
     A case is named after the folder of its series (`case_names`). ``into/dicom.json`` records what became of every
     file; a series that was converted from the same files before is not converted again.
@@ -160,17 +160,18 @@ def _frames(header: Header) -> np.ndarray:
 
 def _set_aside(tree: Path, series: Sequence[tuple[Series, str]], others: Mapping[Path, str]) -> list[dict]:
     """What was not converted: per series, then per folder and reason."""
-    rows = [
-        (f"{one.folder}, series {one.number}" if one.number else str(one.folder), reason, one.files)
-        for one, reason in series
-    ]
-    grouped: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    rows = [(one.folder, f", series {one.number}" * bool(one.number), reason, one.files) for one, reason in series]
+    grouped: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for file, reason in others.items():
-        grouped[str(file.parent.relative_to(tree)), reason].append(file)
-    rows += [(where, reason, files) for (where, reason), files in grouped.items()]
+        grouped[file.parent.relative_to(tree), reason].append(file)
+    rows += [(folder, "", reason, files) for (folder, reason), files in grouped.items()]
     return [
-        {"where": where, "reason": reason, "files": [str(file.relative_to(tree)) for file in files]}
-        for where, reason, files in rows
+        {
+            "where": place(folder, tree) + number,
+            "reason": reason,
+            "files": [str(file.relative_to(tree)) for file in files],
+        }
+        for folder, number, reason, files in rows
     ]
 
 

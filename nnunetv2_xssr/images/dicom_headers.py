@@ -96,9 +96,11 @@ def is_dicom(file: Path) -> bool:
             start = opened.read(132)
     except OSError:
         return False
-    # Without a preamble the file begins with an element of group 0002 or 0008 whose number is low.
-    bare = start[:2] in (b"\x02\x00", b"\x08\x00") and start[2:3] <= b"\x18" and start[3:4] == b"\x00"
-    return start[128:] == b"DICM" or (bare and len(start) == 132)
+    # Without a preamble the file begins with an element of group 0002 or 0008 whose number is low: tag, type, length.
+    tag = start[:2] in (b"\x02\x00", b"\x08\x00") and start[2:3] <= b"\x18" and start[3:4] == b"\x00"
+    typed = start[4:6].isalpha() and start[4:6].isupper()
+    short = start[:1] == b"\x08" and int.from_bytes(start[4:8], "little") in range(2, 256, 2)
+    return start[128:] == b"DICM" or (len(start) == 132 and tag and (typed or short))
 
 
 def read_header(file: Path) -> Header:

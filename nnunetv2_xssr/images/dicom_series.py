@@ -65,7 +65,7 @@ class Series:
         if any("LOCALIZER" in header.image_type for header in headers):
             raise NoVolume("a localizer")
         if sum(header.size[2] for header in headers) == 1:
-            raise NoVolume("a single image")
+            raise NoVolume("a single image, no volume")
         if len(sizes) > 1:
             raise NoVolume(f"images of {len(sizes)} sizes")
         for name, what in (
@@ -112,7 +112,7 @@ def find_series(tree: Path) -> tuple[list[Series], dict[Path, str]]:
             if twin is file:
                 headers[header.series].append(header)
             else:
-                others[file] = f"the same SOP Instance UID as in {twin.parent.relative_to(tree)}"
+                others[file] = f"the same SOP Instance UID as in {place(twin.parent.relative_to(tree), tree)}"
     every = []
     for key, images in headers.items():
         broken = unreadable.get(key[2], []) if key[2] else []
@@ -121,6 +121,11 @@ def find_series(tree: Path) -> tuple[list[Series], dict[Path, str]]:
         common = Path(os.path.commonpath([header.file.parent for header in images])).relative_to(tree)
         every.append(Series(folder=common, headers=images, broken=broken))
     return every, others
+
+
+def place(folder: Path, tree: Path) -> str:
+    """A folder of a tree, for a sentence."""
+    return str(folder) if folder.parts else tree.resolve().name
 
 
 def case_names(every: Sequence[Series], tree: Path, *, known: Mapping[str, str]) -> list[str]:

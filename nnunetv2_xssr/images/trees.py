@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import sha256
 from nnunetv2_xssr.records.workspace import is_visible
 
@@ -31,7 +32,12 @@ def files_below(folder: Path) -> list[Path]:
             for inner in sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
                 visit(inner)
 
-    visit(folder)
+    try:
+        visit(folder)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename} cannot be listed ({error.strerror}); get permission or move it away"
+        ) from None
     return found
 
 
