@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+import tifffile
 from dicom_making import SAGITTAL, write_series
 from making import fails, picture, succeeds, volume, write_picture, write_volume
 
@@ -103,6 +104,19 @@ def test_folders_that_are_refused(empty, tmp_path, names, recursive, words):
             write_picture(path, picture(1))
     with pytest.raises(UserError, match=words):
         open_pool(str(tmp_path / "tree"), recursive=recursive)
+
+
+@pytest.mark.parametrize("name", ["a", "a_0000"])
+def test_spacing_beside_a_nested_stack_comes_along(empty, tmp_path, name):
+    for case in ("P1", "P2"):
+        path = tmp_path / "stacks" / case / f"{name}.tif"
+        path.parent.mkdir(parents=True)
+        tifffile.imwrite(path, volume(1)[0])
+        path.with_name("a.json").write_text('{"spacing": [3, 1, 1]}')
+    make(tmp_path / "stacks", recursive=True)
+    assert {path.name for path in empty.images(DATASET).iterdir()} == {
+        f"{case}_a{end}" for case in ("P1", "P2") for end in ("_0000.tif", ".json")
+    }
 
 
 # --- DICOM

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.pools import ImagePool, folder_pool, takes_dicom
+from nnunetv2_xssr.images.pools import Case, ImagePool, folder_pool, takes_dicom
 from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import atomic, write_json
@@ -147,9 +147,7 @@ def _link_images(pool: ImagePool, images: Path, ending: str) -> None:
         for number, file in enumerate(case.files)
     }
     if ending in (".tif", ".tiff"):  # nnU-Net reads the spacing of a stack from a file beside it
-        sidecars = {
-            images / f"{case.identifier}.json": case.files[0].parent / f"{case.identifier}.json" for case in pool.cases
-        }
+        sidecars = {images / f"{case.identifier}.json": _sidecar(case, ending) for case in pool.cases}
         wanted |= {new: old for new, old in sidecars.items() if old.is_file()}
     strange = [path for path in visible_files(images) if path not in wanted]
     if strange:
@@ -164,6 +162,11 @@ def _link_images(pool: ImagePool, images: Path, ending: str) -> None:
                 raise UserError(f"{new} differs from {old}; delete the one that is wrong and run the command again")
         else:
             _link_or_copy(old.resolve(), new)
+
+
+def _sidecar(case: Case, ending: str) -> Path:
+    stem = case.files[0].name[: -len(ending)]  # whose channel is no part of the case's name if it has one
+    return case.files[0].with_name(f"{stem if case.identifier.endswith('_0000') else stem.removesuffix('_0000')}.json")
 
 
 def _link_or_copy(old: Path, new: Path) -> None:
