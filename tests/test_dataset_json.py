@@ -81,6 +81,8 @@ CASE = {"images": ["imagesTr/c_0000.png"], "label": "labelsTr/c.png"}
         ("domains", ["A", "B"], "must be an object"),
         ("domains", {"c": 5}, "'c' a text; got 5"),
         ("domains", {"c": None}, "'c' a text"),
+        ("groups", ["A", "B"], "must be an object"),
+        ("groups", {"c": 5}, "'c' a text; got 5"),
         ("overwrite_image_reader_writer", 5, "one of nnU-Net's readers"),
     ],
 )

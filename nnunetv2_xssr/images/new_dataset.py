@@ -97,7 +97,7 @@ def make_dataset(
 
 def _describe(path: Path, description: dict, pool: ImagePool) -> None:
     """Write dataset.json if it is missing, and the groups of the cases into it."""
-    old = read_json(path) if path.is_file() else None
+    old = read_dataset_json(path) if path.is_file() else None
     new = {key: value for key, value in (old or description).items() if key != "groups"}
     if groups := {case.identifier: case.group for case in pool.cases if case.group}:
         new["groups"] = groups

@@ -112,6 +112,7 @@ _PARTS: dict[str, Callable[[object], str | None]] = {
     "regions_class_order": _class_order,
     "dataset": _table,
     "domains": _domains,
+    "groups": _domains,
     "overwrite_image_reader_writer": _reader,
 }
 
