@@ -194,6 +194,16 @@ def test_scans_that_come_later(workspace, hospital):
     assert "groups" not in described(workspace)
 
 
+def test_groups_that_a_person_wrote_stay(empty, tmp_path):
+    for name in "ab":
+        write_picture(tmp_path / "flat" / f"{name}.png", picture(1))
+    make(tmp_path / "flat")
+    path = empty.raw / DATASET / "dataset.json"
+    path.write_text(json.dumps({**described(empty), "groups": {"a": "p1", "b": "p1"}}))
+    make(tmp_path / "flat")
+    assert groups(dataset_pool(DATASET)) == {"a": "p1", "b": "p1"}
+
+
 def test_a_scan_that_changed_is_not_exchanged(workspace, hospital):
     make(hospital)
     (image,) = workspace.images(DATASET).glob("P1_visit-1_*")

@@ -55,18 +55,16 @@ def make_dataset(
     labels : sequence of str
         What is to be drawn, in the order of the label values 1, 2, ...
     recursive, patient_ids : bool
-        Of `folder_pool`. The groups of the cases are kept in dataset.json.
+        Of `folder_pool`. dataset.json keeps the groups of the cases; without ``patient_ids`` those of before go.
 
     Raises
     ------
     UserError
         If the name is none, or taken by another dataset, or the images, channels and labels do not fit.
     """
-    for option, given in (("channel_names", channel_names), ("labels", labels)):
-        if not given:
-            raise UserError(
-                f"-i needs --{option}, of which dataset.json is made; nnUNetv2_xssr_select --help tells more"
-            )
+    if not channel_names or not labels:
+        option = "labels" if channel_names else "channel_names"
+        raise UserError(f"-i needs --{option}, of which dataset.json is made; nnUNetv2_xssr_select --help tells more")
     dataset = Workspace(_full_name(name)).raw
     if not folder.is_dir():
         raise UserError(f"-i must be a folder of images; got {folder}")
@@ -91,15 +89,16 @@ def make_dataset(
     }
     _check_same(dataset, description)
     _link_images(pool, dataset / "imagesTr", description["file_ending"])
-    _describe(dataset / "dataset.json", description, pool)
+    _describe(dataset / "dataset.json", description, pool, keep_groups=patient_ids)
     return dataset.name
 
 
-def _describe(path: Path, description: dict, pool: ImagePool) -> None:
-    """Write dataset.json if it is missing, and the groups of the cases into it."""
+def _describe(path: Path, description: dict, pool: ImagePool, *, keep_groups: bool) -> None:
+    """Write dataset.json if it is missing, and the groups of the pool's cases into it."""
     old = read_dataset_json(path) if path.is_file() else None
-    new = {key: value for key, value in (old or description).items() if key != "groups"}
-    if groups := {case.identifier: case.group for case in pool.cases if case.group}:
+    new = dict(old or description)
+    before = new.pop("groups", {})
+    if groups := (before if keep_groups else {}) | {case.identifier: case.group for case in pool.cases if case.group}:
         new["groups"] = groups
     if new != old:
         write_json(path, new)
