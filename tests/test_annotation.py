@@ -633,7 +633,7 @@ def test_labels_of_cases_that_were_not_chosen_are_not_taken(again, capsys):
     draw(again, first, returned)
     write_picture(again.raw / TARGET / "labelsTr" / f"{by_hand}.png", blob())
     out = succeeds(capsys, collect.main, COLLECT)
-    assert f"not asked for and left alone: 1 files ({returned}.png first)" in out
+    assert f"not asked for and left alone: {returned}.png, 1 in all" in out
     assert list(described(again)["dataset"]) == [first] and folds(again) == [{"train": [first], "val": [first]}]
     assert not (again.raw / TARGET / "labelsTr" / f"{returned}.png").exists()
 
@@ -661,6 +661,21 @@ def test_options_of_collect(again, capsys):
         (["255=7"], f"--values must end in a label of {TARGET}, which are 0 (background), 1 (blob); got 255=7"),
     ):
         fails(capsys, collect.main, [*COLLECT, "--values", *values], words)
+
+
+def test_fold_without_cases_is_not_trained_next(again, capsys):
+    first, second, third = collected(again, capsys)
+    preprocess(again)
+    left = [{"train": [second, third], "val": []}, {"train": [third], "val": [second]}]
+    again.split().write_text(json.dumps(left))
+    assert steps(capsys)[0].startswith(f"nnUNetv2_train {TARGET} 2d 1 -tr XSSRTrainer")
+
+
+def test_status_tells_coverage_and_alpha(again, capsys):
+    selection = SelectionRecord.load(again.record()).selections[0]
+    words = f"mean distance to the nearest pick: {selection.mean_distance:.3f} (random picks: "
+    (line,) = [line for line in succeeds(capsys, status.main, COLLECT).splitlines() if line.startswith(words)]
+    assert f"; alpha = {selection.alpha:g} (" in line
 
 
 def test_status_counts_the_same_in_json(again, capsys):

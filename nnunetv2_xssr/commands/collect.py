@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from nnunetv2_xssr.commands.running import add_name, run
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 
 _SHOWN = 5  # warnings of one kind
 
@@ -63,7 +63,7 @@ def _collect(args: argparse.Namespace) -> None:
         if result.templates:
             print("  templates as they were handed over; those with nothing to draw: --allow_empty CASE...")
     if found.not_asked:
-        print(f"not asked for and left alone: {len(found.not_asked)} files ({found.not_asked[0]} first)")
+        print(f"not asked for and left alone: {first_few(found.not_asked)}, {len(found.not_asked)} in all")
     if result.folds:
         folds = f"{result.folds} fold{'s' * (result.folds > 1)}"
         print(f"{workspace.split}: {folds} of the labelled cases, {len(result.train_on)} in all")
