@@ -112,10 +112,9 @@ def inspect_labels(
     wanted = sorted(set(chosen) & set(cases) - set(listed_cases(pool)))
     named = set() if isinstance(allow_empty, bool) else set(allow_empty)
     found = Inspection()
-    arrived, untouched = _by_case(pool, folder, wanted=wanted, fix_names=fix_names, unfit=found.unfit), set()
-    if templates:
-        untouched = set(visible_files(folder)) - set(drawn_files(folder, templates))
-    arrived = {case: file for case, file in arrived.items() if file not in untouched or case in named}
+    drawn = set(drawn_files(folder, templates))
+    arrived = _by_case(pool, folder, wanted=wanted, fix_names=fix_names, unfit=found.unfit)
+    arrived = {case: file for case, file in arrived.items() if file in drawn or case in named}
     home, values, slices = Workspace(pool.name).labels, values or {}, slices or {}
     for case in sorted(set(arrived) - set(wanted)):
         _compare_with_old(cases[case], arrived[case], pool, values=values, found=found)
