@@ -293,7 +293,6 @@ def test_source_of_pictures(workspace, capsys):
     write_dataset_json(workspace.raw / SOURCE, channel_names={"0": "T1"})
     workspace.encoder().unlink()  # which learned another channel
     with_volumes(workspace)
-    write_dataset_json(workspace.raw / VOLUMES, ".nii.gz", numTraining=0, dataset={})  # with the source's channel
     run(capsys, "-s", "1")
     assert any(pick.novelty > 0 for pick in picks(workspace))
 
