@@ -118,15 +118,12 @@ def test_first_split_is_the_cross_validation(n, by_patient):
 def test_patient_known_later_goes_to_the_fold_of_its_first_case(caplog):
     before = cross_validation(names(6))
     home = {case: number for number, fold in enumerate(before) for case in fold["val"]}
-    first, *others = sorted(home, key=lambda case: (home[case] != 3, case))[:1] + [c for c in home if home[c] == 1][:1]
-    groups = dict.fromkeys([first, *others], "p")
+    first, second = sorted([before[3]["val"][0], before[1]["val"][0]])
     with caplog.at_level(logging.INFO, "nnunetv2_xssr"):
-        after = grow_folds(before, names(6), groups=groups)
-    first = min(groups)
-    assert set(groups) <= set(after[home[first]]["val"])
-    for case in set(names(6)) - set(groups):
-        assert case in after[home[case]]["val"]
-    assert "group p" in caplog.text and f"move to fold {home[first]}" in caplog.text
+        after = grow_folds(before, names(6), groups={first: "p", second: "p"})
+    now = {case: number for number, fold in enumerate(after) for case in fold["val"]}
+    assert now == {**home, second: home[first]}
+    assert "group p" in caplog.text and f"to fold {home[first]}" in caplog.text
 
 
 def test_fold_whose_cases_are_gone_keeps_its_number():
