@@ -156,7 +156,8 @@ def test_rounds_of_annotation_keep_the_folds(again, capsys, by_patient):
     argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", *(["--cases", table] if by_patient else [])]
     home, split = {}, None
     for number in (1, 2, 3):
-        succeeds(capsys, select.main, [*argv, *(["--overwrite"] if number == 1 else [])])
+        out = succeeds(capsys, select.main, [*argv, *(["--overwrite"] if number == 1 else [])])
+        assert f"{'wrote' if number == 1 else 'kept'} {again.split()}" in out
         if number > 1:  # chosen otherwise before any label is there: what was trained on stays
             succeeds(capsys, select.main, [*argv, "--overwrite", "--strategy", "random"])
             assert json.loads(again.split().read_text()) == split
