@@ -6,7 +6,9 @@ import logging
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from making import TARGET, fails, picture, succeeds, write_picture
 
+from nnunetv2_xssr.commands import collect, select
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.folds import cross_validation, grow_folds, split_in_use, study_folds
 from nnunetv2_xssr.records.split import cases_of_fold, read_split, selected_split, write_split
@@ -116,15 +118,12 @@ def test_first_split_is_the_cross_validation(n, by_patient):
 def test_patient_known_later_goes_to_the_fold_of_its_first_case(caplog):
     before = cross_validation(names(6))
     home = {case: number for number, fold in enumerate(before) for case in fold["val"]}
-    first, *others = sorted(home, key=lambda case: (home[case] != 3, case))[:1] + [c for c in home if home[c] == 1][:1]
-    groups = dict.fromkeys([first, *others], "p")
+    first, second = sorted([before[3]["val"][0], before[1]["val"][0]])
     with caplog.at_level(logging.INFO, "nnunetv2_xssr"):
-        after = grow_folds(before, names(6), groups=groups)
-    first = min(groups)
-    assert set(groups) <= set(after[home[first]]["val"])
-    for case in set(names(6)) - set(groups):
-        assert case in after[home[case]]["val"]
-    assert "group p" in caplog.text and f"move to fold {home[first]}" in caplog.text
+        after = grow_folds(before, names(6), groups={first: "p", second: "p"})
+    now = {case: number for number, fold in enumerate(after) for case in fold["val"]}
+    assert now == {**home, second: home[first]}
+    assert "group p" in caplog.text and f"to fold {home[first]}" in caplog.text
 
 
 def test_fold_whose_cases_are_gone_keeps_its_number():
@@ -150,7 +149,48 @@ def test_split_over_picks_without_a_label_is_not_in_use(empty):
     assert split_in_use(workspace, names(2)) is None
 
 
+@pytest.mark.parametrize("by_patient", [False, True])
+def test_rounds_of_annotation_keep_the_folds(again, capsys, by_patient):
+    table = again.root / "cases.csv"
+    table.write_text("case,patient\n" + "".join(f"t_{i:02d},p{i // 4}\n" for i in range(10)))
+    argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", *(["--cases", table] if by_patient else [])]
+    home, split = {}, None
+    for number in (1, 2, 3):
+        out = succeeds(capsys, select.main, [*argv, *(["--overwrite"] if number == 1 else [])])
+        assert f"{'wrote' if number == 1 else 'kept'} {again.split()}" in out
+        if number > 1:  # chosen otherwise before any label is there: what was trained on stays
+            succeeds(capsys, select.main, [*argv, "--overwrite", "--strategy", "random"])
+            assert json.loads(again.split().read_text()) == split
+        for pick in again.selection()["selections"][0]["picks"]:
+            handover = again.raw / TARGET / "annotate" / f"round_{number:02d}" / "labels"
+            write_picture(handover / f"{pick['case']}.png", picture(number).clip(0, 1))
+        succeeds(capsys, collect.main, ["-d", "2"])
+        split = json.loads(again.split().read_text())
+        now = {case: number for number, fold in enumerate(split) for case in fold["val"]}
+        assert len(now) == 3 * number and {case: now[case] for case in home} == home
+        home = now
+        for fold in split if by_patient else []:
+            train, val = ({int(case[-2:]) // 4 for case in fold[part]} for part in ("train", "val"))
+            assert train and val and not train & val
+
+
 # --- of a study
+
+
+def test_select_never_writes_a_study_that_tears_patients_apart(again, capsys):
+    table = again.root / "cases.csv"
+    table.write_text("case,patient\n" + "".join(f"t_{i:02d},p{i // 3}\n" for i in range(10)))
+    for i in range(10):
+        write_picture(again.raw / TARGET / "labelsTr" / f"t_{i:02d}.png", picture(i).clip(0, 1))
+    argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--overwrite", "--cases", table]
+    succeeds(capsys, select.main, argv)
+    for fold in json.loads(again.split().read_text()):
+        assert not {int(case[-2:]) // 3 for case in fold["train"]} & {int(case[-2:]) // 3 for case in fold["val"]}
+    theirs = again.preprocessed / TARGET / "splits_final.json"
+    theirs.write_text(json.dumps(cross_validation([f"t_{i:02d}" for i in range(10)])))
+    before = again.results_of_select()
+    fails(capsys, select.main, argv, theirs, "in both parts of fold 0", "delete or rename")
+    assert again.results_of_select() == before
 
 
 def test_study_takes_the_users_own_folds(tmp_path):

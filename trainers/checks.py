@@ -35,10 +35,10 @@ def check_trainable(cases: TrainedFold, *, plans: PlansManager, configuration: s
     labels = workspace.preprocessed_labels
     unlabelled = [case for case in both if not (labels / f"{case}{ending}").is_file()]
     if unlabelled:
+        collect = f"nnUNetv2_xssr_collect -d {number}{workspace.options}"
         raise UserError(
             f"{len(unlabelled)} of {len(both)} selected cases have no label in {labels} ({first_few(unlabelled)}); "
-            f"train on those that have one after nnUNetv2_xssr_collect -d {number}{workspace.options}; then: "
-            f"nnUNetv2_plan_and_preprocess -d {number}"
+            f"train on those that have one after {collect}; then: nnUNetv2_plan_and_preprocess -d {number}"
         )
     changed = changed_labels(workspace, both, file_ending=ending)
     if changed:

@@ -36,13 +36,15 @@ def made_from(label: Path, *, case: str, folder: Path, plans: PlansManager, conf
     if array.shape != tuple(properties["shape_before_cropping"]):
         return False
     array = array[tuple(slice(*ends) for ends in properties["bbox_used_for_cropping"])].astype(stored.dtype)
-    lowest = highest = array
-    for axis, n in enumerate(stored.shape):
-        before, after = _neighbours(array.shape[axis], n)
-        lowest = np.minimum(lowest.take(before, axis), lowest.take(after, axis))
-        highest = np.maximum(highest.take(before, axis), highest.take(after, axis))
-    agree = lowest == highest
-    return np.array_equal(stored[agree], lowest[agree])
+    (above, below), *in_plane = map(_neighbours, array.shape, stored.shape)
+    for plane, first, last in zip(stored, above, below, strict=True):  # plane by plane, which caches can hold
+        lowest, highest = np.minimum(array[first], array[last]), np.maximum(array[first], array[last])
+        for axis, (before, after) in enumerate(in_plane):
+            lowest = np.minimum(lowest.take(before, axis), lowest.take(after, axis))
+            highest = np.maximum(highest.take(before, axis), highest.take(after, axis))
+        if np.any((lowest == highest) & (lowest != plane)):
+            return False
+    return True
 
 
 def _is_stock(configuration: ConfigurationManager) -> bool:
@@ -53,7 +55,7 @@ def _is_stock(configuration: ConfigurationManager) -> bool:
 
 
 def _neighbours(n_old: int, n_new: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of the new voxels along an axis, the old ones on both sides of its centre; one and the same on it."""
+    """The old voxels before and after the centre of each new one along an axis; one and the same where it is on one."""
     centres = (np.arange(n_new) + 0.5) * n_old / n_new - 0.5
     centres = np.clip(np.round(centres, 6), 0, n_old - 1)
     return np.floor(centres).astype(int), np.ceil(centres).astype(int)

@@ -82,7 +82,7 @@ def _select(args: argparse.Namespace) -> None:
     record = select_cases(given.pop("target"), **given)
     workspace = record.workspace
     print(describe_result(record))
-    print(f"wrote {workspace.record}\nwrote {workspace.split}\nwrote {workspace.report}")
+    print(f"wrote {workspace.record}\nwrote {workspace.report}")
     if record.mode == "annotation":
         print(f"wrote {workspace.handover(record.round)}, for the annotator")
     if line := ensure_linked():

@@ -241,6 +241,9 @@ def _run(call: _Call, **embedding) -> SelectionRecord:
     )
     if call.writes_split:
         write_split(workspace.split, plan.split([[pick.case for pick in one.picks] for one in record.selections]))
+        logger.info(f"wrote {workspace.split}")
+    else:
+        logger.info(f"kept {workspace.split}, on which folds may be trained; nnUNetv2_xssr_collect adds the new cases")
     if plan.mode == "annotation" and record.picked:
         only = record.selections[0]
         write_handover(workspace.handover(call.number), call.target, only.picks, alpha=only.alpha)
