@@ -1,0 +1,187 @@
+"""Views: the small square pictures of one case that the encoder learns from and embeds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from nnunetv2_xssr.images.geometry import Geometry, display, plane_spacing
+from nnunetv2_xssr.images.normalise import Statistics, nonzero_box, normalise
+
+VIEW_SIZE = 128  # pixels, height and width
+VOLUME_SIZE = 64  # voxels along every axis of a volume that is one view
+UNKNOWN = Geometry((1.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a user or a pool decides about views.
+
+    Attributes
+    ----------
+    pixel : float or None
+        Millimetres per pixel of a view; what is larger than the view is cut off, what is smaller is padded. None fits
+        every slice into the view, as for pictures that tell no size. The aspect is kept in both cases.
+    axis : int or None
+        The canonical axis along which slices are taken; None for that along which each volume was acquired.
+    window : (centre, width) or None
+        Of CT, in the place of `nnunetv2_xssr.images.normalise.CT_WINDOWS`.
+    """
+
+    pixel: float | None = None
+    axis: int | None = None
+    window: tuple[float, float] | None = None
+
+    def axis_of(self, geometry: Geometry) -> int:
+        """The canonical axis along which slices of a volume are taken."""
+        return geometry.acquired if self.axis is None else self.axis
+
+
+def foreground(volume: np.ndarray, axis: int = 0) -> slice:
+    """Where along an axis the foreground of a volume of shape (z, y, x) lies.
+
+    Foreground is what is brighter than the volume's mean; a slice belongs to it with at least a tenth of the
+    foreground of the fullest slice.
+    """
+    mean = volume.mean(dtype=np.float64)
+    per_slice = np.array([np.count_nonzero(one > mean) for one in np.moveaxis(volume, axis, 0)])
+    inside = np.flatnonzero(per_slice >= 0.1 * per_slice.max())
+    return slice(int(inside[0]), int(inside[-1]) + 1)
+
+
+def evenly_spaced(inside: slice, n: int) -> np.ndarray:
+    """The middles of n equal parts of a range of slices, so that its ends, which show least, are not among them."""
+    return np.floor(inside.start + (np.arange(n) + 0.5) / n * (inside.stop - inside.start)).astype(int)
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of a case that become its views.
+
+    Attributes
+    ----------
+    axis : int
+        Canonical.
+    places : int array of shape (n,)
+        Along that axis of the whole canonical volume, from 0.
+    box : tuple of slice
+        What is not zero, in the canonical volume.
+    """
+
+    axis: int
+    places: np.ndarray
+    box: tuple[slice, slice, slice]
+
+
+def choose_slices(image: np.ndarray, n_views: int, *, geometry: Geometry = UNKNOWN, look: Look | None = None) -> Slices:
+    """Evenly spaced slices inside of the foreground of the first channel.
+
+    Parameters
+    ----------
+    image : array of shape (channels, z, y, x)
+        As nnU-Net's readers give it.
+    n_views : int
+    geometry : Geometry
+    look : Look
+    """
+    image, axis = geometry.canonical(image), (look or Look()).axis_of(geometry)
+    box = nonzero_box(image)
+    if image.shape[1] == 1 and axis == 0:
+        return Slices(axis, np.zeros(n_views, int), box)
+    inside = evenly_spaced(foreground(image[0][box], axis), n_views)
+    return Slices(axis, box[axis].start + inside if box[axis].start else inside, box)
+
+
+def extract_views(
+    image: np.ndarray,
+    channel_names: tuple[str, ...],
+    n_views: int,
+    *,
+    geometry: Geometry = UNKNOWN,
+    look: Look | None = None,
+) -> np.ndarray:
+    """Views of one case: slices in one orientation, cropped, normalised, at one scale and with their aspect.
+
+    Parameters
+    ----------
+    image : array of shape (channels, z, y, x)
+        As nnU-Net's readers give it.
+    channel_names : tuple of str
+    n_views : int
+        1 for a 2D case; for a volume the number of slices.
+    geometry : Geometry
+        How the array lies in the patient; as it is, by default.
+    look : Look
+
+    Returns
+    -------
+    array of shape (n_views, view channels, VIEW_SIZE, VIEW_SIZE), float16
+        The channels are those of `nnunetv2_xssr.images.normalise.view_channels`.
+    """
+    look = look or Look()
+    chosen = choose_slices(image, n_views, geometry=geometry, look=look)
+    canonical = geometry.canonical(image)
+    statistics = Statistics.of(canonical[(slice(None), *chosen.box)], channel_names)
+    planes = tuple(part for axis, part in enumerate(chosen.box) if axis != chosen.axis)
+    slices = np.take(canonical, chosen.places, axis=1 + chosen.axis)
+    slices = np.moveaxis(slices, 1 + chosen.axis, 1)[:, :, planes[0], planes[1]]
+    slices = display(normalise(slices, channel_names, statistics, window=look.window), chosen.axis)
+    views = torch.from_numpy(np.ascontiguousarray(slices)).transpose(0, 1)
+    return _into_view(views, plane_spacing(geometry.canonical_spacing, chosen.axis), look.pixel).numpy()
+
+
+def _into_view(slices: torch.Tensor, spacing: tuple[float, float], pixel: float | None) -> torch.Tensor:
+    """Resample slices of shape (n, channels, rows, columns) to square pixels, then pad or cut them into the view."""
+    extent = [size * mm for size, mm in zip(slices.shape[2:], spacing, strict=True)]
+    pixel = pixel or max(extent) / VIEW_SIZE
+    size = [max(1, round(mm / pixel)) for mm in extent]
+    if size != list(slices.shape[2:]):
+        slices = F.interpolate(slices, size, mode="bilinear", antialias=True, align_corners=False)
+    return _pad_or_cut(slices, [VIEW_SIZE] * 2).to(torch.float16)
+
+
+def _pad_or_cut(image: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """Centre an image of shape (n, channels, ...) in another size: what lies beyond is cut, what is missing is 0."""
+    padding = []
+    for have, want in zip(reversed(image.shape[2:]), reversed(size), strict=True):  # torch pads from the last axis on
+        before = (want - have) // 2
+        padding += [before, want - have - before]
+    return F.pad(image, padding)
+
+
+def extract_volume(
+    image: np.ndarray,
+    channel_names: tuple[str, ...],
+    *,
+    geometry: Geometry = UNKNOWN,
+    look: Look | None = None,
+) -> np.ndarray:
+    """A volume as one view: the box around its foreground, in one orientation, fitted into a cube with its aspect.
+
+    Parameters
+    ----------
+    image : array of shape (channels, z, y, x)
+    channel_names : tuple of str
+    geometry : Geometry
+    look : Look
+        Of which the window counts.
+
+    Returns
+    -------
+    array of shape (1, view channels, VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE), float16
+    """
+    canonical = geometry.canonical(image)
+    box = nonzero_box(canonical)
+    canonical = canonical[(slice(None), *box)]
+    statistics = Statistics.of(canonical, channel_names)
+    inside = tuple(foreground(canonical[0], axis) for axis in range(3))
+    volume = normalise(canonical[(slice(None), *inside)], channel_names, statistics, window=(look or Look()).window)
+    tensor = torch.from_numpy(np.ascontiguousarray(volume))[None]
+    extent = [size * mm for size, mm in zip(tensor.shape[2:], geometry.canonical_spacing, strict=True)]
+    size = [max(1, round(VOLUME_SIZE * mm / max(extent))) for mm in extent]
+    # First up, then down by averages: trilinear interpolation alone would skip voxels.
+    larger = [max(have, want) for have, want in zip(tensor.shape[2:], size, strict=True)]
+    tensor = F.interpolate(tensor, larger, mode="trilinear", align_corners=False)
+    tensor = F.interpolate(tensor, size, mode="area")
+    return _pad_or_cut(tensor, [VOLUME_SIZE] * 3).to(torch.float16).numpy()

@@ -1,0 +1,134 @@
+"""Where a volume lies in the patient: one orientation for all files, the slicing axis, and the way back to the file.
+
+Arrays are brought to the order (inferior to superior, anterior to posterior, right to left): the order of ITK's LPS
+space, and for slices the radiological convention, in which the patient's right is on the left of a picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+AXES = ("axial", "coronal", "sagittal")  # slices along the canonical axes 0, 1, 2
+# A volume whose spacing along one axis is so many times the next one was acquired in slices along it.
+_THICK = 1.2
+_LETTERS = {0: ("F", "H"), 1: ("A", "P"), 2: ("R", "L")}  # at the beginning and the end of a canonical axis
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an array of shape (z, y, x), as nnU-Net's reader gives it, lies in the patient.
+
+    Attributes
+    ----------
+    spacing : tuple of float
+        Millimetres along the array's own axes.
+    source : tuple of int
+        For every canonical axis the array's axis that runs along it.
+    flipped : tuple of bool
+        For every canonical axis whether the array runs the other way.
+    known : bool
+        Whether the file tells the directions; pictures and stacks in .tif do not, and stay as they are.
+    """
+
+    spacing: tuple[float, float, float]
+    source: tuple[int, int, int] = (0, 1, 2)
+    flipped: tuple[bool, bool, bool] = (False, False, False)
+    known: bool = False
+
+    @classmethod
+    def of(cls, properties: dict) -> "Geometry":
+        """The geometry that a reader's properties tell.
+
+        Parameters
+        ----------
+        properties : dict
+            Of nnU-Net's readers: ``spacing``, and ``sitk_stuff`` or ``nibabel_stuff``.
+        """
+        spacing = tuple(float(abs(value)) for value in properties["spacing"])
+        columns = _directions(properties)
+        if columns is None:
+            return cls(spacing)
+        from nibabel.orientations import io_orientation
+
+        # For every axis of the array the patient's axis (0 right-left, 1 posterior-anterior, 2 inferior-superior).
+        affine = np.eye(4)
+        affine[:3, :3] = columns
+        source, flipped = [0, 0, 0], [False, False, False]
+        for axis, (world, sign) in enumerate(io_orientation(affine)):
+            canonical = 2 - int(world)
+            source[canonical] = axis
+            # Canonical axes run to superior (+z of RAS), posterior (-y) and left (-x).
+            flipped[canonical] = bool(sign != (1 if canonical == 0 else -1))
+        return cls(spacing, tuple(source), tuple(flipped), True)
+
+    def canonical(self, image: np.ndarray) -> np.ndarray:
+        """A view of an array of shape (channels, z, y, x) in the canonical order."""
+        image = image.transpose(0, *(axis + 1 for axis in self.source))
+        return image[(slice(None), *(slice(None, None, -1 if flip else 1) for flip in self.flipped))]
+
+    @cached_property
+    def canonical_spacing(self) -> tuple[float, float, float]:
+        """Millimetres along the canonical axes."""
+        return tuple(self.spacing[axis] for axis in self.source)
+
+    @property
+    def acquired(self) -> int:
+        """The canonical axis along which the volume was acquired in slices: that of the largest spacing, else axial."""
+        spacing = np.array(self.canonical_spacing)
+        largest = int(spacing.argmax())
+        others = np.delete(spacing, largest)
+        return largest if self.known and spacing[largest] >= _THICK * others.max() else 0
+
+    def place(self, axis: int, index: int, size: int) -> tuple[int, int]:
+        """Where a slice lies in the array as read: its axis and its index there.
+
+        Parameters
+        ----------
+        axis : int
+            Canonical.
+        index : int
+            Along it, from 0.
+        size : int
+            Slices along it.
+        """
+        return self.source[axis], size - 1 - index if self.flipped[axis] else index
+
+
+def _directions(properties: dict) -> np.ndarray | None:
+    """Directions of the array's axes (z, y, x) in RAS, one per column; None where the format tells none."""
+    if "sitk_stuff" in properties:
+        direction = np.asarray(properties["sitk_stuff"]["direction"], float)
+        if direction.size not in (9, 16):
+            return None
+        size = int(np.sqrt(direction.size))
+        lps = direction.reshape(size, size)[:3, :3]
+        return np.diag([-1.0, -1.0, 1.0]) @ lps[:, ::-1]
+    if "nibabel_stuff" in properties:
+        stuff = properties["nibabel_stuff"]
+        affine = np.asarray(stuff.get("reoriented_affine", stuff["original_affine"]), float)
+        columns = affine[:3, :3][:, ::-1]
+        length = np.linalg.norm(columns, axis=0)
+        return columns / length if length.all() else None
+    return None
+
+
+def display(slice_: np.ndarray, axis: int) -> np.ndarray:
+    """A slice as radiologists look at it, from an array of shape (..., rows, columns) cut along a canonical axis.
+
+    Axial slices have anterior above; coronal and sagittal ones the head. The patient's right is on the left.
+    """
+    return slice_ if axis == 0 else slice_[..., ::-1, :]
+
+
+def letters(axis: int) -> tuple[str, str, str, str]:
+    """What lies at the left, right, top and bottom of a displayed slice along a canonical axis: R, L, A, P, H, F."""
+    rows, columns = (other for other in range(3) if other != axis)
+    top, bottom = _LETTERS[rows] if axis == 0 else _LETTERS[rows][::-1]
+    return *_LETTERS[columns], top, bottom
+
+
+def plane_spacing(spacing: Sequence[float], axis: int) -> tuple[float, float]:
+    """Millimetres per row and per column of a slice along a canonical axis."""
+    return tuple(value for other, value in enumerate(spacing) if other != axis)
