@@ -1,5 +1,6 @@
 """Embeddings of cases: their pooled feature maps, kept on disk and computed only for cases that lack them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import CaseRows
-from nnunetv2_xssr.images.channels import channel_order
-from nnunetv2_xssr.images.views import Views
+from nnunetv2_xssr.images.channels import UNNAMED, channel_order
+from nnunetv2_xssr.images.extract import Look
+from nnunetv2_xssr.images.views import VIEWS_VERSION, Views
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
 from nnunetv2_xssr.pretrain.pooling import GRID, FeatureLayout, symmetries
@@ -47,6 +49,11 @@ class Encoder:
     sources: dict[str, str]
     path: Path
 
+    @property
+    def look(self) -> Look:
+        """The scale and the window of the views that it learned from, which all others are brought to."""
+        return Look(pixel=self.views["pixel"])
+
 
 def load_encoder(path: Path, *, device: str) -> Encoder:
     """Load the encoder of a finished pretraining.
@@ -63,6 +70,10 @@ def load_encoder(path: Path, *, device: str) -> Encoder:
             f"{path} is an unfinished pretraining ({done} of {'more' if epochs == AUTO else epochs} epochs); "
             f"finish it with nnUNetv2_xssr_pretrain --c and give its checkpoint_final.pth"
         )
+    if checkpoint["views"].get("version") != VIEWS_VERSION:
+        raise UserError(
+            f"{path} learned from views as an older version made them; pretrain anew, or delete it and run select"
+        )
     model = MaskedAutoencoder(**checkpoint["architecture"])
     model.load_state_dict(checkpoint["weights"])
     before, last = checkpoint["architecture"]["features_per_stage"][-2:]
@@ -76,10 +87,26 @@ def load_encoder(path: Path, *, device: str) -> Encoder:
     )
 
 
+def check_channels(encoder: Encoder, channel_names: Sequence[str], pool_name: str) -> tuple[int, ...]:
+    """Where among these channels those of the encoder are, in the order that it learned.
+
+    Raises
+    ------
+    UserError
+        If the encoder was trained on other channels.
+    """
+    learned = encoder.views["channel_names"]
+    order = channel_order(channel_names, like=learned)
+    if order is None:
+        raise UserError(
+            f"the encoder {encoder.path} was trained on {len(learned)} channels ({', '.join(learned)}) but "
+            f"{pool_name} has {len(channel_names)} ({', '.join(channel_names)}); give another --encoder or source"
+        )
+    return order
+
+
 def check_encoder_fits(encoder: Encoder, views: Views) -> tuple[int, ...]:
     """Where in the views the encoder's channels are, in the order that it learned.
-
-    Checkpoints of former versions name no channels: of these the normalisation decides.
 
     Raises
     ------
@@ -92,16 +119,15 @@ def check_encoder_fits(encoder: Encoder, views: Views) -> tuple[int, ...]:
             f"the encoder {encoder.path} was trained on {_kind(size)} but {views.pool.name} is read as "
             f"{_kind(found_size)}; give another --encoder or --dim"
         )
-    learned, found = encoder.views.get("channel_names"), views.channel_names
-    if learned is None:
-        learned, found = encoder.views["normalisation"], views.settings["normalisation"]
-        order = tuple(range(len(found))) if learned == found else None
-    else:
-        order = channel_order(found, like=learned)
+    check_channels(encoder, views.channel_names, views.pool.name)
+    shown, learned = views.settings["view_channels"], encoder.views["view_channels"]
+    if UNNAMED in (*views.channel_names, *encoder.views["channel_names"]):
+        return tuple(range(len(shown)))
+    order = channel_order(shown, like=learned)  # CT is shown in several windows
     if order is None:
         raise UserError(
-            f"the encoder {encoder.path} was trained on {len(learned)} channels ({', '.join(learned)}) but "
-            f"{views.pool.name} has {len(found)} ({', '.join(found)}); give another --encoder or source"
+            f"the encoder {encoder.path} learned from {', '.join(learned)}, but {views.pool.name} is shown as "
+            f"{', '.join(shown)}; give the same window, or another --encoder"
         )
     return order
 

@@ -22,6 +22,8 @@ from nnunetv2_xssr.records.workspace import encoder_folder
 
 ARCHITECTURE = {"features_per_stage": [32, 64, 128, 256], "strides": [4, 2, 2, 1], "decoder_features": 128}
 MASK_RATIO = 0.6
+# Of the views that an encoder learns from: those that it embeds must follow the same ones.
+VIEW_RULES = ("version", "view_size", "normalisation", "view_channels", "pixel")
 LEARNING_RATE = 1e-3
 # The loss on training images says nothing about others, so a tenth of the cases is held out, also where the loss does
 # not decide the length. A pool of fewer cases needs all of them for learning.
@@ -128,9 +130,9 @@ class MaskedAutoencoding:
     def describe(self) -> dict:
         first = self.sources[0]
         return {
-            "architecture": {"input_channels": len(first.channel_names), **ARCHITECTURE, "dim": first.dim},
+            "architecture": {"input_channels": first.rows.shape[2], **ARCHITECTURE, "dim": first.dim},
             "views": {
-                **{key: first.settings[key] for key in ("view_size", "normalisation")},
+                **{key: first.settings[key] for key in VIEW_RULES},
                 "channel_names": list(first.channel_names),
             },
             "sources": {views.pool.name: sha256_json(views.hashes) for views in self.sources},

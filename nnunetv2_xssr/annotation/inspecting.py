@@ -14,6 +14,7 @@ from nnunetv2_xssr.annotation.handover import drawn_files
 from nnunetv2_xssr.annotation.label_check import IGNORE, UnfitLabel, check_label, shown
 from nnunetv2_xssr.annotation.sparse_labels import check_slices
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.workspace import Workspace, visible_files
 
@@ -129,7 +130,8 @@ def inspect_labels(
             label = check_label(file, cases[case], pool, allow_empty=empty, values=read_as)
             if case in slices:
                 ignore = pool.dataset_json["labels"][IGNORE]
-                check_slices(shown(file, pool), label.values, slices=slices[case], ignore=ignore)
+                drawn = Geometry.of(label.grid).along_third(label.values)
+                check_slices(shown(file, pool), drawn, slices=slices[case], ignore=ignore)
         except UnfitLabel as error:
             found.unfit.append(str(error))
         else:

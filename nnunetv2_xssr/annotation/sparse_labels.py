@@ -8,6 +8,7 @@ import numpy as np
 from nnunetv2_xssr.annotation.geometry import image_grid
 from nnunetv2_xssr.annotation.label_check import IGNORE, UnfitLabel, label_values
 from nnunetv2_xssr.errors import first_few
+from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import Case, ImagePool
 
 
@@ -24,12 +25,12 @@ def write_template(path: Path, case: Case, pool: ImagePool, *, slices: Collectio
     reader = pool.reader()
     image, properties = reader.read_images([str(file) for file in case.files])
     label = np.full(image.shape[1:], pool.dataset_json["labels"][IGNORE], np.uint8)
-    label[sorted(slices)] = 0
+    Geometry.of(properties).along_third(label)[sorted(slices)] = 0
     reader.write_seg(label, str(path), image_grid(properties))
 
 
 def check_slices(name: str, label: np.ndarray, *, slices: Collection[int], ignore: int) -> None:
-    """Raise `UnfitLabel` unless a label of shape (z, y, x) is whole on these slices and ignored on all others."""
+    """Raise `UnfitLabel` unless a label, slices first, is whole on these slices and ignored on all others."""
     ignored = label == ignore
     holes = [i for i in sorted(slices) if ignored[i].any()]
     if holes:

@@ -1,5 +1,6 @@
 """Views: the small square pictures of one case that the encoder learns from and embeds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,19 +24,24 @@ class Look:
     pixel : float or None
         Millimetres per pixel of a view; what is larger than the view is cut off, what is smaller is padded. None fits
         every slice into the view, as for pictures that tell no size. The aspect is kept in both cases.
-    axis : int or None
-        The canonical axis along which slices are taken; None for that along which each volume was acquired.
+    axis : int, "file" or None
+        The canonical axis along which slices are taken; ``"file"`` for the third axis of each file, None for that along
+        which each volume was acquired.
     window : (centre, width) or None
         Of CT, in the place of `nnunetv2_xssr.images.normalise.CT_WINDOWS`.
     """
 
     pixel: float | None = None
-    axis: int | None = None
+    axis: int | str | None = None
     window: tuple[float, float] | None = None
 
-    def axis_of(self, geometry: Geometry) -> int:
-        """The canonical axis along which slices of a volume are taken."""
-        return geometry.acquired if self.axis is None else self.axis
+    def axis_of(self, geometry: Geometry, shape: Sequence[int]) -> int:
+        """The canonical axis along which slices of a canonical volume of this shape (z, y, x) are taken."""
+        if self.axis == "file":
+            return geometry.stored
+        if 1 in shape:
+            return list(shape).index(1)  # a single slice
+        return geometry.acquired if self.axis is None else int(self.axis)
 
 
 def foreground(volume: np.ndarray, axis: int = 0) -> slice:
@@ -85,12 +91,21 @@ def choose_slices(image: np.ndarray, n_views: int, *, geometry: Geometry = UNKNO
     geometry : Geometry
     look : Look
     """
-    image, axis = geometry.canonical(image), (look or Look()).axis_of(geometry)
-    box = nonzero_box(image)
-    if image.shape[1] == 1 and axis == 0:
-        return Slices(axis, np.zeros(n_views, int), box)
+    image = geometry.canonical(image)
+    axis, box = (look or Look()).axis_of(geometry, image.shape[1:]), nonzero_box(image)
     inside = evenly_spaced(foreground(image[0][box], axis), n_views)
-    return Slices(axis, box[axis].start + inside if box[axis].start else inside, box)
+    return Slices(axis, (box[axis].start or 0) + inside, box)
+
+
+def slice_side(image: np.ndarray, *, geometry: Geometry, look: Look) -> float:
+    """Millimetres of the larger side of the slices that `choose_slices` takes, without their margins of zeros."""
+    image = geometry.canonical(image)
+    axis = look.axis_of(geometry, image.shape[1:])
+    extent = [
+        (part.stop - part.start) * mm if part.stop else size * mm
+        for part, size, mm in zip(nonzero_box(image), image.shape[1:], geometry.canonical_spacing, strict=True)
+    ]
+    return float(max(np.delete(extent, axis)))
 
 
 def extract_views(

@@ -30,12 +30,16 @@ class Geometry:
         For every canonical axis whether the array runs the other way.
     known : bool
         Whether the file tells the directions; pictures and stacks in .tif do not, and stay as they are.
+    third : (int, bool)
+        The array's axis that runs along the third axis of the file, and whether it runs the other way: readers may turn
+        what they read.
     """
 
     spacing: tuple[float, float, float]
     source: tuple[int, int, int] = (0, 1, 2)
     flipped: tuple[bool, bool, bool] = (False, False, False)
     known: bool = False
+    third: tuple[int, bool] = (0, False)
 
     @classmethod
     def of(cls, properties: dict) -> "Geometry":
@@ -61,7 +65,7 @@ class Geometry:
             source[canonical] = axis
             # Canonical axes run to superior (+z of RAS), posterior (-y) and left (-x).
             flipped[canonical] = bool(sign != (1 if canonical == 0 else -1))
-        return cls(spacing, tuple(source), tuple(flipped), True)
+        return cls(spacing, tuple(source), tuple(flipped), True, _third_axis(properties))
 
     def canonical(self, image: np.ndarray) -> np.ndarray:
         """A view of an array of shape (channels, z, y, x) in the canonical order."""
@@ -81,19 +85,27 @@ class Geometry:
         others = np.delete(spacing, largest)
         return largest if self.known and spacing[largest] >= _THICK * others.max() else 0
 
-    def place(self, axis: int, index: int, size: int) -> tuple[int, int]:
-        """Where a slice lies in the array as read: its axis and its index there.
+    @property
+    def stored(self) -> int:
+        """The canonical axis that runs along the third axis of the file, on whose slices annotators draw."""
+        return self.source.index(self.third[0])
+
+    def in_file(self, places: np.ndarray, size: int) -> np.ndarray:
+        """Slices along the axis `stored`, as the file counts them along its third axis.
 
         Parameters
         ----------
-        axis : int
-            Canonical.
-        index : int
-            Along it, from 0.
+        places : int array
+            From 0, in the canonical array.
         size : int
-            Slices along it.
+            Slices along that axis.
         """
-        return self.source[axis], size - 1 - index if self.flipped[axis] else index
+        return size - 1 - places if self.flipped[self.stored] != self.third[1] else places
+
+    def along_third(self, array: np.ndarray) -> np.ndarray:
+        """A view of an array of shape (z, y, x) as read, whose first axis is the third one of the file."""
+        axis, reverse = self.third
+        return np.moveaxis(array, axis, 0)[:: -1 if reverse else 1]
 
 
 def _directions(properties: dict) -> np.ndarray | None:
@@ -112,6 +124,17 @@ def _directions(properties: dict) -> np.ndarray | None:
         length = np.linalg.norm(columns, axis=0)
         return columns / length if length.all() else None
     return None
+
+
+def _third_axis(properties: dict) -> tuple[int, bool]:
+    """Where a reader has put the third axis of the file: see `Geometry.third`."""
+    stuff = properties.get("nibabel_stuff", {})
+    if "reoriented_affine" not in stuff:
+        return 0, False
+    from nibabel.orientations import io_orientation
+
+    world, sign = io_orientation(stuff["original_affine"])[2]
+    return 2 - int(world), bool(sign < 0)  # the array has the axes of RAS, the last one first
 
 
 def display(slice_: np.ndarray, axis: int) -> np.ndarray:

@@ -4,19 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunetv2_xssr.images.channels import normalisation_schemes
+
 # nnU-Net takes the statistics of CT from the labelled foreground, which a pool may not have. The windows in which
 # radiologists look keep what its scheme is for: Hounsfield units stay comparable between cases. Centre and width.
 CT_WINDOWS = {"lung": (-600.0, 1500.0), "soft tissue": (40.0, 400.0), "bone": (400.0, 1800.0)}
+# For nnU-Net's own scheme, where a pool is preprocessed as nnU-Net would: all of a body, from air to bone.
+CT_STATISTICS = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
 # nnU-Net normalises inside of what is not zero where cropping to that takes away much. How much depends on the margins
 # of a file, which say nothing about a patient; how much of the box is zero does not.
 _MASKED = 0.25
-
-
-def schemes(channel_names: tuple[str, ...]) -> list[str]:
-    """Names of nnU-Net's normalisation schemes for these channels."""
-    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
-
-    return [get_normalization_scheme(name).__name__ for name in channel_names]
 
 
 def view_channels(channel_names: tuple[str, ...], *, window: tuple[float, float] | None = None) -> list[str]:
@@ -29,7 +26,7 @@ def view_channels(channel_names: tuple[str, ...], *, window: tuple[float, float]
         In Hounsfield units, in the place of `CT_WINDOWS`.
     """
     names = []
-    for name, scheme in zip(channel_names, schemes(channel_names), strict=True):
+    for name, scheme in zip(channel_names, normalisation_schemes(channel_names), strict=True):
         windows = [f"{name} {one}" for one in CT_WINDOWS] if window is None else [f"{name} {window[0]:g}/{window[1]:g}"]
         names += windows if scheme == "CTNormalization" else [name]
     return names
@@ -73,7 +70,7 @@ class Statistics:
 
         None where no channel's scheme needs it, as for CT.
         """
-        if not {"ZScoreNormalization", "RescaleTo01Normalization"} & set(schemes(channel_names)):
+        if not {"ZScoreNormalization", "RescaleTo01Normalization"} & set(normalisation_schemes(channel_names)):
             return None
         count, n_voxels = 0, image[0].size
         sums, squares = np.zeros(len(image)), np.zeros(len(image))
@@ -124,7 +121,8 @@ def normalise(
     """
     inside = slices.any(axis=0) if statistics is not None and statistics.masked else None
     done = []
-    for c, (values, scheme) in enumerate(zip(slices.astype(np.float32), schemes(channel_names), strict=True)):
+    chosen = normalisation_schemes(channel_names)
+    for c, (values, scheme) in enumerate(zip(slices.astype(np.float32), chosen, strict=True)):
         if scheme == "CTNormalization":
             windows = [window] if window else CT_WINDOWS.values()
             # From 0, so that what lies beyond the image, which is 0, is air.

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from nnunetv2_xssr.images.extract import Look, choose_slices
+from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import Case, ImagePool
-from nnunetv2_xssr.images.reading import read_case
-from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME, foreground_slices
+from nnunetv2_xssr.images.reading import read_image
+from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME
 
 
 def slice_name(volume: str, view: int) -> str:
@@ -49,5 +51,8 @@ def slice_pool(pool: ImagePool) -> ImagePool:
 
 
 def view_slices(case: Case, reader) -> list[int]:
-    """Where a volume's views lie in its file: slices, counted from 0."""
-    return foreground_slices(read_case(case, reader)[0], VIEWS_PER_VOLUME).tolist()
+    """Where a volume's views lie in its file: slices along its third axis, counted from 0."""
+    image, properties = read_image(case, reader)
+    geometry = Geometry.of(properties)
+    chosen = choose_slices(image, VIEWS_PER_VOLUME, geometry=geometry, look=Look(axis="file"))
+    return geometry.in_file(chosen.places, image.shape[1 + geometry.source[chosen.axis]]).tolist()

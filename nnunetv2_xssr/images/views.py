@@ -1,99 +1,29 @@
-"""Views: the small square images of a case that the encoder learns from and embeds."""
+"""Views of a pool: the small square pictures of its cases, made once and kept on disk."""
 
+import math
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import CaseRows, file_hashes
 from nnunetv2_xssr.images.channels import UNNAMED, channel_order, different_channels, normalisation_schemes
+from nnunetv2_xssr.images.extract import VIEW_SIZE, VOLUME_SIZE, Look, extract_views, extract_volume, slice_side
+from nnunetv2_xssr.images.geometry import Geometry
+from nnunetv2_xssr.images.normalise import view_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
-from nnunetv2_xssr.images.reading import BrokenImage, is_volume, read_case
+from nnunetv2_xssr.images.reading import BrokenImage, is_volume, read_case, read_image
+from nnunetv2_xssr.records.files import read_json, sha256_files, write_json
 from nnunetv2_xssr.records.workspace import Workspace
 
-VIEWS_VERSION = 1  # of the rules of this module; raise it when they change, so that no view made by older ones is used
-VIEW_SIZE = 128  # pixels, height and width
-VOLUME_SIZE = 64  # voxels along every axis of a volume that is one view
+VIEWS_VERSION = 2  # of the rules of views; raise it when they change, so that no view made by older ones is used
 VIEWS_PER_VOLUME = 8
-# nnU-Net takes the statistics of CT from the labelled foreground, which a pool may not have. A fixed window keeps what
-# its scheme is for: Hounsfield units stay comparable between cases.
-CT_WINDOW = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
-
-
-def normalise(image: np.ndarray, channel_names: tuple[str, ...]) -> np.ndarray:
-    """Normalise every channel of one case by nnU-Net's scheme for its name; shape (channels, z, y, x) in and out."""
-    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
-
-    return np.stack(
-        [
-            get_normalization_scheme(name)(use_mask_for_norm=False, intensityproperties=CT_WINDOW).run(channel.copy())
-            for name, channel in zip(channel_names, image, strict=True)
-        ]
-    )
-
-
-def foreground(volume: np.ndarray, axis: int = 0) -> slice:
-    """Where along an axis the foreground of a volume of shape (z, y, x) lies.
-
-    Foreground is what is brighter than the volume's mean; a slice belongs to it with at least a tenth of the
-    foreground of the fullest slice.
-    """
-    per_slice = np.moveaxis(volume > volume.mean(), axis, 0).sum(axis=(1, 2))
-    inside = np.flatnonzero(per_slice >= 0.1 * per_slice.max())
-    return slice(int(inside[0]), int(inside[-1]) + 1)
-
-
-def foreground_slices(volume: np.ndarray, n: int) -> np.ndarray:
-    """Evenly spaced axial slices inside the `foreground` of a volume of shape (z, y, x); int array of shape (n,)."""
-    inside = foreground(volume)
-    # The middle of n equal parts, so that the first and the last slice, which show least, are not among them.
-    return np.floor(inside.start + (np.arange(n) + 0.5) / n * (inside.stop - inside.start)).astype(int)
-
-
-def extract_views(image: np.ndarray, channel_names: tuple[str, ...], n_views: int) -> np.ndarray:
-    """Views of one case.
-
-    Parameters
-    ----------
-    image : array of shape (channels, z, y, x)
-        As nnU-Net's readers give it.
-    channel_names : tuple of str
-    n_views : int
-        1 for a 2D case; for a volume the number of axial slices.
-
-    Returns
-    -------
-    array of shape (n_views, channels, VIEW_SIZE, VIEW_SIZE), float16
-    """
-    slices = foreground_slices(image[0], n_views) if image.shape[1] > 1 else np.zeros(n_views, int)
-    views = torch.from_numpy(normalise(image, channel_names)[:, slices]).transpose(0, 1)
-    views = F.interpolate(views, (VIEW_SIZE, VIEW_SIZE), mode="bilinear", antialias=True, align_corners=False)
-    return views.numpy().astype(np.float16)
-
-
-def extract_volume(image: np.ndarray, channel_names: tuple[str, ...]) -> np.ndarray:
-    """A volume as one view: the box around its foreground, resized to a cube.
-
-    Parameters
-    ----------
-    image : array of shape (channels, z, y, x)
-    channel_names : tuple of str
-
-    Returns
-    -------
-    array of shape (1, channels, VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE), float16
-    """
-    box = [foreground(image[0], axis) for axis in range(3)]
-    volume = torch.from_numpy(normalise(image, channel_names)[:, box[0], box[1], box[2]])[None]
-    # First up, then down by averages: trilinear interpolation alone would skip voxels.
-    larger = [max(size, VOLUME_SIZE) for size in volume.shape[2:]]
-    volume = F.interpolate(volume, larger, mode="trilinear", align_corners=False)
-    return F.interpolate(volume, [VOLUME_SIZE] * 3, mode="area").numpy().astype(np.float16)
+_SAMPLE = 16  # cases that tell the scale of a pool
+_STEP = 1.1  # scales are rounded up to a power of this, so that a few more cases seldom change the scale of all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +35,12 @@ class Views:
     pool : ImagePool
         Without the cases that were set aside.
     rows : memory-mapped float16 array
-        Of shape (cases, views, channels, VIEW_SIZE, VIEW_SIZE), or for volumes as a whole (cases, 1, channels,
-        VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE).
+        Of shape (cases, views, view channels, VIEW_SIZE, VIEW_SIZE), or for volumes as a whole (cases, 1, view
+        channels, VOLUME_SIZE, VOLUME_SIZE, VOLUME_SIZE).
     hashes : dict
         SHA-256 of every case's files.
     channel_names : tuple of str
-        In the order of the rows.
+        Of the images, in the order of the rows; CT is shown in several view channels.
     settings : dict
         Plain values that decide how the views of a case look.
     cache : str
@@ -134,7 +64,12 @@ class Views:
 
 
 def prepare_views(
-    pool: ImagePool, *, channel_names: tuple[str, ...] | None = None, skip_broken: bool = False, dim: int = 2
+    pool: ImagePool,
+    *,
+    channel_names: tuple[str, ...] | None = None,
+    skip_broken: bool = False,
+    dim: int = 2,
+    look: Look | None = None,
 ) -> Views:
     """Read every image of a pool once and keep its views on disk; what an earlier run read is not read again.
 
@@ -148,6 +83,8 @@ def prepare_views(
         Set broken cases aside instead of raising.
     dim : {2, 3}
         3 keeps a volume as one view, 2 takes slices of it.
+    look : Look, optional
+        Scale, axis and window of the views; by default every slice is fitted into its view.
 
     Raises
     ------
@@ -163,14 +100,15 @@ def prepare_views(
     if dim == 3 and not has_volumes:
         raise UserError(f"--dim 3 needs volumes, but {pool.name} holds 2D images; choose --dim 2")
     n_views = VIEWS_PER_VOLUME if dim == 2 and has_volumes else 1
-    settings = _settings(names, order=order, n_views=n_views, dim=dim, reader=type(reader).__name__)
-    shape = (n_views, len(names), *([VIEW_SIZE] * 2 if dim == 2 else [VOLUME_SIZE] * 3))
+    look = look or Look()
+    settings = _settings(names, order=order, n_views=n_views, dim=dim, reader=type(reader).__name__, look=look)
+    shape = (n_views, len(settings["view_channels"]), *([VIEW_SIZE] * 2 if dim == 2 else [VOLUME_SIZE] * 3))
     hashes = file_hashes(pool)
     store = CaseRows.open(Workspace(pool.name).caches / "views", hashes, settings, shape, np.float16)
     broken, missing = {}, store.missing()
 
     def views_of(case: Case) -> np.ndarray:
-        return _case_views(case, reader, channel_names=names, order=order, n_views=n_views, dim=dim)
+        return _case_views(case, reader, channel_names=names, order=order, n_views=n_views, dim=dim, look=look)
 
     read = read_ahead(views_of, [pool.cases[i] for i in missing])
     for i, views in zip(tqdm(missing, desc=f"reading {pool.name}", unit="case", disable=None), read, strict=True):
@@ -195,16 +133,70 @@ def prepare_views(
     )
 
 
-def _settings(channel_names: tuple[str, ...], *, order: tuple[int, ...], n_views: int, dim: int, reader: str) -> dict:
+def _settings(
+    channel_names: tuple[str, ...], *, order: tuple[int, ...], n_views: int, dim: int, reader: str, look: Look
+) -> dict:
     return {
         "version": VIEWS_VERSION,
         "reader": reader,
         "view_size": VIEW_SIZE if dim == 2 else [VOLUME_SIZE] * 3,
         "views": n_views,
         "normalisation": normalisation_schemes(channel_names),
-        "ct_window": CT_WINDOW,
+        "view_channels": view_channels(channel_names, window=look.window),
+        "pixel": look.pixel if dim == 2 else None,
+        "axis": look.axis,
         "channel_order": list(order),
     }
+
+
+def pool_look(pools: Sequence[ImagePool], *, look: Look) -> Look:
+    """The look with the scale of some pools: their median case fills a view.
+
+    What a case fills is the largest side of a slice, without its margins of zeros. Pictures that tell no size in
+    millimetres have no common scale, and are fitted into the view one by one.
+
+    Parameters
+    ----------
+    pools : sequence of ImagePool
+        Of which sixteen cases, evenly spaced, are looked at.
+    look : Look
+    """
+    from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+
+    sides = []
+    for pool in pools:
+        if isinstance(pool.reader(), NaturalImage2DIO):
+            return look
+        known = _Sides(pool, look)
+        some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _SAMPLE)).astype(int))
+        sides += [side for side in (known.of(pool.cases[i]) for i in some) if side is not None]
+        known.write()
+    if not sides:
+        return look  # every case is broken, as reading them will say
+    power = math.ceil(math.log(float(np.median(sides)) / VIEW_SIZE, _STEP))
+    return replace(look, pixel=round(_STEP**power, 6))
+
+
+class _Sides:
+    """How large the slices of cases are, kept on disk by what their files hold, because volumes are slow to read."""
+
+    def __init__(self, pool: ImagePool, look: Look):
+        self._path = Workspace(pool.name).caches / f"sides_{'acquired' if look.axis is None else look.axis}.json"
+        self._known = read_json(self._path) if self._path.is_file() else {}
+        self._before, self._reader, self._look = dict(self._known), pool.reader(), look
+
+    def of(self, case: Case) -> float | None:
+        """Millimetres of the larger side of a case's slices; None of a broken case."""
+        key = sha256_files(case.files)
+        if key not in self._known:
+            with suppress(BrokenImage):
+                image, properties = read_image(case, self._reader)
+                self._known[key] = slice_side(image, geometry=Geometry.of(properties), look=self._look)
+        return self._known.get(key)
+
+    def write(self) -> None:
+        if self._known != self._before:
+            write_json(self._path, self._known)
 
 
 def _channels(pool: ImagePool, wanted: tuple[str, ...] | None, reader) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -225,9 +217,9 @@ def _count_channels(pool: ImagePool, reader) -> int:
 
 
 def _case_views(
-    case: Case, reader, *, channel_names: tuple[str, ...], order: tuple[int, ...], n_views: int, dim: int
+    case: Case, reader, *, channel_names: tuple[str, ...], order: tuple[int, ...], n_views: int, dim: int, look: Look
 ) -> np.ndarray:
-    image = read_case(case, reader)
+    image, properties = read_image(case, reader)
     where = f"case {case.identifier}: {case.files[0]}"
     if len(image) != len(channel_names):
         raise BrokenImage(
@@ -236,9 +228,12 @@ def _case_views(
         )
     if dim == 2 and n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
-    image = image[list(order)]
+    image, geometry = image[list(order)], Geometry.of(properties)
     try:
-        views = extract_views(image, channel_names, n_views) if dim == 2 else extract_volume(image, channel_names)
+        if dim == 2:
+            views = extract_views(image, channel_names, n_views, geometry=geometry, look=look)
+        else:
+            views = extract_volume(image, channel_names, geometry=geometry, look=look)
     except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
         raise BrokenImage(f"{where} does not fit its normalisation: {error}") from None
     if not np.isfinite(views).all():

@@ -1,18 +1,19 @@
 """From pools to features that cases are compared by: views, encoder, embedding."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import common_channels
+from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.slices import row_per_slice, slice_names
-from nnunetv2_xssr.images.views import Views, prepare_views
+from nnunetv2_xssr.images.views import Views, pool_look, prepare_views
 from nnunetv2_xssr.pipeline.slice_plan import unlike_slices
-from nnunetv2_xssr.pretrain.embedding import Encoder, check_encoder_fits, embed, load_encoder
+from nnunetv2_xssr.pretrain.embedding import Encoder, check_channels, check_encoder_fits, embed, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.settings import Settings
@@ -84,9 +85,17 @@ def embed_pools(
         If an image cannot be used, or pools and encoder do not fit together.
     """
     channels = common_channels([target, *sources])
+    learn_from = list(sources) or [target]
+    known = _known_encoder(encoder, learn_from, dim=dim, device=device)
+    if known and channels:
+        check_channels(known, channels, target.name)  # before anything is read
+    look = known.look if known else pool_look(learn_from, look=Look())
+    if unit == "slice":
+        look = replace(look, axis="file")  # annotators draw on the slices of the file
     # All images are read before the encoder is trained: a broken one is found after minutes and not after hours.
     target_views, *source_views = (
-        prepare_views(pool, channel_names=channels, skip_broken=skip_broken, dim=dim) for pool in [target, *sources]
+        prepare_views(pool, channel_names=channels, skip_broken=skip_broken, dim=dim, look=look)
+        for pool in [target, *sources]
     )
     everything = [target_views, *source_views]
     set_aside = [sentence for views in everything for sentence in views.broken]
@@ -95,7 +104,8 @@ def embed_pools(
     n_views = target_views.rows.shape[1]
     if unit == "slice" and n_views == 1:
         raise UserError(f"--unit slice needs volumes; the images of {target.name} are flat: leave it out")
-    loaded = _encoder(encoder, source_views or [target_views], seed=seed, device=device)
+    loaded = known or _new_encoder(source_views or [target_views], seed=seed, device=device)
+    _check_sources(loaded, source_views or [target_views], given=encoder is not None)
     check_encoder_fits(loaded, target_views)
 
     embedded = {views.pool.name: embed(loaded, views) for views in everything}
@@ -130,15 +140,26 @@ def embed_pools(
     )
 
 
-def _encoder(file: Path | None, learn_from: list[Views], *, seed: int, device: str) -> Encoder:
-    """The encoder asked for, or that of these views, which is trained where it is missing."""
-    names = [views.pool.name for views in learn_from]
-    final = file or encoder_folder(names, dim=learn_from[0].dim) / "checkpoint_final.pth"
-    if not file and not final.is_file():
-        logger.info("no encoder %s yet: pretraining on %s", final, ", ".join(names))
-        pretrain(learn_from, settings=Settings(seed=seed), fabric=start(device), resume=True)
-        logger.info("wrote %s", final)
-    encoder = load_encoder(final, device=device)
-    if not file and encoder.sources != {views.pool.name: sha256_json(views.hashes) for views in learn_from}:
-        logger.info("the images have changed since %s learned from them; delete it to pretrain anew", final)
-    return encoder
+def _known_encoder(file: Path | None, learn_from: Sequence[ImagePool], *, dim: int, device: str) -> Encoder | None:
+    """The encoder asked for, or that of these pools; None where it is still to be trained."""
+    final = file or _checkpoint(learn_from, dim)
+    return load_encoder(final, device=device) if file or final.is_file() else None
+
+
+def _new_encoder(learn_from: list[Views], *, seed: int, device: str) -> Encoder:
+    final = _checkpoint([views.pool for views in learn_from], learn_from[0].dim)
+    names = ", ".join(views.pool.name for views in learn_from)
+    logger.info("no encoder %s yet: pretraining on %s", final, names)
+    pretrain(learn_from, settings=Settings(seed=seed), fabric=start(device), resume=True)
+    logger.info("wrote %s", final)
+    return load_encoder(final, device=device)
+
+
+def _checkpoint(learn_from: Sequence[ImagePool], dim: int) -> Path:
+    return encoder_folder([pool.name for pool in learn_from], dim=dim) / "checkpoint_final.pth"
+
+
+def _check_sources(encoder: Encoder, learn_from: list[Views], *, given: bool) -> None:
+    now = {views.pool.name: sha256_json(views.hashes) for views in learn_from}
+    if not given and encoder.sources != now:
+        logger.info("the images have changed since %s learned from them; delete it to pretrain anew", encoder.path)

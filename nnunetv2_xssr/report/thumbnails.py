@@ -6,6 +6,9 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from nnunetv2_xssr.images.channels import normalisation_schemes
+from nnunetv2_xssr.images.normalise import CT_WINDOWS
+
 _SHOWN = 4  # views of a volume that are shown together, in two rows
 _COLOURS = (["r", "g", "b"], ["red", "green", "blue"])
 
@@ -44,7 +47,9 @@ def _grey_or_colour(views: np.ndarray, channel_names: list[str]) -> np.ndarray:
         return (255 * np.clip(views, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
     if names in _COLOURS:
         return np.stack([_window(views[:, channel]) for channel in range(3)], axis=-1)
-    return _window(views[:, 0])
+    # Of the windows of CT the one for soft tissue.
+    first = normalisation_schemes(channel_names[:1]) == ["CTNormalization"] and views.shape[1] > 1
+    return _window(views[:, list(CT_WINDOWS).index("soft tissue") if first else 0])
 
 
 def _window(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.channels import normalisation_schemes
-from nnunetv2_xssr.images.views import CT_WINDOW
+from nnunetv2_xssr.images.normalise import CT_STATISTICS
 from nnunetv2_xssr.pretrain.hssl.network import UNet
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import read_json, sha256_json
@@ -70,12 +70,12 @@ class TargetPlans:
         """These plans for images with other channels, which are normalised by their names.
 
         A channel that the target has too is normalised as there. Any other gets nnU-Net's scheme for its name, CT with
-        `CT_WINDOW`: nnU-Net takes the statistics of CT from labels, which the pool may not have.
+        `CT_STATISTICS`: nnU-Net takes the statistics of CT from labels, which the pool may not have.
         """
         from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
         target = [name.casefold() for name in self.channel_names]
-        schemes, masked, intensities = normalisation_schemes(names), [False] * len(names), [CT_WINDOW] * len(names)
+        schemes, masked, intensities = normalisation_schemes(names), [False] * len(names), [CT_STATISTICS] * len(names)
         for i, name in enumerate(names):
             if name.casefold() in target:
                 same = target.index(name.casefold())

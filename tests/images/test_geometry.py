@@ -47,9 +47,10 @@ def test_a_slice_is_found_again_in_its_file(axes, flips, axis):
     image, properties = stored(array, (1.0, 1.0, 1.0), axes, flips)
     geometry = Geometry.of(properties)
     for index in (0, 3, array.shape[axis] - 1):
-        where, place = geometry.place(axis, index, array.shape[axis])
-        found = np.take(image[0], place, axis=where)
-        assert sorted(found.ravel()) == sorted(np.take(array, index, axis=axis).ravel())
+        if axis == geometry.stored:
+            place = geometry.in_file(np.array([index]), array.shape[axis])[0]
+            found = geometry.along_third(image[0])[place]
+            assert sorted(found.ravel()) == sorted(np.take(array, index, axis=axis).ravel())
 
 
 @pytest.mark.parametrize("axes, flips", STORED[::7])
@@ -92,10 +93,16 @@ def test_nibabel_readers_tell_the_same_geometry(tmp_path):
     affine = np.array([[0, 0, -2.0, 5], [-1.0, 0, 0, 7], [0, 3.0, 0, -4], [0, 0, 0, 1]])
     file = tmp_path / "a.nii.gz"
     nibabel.save(nibabel.Nifti1Image(body().T, affine), file)
+    third = np.moveaxis(body().T, 2, 0)  # the slices of the file
     seen = []
     for reader in (SimpleITKIO(), NibabelIO(), NibabelIOWithReorient()):
         image, properties = reader.read_images([str(file)])
         geometry = Geometry.of(properties)
         seen.append((geometry.canonical(image), geometry.canonical_spacing))
+        for place, slice_ in enumerate(third):
+            assert sorted(geometry.along_third(image[0])[place].ravel()) == sorted(slice_.ravel())
+        where = geometry.in_file(np.arange(len(third)), len(third))
+        canonical = np.moveaxis(geometry.canonical(image)[0], geometry.stored, 0)
+        assert all(sorted(canonical[i].ravel()) == sorted(third[k].ravel()) for i, k in enumerate(where))
     for image, spacing in seen[1:]:
         assert np.array_equal(image, seen[0][0]) and np.allclose(spacing, seen[0][1])
