@@ -207,6 +207,6 @@ def compared_by(encoder_file, *names):
     from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 
     encoder = load_encoder(encoder_file, device="cpu")
-    kept = [embed(encoder, prepare_views(open_pool(name))).rows for name in names]
+    kept = [embed(encoder, prepare_views(open_pool(name), look=encoder.look)).rows for name in names]
     kind = choose_embedding(kept[0], encoder.layout, kind="auto")
     return [np.array(features(rows, encoder.layout, kind=kind)) for rows in kept], COMPONENTS[kind]

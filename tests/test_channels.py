@@ -85,7 +85,7 @@ def test_encoder_of_another_order_sees_its_own(turned, capsys, sources):
     succeeds(capsys, pretrain.main, ["-s", *sources, *TINY])
     (file,) = turned.results.rglob("checkpoint_final.pth")
     assert load_checkpoint(file)["views"]["channel_names"] == list(T1_FIRST if sources[0] == "1" else FLAIR_FIRST)
-    encoder = load_encoder(file, "cpu")
+    encoder = load_encoder(file, device="cpu")
     rows = [embed(encoder, prepare_views(open_pool(name))).rows for name in ("1", "2")]
     assert np.array_equal(*rows)
     succeeds(capsys, select.main, ["-d", "4", "-s", *sources, "-b", "2", "-device", "cpu"])
@@ -109,17 +109,18 @@ def test_encoder_of_other_channels_is_refused(turned, capsys):
     fails(capsys, select.main, argv, file, "2 channels (T1, FLAIR)", "Dataset003_C has 2 (T1, T2)", "--encoder")
 
 
-@pytest.mark.parametrize("how", ["of a former version", "of a folder without names"])
-def test_encoder_without_names_is_taken_by_its_normalisation(turned, capsys, how):
-    if how == "of a former version":
-        succeeds(capsys, pretrain.main, ["-s", "1", *TINY])
-        file = turned.encoder("Dataset001_A")
-        content = load_checkpoint(file)
-        del content["views"]["channel_names"]
-        save_checkpoint(file, content)
-    else:
-        succeeds(capsys, pretrain.main, ["-s", turned.images("Dataset001_A"), *TINY])
-        (file,) = turned.results.rglob("checkpoint_final.pth")
+def test_encoder_of_views_of_a_former_version_is_refused(turned, capsys):
+    succeeds(capsys, pretrain.main, ["-s", "1", *TINY])
+    file = turned.encoder("Dataset001_A")
+    content = load_checkpoint(file)
+    content["views"]["version"] -= 1
+    save_checkpoint(file, content)
+    fails(capsys, select.main, ["-d", "2", "-b", "1", "--encoder", file, "-device", "cpu"], file, "older version")
+
+
+def test_encoder_without_names_is_taken_by_its_normalisation(turned, capsys):
+    succeeds(capsys, pretrain.main, ["-s", turned.images("Dataset001_A"), *TINY])
+    (file,) = turned.results.rglob("checkpoint_final.pth")
     succeeds(capsys, select.main, ["-d", "2", "-b", "1", "--encoder", file, "-device", "cpu"])
     write_dataset_json(turned.raw / "Dataset002_B", channel_names={"0": "CT", "1": "T1"}, dataset={})
     argv = ["-d", "2", "-b", "1", "--encoder", file, "-device", "cpu", "--overwrite"]

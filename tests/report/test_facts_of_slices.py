@@ -1,6 +1,7 @@
 """The facts of a report on slices of volumes: against the record, and re-computed from views and embeddings."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from making import SOURCE, fails, succeeds, volume, write_dataset_json, write_pi
 from slicing import CASES, SHAPE, VOLUMES, draw, picks, run, save, with_volumes
 
 from nnunetv2_xssr.commands import collect, report
+from nnunetv2_xssr.images.extract import extract_views
+from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import dataset_pool
-from nnunetv2_xssr.images.reading import read_case
+from nnunetv2_xssr.images.reading import read_image
 from nnunetv2_xssr.images.slices import slice_names, view_slices
-from nnunetv2_xssr.images.views import extract_views, prepare_views
+from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.records.workspace import Workspace
@@ -55,8 +58,8 @@ def test_facts_are_of_slices(volumes, capsys):
 
 def test_most_alike_slices(volumes, capsys):
     run(capsys)
-    views = prepare_views(dataset_pool(VOLUMES))
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
+    views = prepare_views(dataset_pool(VOLUMES), look=replace(encoder.look, axis="file"))
     kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
     kind = choose_embedding(kept, encoder.layout, kind="auto")
     z = standardise(features(kept, encoder.layout, kind=kind), components=COMPONENTS[kind])[0].astype(np.float64)
@@ -71,10 +74,12 @@ def test_most_alike_slices(volumes, capsys):
 def test_a_pick_is_shown_by_its_own_slice(volumes, capsys):
     run(capsys)
     kept = open_kept(Workspace(VOLUMES))
-    pool = dataset_pool(VOLUMES)
+    pool, encoder = dataset_pool(VOLUMES), load_encoder(volumes.encoder(VOLUMES), device="cpu")
     for pick in gather(kept)["selections"][0]["picks"]:
         case = pool.cases[CASES.index(pick["case"])]
-        of_volume = extract_views(read_case(case, pool.reader()), ("T1",), 8)
+        image, properties = read_image(case, pool.reader())
+        geometry, look = Geometry.of(properties), replace(encoder.look, axis="file")
+        of_volume = extract_views(image, ("T1",), 8, geometry=geometry, look=look)
         view = view_slices(case, pool.reader()).index(pick["slice"])
         np.testing.assert_array_equal(kept.target.views(pick["identifier"]), of_volume[view : view + 1])
 
