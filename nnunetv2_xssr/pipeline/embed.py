@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.images.channels import common_channels
 from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.pools import ImagePool
@@ -119,25 +120,32 @@ def embed_pools(
         identifiers = [name for volume in identifiers for name in slice_names(volume)]
         copies = np.array(identifiers)[~unlike_slices(identifiers, pool, n_views)]
         left_out = {name for volume in left_out for name in slice_names(volume)} | set(copies.tolist())
-    provenance = {
-        "pool": sha256_json(target_views.hashes),
-        "source": {views.pool.name: sha256_json(views.hashes) for views in source_views},
-        "encoder": loaded.identity,
-        "embedding": kind,
-        "components": COMPONENTS[kind],
-        "embeddings": sha256(block.tobytes() for rows in [pool, *source] for block in blocks(rows)),
-        "views_cache": {views.pool.name: views.cache for views in everything},
-        "embeddings_cache": {name: embeddings.key for name, embeddings in embedded.items()},
-        "cases": sha256_json([[case.identifier, case.domain, case.group, case.cost] for case in target.cases]),
-    }
     return Embedded(
         identifiers=identifiers,
         pool=pool,
         source=np.concatenate(source) if source else None,
-        provenance=provenance,
+        provenance={
+            **_provenance(target, target_views, source_views, embedded),
+            "encoder": loaded.identity,
+            "embedding": kind,
+            "components": COMPONENTS[kind],
+            "embeddings": sha256(block.tobytes() for rows in [pool, *source] for block in blocks(rows)),
+        },
         set_aside=set_aside,
         left_out=left_out,
     )
+
+
+def _provenance(target: ImagePool, views: Views, source_views: list[Views], embedded: dict[str, CaseRows]) -> dict:
+    """Hashes of what the features were made from, and the keys of the caches in which views and features lie."""
+    everything = [views, *source_views]
+    return {
+        "pool": sha256_json(views.hashes),
+        "source": {one.pool.name: sha256_json(one.hashes) for one in source_views},
+        "views_cache": {one.pool.name: one.cache for one in everything},
+        "embeddings_cache": {name: rows.key for name, rows in embedded.items()},
+        "cases": sha256_json([[case.identifier, case.domain, case.group, case.cost] for case in target.cases]),
+    }
 
 
 def _known_encoder(file: Path | None, learn_from: Sequence[ImagePool], *, dim: int, device: str) -> Encoder | None:
