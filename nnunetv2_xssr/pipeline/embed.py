@@ -14,7 +14,7 @@ from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.slices import row_per_slice, slice_names
 from nnunetv2_xssr.images.views import Views, pool_look, prepare_views
 from nnunetv2_xssr.pipeline.slice_plan import unlike_slices
-from nnunetv2_xssr.pretrain.embedding import Encoder, check_channels, check_encoder_fits, embed, load_encoder
+from nnunetv2_xssr.pretrain.embedding import Encoder, check_channels, embed, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.settings import Settings
@@ -107,7 +107,6 @@ def embed_pools(
         raise UserError(f"--unit slice needs volumes; the images of {target.name} are flat: leave it out")
     loaded = known or _new_encoder(source_views or [target_views], seed=seed, device=device)
     _check_sources(loaded, source_views or [target_views], given=encoder is not None)
-    check_encoder_fits(loaded, target_views)
 
     embedded = {views.pool.name: embed(loaded, views) for views in everything}
     kept = [embeddings.rows for embeddings in embedded.values()]
