@@ -54,7 +54,21 @@ def test_unchanged_cases_are_carried_over(tmp_path):
     assert store.identifiers == ["a", "b", "d", "c"]
     assert store.missing() == [1, 2]
     assert store.rows[0].tolist() == [1, 1] and store.rows[3].tolist() == [3, 3]
-    assert len(list(tmp_path.glob("rows_*.npy"))) == 1
+    store.write(1, np.full(2, 7.0))
+    assert opened(tmp_path).missing() == []  # the other pool has what it had
+    both = opened(tmp_path, hashes={"b": "changed", "a": "1", "e": "5"})  # of both
+    assert both.missing() == [2] and both.rows[:2].tolist() == [[7, 7], [1, 1]]
+
+
+def test_rows_that_are_not_whole_are_not_carried_over(tmp_path):
+    opened(tmp_path).write(0, np.full(2, 1.0))
+    assert opened(tmp_path, hashes={"b": "2", "a": "1"}).missing() == [0]
+
+
+def test_order_of_the_cases_is_that_of_the_rows(tmp_path):
+    filled(tmp_path)
+    turned = opened(tmp_path, hashes=dict(reversed(HASHES.items())))
+    assert turned.identifiers == ["c", "b", "a"] and turned.rows[:, 0].tolist() == [3, 2, 1]
 
 
 @pytest.mark.parametrize("change", [{"settings": {"s": 2}}, {"shape": (3,)}, {"dtype": np.float16}])
@@ -63,8 +77,48 @@ def test_other_settings_carry_nothing_over(tmp_path, change):
     assert opened(tmp_path, **change).missing() == [0, 1, 2]
 
 
+def test_several_settings_live_side_by_side(tmp_path):
+    """Two encoders at work on one pool, each with its memory map."""
+    a, b = (opened(tmp_path, settings={"encoder": name}) for name in "AB")
+    for i in range(3):
+        a.write(i, np.full(2, 1.0))
+        b.write(i, np.full(2, 2.0))
+    assert a.key != b.key
+    for store, value in ((a, 1), (b, 2)):
+        assert (store.rows == value).all()
+        loaded, index = CaseRows.load(tmp_path, store.key)
+        assert (loaded.rows == value).all() and loaded.identifiers == list(index["cases"]) == ["a", "b", "c"]
+    assert opened(tmp_path, settings={"encoder": "A"}).missing() == []
+
+
+def test_two_runs_that_make_the_same_rows_at_once_share_them(tmp_path, monkeypatch):
+    """Whichever is first: neither is left with a map of a file that another one has replaced."""
+    from nnunetv2_xssr.images import case_rows
+
+    earlier, others = case_rows._earlier_rows, []
+
+    def while_another_run_opens_them(*args):
+        monkeypatch.setattr(case_rows, "_earlier_rows", earlier)
+        others.append(opened(tmp_path))
+        return earlier(*args)
+
+    monkeypatch.setattr(case_rows, "_earlier_rows", while_another_run_opens_them)
+    store, (other,) = opened(tmp_path), others
+    store.write(0, np.full(2, 1.0))
+    other.write(1, np.full(2, 2.0))
+    assert store.missing() == other.missing() == [2]
+
+
+def test_file_systems_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    assert filled(tmp_path).missing() == []
+
+
 def test_killed_between_rows_and_index(tmp_path, monkeypatch):
-    """The old pair stays whole and is carried over by the next run."""
+    """Both pools keep what was written of them."""
     from nnunetv2_xssr.images import case_rows
 
     filled(tmp_path)
@@ -78,7 +132,9 @@ def test_killed_between_rows_and_index(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             opened(tmp_path, hashes=other)
     assert opened(tmp_path).missing() == []
-    assert opened(tmp_path, hashes=other).missing() == [3]
+    store = opened(tmp_path, hashes=other)
+    assert store.missing() == [3]
+    assert CaseRows.load(tmp_path, store.key)[0].missing() == [3]
 
 
 def test_rows_that_somebody_deleted_are_made_anew(tmp_path):
@@ -86,26 +142,33 @@ def test_rows_that_somebody_deleted_are_made_anew(tmp_path):
     assert opened(tmp_path).missing() == [0, 1, 2]
 
 
-def test_index_of_a_newer_format(tmp_path):
-    filled(tmp_path)
-    index = tmp_path / "index.json"
+def test_caches_that_are_gone_or_damaged_are_named(tmp_path):
+    store = filled(tmp_path)
+    index = tmp_path / f"index_{store.key}.json"
+    with pytest.raises(UserError, match="index_0123.json is gone; run nnUNetv2_xssr_select again"):
+        CaseRows.load(tmp_path, "0123")
+    np.save(store.path, np.zeros((3, 1), np.float32))
+    with pytest.raises(UserError, match=f"{store.path.name} does not fit its index"):
+        opened(tmp_path)
     index.write_text(json.dumps({**json.loads(index.read_text()), "format_version": 9}))
     with pytest.raises(UserError, match="format version 9"):
-        opened(tmp_path)
+        CaseRows.load(tmp_path, store.key)
+    assert opened(tmp_path, hashes={"a": "1"}).missing() == [0]  # takes nothing from damaged ones
 
 
-def test_files_are_hashed_again_only_when_they_changed(workspace, monkeypatch, tmp_path):
+def test_files_are_hashed_again_only_when_they_changed(workspace, monkeypatch):
     from nnunetv2_xssr.images import case_rows
 
-    pool, cache = dataset_pool(TARGET), tmp_path / "files.json"
-    first = file_hashes(pool, cache, iter)
+    pool = dataset_pool(TARGET)
+    (workspace.preprocessed / TARGET / "xssr" / "caches" / "files.json").unlink()
+    first = file_hashes(pool)
     assert list(first) == pool.identifiers and len(set(first.values())) == 10
     read = []
     original = case_rows.sha256_files
     monkeypatch.setattr(case_rows, "sha256_files", lambda files: read.append(files) or original(files))
-    assert file_hashes(pool, cache, iter) == first
+    assert file_hashes(pool) == first
     assert read == []
     file = pool.cases[3].files[0]
     file.write_bytes(file.read_bytes() + b"x")
-    changed = file_hashes(pool, cache, iter)
+    changed = file_hashes(pool)
     assert [case for case in first if first[case] != changed[case]] == ["t_03"] and len(read) == 1

@@ -85,7 +85,7 @@ def test_encoder_of_another_order_sees_its_own(turned, capsys, sources):
     succeeds(capsys, pretrain.main, ["-s", *sources, *TINY])
     (file,) = turned.results.rglob("checkpoint_final.pth")
     assert load_checkpoint(file)["views"]["channel_names"] == list(T1_FIRST if sources[0] == "1" else FLAIR_FIRST)
-    encoder = load_encoder(file, "cpu")
+    encoder = load_encoder(file, device="cpu")
     rows = [embed(encoder, prepare_views(open_pool(name))).rows for name in ("1", "2")]
     assert np.array_equal(*rows)
     succeeds(capsys, select.main, ["-d", "4", "-s", *sources, "-b", "2", "-device", "cpu"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_picture, write_volume
+from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from slicing import CASES, SHAPE, VOLUMES, draw, labels, load, picks, run, save, with_volumes
 
@@ -290,6 +290,8 @@ def test_source_of_pictures(workspace, capsys):
     """A flat source serves volumes, too: each of its pictures is one view."""
     for i in range(4):
         write_picture(workspace.raw / SOURCE / "imagesTr" / f"x_{i}_0000.png", picture(i))
+    write_dataset_json(workspace.raw / SOURCE, channel_names={"0": "T1"})
+    workspace.encoder().unlink()  # which learned another channel
     with_volumes(workspace)
     run(capsys, "-s", "1")
     assert any(pick.novelty > 0 for pick in picks(workspace))

@@ -11,6 +11,7 @@ from nnunetv2_xssr.images.reading import BrokenImage
 from nnunetv2_xssr.images.views import (
     VIEW_SIZE,
     VIEWS_PER_VOLUME,
+    VIEWS_VERSION,
     VOLUME_SIZE,
     extract_views,
     extract_volume,
@@ -27,6 +28,62 @@ def test_views_of_pictures(workspace):
     shown = np.asarray(views.rows, np.float32)
     assert np.abs(shown.mean(axis=(1, 2, 3, 4))).max() < 0.2  # z-scored
     assert shown.std(axis=(1, 2, 3, 4)) == pytest.approx(1, abs=0.3)
+
+
+def body():
+    """Two channels of a volume with noise, whose foreground lies in other slices of each; shape (2, 20, 300, 200)."""
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (20, 300, 200)), indexing="ij")
+    inside = x**2 + y**2 + 2 * (z + 0.4) ** 2 < 0.6
+    image = np.stack([np.where(inside, 40 + 300 * y, -1000), np.where(inside[::-1], 500 + 200 * x, 0)])
+    return (image + np.random.default_rng(0).normal(0, 30, image.shape)).astype(np.float32)
+
+
+def test_rules_have_their_version():
+    """If you changed how views look, raise VIEWS_VERSION, so that no cache of older ones is used, and this digest."""
+    views = *extract_views(body(), ("CT", "MRI"), 2).reshape(4, -1), *extract_volume(body(), ("CT", "MRI"))[0]
+    digest = [(view.astype(float).mean(), view.astype(float).std()) for view in views]
+    expected = [(-1.273, 0.974), (-0.429, 0.055), (-1.203, 0.996), (-0.429, 0.056), (-0.741, 0.962), (-0.218, 0.673)]
+    assert VIEWS_VERSION == 1 and np.array(digest) == pytest.approx(np.array(expected), abs=1.5e-3)
+
+
+def test_slices_are_those_of_the_foreground_of_the_first_channel():
+    both, first = extract_views(body(), ("CT", "MRI"), 4), extract_views(body()[:1], ("CT",), 4)
+    assert np.array_equal(both[:, :1], first)
+
+
+def test_what_is_finer_than_a_pixel_of_a_view_is_averaged():
+    """Of a pattern of single pixels no view shows waves that are not there."""
+    y, x = np.mgrid[: 5 * VIEW_SIZE + 7, : 5 * VIEW_SIZE + 7]
+    view = extract_views(((x + y) % 2).astype(np.float32)[None, None], ("MRI",), 1)
+    assert np.abs(view.astype(np.float32)).max() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        (lambda: setattr(views_module, "VIEWS_VERSION", 99), True),
+        (lambda: setattr(views_module, "CT_WINDOW", {**views_module.CT_WINDOW, "std": 400.0}), True),
+        (lambda: setattr(views_module, "VIEW_SIZE", 64), True),
+        (lambda: None, False),
+    ],
+)
+def test_views_of_other_rules_are_not_taken_from_a_cache(workspace, monkeypatch, change, differs):
+    for name in ("VIEWS_VERSION", "CT_WINDOW", "VIEW_SIZE"):
+        monkeypatch.setattr(views_module, name, getattr(views_module, name))  # put back afterwards
+    before = prepare_views(open_pool("2"))
+    change()
+    assert (prepare_views(open_pool("2")).cache != before.cache) == differs
+
+
+def test_views_by_another_reader_are_not_taken_from_a_cache(empty):
+    """Readers turn volumes, each in its own way."""
+    folder = empty.raw / "Dataset009_Readers"
+    write_volume(folder / "imagesTr" / "v_0000.nii.gz", volume(1)[0])
+    caches = set()
+    for reader in ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"):
+        write_dataset_json(folder, ending=".nii.gz", overwrite_image_reader_writer=reader)
+        caches.add(prepare_views(open_pool("9")).cache)
+    assert len(caches) == 3
 
 
 def test_view_is_the_picture_scaled():

@@ -7,8 +7,8 @@ from pathlib import Path
 from nnunetv2_xssr.annotation.handover import drawn_labels
 from nnunetv2_xssr.annotation.inspecting import listed_cases
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.pools import dataset_pool
-from nnunetv2_xssr.records.files import read_json
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS, Plans, changed_labels, preprocessed_cases, read_plans
 from nnunetv2_xssr.records.rounds import chosen_cases, load_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
@@ -92,7 +92,7 @@ class Project:
         Of the selection.
     cases, domains : int
     volumes : bool
-        Whether the images are volumes, as far as select has read them.
+        Whether the images are volumes, as the last selection has read them.
     labelled : int
         Cases with a label file.
     uncollected : int
@@ -179,9 +179,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
     split = read_split(workspace.split) if workspace.split.is_file() else []
     in_split = {case for fold in split for part in fold.values() for case in part}
     plans, ending = read_plans(workspace), pool.file_ending
-    views, kept_volumes = (workspace.caches / kind / "index.json" for kind in ("views", "volumes"))
-    volumes = kept_volumes.is_file() or (views.is_file() and read_json(views)["settings"]["views"] > 1)
-    folders = _fold_folders(workspace)
+    folders, volumes = _fold_folders(workspace), last is not None and _has_volumes(last)
     return Project(
         dataset=pool.name,
         name=name,
@@ -209,6 +207,15 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         trained=[_fold_state(workspace, folder, split) for folder in folders],
         network=_network(workspace, folders, plans=plans, volumes=volumes),
     )
+
+
+def _has_volumes(record: SelectionRecord) -> bool:
+    key = record.provenance.get("views_cache", {}).get(record.dataset, "")
+    try:
+        settings = read_index(record.workspace.caches / "views", key)["settings"]
+    except UserError:  # caches may be deleted
+        return False
+    return settings["views"] > 1 or record.settings["dim"] == 3
 
 
 def _round(record: SelectionRecord, labelled: set[str]) -> Round:

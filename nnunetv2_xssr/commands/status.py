@@ -15,7 +15,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("-d", required=True, metavar="TARGET", help="nnU-Net raw dataset, by name or number")
     add_name(parser)
-    parser.add_argument("--json", action="store_true", help="the same facts for scripts")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--json", action="store_true", help="the same facts for scripts")
+    either.add_argument(
+        "--clean",
+        action="store_true",
+        help="remove cached views and embeddings of the dataset that no selection refers to; not while one is running",
+    )
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _status(args))
 
@@ -30,7 +36,19 @@ def _status(args: argparse.Namespace) -> None:
         print(json.dumps(asdict(status), indent=2, ensure_ascii=False))
         return
     print("\n".join(_lines(status)))
+    if args.clean:
+        print(_cleaned(status.dataset))
     print(describe_next(Workspace(status.dataset, status.name)))
+
+
+def _cleaned(dataset: str) -> str:
+    from nnunetv2_xssr.images.caches import clean_caches
+
+    removed = clean_caches(dataset)
+    if not removed:
+        return "caches: all are needed, none was removed"
+    lines = [f"caches: removed {sum(removed.values()) / 1e6:.1f} MB that no selection refers to"]
+    return "\n".join([*lines, *(f"  {size / 1e6:.1f} MB  {file}" for file, size in removed.items())])
 
 
 def _lines(project) -> list[str]:

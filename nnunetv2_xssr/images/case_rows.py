@@ -1,31 +1,27 @@
-"""One array row a case, on disk, filled case by case, so that an interrupted run resumes where it stopped."""
+"""Caches of one array row per case, filled case by case, so that an interrupted run resumes where it stopped."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
+from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.records.files import atomic, check_format, read_json, sha256_files, sha256_json, write_json
+from nnunetv2_xssr.records.workspace import Workspace
 
-KIND, FORMAT_VERSION = "case rows", 1
+KIND, FORMAT_VERSION = "case rows", 2
 
 
-def file_hashes(pool: ImagePool, cache: Path, progress) -> dict[str, str]:
-    """SHA-256 of every case's files; a file whose size and time have not changed is not read again.
-
-    Parameters
-    ----------
-    pool : ImagePool
-    cache : Path
-        JSON file that remembers the hashes.
-    progress : callable
-        Wraps the iterable of cases, as ``tqdm`` does.
-    """
+def file_hashes(pool: ImagePool) -> dict[str, str]:
+    """SHA-256 of every case's files; a file whose size and time have not changed is not read again."""
+    cache = Workspace(pool.name).caches / "files.json"
     known = read_json(cache) if cache.is_file() else {}
     hashes = {}
-    for case in progress(pool.cases):
+    for case in tqdm(pool.cases, desc=f"checking {pool.name}", unit="case", disable=None):
         stats = [file.stat() for file in case.files]
         stamp = [[str(f), s.st_size, s.st_mtime_ns] for f, s in zip(case.files, stats, strict=True)]
         entry = known.get(case.identifier)
@@ -37,19 +33,13 @@ def file_hashes(pool: ImagePool, cache: Path, progress) -> dict[str, str]:
     return {identifier: entry["sha256"] for identifier, entry in hashes.items()}
 
 
-def _map(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, FileNotFoundError) as error:
-        raise UserError(f"{path} is cut off or gone ({error}); delete it and run the command again") from None
-
-
 @dataclass
 class CaseRows:
-    """A float array of shape (cases, *row_shape) in a folder: ``rows_<hash>.npy`` and ``index.json``.
+    """A float array of shape (cases, *row_shape) in a folder: ``rows_<key>.npy`` and ``index_<key>.json``.
 
-    A row of NaN is not written yet. Rows of cases whose files and settings have not changed are carried over when
-    the pool changes.
+    The key is a hash of what the rows hold: the settings, and the cases with their files. So caches of several settings
+    and pools lie side by side, and none takes the place of another; `nnunetv2_xssr.images.caches` removes old ones.
+    A row of NaN is not written yet.
 
     Attributes
     ----------
@@ -64,75 +54,59 @@ class CaseRows:
     identifiers: list[str]
     rows: np.ndarray
 
+    @property
+    def key(self) -> str:
+        """What addresses the rows in their folder."""
+        return self.path.stem.removeprefix("rows_")
+
     @classmethod
     def open(
-        cls, folder: Path, hashes: dict[str, str], settings: dict, row_shape: tuple[int, ...], dtype
+        cls, folder: Path, hashes: dict[str, str], settings: dict, row_shape: tuple[int, ...], dtype: DTypeLike
     ) -> "CaseRows":
         """Open the rows of these cases, with what earlier runs wrote for the same files and settings.
 
         Parameters
         ----------
+        folder : Path
         hashes : dict
             SHA-256 of the files of every case, in the order of the rows.
         settings : dict
             Plain values that decide what a row holds.
         row_shape : tuple of int
         dtype : float type
-        """
-        identity = {"settings": settings, "cases": hashes, "row_shape": list(row_shape), "dtype": np.dtype(dtype).name}
-        index_file = folder / "index.json"
-        path = folder / f"rows_{sha256_json(identity)[:12]}.npy"
-        index = None
-        if index_file.is_file():
-            index = read_json(index_file)
-            check_format(index, KIND, FORMAT_VERSION, index_file)
-        if index is None or index["rows"] != path.name or not path.is_file():
-            cls._create(path, identity, index, folder)
-            # The rows first, then the index that names them: a crash in between leaves the old pair whole.
-            write_json(
-                index_file,
-                {"kind": KIND, "format_version": FORMAT_VERSION, "rows": path.name, **identity},
-            )
-            for old in folder.glob("rows_*.npy"):
-                if old != path:
-                    old.unlink()
-        return cls(path, list(hashes), _map(path))
-
-    @classmethod
-    def load(cls, folder: Path) -> tuple["CaseRows", dict]:
-        """The rows that a folder holds, with its index: ``cases`` (hashes), ``settings``; nothing is written.
 
         Raises
         ------
         UserError
-            If the folder has no rows or they are cut off.
+            If the file of the rows is cut off.
         """
-        index_file = folder / "index.json"
-        index = read_json(index_file)
-        check_format(index, KIND, FORMAT_VERSION, index_file)
-        path = folder / index["rows"]
-        return cls(path, list(index["cases"]), _map(path)), index
+        index = {
+            "kind": KIND,
+            "format_version": FORMAT_VERSION,
+            "settings": settings,
+            "row_shape": list(row_shape),
+            "dtype": np.dtype(dtype).name,
+            "cases": hashes,
+        }
+        key = sha256_json([_without_cases(index), list(hashes.items())])[:12]
+        path, index_file = _files(folder, key)
+        if not path.is_file():
+            _create(path, index, _earlier_rows(folder, index))
+        if not index_file.is_file():
+            write_json(index_file, index)  # after the rows, so that an index tells of rows that are there
+        return cls(path, list(hashes), _map(path, index))
 
-    @staticmethod
-    def _create(path: Path, identity: dict, index: dict | None, folder: Path) -> None:
-        reusable = {}
-        same = index is not None and all(index[k] == identity[k] for k in ("settings", "row_shape", "dtype"))
-        if same and (folder / index["rows"]).is_file():
-            old = _map(folder / index["rows"])
-            for row, (identifier, digest) in zip(old, index["cases"].items(), strict=True):
-                if identity["cases"].get(identifier) == digest:
-                    reusable[identifier] = row
-        nothing = np.full(identity["row_shape"], np.nan, identity["dtype"])
-        with atomic(path) as temporary, open(temporary, "wb") as file:
-            header = {
-                "shape": (len(identity["cases"]), *identity["row_shape"]),
-                "fortran_order": False,
-                "descr": np.lib.format.dtype_to_descr(nothing.dtype),
-            }
-            np.lib.format.write_array_header_1_0(file, header)
-            # Every byte is written now, so that a full disk is an error here and not a crash in a memory map later.
-            for identifier in identity["cases"]:
-                file.write(np.ascontiguousarray(reusable.get(identifier, nothing)).tobytes())
+    @classmethod
+    def load(cls, folder: Path, key: str) -> tuple["CaseRows", dict]:
+        """The rows with this key, and their index: ``cases`` (hashes), ``settings``, ...; nothing is written.
+
+        Raises
+        ------
+        UserError
+            If there are none, or they are cut off.
+        """
+        index, (path, _) = read_index(folder, key), _files(folder, key)
+        return cls(path, list(index["cases"]), _map(path, index)), index
 
     def missing(self) -> list[int]:
         """Rows that are not written, or were cut off while they were."""
@@ -143,3 +117,67 @@ class CaseRows:
         with open(self.path, "r+b") as file:
             file.seek(self.rows.offset + i * self.rows[0].nbytes)
             file.write(np.ascontiguousarray(row, self.rows.dtype).tobytes())
+
+
+def read_index(folder: Path, key: str) -> dict:
+    """The index of the rows with this key.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    _, index_file = _files(folder, key)
+    if not index_file.is_file():
+        raise UserError(f"the cache {index_file} is gone; run nnUNetv2_xssr_select again, which makes it anew")
+    index = read_json(index_file)
+    check_format(index, KIND, FORMAT_VERSION, index_file)
+    return index
+
+
+def _files(folder: Path, key: str) -> tuple[Path, Path]:
+    return folder / f"rows_{key}.npy", folder / f"index_{key}.json"
+
+
+def _without_cases(index: dict) -> dict:
+    return {part: value for part, value in index.items() if part != "cases"}
+
+
+def _map(path: Path, index: dict) -> np.ndarray:
+    try:
+        rows = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, FileNotFoundError) as error:
+        raise UserError(f"{path} is cut off or gone ({error}); delete it and run the command again") from None
+    shape = (len(index["cases"]), *index["row_shape"])
+    if (rows.shape, rows.dtype.name) != (shape, index["dtype"]):
+        raise UserError(f"{path} does not fit its index beside it; delete both and run the command again")
+    return rows
+
+
+def _earlier_rows(folder: Path, index: dict) -> dict[str, np.ndarray]:
+    """Whole rows of these cases that lie in the folder with the same settings, whatever pool they were made for."""
+    found = {}
+    for file in folder.glob("index_*.json"):
+        with suppress(UserError):  # one that is broken or of another version
+            old, of_old = CaseRows.load(folder, file.stem.removeprefix("index_"))
+            if sha256_json(_without_cases(of_old)) != sha256_json(_without_cases(index)):
+                continue
+            for row, (case, digest) in zip(old.rows, of_old["cases"].items(), strict=True):
+                if index["cases"].get(case) == digest and not np.isnan(row).any():
+                    found[case] = row
+    return found
+
+
+def _create(path: Path, index: dict, rows: dict[str, np.ndarray]) -> None:
+    nothing = np.full(index["row_shape"], np.nan, index["dtype"])
+    # Another run that makes the same rows may be first: then its file is taken, which it has mapped already.
+    with atomic(path, keep_existing=True) as temporary, open(temporary, "wb") as file:
+        header = {
+            "shape": (len(index["cases"]), *nothing.shape),
+            "fortran_order": False,
+            "descr": np.lib.format.dtype_to_descr(nothing.dtype),
+        }
+        np.lib.format.write_array_header_1_0(file, header)
+        # Every byte is written now, so that a full disk is an error here and not a crash in a memory map later.
+        for case in index["cases"]:
+            file.write(np.ascontiguousarray(rows.get(case, nothing)).tobytes())

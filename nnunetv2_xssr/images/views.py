@@ -16,6 +16,7 @@ from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import BrokenImage, is_volume, read_case
 from nnunetv2_xssr.records.workspace import Workspace
 
+VIEWS_VERSION = 1  # of the rules of this module; raise it when they change, so that no view made by older ones is used
 VIEW_SIZE = 128  # pixels, height and width
 VOLUME_SIZE = 64  # voxels along every axis of a volume that is one view
 VIEWS_PER_VOLUME = 8
@@ -112,6 +113,8 @@ class Views:
         In the order of the rows.
     settings : dict
         Plain values that decide how the views of a case look.
+    cache : str
+        The key of the rows in ``views`` of the pool's caches: see `CaseRows`.
     broken : tuple of str
         A sentence for every case that was set aside.
     """
@@ -121,6 +124,7 @@ class Views:
     hashes: dict[str, str]
     channel_names: tuple[str, ...]
     settings: dict
+    cache: str
     broken: tuple[str, ...] = ()
 
     @property
@@ -159,19 +163,17 @@ def prepare_views(
     if dim == 3 and not has_volumes:
         raise UserError(f"--dim 3 needs volumes, but {pool.name} holds 2D images; choose --dim 2")
     n_views = VIEWS_PER_VOLUME if dim == 2 and has_volumes else 1
-    settings = view_settings(names, order=order, n_views=n_views, dim=dim)
+    settings = _settings(names, order=order, n_views=n_views, dim=dim, reader=type(reader).__name__)
     shape = (n_views, len(names), *([VIEW_SIZE] * 2 if dim == 2 else [VOLUME_SIZE] * 3))
-
-    folder = Workspace(pool.name).caches
-    hashes = file_hashes(pool, folder / "files.json", lambda x: tqdm(x, desc=f"checking {pool.name}", unit="case"))
-    store = CaseRows.open(folder / ("views" if dim == 2 else "volumes"), hashes, settings, shape, np.float16)
+    hashes = file_hashes(pool)
+    store = CaseRows.open(Workspace(pool.name).caches / "views", hashes, settings, shape, np.float16)
     broken, missing = {}, store.missing()
 
     def views_of(case: Case) -> np.ndarray:
         return _case_views(case, reader, channel_names=names, order=order, n_views=n_views, dim=dim)
 
     read = read_ahead(views_of, [pool.cases[i] for i in missing])
-    for i, views in zip(tqdm(missing, desc=f"reading {pool.name}", unit="case"), read, strict=True):
+    for i, views in zip(tqdm(missing, desc=f"reading {pool.name}", unit="case", disable=None), read, strict=True):
         try:
             store.write(i, views.result())
         except BrokenImage as error:
@@ -188,16 +190,19 @@ def prepare_views(
         hashes={k: hashes[k] for k in usable.identifiers},
         channel_names=names,
         settings=settings,
+        cache=store.key,
         broken=tuple(broken.values()),
     )
 
 
-def view_settings(channel_names: tuple[str, ...], *, order: tuple[int, ...], n_views: int, dim: int) -> dict:
-    """Plain values that decide how the views of a case look."""
+def _settings(channel_names: tuple[str, ...], *, order: tuple[int, ...], n_views: int, dim: int, reader: str) -> dict:
     return {
+        "version": VIEWS_VERSION,
+        "reader": reader,
         "view_size": VIEW_SIZE if dim == 2 else [VOLUME_SIZE] * 3,
         "views": n_views,
         "normalisation": normalisation_schemes(channel_names),
+        "ct_window": CT_WINDOW,
         "channel_order": list(order),
     }
 

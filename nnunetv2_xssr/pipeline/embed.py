@@ -98,7 +98,8 @@ def embed_pools(
     loaded = _encoder(encoder, source_views or [target_views], seed=seed, device=device)
     check_encoder_fits(loaded, target_views)
 
-    kept = [embed(loaded, views).rows for views in everything]
+    embedded = {views.pool.name: embed(loaded, views) for views in everything}
+    kept = [embeddings.rows for embeddings in embedded.values()]
     if unit == "slice":
         kept = [row_per_slice(rows) for rows in kept]
     kind = choose_embedding(kept[0], loaded.layout, kind=embedding)
@@ -115,6 +116,8 @@ def embed_pools(
         "embedding": kind,
         "components": COMPONENTS[kind],
         "embeddings": sha256(block.tobytes() for rows in [pool, *source] for block in blocks(rows)),
+        "views_cache": {views.pool.name: views.cache for views in everything},
+        "embeddings_cache": {name: embeddings.key for name, embeddings in embedded.items()},
         "cases": sha256_json([[case.identifier, case.domain, case.group, case.cost] for case in target.cases]),
     }
     return Embedded(

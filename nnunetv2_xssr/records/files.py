@@ -12,10 +12,11 @@ from nnunetv2_xssr.errors import UserError
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, keep_existing: bool = False) -> Iterator[Path]:
     """Yield a temporary name in the same folder that takes the place of ``path`` when the block ends well.
 
-    A reader, a full disk or a power cut sees the old file or the new one, never half of one.
+    A reader, a full disk or a power cut sees the old file or the new one, never half of one. With ``keep_existing`` a
+    file that another process has put there meanwhile stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}_", suffix=path.suffix)
@@ -26,9 +27,21 @@ def atomic(path: Path) -> Iterator[Path]:
         with open(temporary, "r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
+        if keep_existing:
+            _link_if_first(temporary, path)
+        else:
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link_if_first(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        os.replace(temporary, path)
 
 
 def _umask() -> int:

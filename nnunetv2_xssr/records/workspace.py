@@ -208,6 +208,11 @@ class Workspace:
         return sorted(path.parent.name for path in (self.preprocessed / "xssr").glob("*/selection.json"))
 
 
+def all_records() -> list[Path]:
+    """The records of all rounds of all selections of all datasets."""
+    return sorted(nnunet_folder("nnUNet_preprocessed").glob("*/xssr/*/selection*.json"))
+
+
 def is_visible(path: Path) -> bool:
     """Whether a person put this file there: no hidden file, such as the ._NAME of macOS, and none of the system."""
     return not path.name.startswith(".") and path.name not in ("Thumbs.db", "desktop.ini")

@@ -10,7 +10,6 @@ from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.images.slices import row_per_slice, slice_name, slice_names
 from nnunetv2_xssr.pretrain.pooling import FeatureLayout, features
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
-from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
 from nnunetv2_xssr.records.split import selected_split
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of
@@ -92,27 +91,23 @@ def open_kept(workspace: Workspace) -> Kept:
         command = f"nnUNetv2_xssr_select -d {dataset}{workspace.options}"
         raise UserError(f"there is no selection {path} to report on; make one with {command}")
     record = SelectionRecord.load(path)
-    target = _open_pool(dataset, record.provenance["pool"], record, path)
-    sources = [_open_pool(name, digest, record, path) for name, digest in record.provenance["source"].items()]
+    target = _open_pool(dataset, record, path)
+    sources = [_open_pool(name, record, path) for name in record.provenance["source"]]
     channel_names = list(channel_names_of(read_dataset_json(workspace.dataset_json)))
     return Kept(record, target, sources, _members(record, target, path), channel_names)
 
 
-def _open_pool(name: str, hash_of_cases: str, record: SelectionRecord, record_path: Path) -> KeptPool:
-    folder = Workspace(name).caches
-    embeddings, index = CaseRows.load(folder / "embeddings")
-    views, _ = CaseRows.load(folder / ("views" if record.settings["dim"] == 2 else "volumes"))
+def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> KeptPool:
+    folder, made_from = Workspace(name).caches, record.provenance
+    if "views_cache" not in made_from:
+        raise UserError(f"{record_path} was made by an older version; run nnUNetv2_xssr_select again")
+    views, _ = CaseRows.load(folder / "views", made_from["views_cache"][name])
+    embeddings, index = CaseRows.load(folder / "embeddings", made_from["embeddings_cache"][name])
     layout = FeatureLayout(*index["settings"]["layout"])
-    made_from = sha256_json(index["cases"]), index["settings"]["encoder"], embeddings.rows.shape[2]
-    if made_from != (hash_of_cases, record.provenance["encoder"], layout.size):
-        raise UserError(
-            f"{folder / 'embeddings'} is of other images or by another encoder or version than {record_path} was made "
-            f"with; run nnUNetv2_xssr_select again"
-        )
     if record.settings["unit"] == "slice" and embeddings.rows.shape[1] > 1:  # a flat source is compared as it is
         embeddings, views = _by_slice(embeddings), _by_slice(views)
     row = {identifier: i for i, identifier in enumerate(views.identifiers)}
-    compared = features(embeddings.rows, layout, kind=record.provenance["embedding"])
+    compared = features(embeddings.rows, layout, kind=made_from["embedding"])
     return KeptPool(name, embeddings.identifiers, compared, views.rows, row)
 
 

@@ -66,9 +66,8 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, *, skip_broken: bool = 
         If no case can be used.
     """
     plans = plans.for_channels(pool.channel_names or plans.channel_names)
-    folder = Workspace(pool.name).caches
-    hashes = file_hashes(pool, folder / "files.json", lambda x: tqdm(x, desc=f"checking {pool.name}", unit="case"))
-    folder = folder / f"hssl_{sha256_json(plans.preprocessing())[:12]}"
+    hashes = file_hashes(pool)
+    folder = Workspace(pool.name).caches / f"hssl_{sha256_json(plans.preprocessing())[:12]}"
     files = {case.identifier: folder / f"{case.identifier}_{hashes[case.identifier][:12]}.npy" for case in pool.cases}
     reader, missing, broken = pool.reader(), [case for case in pool.cases if not files[case.identifier].is_file()], []
 

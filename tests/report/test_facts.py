@@ -1,6 +1,7 @@
 """The facts of a report: against the record, and re-computed from the embeddings."""
 
 import json
+import shutil
 from importlib import import_module
 
 import numpy as np
@@ -124,19 +125,28 @@ def test_without_a_selection(workspace, capsys):
     fails(capsys, report.main, ["-d", "2"], workspace.record(), "nnUNetv2_xssr_select")
 
 
-def test_embeddings_of_other_images_are_not_reported_on(again, capsys):
+def test_report_is_of_the_images_that_were_selected_from(again, capsys):
+    """Whatever was embedded of the pool since."""
+    before = again.record().with_name("report.html").read_bytes()
     write_picture(again.images() / "t_10_0000.png", np.arange(1920, dtype=np.uint8).reshape(40, 48))
     embed(load_encoder(again.encoder(), device="cpu"), prepare_views(open_pool(TARGET)))
-    fails(capsys, report.main, ["-d", "2"], "embeddings", "other images", again.record())
+    succeeds(capsys, report.main, ["-d", "2"])
+    assert again.record().with_name("report.html").read_bytes() == before
 
 
-def test_embeddings_of_another_version_are_not_reported_on(again, capsys):
-    """Fewer features were kept then, of the same images by the same encoder."""
-    folder = again.preprocessed / TARGET / "xssr" / "caches" / "embeddings"
-    index = json.loads((folder / "index.json").read_text())
-    rows = np.load(folder / index["rows"])
-    np.save(folder / index["rows"], rows[:, :, 10:])
-    fails(capsys, report.main, ["-d", "2"], "embeddings", "version", again.record())
+def test_caches_that_are_gone_are_named(again, capsys):
+    shutil.rmtree(again.preprocessed / TARGET / "xssr" / "caches" / "embeddings")
+    fails(capsys, report.main, ["-d", "2"], "embeddings/index_", "is gone", "run nnUNetv2_xssr_select again")
+    before = again.results_of_select()
+    succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"])
+    assert again.results_of_select() == before
+
+
+def test_record_of_a_former_version(again, capsys):
+    record = again.selection()
+    del record["provenance"]["views_cache"]
+    again.record().write_text(json.dumps(record))
+    fails(capsys, report.main, ["-d", "2"], again.record(), "older version", "run nnUNetv2_xssr_select again")
 
 
 def test_split_of_another_study_is_not_reported_on(workspace, capsys):

@@ -125,7 +125,7 @@ def test_second_round_shows_what_was_drawn_as_labelled(volumes, capsys):
 
 def test_sources_of_volumes_and_of_pictures(volumes, capsys):
     write_pictures(volumes.raw / SOURCE, 3, first_seed=100, prefix="s")
-    write_dataset_json(volumes.raw / SOURCE)
+    write_dataset_json(volumes.raw / SOURCE, channel_names={"0": "T1"})
     for i in range(2):
         save(volumes.images("Dataset032_Archive") / f"a_{i}_0000.nii.gz", volume(50 + i)[0])
     write_dataset_json(volumes.raw / "Dataset032_Archive", ".nii.gz", channel_names={"0": "T1"})

@@ -1,0 +1,72 @@
+"""Caches that no selection refers to go on request, and no others."""
+
+import json
+
+import pytest
+from making import SOURCE, TARGET, fails, picture, succeeds, write_picture
+
+from nnunetv2_xssr.commands import report, select, status
+
+SELECT = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
+
+
+def caches(workspace, name=TARGET):
+    folder = workspace.preprocessed / name / "xssr" / "caches"
+    return {str(file.relative_to(folder)) for file in folder.glob("*/*")}
+
+
+def clean(capsys, number):
+    return succeeds(capsys, status.main, ["-d", number, "--clean"])
+
+
+def test_caches_of_selections_stay(again, capsys):
+    before = caches(again), caches(again, SOURCE)
+    assert all(len(files) == 4 for files in before)  # rows and index of views and of embeddings
+    for number in "12":  # the source is that of the target's selection
+        assert "all are needed, none was removed" in clean(capsys, number)
+    assert (caches(again), caches(again, SOURCE)) == before
+
+
+def test_caches_of_replaced_selections_go(again, capsys):
+    before = caches(again)
+    write_picture(again.images() / "t_03_0000.png", picture(999))
+    succeeds(capsys, select.main, [*SELECT, "--overwrite"])
+    after = caches(again) - before
+    assert before < caches(again) and len(after) == 4
+    out = clean(capsys, "2")
+    assert caches(again) == after
+    assert "MB that no selection refers to" in out
+    assert all(file in out for file in before) and not any(file in out for file in after)
+    succeeds(capsys, report.main, ["-d", "2"])
+
+
+def test_caches_of_every_name_and_round_stay(again, capsys):
+    """Two selections of different images of one dataset, at once."""
+    write_picture(again.images() / "t_03_0000.png", picture(999))
+    succeeds(capsys, select.main, [*SELECT, "--name", "other"])
+    again.record().rename(again.record().with_name("selection_round_01.json"))
+    before = caches(again)
+    assert len(before) == 8
+    clean(capsys, "2")
+    assert caches(again) == before
+
+
+def test_files_of_former_versions_go_and_files_of_others_stay(again, capsys):
+    folder = again.preprocessed / TARGET / "xssr" / "caches"
+    for name in ("views/index.json", "volumes/rows_0123456789ab.npy", "hssl_1/case.npy", "views/notes.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    before = caches(again)
+    clean(capsys, "2")
+    assert before - caches(again) == {"views/index.json", "volumes/rows_0123456789ab.npy"}
+
+
+@pytest.mark.parametrize("damage", ["cut off", "of a newer version"])
+def test_nothing_goes_where_a_record_cannot_be_read(again, capsys, damage):
+    before = caches(again)
+    succeeds(capsys, select.main, [*SELECT, "--name", "other"])
+    record = again.preprocessed / TARGET / "xssr" / "other" / "selection.json"
+    content = json.loads(record.read_text())
+    record.write_text('{"kind": ' if damage == "cut off" else json.dumps({**content, "format_version": 99}))
+    fails(capsys, status.main, ["-d", "2", "--clean"], record)
+    assert caches(again) == before
