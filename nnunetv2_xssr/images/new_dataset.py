@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import ImagePool, folder_pool
 from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
@@ -63,13 +63,8 @@ def make_dataset(folder: Path, name: str, *, channel_names: Sequence[str] | None
     if not folder.is_dir():
         raise UserError(f"-i must be a folder of images; got {folder}")
     _check_labels(labels)
-    pool = folder_pool(folder)
-    n_channels = len(read_case(pool.cases[0], pool.reader()))
-    if n_channels != len(channel_names):
-        raise UserError(
-            f"--channel_names must name {n_channels} channels, as many as {pool.cases[0].files[0]} has; "
-            f"got {len(channel_names)} ({', '.join(channel_names)})"
-        )
+    pool = folder_pool(folder, channel_names=channel_names)
+    _check_channels(pool, channel_names)
     description = {
         "channel_names": {str(i): channel for i, channel in enumerate(channel_names)},
         "labels": {"background": 0, **{label: i + 1 for i, label in enumerate(labels)}},
@@ -106,6 +101,21 @@ def _check_labels(labels: Sequence[str]) -> None:
         raise UserError(
             f"--labels must name what is to be drawn, each once, without background and ignore; got {' '.join(labels)}"
         )
+
+
+def _check_channels(pool: ImagePool, channel_names: Sequence[str]) -> None:
+    case = pool.cases[0]
+    n_channels = len(read_case(case, pool.reader()))
+    if n_channels == len(channel_names):
+        return
+    has = f"{case.files[0]} has"
+    if len(case.files) > 1:
+        names = first_few([file.name for file in case.files], 2)
+        has = f"case {case.identifier} has in files that count as its channels by their names ({names})"
+    raise UserError(
+        f"--channel_names must name {n_channels} channels, as many as {has}; got {len(channel_names)} "
+        f"({', '.join(channel_names)})"
+    )
 
 
 def _check_same(dataset: Path, description: dict) -> None:

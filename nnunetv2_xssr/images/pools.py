@@ -2,15 +2,17 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.records.dataset_json import name_problem, read_dataset_json
 from nnunetv2_xssr.records.files import sha256
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, is_visible, names_dataset
 
 _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})", re.DOTALL)
@@ -103,7 +105,7 @@ class ImagePool:
         )
 
 
-def open_pool(text: str) -> ImagePool:
+def open_pool(text: str, *, channel_names: Sequence[str] | None = None) -> ImagePool:
     """The pool of an nnU-Net dataset (name or number) or of a folder of images.
 
     Raises
@@ -114,15 +116,21 @@ def open_pool(text: str) -> ImagePool:
     folder = Path(text)
     looks_like_dataset = re.fullmatch(r"\d+", text) or names_dataset(text)
     if folder.is_dir() and not looks_like_dataset:
-        return folder_pool(folder)
+        return folder_pool(folder, channel_names=channel_names)
     if not looks_like_dataset:
         raise UserError(f"{text!r} is neither a folder nor the name or number of an nnU-Net dataset")
+    Parameters
+    ----------
+    text : str
+    channel_names : sequence of str, optional
+        The channels that are looked for: see `folder_pool`.
+
     return dataset_pool(find_dataset(text))
 
 
-def open_pools(texts: list[str]) -> list[ImagePool]:
-    """Several pools; a `UserError` says if two are the same."""
-    pools = [open_pool(text) for text in texts]
+def open_pools(texts: Sequence[str], *, channel_names: Sequence[str] | None = None) -> list[ImagePool]:
+    """Several pools as `open_pool` opens them; a `UserError` says if two are the same."""
+    pools = [open_pool(text, channel_names=channel_names) for text in texts]
     names = [pool.name for pool in pools]
     for text, name in zip(texts, names, strict=True):
         if names.count(name) > 1:
@@ -170,8 +178,58 @@ def _has_label(folder: Path, identifier: str, ending: str, listed: dict) -> bool
     return (folder / label if label else folder / "labelsTr" / f"{identifier}{ending}").is_file()
 
 
-def folder_pool(folder: Path) -> ImagePool:
-    """The pool of all images in a plain folder, each a case, or a channel of one if all are named so."""
+def folder_pool(folder: Path, *, channel_names: Sequence[str] | None = None) -> ImagePool:
+    """The pool of all images in a plain folder: each is a case, or a channel of one if all are named as in nnU-Net.
+
+    Names that end with ``_0000``, ``_0001``, ... may be those of channels, or of frames. Where the channels are known,
+    files that have all of them are cases. Where they are not, the log tells what the files were taken for.
+
+    Parameters
+    ----------
+    folder : Path
+    channel_names : sequence of str, optional
+        The channels of the images, if they are known.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no image, or the files do not make whole cases.
+    """
+    ending, images = _images_of_one_kind(folder)
+    grouped = _channel_files(images, ending)
+    # Names such as slice_0012.png look like channel 12 of a case; they are channels only if every case has a channel 0.
+    if sum(map(len, grouped.values())) < len(images) or not all(
+        found[0].name.endswith(f"_0000{ending}") for found in grouped.values()
+    ):
+        grouped = {}
+    name = f"{folder.resolve().name}_{sha256([str(folder.resolve()).encode()])[:8]}"
+
+    def pool(files: dict[str, tuple[Path, ...]]) -> ImagePool:
+        cases = tuple(Case(identifier, files[identifier]) for identifier in sorted(files))
+        return ImagePool(name, cases, ending, None, {"file_ending": ending})
+
+    by_file = pool({image.name[: -len(ending)]: (image,) for image in images})
+    if not grouped:
+        return _checked(by_file)
+    has_several = max(map(len, grouped.values())) > 1
+    if has_several and channel_names and _count_channels(by_file) == len(channel_names):
+        logger.info(
+            "%s: each of %d files, such as %s, has all channels: each is a case", folder, len(images), images[0].name
+        )
+        return _checked(by_file)
+    _check_numbering(grouped, ending)
+    by_channel = _checked(pool(grouped))
+    if has_several and not channel_names:
+        files = [file.name for file in by_channel.cases[0].files]
+        cases = f"{len(by_channel)} case{'s' * (len(by_channel) > 1)} of {len(files)} channels"
+        logger.info(
+            "%s: %s, by names such as %s; rename the files if each is a case", folder, cases, first_few(files, 2)
+        )
+    return by_channel
+
+
+def _images_of_one_kind(folder: Path) -> tuple[str, list[Path]]:
+    """The ending of the images in a folder, and these, sorted."""
     from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 
     readable = sorted({ending for io in LIST_OF_IO_CLASSES for ending in io.supported_file_endings}, key=len)
@@ -189,21 +247,18 @@ def folder_pool(folder: Path) -> ImagePool:
     if len(endings) > 1:
         raise UserError(
             f"{folder} holds images of several kinds ({', '.join(sorted(endings))}), so that two files could be "
-            f"one case; keep one kind a folder"
+            f"one case; keep one kind per folder"
         )
     ((ending, images),) = endings.items()
-    grouped = _channel_files(images, ending)
-    # Names such as slice_0012.png look like channel 12 of a case; they are channels only if every case has a channel 0.
-    as_channels = sum(map(len, grouped.values())) == len(images) and all(
-        found[0].name.endswith(f"_0000{ending}") for found in grouped.values()
-    )
-    if as_channels:
-        _check_numbering(grouped, ending)
-    else:
-        grouped = {image.name[: -len(ending)]: (image,) for image in images}
-    name = f"{folder.resolve().name}_{sha256([str(folder.resolve()).encode()])[:8]}"
-    cases = tuple(Case(identifier, grouped[identifier]) for identifier in sorted(grouped))
-    return _checked(ImagePool(name, cases, ending, None, {"file_ending": ending}))
+    return ending, images
+
+
+def _count_channels(pool: ImagePool) -> int:
+    """How many channels the first file of a pool has; 0 if it cannot be read, which is told when it is read."""
+    try:
+        return len(pool.reader().read_images([str(pool.cases[0].files[0])])[0])
+    except Exception:  # readers raise whatever their library raises
+        return 0
 
 
 def _check_ending(ending: str, folder: Path) -> None:
@@ -244,7 +299,8 @@ def _checked(pool: ImagePool) -> ImagePool:
         if len(case.files) != n_files:
             raise UserError(
                 f"case {case.identifier} of {pool.name} has {len(case.files)} of {n_files} channel files "
-                f"({', '.join(file.name for file in case.files)}); add what is missing or remove the case"
+                f"({first_few([file.name for file in case.files])}); add what is missing, remove the case, or rename "
+                f"its files if each is a case"
             )
         twin = seen.setdefault(case.identifier.lower(), case.identifier)
         if twin != case.identifier:

@@ -230,9 +230,10 @@ def _case_views(
     image = read_case(case, reader)
     where = f"case {case.identifier}: {case.files[0]}"
     if len(image) != len(channel_names):
+        files = "" if len(case.files) == 1 else f" with {len(case.files) - 1} more channel files"
         raise BrokenImage(
-            f"{where} has {len(image)} channels but the pool has {len(channel_names)} ({', '.join(channel_names)}); "
-            f"fix channel_names in dataset.json or the image"
+            f"{where}{files} has {len(image)} channels but the pool has {len(channel_names)} "
+            f"({', '.join(channel_names)}); fix channel_names in dataset.json or the image"
         )
     if dim == 2 and n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
