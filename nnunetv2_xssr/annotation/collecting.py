@@ -149,7 +149,7 @@ def collect_labels(
     handover = workspace.handover(last.round)
     folder, templates = labels or handover / "labels", template_hashes(handover)
     if slices:
-        pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
+        pool = replace(pool, dataset_json=with_ignore(pool.dataset_json), slices_as_stored=True)
     _check_names_and_values(pool, allow_empty, values or {})
     found = inspect_labels(
         pool,

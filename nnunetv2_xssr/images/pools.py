@@ -59,6 +59,8 @@ class ImagePool:
         Of the dataset; a plain folder has none.
     dataset_json : dict
         For the choice of the reader.
+    slices_as_stored : bool
+        Whether a slice is one along the third axis of the file, as annotators see it, whatever the reader turns.
     """
 
     name: str
@@ -66,6 +68,7 @@ class ImagePool:
     file_ending: str
     channel_names: tuple[str, ...] | None
     dataset_json: dict
+    slices_as_stored: bool = False
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -91,6 +94,14 @@ class ImagePool:
 
     @cached_property
     def _reader(self):
+        from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+
+        from nnunetv2_xssr.images.stored_slices import StoredSlicesIO
+
+        reader = self._choose_reader()
+        return StoredSlicesIO() if self.slices_as_stored and reader is NibabelIOWithReorient else reader()
+
+    def _choose_reader(self) -> type:
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
         # A .tif may be a picture or a stack: for it nnU-Net tries which of its readers reads an example, and prints a
@@ -98,7 +109,7 @@ class ImagePool:
         is_tif = self.file_ending.lower() in (".tif", ".tiff")
         for example in (str(case.files[0]) for case in self.cases) if is_tif else [None]:
             with suppress(RuntimeError), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
-                return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
+                return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)
         raise UserError(
             f"nnU-Net has no reader for the {self.file_ending} files of {self.name}, such as {self.cases[0].files[0]}; "
             f"replace or convert them"
@@ -107,6 +118,12 @@ class ImagePool:
 
 def open_pool(text: str, *, channel_names: Sequence[str] | None = None) -> ImagePool:
     """The pool of an nnU-Net dataset (name or number) or of a folder of images.
+
+    Parameters
+    ----------
+    text : str
+    channel_names : sequence of str, optional
+        The channels that are looked for: see `folder_pool`.
 
     Raises
     ------
@@ -119,12 +136,6 @@ def open_pool(text: str, *, channel_names: Sequence[str] | None = None) -> Image
         return folder_pool(folder, channel_names=channel_names)
     if not looks_like_dataset:
         raise UserError(f"{text!r} is neither a folder nor the name or number of an nnU-Net dataset")
-    Parameters
-    ----------
-    text : str
-    channel_names : sequence of str, optional
-        The channels that are looked for: see `folder_pool`.
-
     return dataset_pool(find_dataset(text))
 
 

@@ -168,7 +168,8 @@ def _checked(
     plan_for = make_plan
     if choice.unit == "slice":
         plan_for = partial(make_slice_plan, picked=slices_of_rounds(load_rounds(workspace)) if last else {})
-        target = replace(target, dataset_json=with_ignore(target.dataset_json))
+        target = replace(target, dataset_json=with_ignore(target.dataset_json), slices_as_stored=True)
+        pools = [replace(pool, slices_as_stored=True) for pool in pools]
     plan = plan_for(target, choice)
     labelled = set(map(volume_of, plan.folds[0].labelled)) if plan.mode == "annotation" else target.identifiers
     new_round = begins_round(last, mode=plan.mode, labelled=labelled, overwrite=overwrite)
