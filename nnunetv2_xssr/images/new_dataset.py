@@ -149,7 +149,7 @@ def _link_images(pool: ImagePool, images: Path, ending: str) -> None:
             f"from the dataset as it is, or give the images of -i another number and name"
         )
     images.mkdir(parents=True, exist_ok=True)
-    for new, old in tqdm(wanted.items(), desc="linking images", unit="file"):
+    for new, old in tqdm(wanted.items(), desc="linking images", unit="file", disable=None):
         if new.exists():
             if not filecmp.cmp(old, new):
                 raise UserError(f"{new} differs from {old}; delete the one that is wrong and run the command again")

@@ -172,14 +172,15 @@ def prepare_views(
     def views_of(case: Case) -> np.ndarray:
         return _case_views(case, reader, channel_names=names, order=order, n_views=n_views, dim=dim)
 
-    read = read_ahead(views_of, [pool.cases[i] for i in missing])
-    for i, views in zip(tqdm(missing, desc=f"reading {pool.name}", unit="case", disable=None), read, strict=True):
-        try:
-            store.write(i, views.result())
-        except BrokenImage as error:
-            if not skip_broken:
-                raise
-            broken[pool.cases[i].identifier] = str(error)
+    progress = tqdm(missing, desc=f"reading {pool.name}", unit="case", disable=None)
+    with read_ahead(views_of, [pool.cases[i] for i in missing]) as read:
+        for i, views in zip(progress, read, strict=True):
+            try:
+                store.write(i, views.result())
+            except BrokenImage as error:
+                if not skip_broken:
+                    raise
+                broken[pool.cases[i].identifier] = str(error)
     kept = [i for i, case in enumerate(pool.cases) if case.identifier not in broken]
     if not kept:
         raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
