@@ -197,6 +197,12 @@ def loader_rates(pack, ending):
     return [*cells, f"{np.median(later):.0f}"]
 
 
+def read_all(read, cases):
+    with read_ahead(read, cases) as futures:
+        for case in futures:
+            case.result()
+
+
 def loader_round(pool, ending):
     """Cases a second of decoding and of the first run, and views a second of later ones."""
     read = partial(read_case, reader=pool.reader())
@@ -206,7 +212,7 @@ def loader_round(pool, ending):
         if ending == ".b2nd":
             decoded = b2nd_rate(pool, read, Path(folder))
         else:
-            decoded = rate(len(pool), lambda: [case.result() for case in read_ahead(read, pool.cases)])
+            decoded = rate(len(pool), lambda: read_all(read, pool.cases))
         start = time.perf_counter()
         views = prepare_views(pool)
         first = len(pool) / (time.perf_counter() - start)

@@ -35,6 +35,14 @@ def test_rows_are_missing_until_they_are_written(tmp_path):
     assert again.rows.dtype == np.float32 and isinstance(again.rows, np.memmap)
 
 
+def test_scripts_find_what_they_use_at_its_former_address():
+    from nnunetv2_xssr.case_rows import CaseRows as rows_of_former_address
+    from nnunetv2_xssr.images.views import extract_views
+    from nnunetv2_xssr.views import extract_views as views_of_former_address
+
+    assert rows_of_former_address is CaseRows and views_of_former_address is extract_views
+
+
 def test_row_that_was_cut_off_is_missing(tmp_path):
     store = filled(tmp_path)
     with open(store.path, "r+b") as file:

@@ -6,8 +6,9 @@ import os
 import numpy as np
 import pytest
 import tifffile
-from making import SOURCE, TARGET, picture, volume, write_dataset_json, write_picture, write_volume
+from making import SOURCE, TARGET, fails, picture, volume, write_dataset_json, write_picture, write_volume
 
+from nnunetv2_xssr.commands import select
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool, open_pool, open_pools
 from nnunetv2_xssr.images.reading import BrokenImage, read_case
@@ -104,6 +105,52 @@ def test_folder_in_nnunets_manner_groups_channels(tmp_path):
     pool = open_pool(str(tmp_path))
     assert pool.identifiers == ["a", "b"]
     assert [len(case.files) for case in pool.cases] == [2, 2]
+
+
+def write_numbered(folder, counts, channels=None):
+    for name, count in counts.items():
+        for number in range(count):
+            write_picture(folder / f"{name}_{number:04d}.png", picture(number, channels=channels))
+
+
+NAMES = {1: ["us"], 2: ["T1", "T2"], 3: ["R", "G", "B"]}
+
+
+@pytest.mark.parametrize(
+    ("counts", "channels", "n_names", "cases"),
+    [
+        ({"frame": 6}, None, 1, [f"frame_{i:04d}" for i in range(6)]),
+        ({"frame": 3}, 3, 3, [f"frame_{i:04d}" for i in range(3)]),
+        ({"a": 3, "b": 2}, None, 1, ["a_0000", "a_0001", "a_0002", "b_0000", "b_0001"]),
+        ({"frame": 3}, None, 3, ["frame"]),
+        ({"a": 2, "b": 2}, None, 2, ["a", "b"]),
+        ({"a": 1, "b": 1}, None, 1, ["a", "b"]),
+        ({"a": 1, "b": 1}, 3, 3, ["a", "b"]),
+    ],
+)
+def test_channels_tell_whether_numbered_files_are_cases(tmp_path, counts, channels, n_names, cases):
+    write_numbered(tmp_path, counts, channels)
+    pool = open_pool(str(tmp_path), channel_names=NAMES[n_names])
+    assert pool.identifiers == cases
+    assert {len(read_case(case, pool.reader())) for case in pool.cases} == {n_names}
+
+
+def test_without_channels_it_is_told_what_numbered_files_were_taken_for(tmp_path, caplog):
+    write_numbered(tmp_path, {"frame": 6})
+    with caplog.at_level("INFO", "nnunetv2_xssr"):
+        assert open_pool(str(tmp_path)).identifiers == ["frame"]
+    (sentence,) = caplog.messages
+    assert "1 case of 6 channels" in sentence and "frame_0000.png, frame_0001.png" in sentence and "rename" in sentence
+
+
+def test_numbered_files_that_fit_neither_way(empty, capsys):
+    folder = empty.root / "frames"
+    write_numbered(folder, {"frame": 6})
+    argv = ["-i", folder, "-d", "123_New", "--channel_names", "a", "b", "--labels", "blob", "-b", "1"]
+    words = ["must name 6 channels", "case frame", "frame_0000.png, frame_0001.png", "got 2 (a, b)"]
+    fails(capsys, select.main, argv, *words)
+    write_numbered(folder, {"other": 4})
+    fails(capsys, select.main, argv, "4 of 6 channel files", "its files if each is a case")
 
 
 def test_folders_of_the_same_name_are_different_pools(tmp_path):

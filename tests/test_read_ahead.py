@@ -24,7 +24,8 @@ def test_order_is_kept_whatever_finishes_first():
             second_is_read.set()
         return case**2
 
-    assert [future.result() for future in read_ahead(read, range(20))] == [case**2 for case in range(20)]
+    with read_ahead(read, range(20)) as futures:
+        assert [future.result() for future in futures] == [case**2 for case in range(20)]
 
 
 def test_broken_case_raises_at_its_place_and_the_others_are_read():
@@ -33,17 +34,20 @@ def test_broken_case_raises_at_its_place_and_the_others_are_read():
             raise BrokenImage(f"case {case}")
         return case
 
-    outcomes = [future.exception() or future.result() for future in read_ahead(read, range(7))]
+    with read_ahead(read, range(7)) as futures:
+        outcomes = [future.exception() or future.result() for future in futures]
     assert [str(outcome) for outcome in outcomes] == ["0", "1", "case 2", "3", "4", "case 5", "6"]
 
 
-def test_only_a_few_cases_are_held_and_none_is_begun_once_the_reader_has_left():
-    begun = []
-    futures = read_ahead(begun.append, range(100))
-    next(futures).result()
-    futures.close()
-    assert 1 <= len(begun) <= 4  # one a thread, and one for the case that was taken
+def test_only_a_few_cases_are_held_and_none_is_begun_once_the_block_has_ended():
+    begun, before = [], threading.active_count()
+    with pytest.raises(KeyError), read_ahead(begun.append, range(100)) as futures:
+        next(futures).result()
+        raise KeyError("the reader has left")
+    assert 1 <= len(begun) <= 4  # one per thread, and one for the case that was taken
+    assert threading.active_count() == before
 
 
 def test_no_case():
-    assert list(read_ahead(lambda case: case, [])) == []
+    with read_ahead(lambda case: case, []) as futures:
+        assert list(futures) == []

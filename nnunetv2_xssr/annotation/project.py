@@ -182,8 +182,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
     split = read_split(workspace.split) if workspace.split.is_file() else []
     in_split = cases_in(split)
     plans, ending = read_plans(workspace), pool.file_ending
-    folders = _fold_folders(workspace)
-    volumes = last is not None and _has_volumes(last)
+    folders, volumes = _fold_folders(workspace), last is not None and _has_volumes(last)
     return Project(
         dataset=pool.name,
         name=name,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool, folder_pool, takes_dicom
 from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
@@ -71,13 +71,8 @@ def make_dataset(
     _check_labels(labels)
     if len(channel_names) > 1 and takes_dicom(folder, recursive=recursive):  # before they are converted
         raise UserError(f"--channel_names must name 1 channel of DICOM series; got {' '.join(channel_names)}")
-    pool = folder_pool(folder, recursive=recursive, patient_ids=patient_ids)
-    n_channels = len(read_case(pool.cases[0], pool.reader()))
-    if n_channels != len(channel_names):
-        raise UserError(
-            f"--channel_names must name {n_channels} channels, as many as {pool.cases[0].files[0]} has; "
-            f"got {len(channel_names)} ({', '.join(channel_names)})"
-        )
+    pool = folder_pool(folder, channel_names=channel_names, recursive=recursive, patient_ids=patient_ids)
+    _check_channels(pool, channel_names)
     description = {
         "channel_names": {str(i): channel for i, channel in enumerate(channel_names)},
         "labels": {"background": 0, **{label: i + 1 for i, label in enumerate(labels)}},
@@ -126,6 +121,21 @@ def _check_labels(labels: Sequence[str]) -> None:
         )
 
 
+def _check_channels(pool: ImagePool, channel_names: Sequence[str]) -> None:
+    case = pool.cases[0]
+    n_channels = len(read_case(case, pool.reader()))
+    if n_channels == len(channel_names):
+        return
+    has = f"{case.files[0]} has"
+    if len(case.files) > 1:
+        names = first_few([file.name for file in case.files], 2)
+        has = f"case {case.identifier} has in files that count as its channels by their names ({names})"
+    raise UserError(
+        f"--channel_names must name {n_channels} channels, as many as {has}; got {len(channel_names)} "
+        f"({', '.join(channel_names)})"
+    )
+
+
 def _check_same(dataset: Path, description: dict) -> None:
     if not (dataset / "dataset.json").is_file():
         return
@@ -155,7 +165,7 @@ def _link_images(pool: ImagePool, images: Path, ending: str) -> None:
             f"from the dataset as it is, or give the images of -i another number and name"
         )
     images.mkdir(parents=True, exist_ok=True)
-    for new, old in tqdm(wanted.items(), desc="linking images", unit="file"):
+    for new, old in tqdm(wanted.items(), desc="linking images", unit="file", disable=None):
         if new.exists():
             if not filecmp.cmp(old, new):
                 raise UserError(f"{new} differs from {old}; delete the one that is wrong and run the command again")

@@ -2,18 +2,20 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.dicom import convert_dicom, holds_dicom
 from nnunetv2_xssr.images.dicom_headers import is_dicom
 from nnunetv2_xssr.images.trees import case_name, files_below, files_in
 from nnunetv2_xssr.records.dataset_json import name_problem, read_dataset_json
 from nnunetv2_xssr.records.files import sha256
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, is_visible, names_dataset
 
 _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})", re.DOTALL)
@@ -107,8 +109,16 @@ class ImagePool:
         )
 
 
-def open_pool(text: str, *, recursive: bool = False, patient_ids: bool = True) -> ImagePool:
+def open_pool(
+    text: str, *, channel_names: Sequence[str] | None = None, recursive: bool = False, patient_ids: bool = True
+) -> ImagePool:
     """The pool of an nnU-Net dataset (name or number) or of a folder of images, for which see `folder_pool`.
+
+    Parameters
+    ----------
+    text : str
+    channel_names, recursive, patient_ids
+        Of a folder.
 
     Raises
     ------
@@ -118,15 +128,15 @@ def open_pool(text: str, *, recursive: bool = False, patient_ids: bool = True) -
     folder = Path(text)
     looks_like_dataset = re.fullmatch(r"\d+", text) or names_dataset(text)
     if folder.is_dir() and not looks_like_dataset:
-        return folder_pool(folder, recursive=recursive, patient_ids=patient_ids)
+        return folder_pool(folder, channel_names=channel_names, recursive=recursive, patient_ids=patient_ids)
     if not looks_like_dataset:
         raise UserError(f"{text!r} is neither a folder nor the name or number of an nnU-Net dataset")
     return dataset_pool(find_dataset(text))
 
 
-def open_pools(texts: list[str], *, recursive: bool = False, patient_ids: bool = True) -> list[ImagePool]:
-    """Several pools; a `UserError` says if two are the same."""
-    pools = [open_pool(text, recursive=recursive, patient_ids=patient_ids) for text in texts]
+def open_pools(texts: Sequence[str], **options) -> list[ImagePool]:
+    """Several pools as `open_pool` opens them; a `UserError` says if two are the same."""
+    pools = [open_pool(text, **options) for text in texts]
     names = [pool.name for pool in pools]
     for text, name in zip(texts, names, strict=True):
         if names.count(name) > 1:
@@ -175,14 +185,18 @@ def _has_label(folder: Path, identifier: str, ending: str, listed: dict) -> bool
     return (folder / label if label else folder / "labelsTr" / f"{identifier}{ending}").is_file()
 
 
-def folder_pool(folder: Path, *, recursive: bool = False, patient_ids: bool = True) -> ImagePool:
-    """The pool of all images in a plain folder, each a case, or a channel of one if all are named so.
+def folder_pool(
+    folder: Path, *, channel_names: Sequence[str] | None = None, recursive: bool = False, patient_ids: bool = True
+) -> ImagePool:
+    """The pool of all images in a plain folder: each is a case, or a channel of one if all are named as in nnU-Net.
 
     Where there is no such image, DICOM series in the folder and below are converted into the caches of the pool.
 
     Parameters
     ----------
     folder : Path
+    channel_names : sequence of str, optional
+        The channels of the images, if they are known.
     recursive : bool
         Take the images in all folders below too. A case is then named after its path; its first folder is its group,
         unless all have the same.
@@ -198,9 +212,10 @@ def folder_pool(folder: Path, *, recursive: bool = False, patient_ids: bool = Tr
     elif not images:
         raise _no_image(folder, recursive=recursive)
     elif recursive:
-        cases = _nested_cases(folder, images, ending)
+        cases = _nested_cases(folder, images, ending, channel_names=channel_names)
     else:
-        cases = [Case(identifier, files) for identifier, files in _grouped(images, ending).items()]
+        grouped = _grouped(images, ending, channel_names=channel_names)
+        cases = [Case(identifier, files) for identifier, files in grouped.items()]
     cases.sort(key=lambda case: case.identifier)
     return _checked(ImagePool(name, tuple(cases), ending, None, {"file_ending": ending}))
 
@@ -222,7 +237,7 @@ def _images_in(folder: Path, recursive: bool) -> tuple[str, list[Path]]:
     if len(endings) > 1:
         raise UserError(
             f"{folder} holds images of several kinds ({', '.join(sorted(endings))}), so that two files could be "
-            f"one case; keep one kind a folder"
+            f"one case; keep one kind per folder"
         )
     for ending, images in endings.items():
         return ending, images
@@ -251,27 +266,54 @@ def _no_image(folder: Path, *, recursive: bool) -> UserError:
     )
 
 
-def _grouped(images: list[Path], ending: str) -> dict[str, tuple[Path, ...]]:
-    """The files of each case, of images in one folder."""
+def _grouped(
+    images: list[Path], ending: str, *, channel_names: Sequence[str] | None = None
+) -> dict[str, tuple[Path, ...]]:
+    """The files of each case, of images in one folder.
+
+    Names that end with ``_0000``, ``_0001``, ... may be those of channels, or of frames. Where the channels are known,
+    files that have all of them are cases. Where they are not, the log tells what the files were taken for.
+    """
+    by_file = {image.name[: -len(ending)]: (image,) for image in images}
     grouped = _channel_files(images, ending)
     # Names such as slice_0012.png look like channel 12 of a case; they are channels only if every case has a channel 0.
-    as_channels = sum(map(len, grouped.values())) == len(images) and all(
+    if sum(map(len, grouped.values())) < len(images) or not all(
         found[0].name.endswith(f"_0000{ending}") for found in grouped.values()
-    )
-    if not as_channels:
-        return {image.name[: -len(ending)]: (image,) for image in images}
+    ):
+        return by_file
+    several = max(map(len, grouped.values())) > 1
+    if several and channel_names and _count_channels(images[0], ending) == len(channel_names):
+        count = len(images)
+        logger.info("each of %d files, such as %s, has all channels: each is a case", count, images[0])
+        return by_file
     _check_numbering(grouped, ending)
+    if several and not channel_names:
+        names = [file.name for file in next(iter(grouped.values()))]
+        cases = f"{len(grouped)} case{'s' * (len(grouped) > 1)} of {len(names)} channels"
+        where = images[0].parent
+        logger.info(
+            "%s: %s, by names such as %s; rename the files if each is a case", where, cases, first_few(names, 2)
+        )
     return grouped
 
 
-def _nested_cases(folder: Path, images: list[Path], ending: str) -> list[Case]:
+def _count_channels(image: Path, ending: str) -> int:
+    """How many channels a file has; 0 if it cannot be read, which is told when it is read."""
+    pool = ImagePool(image.name, (Case(image.name, (image,)),), ending, None, {"file_ending": ending})
+    try:
+        return len(pool.reader().read_images([str(image)])[0])
+    except Exception:  # readers raise whatever their library raises
+        return 0
+
+
+def _nested_cases(folder: Path, images: list[Path], ending: str, *, channel_names: Sequence[str] | None) -> list[Case]:
     by_folder = defaultdict(list)
     for image in images:
         by_folder[image.parent.relative_to(folder).parts].append(image)
     several = len({parts[:1] for parts in by_folder}) > 1
     cases: dict[str, Case] = {}
     for parts, inside in by_folder.items():
-        for stem, files in _grouped(inside, ending).items():
+        for stem, files in _grouped(inside, ending, channel_names=channel_names).items():
             identifier = case_name((*parts, stem))
             case = Case(identifier, files, group=parts[0] if parts and several else None)
             twin = cases.setdefault(identifier, case)
@@ -318,7 +360,8 @@ def _checked(pool: ImagePool) -> ImagePool:
         if len(case.files) != n_files:
             raise UserError(
                 f"case {case.identifier} of {pool.name} has {len(case.files)} of {n_files} channel files "
-                f"({', '.join(file.name for file in case.files)}); add what is missing or remove the case"
+                f"({first_few([file.name for file in case.files])}); add what is missing, remove the case, or rename "
+                f"its files if each is a case"
             )
         twin = seen.setdefault(case.identifier.lower(), case.identifier)
         if twin != case.identifier:

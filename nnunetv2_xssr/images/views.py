@@ -110,14 +110,15 @@ def prepare_views(
     def views_of(case: Case) -> np.ndarray:
         return _case_views(case, reader, channel_names=names, order=order, n_views=n_views, dim=dim, look=look)
 
-    read = read_ahead(views_of, [pool.cases[i] for i in missing])
-    for i, views in zip(tqdm(missing, desc=f"reading {pool.name}", unit="case", disable=None), read, strict=True):
-        try:
-            store.write(i, views.result())
-        except BrokenImage as error:
-            if not skip_broken:
-                raise
-            broken[pool.cases[i].identifier] = str(error)
+    progress = tqdm(missing, desc=f"reading {pool.name}", unit="case", disable=None)
+    with read_ahead(views_of, [pool.cases[i] for i in missing]) as read:
+        for i, views in zip(progress, read, strict=True):
+            try:
+                store.write(i, views.result())
+            except BrokenImage as error:
+                if not skip_broken:
+                    raise
+                broken[pool.cases[i].identifier] = str(error)
     kept = [i for i, case in enumerate(pool.cases) if case.identifier not in broken]
     if not kept:
         raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
@@ -222,9 +223,10 @@ def _case_views(
     image, properties = read_image(case, reader)
     where = f"case {case.identifier}: {case.files[0]}"
     if len(image) != len(channel_names):
+        files = "" if len(case.files) == 1 else f" with {len(case.files) - 1} more channel files"
         raise BrokenImage(
-            f"{where} has {len(image)} channels but the pool has {len(channel_names)} ({', '.join(channel_names)}); "
-            f"fix channel_names in dataset.json or the image"
+            f"{where}{files} has {len(image)} channels but the pool has {len(channel_names)} "
+            f"({', '.join(channel_names)}); fix channel_names in dataset.json or the image"
         )
     if dim == 2 and n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")

@@ -172,7 +172,7 @@ def _checked(
     target, workspace = dataset_pool(dataset), Workspace(dataset, name)
     if cases:
         target = with_case_table(target, cases)
-    pools = open_pools(list(sources), **folders)
+    pools = open_pools(list(sources), channel_names=target.channel_names, **folders)
     if dataset in [pool.name for pool in pools]:
         raise UserError(f"the source {dataset} is the target itself; leave -s out to learn from the pool alone")
     last = last_round(workspace, overwrite=overwrite)

@@ -84,18 +84,19 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, *, skip_broken: bool = 
             raise BrokenImage(f"case {case.identifier}: {case.files[0]} is not finite after preprocessing")
         return data
 
-    progress = tqdm(missing, desc=f"preprocessing {pool.name}", unit="case")
-    for case, data in zip(progress, read_ahead(preprocess, missing), strict=True):
-        try:
-            array = data.result()
-        except BrokenImage as error:
-            if not skip_broken:
-                raise
-            broken.append(str(error))
-            del files[case.identifier]
-            continue
-        with atomic(files[case.identifier]) as temporary:
-            np.save(temporary, array)
+    progress = tqdm(missing, desc=f"preprocessing {pool.name}", unit="case", disable=None)
+    with read_ahead(preprocess, missing) as read:
+        for case, data in zip(progress, read, strict=True):
+            try:
+                array = data.result()
+            except BrokenImage as error:
+                if not skip_broken:
+                    raise
+                broken.append(str(error))
+                del files[case.identifier]
+                continue
+            with atomic(files[case.identifier]) as temporary:
+                np.save(temporary, array)
     if not files:
         raise UserError(f"no case of {pool.name} can be used; the first: {broken[0]}")
     return PreprocessedPool(

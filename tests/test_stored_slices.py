@@ -1,0 +1,87 @@
+"""Slices of files that nnU-Net's reader turns: they are counted as in the file, where an annotator draws."""
+
+import csv
+
+import nibabel
+import numpy as np
+import pytest
+from making import succeeds, write_dataset_json
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+from nnunetv2_xssr.commands import collect, select
+from nnunetv2_xssr.images.extract import Look
+from nnunetv2_xssr.images.pools import open_pool
+from nnunetv2_xssr.images.slices import view_slices
+from nnunetv2_xssr.images.views import prepare_views
+
+NAME = "Dataset034_Reoriented"
+# From head to feet and back, sagittal and coronal stacks, and the plane turned too.
+ORIENTATIONS = ["RAS", "LPS", "RAI", "LPI", "ASR", "PIL", "LSA", "RSP"]
+SIZE = {"R": 22, "L": 22, "A": 26, "P": 26, "S": 18, "I": 18}
+
+
+def write_stored(path, orientation, seed=0):
+    """A body with noise whose file is stored in this orientation; its values tell the place along the third axis."""
+    shape = tuple(SIZE[code] for code in orientation)
+    i, j, k = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    body = (i**2 + j**2 + (k - 0.2) ** 2 < 0.5) * (100 + 10 * np.arange(shape[2]))
+    image = body + np.random.default_rng(seed).normal(0, 1, shape)
+    ras = nibabel.Nifti1Image(np.zeros([SIZE[code] for code in "RAS"]), np.diag([1.0, 1.5, 2.0, 1.0]))
+    turned = ras.as_reoriented(ornt_transform(io_orientation(ras.affine), axcodes2ornt(orientation)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(image.astype(np.float32), turned.affine), path)
+    assert "".join(nibabel.aff2axcodes(turned.affine)) == orientation
+
+
+@pytest.fixture
+def reoriented(empty):
+    for i, orientation in enumerate(ORIENTATIONS):
+        write_stored(empty.images(NAME) / f"{orientation}_0000.nii.gz", orientation, seed=i)
+    more = {"overwrite_image_reader_writer": "NibabelIOWithReorient", "dataset": {}, "numTraining": 0}
+    write_dataset_json(empty.raw / NAME, ".nii.gz", channel_names={"0": "MRI"}, **more)
+    return empty
+
+
+def test_views_show_the_slices_of_the_file(reoriented):
+    pool = open_pool("34")
+    views = prepare_views(pool, look=Look(axis="file"))
+    for case, rows in zip(pool.cases, views.rows, strict=True):
+        stored = nibabel.load(case.files[0]).get_fdata()
+        places = view_slices(case, pool.reader())
+        assert len(set(places)) == 8
+        scaled = (stored - stored.mean()) / stored.std()
+        shown = np.asarray(rows, float).mean(axis=(1, 2, 3))
+        # A view has a margin where a slice is not square.
+        assert np.corrcoef(shown, scaled.mean(axis=(0, 1))[places])[0, 1] > 0.999, case.identifier
+
+
+def test_whole_cases_are_read_as_nnunet_reads_them(reoriented):
+    pool = open_pool("34")
+    assert type(pool.reader()).__name__ == "NibabelIOWithReorient"
+    assert prepare_views(pool).cache != prepare_views(pool, look=Look(axis="file")).cache
+
+
+def test_from_worklist_to_collected_labels(reoriented, capsys):
+    argv = ["-d", "34", "--unit", "slice", "-b", "8", "-device", "cpu"]
+    succeeds(capsys, select.main, argv)
+    handover = reoriented.raw / NAME / "annotate" / "round_01"
+    with open(handover / "worklist.csv", encoding="utf-8-sig") as file:
+        places = {row["case"]: int(row["slice"]) for row in csv.DictReader(file)}
+    assert sorted(places) == sorted(ORIENTATIONS)
+    for case, place in places.items():
+        path = handover / "labels" / f"{case}.nii.gz"
+        template = nibabel.load(path)
+        assert np.allclose(template.affine, nibabel.load(reoriented.images(NAME) / f"{case}_0000.nii.gz").affine)
+        label = np.asarray(template.dataobj)
+        assert (label[:, :, place] == 0).all() and (np.delete(label, place, axis=2) == 2).all()
+        label[5:9, 5:9, place] = 1
+        if case == "ASR":  # and on a slice that nobody asked for
+            label[5:9, 5:9, place + 1] = 1
+        nibabel.save(nibabel.Nifti1Image(label, template.affine), path)
+    capsys.readouterr()
+    assert collect.main(["-d", "34"]) == 2
+    out = capsys.readouterr().out
+    assert f"ASR.nii.gz: slice {places['ASR'] + 1} is not all 2" in out and f"only {places['ASR']} was asked for" in out
+    assert sorted(path.name for path in (reoriented.raw / NAME / "labelsTr").iterdir()) == sorted(
+        f"{case}.nii.gz" for case in places if case != "ASR"
+    )
