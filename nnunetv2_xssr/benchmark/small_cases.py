@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from nnunetv2_xssr.annotation.label_check import check_label, label_values
+from nnunetv2_xssr.annotation.label_check import IGNORE, check_label, label_values
 from nnunetv2_xssr.benchmark.fast_judge import SIZE
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import Case, ImagePool
@@ -63,7 +63,7 @@ def count_labels(dataset_json: dict) -> int:
         If the task has an ignore label, which the fast judge does not know.
     """
     values = label_values(dataset_json)
-    if "ignore" in values.values():
+    if IGNORE in values.values():
         raise UserError("dataset.json has an ignore label, which --judge fast does not know; choose --judge nnunet")
     return max(values)
 
@@ -79,7 +79,7 @@ def read_small_cases(pool: ImagePool) -> SmallCases:
     n_labels, files, reader = count_labels(pool.dataset_json), label_files(pool), pool.reader()
 
     def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
-        label = check_label(files[case.identifier], case, pool, allow_empty=True)
+        label = check_label(files[case.identifier], case, pool, allow_empty=True).values
         return small_slices(read_case(case, reader), label, channel_names=pool.channel_names, n_labels=n_labels)
 
     progress = tqdm(read_ahead(read, pool.cases), total=len(pool), desc=f"reading {pool.name}", unit="case")
