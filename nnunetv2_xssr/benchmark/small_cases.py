@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,12 +10,12 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.annotation.label_check import IGNORE, check_label, label_values
 from nnunetv2_xssr.benchmark.fast_judge import SIZE
+from nnunetv2_xssr.benchmark.hold_out import label_files
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME, foreground_slices, normalise
-from nnunetv2_xssr.records.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +42,6 @@ class SmallCases:
         row = {case: i for i, case in enumerate(self.identifiers)}
         wanted = [row[case] for case in cases]
         return self.images[wanted], self.labels[wanted]
-
-
-def label_files(pool: ImagePool) -> dict[str, Path]:
-    """The label file of every case of a dataset that is labelled throughout."""
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
-    raw = str(Workspace(pool.name).raw)
-    listed = get_filenames_of_train_images_and_targets(raw, pool.dataset_json)
-    return {case: Path(listed[case]["label"]) for case in pool.identifiers}
 
 
 def count_labels(dataset_json: dict) -> int:
