@@ -25,8 +25,8 @@ from encoders import ENCODERS, SEEDLESS, checkpoint_of, pretrained
 from studies import CONFIRMING, STUDIES, TUNING, Study, source_views, target_of, use_folder
 
 from nnunetv2_xssr.benchmark.arms import RANDOM, WHOLE_POOL, Arm, random_arms, selected_arms, whole_pool
-from nnunetv2_xssr.benchmark.jobs import Job, load_result, run_jobs, unfinished
-from nnunetv2_xssr.benchmark.judges import DICE, FastJudge
+from nnunetv2_xssr.benchmark.jobs import DICE, Job, load_result, run_jobs, unfinished
+from nnunetv2_xssr.benchmark.small_judge import FastJudge
 from nnunetv2_xssr.benchmark.statistics import (
     describe,
     gain,

@@ -16,6 +16,7 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import atomic, check_format, read_json, sha256_json, write_json
 
 KIND, FORMAT_VERSION = "benchmark job", 1
+DICE = "dice"  # the measure that every judge gives
 
 
 class Judge(Protocol):
@@ -30,7 +31,7 @@ class Judge(Protocol):
     identity: str
 
     def __call__(self, job: "Job") -> dict[str, dict[str, float]]:
-        """The name of each measure, ``dice`` at least, to its value for every test case."""
+        """The name of each measure, `DICE` at least, to its value for every test case."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The judges: what trains on chosen cases and measures the test cases."""
+"""The judge fast: the small U-Net, with the cases that it is shown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,10 @@ import numpy as np
 
 from nnunetv2_xssr.benchmark.fast_judge import SETTINGS, judge
 from nnunetv2_xssr.benchmark.hold_out import data_hash
-from nnunetv2_xssr.benchmark.jobs import Job
+from nnunetv2_xssr.benchmark.jobs import DICE, Job
 from nnunetv2_xssr.benchmark.small_cases import SmallCases
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.records.files import sha256_json
-
-DICE = "dice"
 
 
 def fast_identity(target: ImagePool, test: Sequence[str]) -> str:
