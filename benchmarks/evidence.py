@@ -135,7 +135,7 @@ class Design:
         self.target = target_of(study.pack, tuple(study.target.items()), work)
         order = np.random.default_rng(0).permutation(len(self.target.pool))
         self.pool = sorted(self.target.pool[i] for i in order[: study.pool])
-        self.budget = {text: parse_budget(text, len(self.pool)) for text in budgets}
+        self.budget = {text: parse_budget(text, pool_size=len(self.pool)) for text in budgets}
         self.sizes = sorted(set(self.budget.values()))
         self.arms: dict[Kind, list[Arm]] = {
             BASELINE: random_arms(self.pool, budgets=self.sizes, draws=draws),
@@ -168,7 +168,7 @@ class Design:
         return Job(judge=self.target.identity, cases=tuple(arm.cases), seed=0)
 
     def judge(self) -> FastJudge:
-        return FastJudge(identity=self.target.identity, cases=self.target.small_cases(), test=self.target.test)
+        return FastJudge(cases=self.target.small_cases(), test=self.target.test)
 
     def dice(self, kind: Kind, budgets: Iterable[str]) -> np.ndarray | None:
         """Dice points, shape (units, budgets, test cases), of the units that are finished at all of the budgets."""

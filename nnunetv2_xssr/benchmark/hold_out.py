@@ -83,7 +83,7 @@ def parse_budgets(texts: Sequence[str], *, pool_size: int) -> list[int]:
     """
     found: dict[int, str] = {}
     for text in texts:
-        k = parse_budget(text, pool_size)
+        k = parse_budget(text, pool_size=pool_size)
         if k >= pool_size:
             raise UserError(f"-b must be less than the {pool_size} cases of the pool; got {text!r}")
         if k in found:

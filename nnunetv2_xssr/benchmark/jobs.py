@@ -4,11 +4,10 @@ import multiprocessing
 import os
 import shlex
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 from tqdm import tqdm
 
@@ -19,21 +18,6 @@ KIND, FORMAT_VERSION = "benchmark job", 1
 DICE = "dice"  # the measure that every judge gives
 
 
-class Judge(Protocol):
-    """What trains on some cases and measures the test cases.
-
-    Attributes
-    ----------
-    identity : str
-        Hash of everything that decides the result, apart from the training cases and the seed.
-    """
-
-    identity: str
-
-    def __call__(self, job: "Job") -> dict[str, dict[str, float]]:
-        """The name of each measure, `DICE` at least, to its value for every test case."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One training.
@@ -41,7 +25,7 @@ class Job:
     Attributes
     ----------
     judge : str
-        Its identity.
+        Hash of everything that decides the result, apart from the training cases and the seed.
     cases : tuple of str
         Training cases, sorted: arms that chose the same set share the job.
     seed : int
@@ -61,6 +45,10 @@ class Job:
         return sha256_json(asdict(self))[:16]
 
 
+Measures = dict[str, dict[str, float]]  # the name of each measure, DICE at least, to its value for every test case
+Judge = Callable[[Job], Measures]  # trains on the cases of a job and measures the test cases
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
     """What a job measured.
@@ -68,11 +56,11 @@ class JobResult:
     Attributes
     ----------
     measures : dict
-        See `Judge`.
+        See `Measures`.
     seconds : float
     """
 
-    measures: dict[str, dict[str, float]]
+    measures: Measures
     seconds: float
 
 

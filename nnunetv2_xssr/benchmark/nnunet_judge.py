@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xssr.benchmark.hold_out import data_hash, label_files
-from nnunetv2_xssr.benchmark.jobs import DICE, Job
+from nnunetv2_xssr.benchmark.jobs import DICE, Job, Measures
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
 from nnunetv2_xssr.records.files import read_json, sha256_files, sha256_json
@@ -31,8 +31,6 @@ class NnunetJudge:
 
     Attributes
     ----------
-    identity : str
-        See `nnunet_identity`.
     dataset : str
     test : tuple of str
     configuration, trainer, plans_name : str
@@ -42,7 +40,6 @@ class NnunetJudge:
         Of the benchmark: results and logs lie below it.
     """
 
-    identity: str
     dataset: str
     test: tuple[str, ...]
     configuration: str
@@ -51,7 +48,7 @@ class NnunetJudge:
     device: str
     folder: Path
 
-    def __call__(self, job: Job) -> dict[str, dict[str, float]]:
+    def __call__(self, job: Job) -> Measures:
         """The mean Dice over the labels of every test case, and the normalised surface Dice where it can be measured.
 
         The selection of a job is called ``bench_KEY``; its split is deleted in the end, and so are the checkpoints.
@@ -87,7 +84,7 @@ class NnunetJudge:
             end = " | ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
             raise UserError(f"nnUNetv2_train ended with code {code}: {end[-300:]}; the whole log is {log}")
 
-    def _measures(self, validation: Path) -> dict[str, dict[str, float]]:
+    def _measures(self, validation: Path) -> Measures:
         target = dataset_pool(self.dataset)
         ending, dice = target.file_ending, {}
         for entry in read_json(validation / "summary.json")["metric_per_case"]:

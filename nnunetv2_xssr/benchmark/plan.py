@@ -1,6 +1,5 @@
 """What a benchmark will do: its settings, checked before any long work, and the record of its arms."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -110,24 +110,22 @@ class Results:
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """All strategies at all budgets, after the random draws of the budget."""
+        """At every budget the random draws, then all strategies."""
         random, found = self.values(RANDOM), []
-        curve = np.append(random.mean(axis=(0, 2)), self.ceiling)
         sizes = np.append(self.budgets, self.benchmark.pool_size)
+        curve = np.append(random.mean(axis=(0, 2)), self.ceiling)
         of_strategy = {strategy: self.values(strategy) for strategy in self.strategies}
         for i, budget in enumerate(self.budgets):
-            found.append(Comparison(strategy=RANDOM, budget=budget, **_level(random[:, i])))
+            found.append(_level(RANDOM, budget, random[:, i]))
             for strategy, dice in of_strategy.items():
-                ours = dice[:, i]
+                level, ours, theirs = _level(strategy, budget, dice[:, i]), dice[:, i], random[:, i]
                 found.append(
-                    Comparison(
-                        strategy=strategy,
-                        budget=budget,
-                        **_level(ours),
-                        gain=gain(ours, random[:, i]),
-                        gain_worst=gain(ours, random[:, i], outcome=worst_cases),
-                        percentile=percentile_within(mean_dice(ours), mean_dice(random[:, i])),
-                        saved=annotation_saved(float(ours.mean()), n_cases=budget, budgets=sizes, random=curve),
+                    replace(
+                        level,
+                        gain=gain(ours, theirs),
+                        gain_worst=gain(ours, theirs, outcome=worst_cases),
+                        percentile=percentile_within(mean_dice(ours), mean_dice(theirs)),
+                        saved=annotation_saved(level.dice, n_cases=budget, budgets=sizes, random=curve),
                     )
                 )
         return found
@@ -151,13 +149,15 @@ def _number(arm: Arm) -> int:
     return arm.number
 
 
-def _level(dice: np.ndarray) -> dict[str, float]:
+def _level(strategy: str, budget: int, dice: np.ndarray) -> Comparison:
     means = mean_dice(dice)
-    return {
-        "dice": float(means.mean()),
-        "spread": float(means.std(ddof=1)) if len(means) > 1 else float("nan"),
-        "worst_tenth": float(worst_tenth(dice).mean()),
-    }
+    return Comparison(
+        strategy=strategy,
+        budget=budget,
+        dice=float(means.mean()),
+        spread=float(means.std(ddof=1)) if len(means) > 1 else float("nan"),
+        worst_tenth=float(worst_tenth(dice).mean()),
+    )
 
 
 def write_csv(path: Path, results: Results) -> None:

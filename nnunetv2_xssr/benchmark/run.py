@@ -157,9 +157,8 @@ def _judge_of(benchmark: Benchmark, jobs: list[Job], folder: BenchmarkFolder, *,
     settings, test = benchmark.settings, tuple(benchmark.test)
     if settings.judge == FAST:
         needed = dataset_pool(settings.target).only([*test, *(case for job in jobs for case in job.cases)])
-        return FastJudge(identity=benchmark.judge, cases=read_small_cases(needed), test=test)
+        return FastJudge(cases=read_small_cases(needed), test=test)
     return NnunetJudge(
-        identity=benchmark.judge,
         dataset=settings.target,
         test=test,
         device=device,

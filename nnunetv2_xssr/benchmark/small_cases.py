@@ -16,6 +16,7 @@ from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME, foreground_slices, normalise
+from nnunetv2_xssr.records.workspace import channel_names_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,12 @@ def read_small_cases(pool: ImagePool) -> SmallCases:
     UserError
         If an image or a label cannot be used.
     """
-    n_labels, files, reader = count_labels(pool.dataset_json), label_files(pool), pool.reader()
+    n_labels, channels = count_labels(pool.dataset_json), channel_names_of(pool.dataset_json)
+    files, reader = label_files(pool), pool.reader()
 
     def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
         label = check_label(files[case.identifier], case, pool, allow_empty=True).values
-        return small_slices(read_case(case, reader), label, channel_names=pool.channel_names, n_labels=n_labels)
+        return small_slices(read_case(case, reader), label, channel_names=channels, n_labels=n_labels)
 
     progress = tqdm(read_ahead(read, pool.cases), total=len(pool), desc=f"reading {pool.name}", unit="case")
     images, labels = zip(*(case.result() for case in progress), strict=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from nnunetv2_xssr.benchmark.fast_judge import SETTINGS, judge
 from nnunetv2_xssr.benchmark.hold_out import data_hash
-from nnunetv2_xssr.benchmark.jobs import DICE, Job
+from nnunetv2_xssr.benchmark.jobs import DICE, Job, Measures
 from nnunetv2_xssr.benchmark.small_cases import SmallCases
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.records.files import sha256_json
@@ -24,17 +24,14 @@ class FastJudge:
 
     Attributes
     ----------
-    identity : str
-        See `fast_identity`.
     cases : SmallCases
     test : tuple of str
     """
 
-    identity: str
     cases: SmallCases
     test: tuple[str, ...]
 
-    def __call__(self, job: Job) -> dict[str, dict[str, float]]:
+    def __call__(self, job: Job) -> Measures:
         """The Dice of every test case."""
         of_train, of_test = self.cases.rows(job.cases), self.cases.rows(self.test)
         dice = judge(*of_train, *of_test, n_labels=self.cases.n_labels, seed=job.seed)

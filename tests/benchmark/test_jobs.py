@@ -17,7 +17,6 @@ class Counting:
     """A judge that leaves a mark in a folder for every training."""
 
     folder: Path
-    identity: str = "counting"
     breaks_at: str = ""
 
     def __call__(self, job):
