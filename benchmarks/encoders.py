@@ -43,7 +43,7 @@ def untrained(target: Views, source: Views, rows: Sequence[int], seed: int, fold
     """The same network with its first weights: what a trained one must beat."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MaskedAutoencoder(len(source.channel_names), **ARCHITECTURE)
+        model = MaskedAutoencoder(input_channels=len(source.channel_names), **ARCHITECTURE)
     before, last = ARCHITECTURE["features_per_stage"][-2:]
     encoder = Encoder(
         module=model.encoder.eval(),

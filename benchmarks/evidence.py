@@ -238,7 +238,7 @@ def over_studies(designs: Sequence[Design], kind: Kind, budgets: Sequence[str], 
     if not pairs:
         return None
     gains = np.array([outcome(ours).mean() - outcome(random).mean() for ours, random in pairs])
-    return f"{describe(mean_over_studies(gains))} (n = {len(gains)})"
+    return f"{describe(mean_over_studies(gains)) if len(gains) > 1 else f'{gains[0]:+.1f}'} (n = {len(gains)})"
 
 
 def print_steadiness(designs: Sequence[Design], kinds: Sequence[Kind], budgets: Sequence[str]) -> None:

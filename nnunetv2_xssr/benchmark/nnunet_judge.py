@@ -73,7 +73,8 @@ class NnunetJudge:
         return measures
 
     def _train(self, trainer: str, results: Path, log: Path) -> None:
-        program = shutil.which("nnUNetv2_train", path=os.pathsep.join([str(Path(sys.executable).parent), os.defpath]))
+        scripts = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        program = shutil.which("nnUNetv2_train", path=scripts)
         command = [program or "nnUNetv2_train", self.dataset, self.configuration, "0", "-tr", trainer]
         command += ["-p", self.plans_name, "-device", self.device, "--c"]
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from making import SOURCE, TARGET, fails, picture, succeeds, write_dataset_json, write_picture, write_pictures
 
-from nnunetv2_xssr.benchmark import fast_judge, run
+from nnunetv2_xssr.benchmark import fast_judge, run, statistics
 from nnunetv2_xssr.commands.benchmark import main
 
 CASES = [f"t_{i:02d}" for i in range(24)]
@@ -22,6 +22,7 @@ def labelled(empty, monkeypatch):
     write_pictures(empty.raw / TARGET, 24, first_seed=200, labelled=24, shift=1.0, prefix="t")
     write_dataset_json(empty.raw / TARGET, domains={case: "AB"[i % 2] for i, case in enumerate(CASES)})
     monkeypatch.setattr(fast_judge, "ITERATIONS", 2)
+    monkeypatch.setattr(statistics, "RESAMPLES", 20)
     monkeypatch.setattr(run, "_workers", lambda judge, device: (1, []))
     table = empty.root / "cases.csv"
     table.write_text("case,patient\n" + "".join(f"{case},p{i // 2}\n" for i, case in enumerate(CASES)))
