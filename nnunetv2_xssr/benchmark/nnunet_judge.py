@@ -1,5 +1,6 @@
 """The judge nnunet: stock nnU-Net trained through the plugin, and measured by its own evaluation."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -93,7 +94,7 @@ class NnunetJudge:
             # nnU-Net has no number where neither truth nor prediction has the label; both agree then.
             dice[Path(entry["prediction_file"]).name[: -len(ending)]] = float(np.mean(np.nan_to_num(of_labels, nan=1)))
         measures = {DICE: {case: dice[case] for case in self.test}}
-        if surface_distance_is_there():
+        if monai_is_there():
             measures[SURFACE_DICE] = {
                 case: surface_dice(target, case, validation / f"{case}{ending}") for case in self.test
             }
@@ -146,31 +147,28 @@ def check_trainable(target: ImagePool, *, configuration: str, trainer: str, plan
         )
 
 
-def surface_distance_is_there() -> bool:
-    """Whether the optional package that measures surfaces is installed."""
-    try:
-        import surface_distance  # noqa: F401
-    except ImportError:
-        return False
-    return True
+def monai_is_there() -> bool:
+    """Whether MONAI, which measures surfaces, is installed: the extra ``surface``."""
+    return importlib.util.find_spec("monai") is not None
 
 
 def surface_dice(target: ImagePool, case: str, prediction: Path) -> float:
-    """Normalised surface Dice (Nikolov et al. 2018), the mean over the labels; 1 where nobody has the label."""
-    import surface_distance
+    """Normalised surface Dice (Nikolov et al. 2018), the mean over the labels; 1 where nobody has one."""
+    import torch
+    from monai.metrics import compute_surface_dice
 
     reader = target.reader()
-    (truth, properties), (predicted, _) = (
-        reader.read_seg(str(file)) for file in (label_files(target)[case], prediction)
-    )
-    spacing = [float(length) for length in properties["spacing"]]
+    truth, properties = reader.read_seg(str(label_files(target)[case]))
+    predicted, _ = reader.read_seg(str(prediction))
     flat = truth.shape[1] == 1
-    truth, predicted = (array[0, 0] if flat else array[0] for array in (truth, predicted))
-    spacing = spacing[1:] if flat else spacing
+    spacing = [float(length) for length in properties["spacing"]][flat:]
+    values = sorted({*np.unique(truth), *np.unique(predicted)} - {0})
+    if not values:
+        return 1.0
+    masks = [
+        torch.from_numpy(np.stack([(label[0, 0] if flat else label[0]) == value for value in values]))[None].float()
+        for label in (predicted, truth)
+    ]
     tolerance = TOLERANCE * max(spacing[-2:])
-    found = []
-    for label in sorted(set(np.unique(truth)) | set(np.unique(predicted))):
-        if label > 0:
-            distances = surface_distance.compute_surface_distances(truth == label, predicted == label, spacing)
-            found.append(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance))
-    return float(np.mean(found)) if found else 1.0
+    found = compute_surface_dice(*masks, [tolerance] * len(values), include_background=True, spacing=spacing)
+    return float(found.mean())

@@ -95,9 +95,9 @@ def test_a_training_that_fails_says_why(labelled, monkeypatch):
     assert (labelled.preprocessed / TARGET / f"splits_bench_{job().key}.json").is_file()  # to go on from
 
 
-def test_surfaces(labelled, monkeypatch):
-    if not nnunet_judge.surface_distance_is_there():
-        pytest.skip("surface-distance is not installed; install the extra surface")
+def test_surfaces(labelled):
+    if not nnunet_judge.monai_is_there():
+        pytest.skip("MONAI is not installed; install the extra surface")
     measures = judge_in(labelled)(job())
     assert measures["surface_dice"] == {"t_04": 1.0, "t_05": 1.0}
     wrong = fold_of(labelled) / "validation" / "t_04.png"
