@@ -12,8 +12,20 @@ LONGEST_MODULE, LONGEST_FUNCTION, MOST_PUBLIC_NAMES = 400, 60, 12
 EVERYBODY_USES = {"errors", "version"}
 # From top to bottom: a room uses those that are named, which all stand below it.
 ROOMS = {
-    "commands": {"demo", "pipeline", "report", "annotation", "trainer_link", "pretrain", "images", "records", "device"},
+    "commands": {
+        "demo",
+        "benchmark",
+        "pipeline",
+        "report",
+        "annotation",
+        "trainer_link",
+        "pretrain",
+        "images",
+        "records",
+        "device",
+    },
     "demo": {"report", "records", "device"},
+    "benchmark": {"pipeline", "annotation", "pretrain", "images", "selection", "records", "device"},
     "pipeline": {"report", "annotation", "pretrain", "images", "selection", "records", "device"},
     "report": {"annotation", "pretrain", "images", "selection", "records"},
     "annotation": {"images", "records"},

@@ -1,0 +1,1 @@
+"""The benchmark: does selecting beat random draws on a fully labelled target?"""

@@ -1,0 +1,181 @@
+"""The arms of a benchmark: what every strategy picks by every encoder, random draws, and the whole pool."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.images.channels import common_channels
+from nnunetv2_xssr.images.pools import ImagePool
+from nnunetv2_xssr.images.views import Views, prepare_views
+from nnunetv2_xssr.pipeline.embed import embed_pools
+from nnunetv2_xssr.pretrain.processes import start
+from nnunetv2_xssr.pretrain.settings import Settings
+from nnunetv2_xssr.pretrain.training import pretrain
+from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.selection import STRATEGIES, select
+
+RANDOM, WHOLE_POOL = "random", "whole pool"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to choose training cases.
+
+    Attributes
+    ----------
+    strategy : str
+        Its name, ``"random"`` or ``"whole pool"``.
+    budget : int
+        Cases.
+    number : int
+        Of the random draw, or the seed of the encoder.
+    cases : list of str
+    """
+
+    strategy: str
+    budget: int
+    number: int
+    cases: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What cases are compared by.
+
+    Attributes
+    ----------
+    pool : array of shape (n, d)
+        A row per case of the pool, in its order.
+    source : array of shape (m, d) or None
+    components : int or None
+        See `nnunetv2_xssr.selection.select`.
+    """
+
+    pool: np.ndarray
+    source: np.ndarray | None
+    components: int | None
+
+
+def check_strategies(strategies: Sequence[str]) -> None:
+    """Raise `UserError` if one is none, is random, which is always there, or is named twice."""
+    for name in strategies:
+        if name not in STRATEGIES or name == RANDOM:
+            raise one_of("--strategies", [known for known in STRATEGIES if known != RANDOM], name)
+        if strategies.count(name) > 1:
+            raise UserError(f"--strategies names {name} {strategies.count(name)} times; name it once")
+
+
+def whole_pool(pool: Sequence[str]) -> Arm:
+    """The ceiling: all cases of the pool."""
+    return Arm(strategy=WHOLE_POOL, budget=len(pool), number=0, cases=list(pool))
+
+
+def random_arms(pool: Sequence[str], *, budgets: Sequence[int], draws: int) -> list[Arm]:
+    """Draws of every budget: the first cases of one random order per draw."""
+    arms = []
+    for number in range(draws):
+        order = np.random.default_rng(number).permutation(len(pool))
+        arms += [
+            Arm(strategy=RANDOM, budget=k, number=number, cases=sorted(pool[i] for i in order[:k])) for k in budgets
+        ]
+    return arms
+
+
+def selected_arms(
+    pool: Sequence[str],
+    features: Features,
+    *,
+    strategies: Mapping[str, Mapping[str, Any]],
+    budgets: Sequence[int],
+    number: int,
+) -> list[Arm]:
+    """What strategies pick for every budget.
+
+    Parameters
+    ----------
+    pool : sequence of str
+        The case of every row of the features.
+    features : Features
+    strategies : mapping
+        Name of the arm to the options of `nnunetv2_xssr.selection.select` that make it, ``strategy`` at least.
+    budgets : sequence of int
+    number : int
+        The seed of the encoder, and of strategies that draw random numbers.
+    """
+    arms = []
+    for name, options in strategies.items():
+        for k in budgets:
+            chosen = select(
+                features.pool,
+                budget=k,
+                source=features.source,
+                seed=number,
+                components=features.components,
+                **options,
+            )
+            cases = sorted(pool[i] for i in chosen.picks)
+            arms.append(Arm(strategy=name, budget=k, number=number, cases=cases))
+    return arms
+
+
+def encoder_file(folder: Path, seed: int) -> Path:
+    """Where the encoder of a seed lies."""
+    return folder / f"seed_{seed}" / "checkpoint_final.pth"
+
+
+def embedded_pools(
+    target: ImagePool, sources: Sequence[ImagePool], *, pool: Sequence[str], seeds: int, folder: Path, device: str
+) -> Iterator[Features]:
+    """The features of the pool's cases by the encoder of every seed, which is pretrained where it is missing.
+
+    The encoder learns from the sources, or from the pool where there are none: never from test cases.
+
+    Parameters
+    ----------
+    target : ImagePool
+        With its test cases.
+    sources : sequence of ImagePool
+    pool : sequence of str
+        The cases to choose from.
+    seeds : int
+    folder : Path
+        Of the encoders.
+    device : {"cpu", "cuda", "mps"}
+    """
+    for seed in range(seeds):
+        encoder = encoder_file(folder, seed)
+        if not encoder.is_file():
+            logger.info("pretraining the encoder of seed %d, of %d encoders", seed, seeds)
+            learn_from = _views(target, sources, pool)
+            pretrain(learn_from, settings=Settings(seed=seed), fabric=start(device), resume=True, folder=encoder.parent)
+        embedded = embed_pools(
+            target,
+            sources,
+            encoder=encoder,
+            embedding="auto",
+            dim=2,
+            unit="case",
+            seed=seed,
+            skip_broken=False,
+            device=device,
+        )
+        row = {case: i for i, case in enumerate(embedded.identifiers)}
+        yield Features(
+            pool=embedded.pool[[row[case] for case in pool]],
+            source=embedded.source,
+            components=embedded.provenance["components"],
+        )
+
+
+def _views(target: ImagePool, sources: Sequence[ImagePool], pool: Sequence[str]) -> list[Views]:
+    channels = common_channels([target, *sources])
+    if sources:
+        return [prepare_views(source, channel_names=channels) for source in sources]
+    views, kept = prepare_views(target, channel_names=channels), set(pool)
+    rows = [i for i, case in enumerate(views.pool.identifiers) if case in kept]
+    hashes = {case: digest for case, digest in views.hashes.items() if case in kept}
+    return [replace(views, pool=views.pool.only(pool), rows=views.rows[rows], hashes=hashes)]

@@ -1,0 +1,106 @@
+"""The fully labelled target of a benchmark: a pool to choose from, and test cases that are held out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sklearn.model_selection import GroupShuffleSplit
+
+from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.images.case_table import check_names
+from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.records.files import sha256_files
+from nnunetv2_xssr.records.workspace import Workspace
+from nnunetv2_xssr.selection import parse_budget
+
+TEST_SHARE, SEED = 0.2, 0
+LEAST_TEST, LEAST_POOL = 4, 10  # cases
+
+
+def hold_out(target: ImagePool, *, test: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Pool and test cases of a target, each sorted; no group (patient) is in both.
+
+    Parameters
+    ----------
+    target : ImagePool
+    test : sequence of str or None
+        The test cases; by default a fifth of the groups, or of the cases where there are none, drawn at random.
+
+    Raises
+    ------
+    UserError
+        If a case has no label, the test cases do not fit the target, or too few cases are left.
+    """
+    unlabelled = [case.identifier for case in target.cases if not case.labelled]
+    if unlabelled:
+        raise UserError(
+            f"{len(unlabelled)} of {len(target)} cases of {target.name} have no label ({first_few(unlabelled)}); the "
+            f"benchmark needs a fully labelled target"
+        )
+    groups = {case.identifier: _group(case) for case in target.cases}
+    if test is None:
+        held = _drawn(list(groups), list(groups.values()))
+    else:
+        check_names("--test", test, target)
+        held = set(test)
+    _check_apart({case: group for case, group in groups.items() if case in held}, groups)
+    parts = sorted(set(groups) - held), sorted(held)
+    for what, part, least in zip(("pool", "test set"), parts, (LEAST_POOL, LEAST_TEST), strict=True):
+        if len(part) < least:
+            raise UserError(
+                f"the {what} must have at least {least} cases; got {len(part)} of {len(target)} in {target.name}"
+            )
+    return parts
+
+
+def _group(case: Case) -> str:
+    return case.identifier if case.group is None else f"group {case.group}"
+
+
+def _drawn(cases: list[str], groups: list[str]) -> set[str]:
+    if len(set(groups)) < 2:
+        return set()
+    splitter = GroupShuffleSplit(1, test_size=TEST_SHARE, random_state=SEED)
+    _, test = next(splitter.split(cases, groups=groups))
+    return {cases[i] for i in test}
+
+
+def _check_apart(held: dict[str, str], groups: dict[str, str]) -> None:
+    shared = sorted({group for case, group in groups.items() if case not in held} & set(held.values()))
+    if shared:
+        raise UserError(
+            f"--test and the pool share {len(shared)} groups ({first_few(shared)}); put all cases of a group (patient) "
+            f"into the test set, or none"
+        )
+
+
+def parse_budgets(texts: Sequence[str], *, pool_size: int) -> list[int]:
+    """Budgets in cases, increasing.
+
+    Raises
+    ------
+    UserError
+        If one does not fit the pool, or two are the same number of cases.
+    """
+    found: dict[int, str] = {}
+    for text in texts:
+        k = parse_budget(text, pool_size=pool_size)
+        if k >= pool_size:
+            raise UserError(f"-b must be less than the {pool_size} cases of the pool; got {text!r}")
+        if k in found:
+            raise UserError(f"-b {found[k]} and {text} are both {k} of {pool_size} cases in the pool; leave one out")
+        found[k] = text
+    return sorted(found)
+
+
+def label_files(target: ImagePool) -> dict[str, Path]:
+    """The label file of every case of a dataset that is labelled throughout."""
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    listed = get_filenames_of_train_images_and_targets(str(Workspace(target.name).raw), target.dataset_json)
+    return {case: Path(listed[case]["label"]) for case in target.identifiers}
+
+
+def data_hash(target: ImagePool) -> str:
+    """SHA-256 of all images and labels: what was measured on others is not taken for a result on these."""
+    labels = label_files(target)
+    return sha256_files(file for case in target.cases for file in (*case.files, labels[case.identifier]))

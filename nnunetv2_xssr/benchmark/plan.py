@@ -1,0 +1,232 @@
+"""What a benchmark will do: its settings, checked before any long work, and the record of its arms."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nnunetv2_xssr.benchmark.arms import (
+    Arm,
+    check_strategies,
+    embedded_pools,
+    encoder_file,
+    random_arms,
+    selected_arms,
+    whole_pool,
+)
+from nnunetv2_xssr.benchmark.hold_out import hold_out, parse_budgets
+from nnunetv2_xssr.benchmark.jobs import Job
+from nnunetv2_xssr.benchmark.nnunet_judge import check_trainable, nnunet_identity
+from nnunetv2_xssr.benchmark.small_cases import count_labels
+from nnunetv2_xssr.benchmark.small_judge import fast_identity
+from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.images.case_table import with_case_table
+from nnunetv2_xssr.images.channels import common_channels
+from nnunetv2_xssr.images.pools import ImagePool, dataset_pool, open_pools
+from nnunetv2_xssr.records.files import check_format, read_json, write_json
+from nnunetv2_xssr.records.workspace import check_environment, find_dataset
+
+KIND, FORMAT_VERSION = "benchmark", 1
+FAST, NNUNET = "fast", "nnunet"
+JUDGES = (NNUNET, FAST)
+STRATEGIES, BUDGETS = ("xssr", "facility_location", "kmeans"), ("2.5%", "5%", "10%")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the user chose.
+
+    Attributes
+    ----------
+    target : str
+        Full name of the fully labelled dataset.
+    sources : list of str
+        As given.
+    budgets, strategies : list of str
+    draws, seeds, training_seeds : int
+        Random draws; encoders, each pretrained with its own seed; trainings of every set of cases.
+    judge : {"nnunet", "fast"}
+    configuration, trainer, plans_name : str
+        Of nnU-Net.
+    test : list of str or None
+        Test cases; None draws them.
+    cases : str or None
+        Table with domains and groups.
+    """
+
+    target: str
+    sources: list[str]
+    budgets: list[str]
+    strategies: list[str]
+    draws: int
+    seeds: int
+    training_seeds: int
+    judge: str
+    configuration: str
+    trainer: str
+    plans_name: str
+    test: list[str] | None
+    cases: str | None
+
+    def __post_init__(self):
+        if self.judge not in JUDGES:
+            raise one_of("--judge", JUDGES, self.judge)
+        check_strategies(self.strategies)
+        for name, least in (("draws", 2), ("seeds", 1), ("training_seeds", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} must be {least} or more; got {getattr(self, name)}")
+
+    @property
+    def network(self) -> dict[str, str]:
+        """What nnU-Net is told."""
+        return {"configuration": self.configuration, "trainer": self.trainer, "plans_name": self.plans_name}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A benchmark whose arms are chosen: the record ``benchmark.json``.
+
+    Attributes
+    ----------
+    settings : Settings
+    judge : str
+        Identity of the judge: of the data, the test cases and what trains.
+    test : list of str
+    domains : list of str
+        Of the test cases.
+    pool_size : int
+    arms : list of Arm
+    """
+
+    settings: Settings
+    judge: str
+    test: list[str]
+    domains: list[str]
+    pool_size: int
+    arms: list[Arm]
+
+    def jobs_of(self, arm: Arm) -> list[Job]:
+        """One job per training seed."""
+        return [
+            Job(judge=self.judge, cases=tuple(arm.cases), seed=seed) for seed in range(self.settings.training_seeds)
+        ]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs of all arms, each once."""
+        return list(dict.fromkeys(job for arm in self.arms for job in self.jobs_of(arm)))
+
+    def write(self, path: Path) -> None:
+        """Write the record atomically."""
+        write_json(path, {"kind": KIND, "format_version": FORMAT_VERSION, **asdict(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Benchmark":
+        """Read the record back."""
+        content = read_json(path)
+        check_format(content, KIND, FORMAT_VERSION, path)
+        try:
+            return cls(
+                settings=Settings(**content["settings"]),
+                arms=[Arm(**arm) for arm in content["arms"]],
+                **{key: content[key] for key in ("judge", "test", "domains", "pool_size")},
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a whole record of a {KIND} ({error}); delete it to plan anew") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A benchmark that was checked and whose arms are not chosen yet.
+
+    Attributes
+    ----------
+    settings : Settings
+    target : ImagePool
+        With its test cases.
+    sources : list of ImagePool
+    pool, test : list of str
+        Cases.
+    budgets : list of int
+        Cases.
+    judge : str
+        Identity.
+    """
+
+    settings: Settings
+    target: ImagePool
+    sources: list[ImagePool]
+    pool: list[str]
+    test: list[str]
+    budgets: list[int]
+    judge: str
+
+    @property
+    def most_trainings(self) -> int:
+        """How many trainings there are where no two arms choose the same cases."""
+        settings = self.settings
+        selections = len(settings.strategies) * settings.seeds + settings.draws
+        return (selections * len(self.budgets) + 1) * settings.training_seeds
+
+    def missing_encoders(self, folder: Path) -> int:
+        """How many encoders must be pretrained first."""
+        return sum(not encoder_file(folder, seed).is_file() for seed in range(self.settings.seeds))
+
+    def choose(self, folder: Path, *, device: str) -> Benchmark:
+        """Pretrain what is missing in a folder of encoders, embed, select and draw.
+
+        Parameters
+        ----------
+        folder : Path
+        device : {"cpu", "cuda", "mps"}
+        """
+        settings = self.settings
+        arms = [whole_pool(self.pool), *random_arms(self.pool, budgets=self.budgets, draws=settings.draws)]
+        strategies = {name: {"strategy": name} for name in settings.strategies}
+        found = embedded_pools(
+            self.target, self.sources, pool=self.pool, seeds=settings.seeds, folder=folder, device=device
+        )
+        for seed, features in enumerate(found):
+            arms += selected_arms(self.pool, features, strategies=strategies, budgets=self.budgets, number=seed)
+        domain = {case.identifier: case.domain or "" for case in self.target.cases}
+        return Benchmark(
+            settings=settings,
+            judge=self.judge,
+            test=self.test,
+            domains=[domain[case] for case in self.test],
+            pool_size=len(self.pool),
+            arms=arms,
+        )
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Check everything that can be checked before images are read.
+
+    Raises
+    ------
+    UserError
+        If settings, target, sources or what nnU-Net needs do not fit.
+    """
+    check_environment()
+    target = dataset_pool(find_dataset(settings.target))
+    if settings.cases:
+        target = with_case_table(target, Path(settings.cases))
+    sources = open_pools(settings.sources)
+    if target.name in [source.name for source in sources]:
+        raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
+    common_channels([target, *sources])
+    pool, test = hold_out(target, test=settings.test)
+    budgets = parse_budgets(settings.budgets, pool_size=len(pool))
+    if settings.judge == FAST:
+        count_labels(target.dataset_json)
+        identity = fast_identity(target, test)
+    else:
+        check_trainable(target, **settings.network)
+        identity = nnunet_identity(target, test, **settings.network)
+    return Plan(
+        settings=settings,
+        target=target,
+        sources=sources,
+        pool=pool,
+        test=test,
+        budgets=budgets,
+        judge=identity,
+    )

@@ -1,0 +1,242 @@
+"""What the finished jobs of a benchmark tell: one row per job as CSV, tables and a sentence as Markdown."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_xssr.benchmark.arms import RANDOM, WHOLE_POOL, Arm
+from nnunetv2_xssr.benchmark.jobs import DICE, JobResult, load_result
+from nnunetv2_xssr.benchmark.plan import FAST, Benchmark
+from nnunetv2_xssr.benchmark.statistics import (
+    Gain,
+    annotation_saved,
+    budgets_won,
+    conclusion,
+    describe,
+    gain,
+    gains_by_domain,
+    mean_dice,
+    percentile_within,
+    worst_cases,
+    worst_tenth,
+)
+from nnunetv2_xssr.records.files import atomic
+
+JUDGE_WORDS = {FAST: "the fast judge (a small U-Net at 64 pixels, not nnU-Net)"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A strategy against random draws at one budget, in Dice points.
+
+    Attributes
+    ----------
+    strategy : str
+    budget : int
+        Cases.
+    dice, spread : float
+        Mean over units and test cases, and the standard deviation of the units' means; NaN for a single unit.
+    worst_tenth : float
+    gain, gain_worst : Gain or None
+        In the mean and in the 5th percentile of case Dice; None for random draws themselves.
+    percentile : float or None
+        See `percentile_within`.
+    saved : float or None
+        See `annotation_saved`.
+    """
+
+    strategy: str
+    budget: int
+    dice: float
+    spread: float
+    worst_tenth: float
+    gain: Gain | None = None
+    gain_worst: Gain | None = None
+    percentile: float | None = None
+    saved: float | None = None
+
+
+class Results:
+    """The measures of all arms.
+
+    Parameters
+    ----------
+    benchmark : Benchmark
+    folder : Path
+        Of the results of jobs; all jobs are finished.
+    """
+
+    def __init__(self, benchmark: Benchmark, folder: Path):
+        self.benchmark = benchmark
+        self.of_job: dict[str, JobResult] = {}
+        for job in benchmark.jobs:
+            result = load_result(folder, job)
+            assert result is not None, "write results when all jobs are finished"
+            self.of_job[job.key] = result
+        self.strategies = benchmark.settings.strategies
+        self.budgets = sorted({arm.budget for arm in benchmark.arms if arm.strategy == RANDOM})
+        self.ceiling = float(self.points([arm for arm in benchmark.arms if arm.strategy == WHOLE_POOL]).mean())
+
+    @property
+    def judge(self) -> str:
+        """The judge in words."""
+        settings = self.benchmark.settings
+        return JUDGE_WORDS.get(settings.judge, f"nnU-Net ({settings.configuration}, {settings.trainer})")
+
+    @property
+    def measures(self) -> list[str]:
+        """What every job measured."""
+        return sorted(next(iter(self.of_job.values())).measures)
+
+    def points(self, arms: Sequence[Arm], measure: str = DICE) -> np.ndarray:
+        """A measure, times 100, the mean over training seeds, shape (arms, test cases)."""
+        found = [
+            [list(map(self.of_job[job.key].measures[measure].__getitem__, self.benchmark.test)) for job in jobs]
+            for jobs in map(self.benchmark.jobs_of, arms)
+        ]
+        return 100 * np.array(found).mean(axis=1)
+
+    def values(self, strategy: str, measure: str = DICE) -> np.ndarray:
+        """A measure, times 100, of a strategy or of random draws, shape (units, budgets, test cases)."""
+        of_budget = [
+            sorted((arm for arm in self.benchmark.arms if (arm.strategy, arm.budget) == (strategy, k)), key=_number)
+            for k in self.budgets
+        ]
+        return np.stack([self.points(arms, measure) for arms in of_budget], axis=1)
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """At every budget the random draws, then all strategies."""
+        random, found = self.values(RANDOM), []
+        sizes = np.append(self.budgets, self.benchmark.pool_size)
+        curve = np.append(random.mean(axis=(0, 2)), self.ceiling)
+        of_strategy = {strategy: self.values(strategy) for strategy in self.strategies}
+        for i, budget in enumerate(self.budgets):
+            found.append(_level(RANDOM, budget, random[:, i]))
+            for strategy, dice in of_strategy.items():
+                level, ours, theirs = _level(strategy, budget, dice[:, i]), dice[:, i], random[:, i]
+                found.append(
+                    replace(
+                        level,
+                        gain=gain(ours, theirs),
+                        gain_worst=gain(ours, theirs, outcome=worst_cases),
+                        percentile=percentile_within(mean_dice(ours), mean_dice(theirs)),
+                        saved=annotation_saved(level.dice, n_cases=budget, budgets=sizes, random=curve),
+                    )
+                )
+        return found
+
+    @cached_property
+    def overall(self) -> dict[str, Gain]:
+        """The gain of every strategy in mean Dice, over all budgets."""
+        return self.gains(DICE)
+
+    def gains(self, measure: str) -> dict[str, Gain]:
+        """The gain of every strategy in the mean of a measure, over all budgets."""
+        random = self.values(RANDOM, measure)
+        return {strategy: gain(self.values(strategy, measure), random) for strategy in self.strategies}
+
+    def conclusion(self) -> str:
+        """The sentence."""
+        return conclusion(self.overall, judge=self.judge)
+
+
+def _number(arm: Arm) -> int:
+    return arm.number
+
+
+def _level(strategy: str, budget: int, dice: np.ndarray) -> Comparison:
+    means = mean_dice(dice)
+    return Comparison(
+        strategy=strategy,
+        budget=budget,
+        dice=float(means.mean()),
+        spread=float(means.std(ddof=1)) if len(means) > 1 else float("nan"),
+        worst_tenth=float(worst_tenth(dice).mean()),
+    )
+
+
+def write_csv(path: Path, results: Results) -> None:
+    """One row per arm and training seed; arms with the same cases name the same job."""
+    header = ["job", "judge", "strategy", "budget", "encoder_seed_or_draw", "training_seed", "seconds"]
+    header += [
+        f"{measure}_{name}" for measure in results.measures for name in ("mean", "5th_percentile", "worst_tenth")
+    ]
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for arm in results.benchmark.arms:
+            for job in results.benchmark.jobs_of(arm):
+                one = results.of_job[job.key]
+                facts = [job.key, results.benchmark.settings.judge, arm.strategy, arm.budget, arm.number, job.seed]
+                of_cases = [np.array(list(one.measures[measure].values())) for measure in results.measures]
+                told = [of(values) for values in of_cases for of in (mean_dice, worst_cases, worst_tenth)]
+                writer.writerow([*facts, one.seconds, *(f"{value:.5f}" for value in told)])
+
+
+def write_markdown(path: Path, results: Results) -> None:
+    """The sentence, and the tables."""
+    benchmark = results.benchmark
+    settings, n_domains = benchmark.settings, len(set(benchmark.domains))
+    parts = [
+        f"# {settings.target}: does selecting beat random draws?",
+        results.conclusion(),
+        f"Pool {benchmark.pool_size} cases, test set {len(benchmark.test)}. {settings.draws} random draws per budget, "
+        f"{settings.seeds} encoder seeds, {settings.training_seeds} trainings per set of cases. The whole pool reaches "
+        f"{results.ceiling:.1f}. Dice in points, gains with 95 % intervals (bootstrap over draws or encoder seeds, and "
+        f"test cases), which are not corrected for the number of strategies."
+        + (" One encoder seed: the intervals know nothing of other seeds." if settings.seeds == 1 else ""),
+        _table(*comparison_table(results)),
+        _table(*_won(results)),
+    ]
+    if n_domains > 1:
+        parts.append(_table(*_by_domain(results)))
+    with atomic(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def comparison_table(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of all budgets."""
+    header = ["cases", "strategy", "mean Dice", "gain", "gain in the 5th percentile", "worst tenth"]
+    header += ["percentile within random draws", "random cases for the same Dice"]
+    rows = []
+    for one in results.comparisons:
+        spread = "" if np.isnan(one.spread) else f" ± {one.spread:.1f}"
+        row = [str(one.budget), one.strategy, f"{one.dice:.1f}{spread}"]
+        row += ["" if each is None else describe(each) for each in (one.gain, one.gain_worst)]
+        row += [f"{one.worst_tenth:.1f}", "" if one.percentile is None else f"{one.percentile:.0f}"]
+        rows.append([*row, "" if one.saved is None else f"{one.budget + one.saved:.0f} ({one.saved:+.0f})"])
+    return header, rows
+
+
+def _won(results: Results) -> tuple[list[str], list[list[str]]]:
+    random, rows = mean_dice(results.values(RANDOM)), []
+    others = {measure: results.gains(measure) for measure in results.measures if measure != DICE}
+    for strategy, one in results.overall.items():
+        won = budgets_won(mean_dice(results.values(strategy)), random)
+        further = [describe(gains[strategy]) for gains in others.values()]
+        rows.append([strategy, f"{won} of {len(results.budgets)}", describe(one), *further])
+    header = ["strategy", "budgets above the mean of random draws", "gain over all budgets in mean Dice"]
+    return [*header, *(f"in {measure.replace('_', ' ')}" for measure in others)], rows
+
+
+def _by_domain(results: Results) -> tuple[list[str], list[list[str]]]:
+    domains = results.benchmark.domains
+    header = ["domain of the test cases", "test cases", *(f"gain of {name}" for name in results.strategies)]
+    gains = [
+        gains_by_domain(results.values(name), results.values(RANDOM), domains=domains) for name in results.strategies
+    ]
+    rows = [
+        [domain or "none", str(domains.count(domain)), *(describe(of_domain[domain]) for of_domain in gains)]
+        for domain in sorted(set(domains))
+    ]
+    return header, rows
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

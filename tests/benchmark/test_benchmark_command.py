@@ -1,0 +1,183 @@
+"""nnUNetv2_xssr_benchmark: from a labelled dataset to results, resumed, on a cluster, and with bad input."""
+
+import csv
+import json
+import shlex
+
+import numpy as np
+import pytest
+from making import SOURCE, TARGET, fails, picture, succeeds, write_dataset_json, write_picture, write_pictures
+
+from nnunetv2_xssr.benchmark import fast_judge, run, statistics
+from nnunetv2_xssr.commands.benchmark import main
+
+CASES = [f"t_{i:02d}" for i in range(24)]
+
+
+@pytest.fixture
+def labelled(empty, monkeypatch):
+    """A source and a fully labelled target of two domains and twelve patients, and a judge of two iterations."""
+    write_pictures(empty.raw / SOURCE, 6, first_seed=100, prefix="s")
+    write_dataset_json(empty.raw / SOURCE)
+    write_pictures(empty.raw / TARGET, 24, first_seed=200, labelled=24, shift=1.0, prefix="t")
+    write_dataset_json(empty.raw / TARGET, domains={case: "AB"[i % 2] for i, case in enumerate(CASES)})
+    monkeypatch.setattr(fast_judge, "ITERATIONS", 2)
+    monkeypatch.setattr(statistics, "RESAMPLES", 20)
+    monkeypatch.setattr(run, "_workers", lambda judge, device: (1, []))
+    table = empty.root / "cases.csv"
+    table.write_text("case,patient\n" + "".join(f"{case},p{i // 2}\n" for i, case in enumerate(CASES)))
+    return empty
+
+
+def command(workspace, *more):
+    argv = ["-d", "2", "-s", "1", "-b", "2", "20%", "--strategies", "xssr", "coreset", "--draws", "3", "--seeds", "2"]
+    return [*argv, "--judge", "fast", "-device", "cpu", "-o", workspace.root / "out", *more]
+
+
+def record(workspace):
+    return json.loads((workspace.root / "out" / "benchmark.json").read_text())
+
+
+def results(workspace):
+    return sorted((workspace.root / "out" / "jobs").glob("*.json"))
+
+
+def test_from_data_to_results_and_again(labelled, capsys):
+    printed = succeeds(capsys, main, command(labelled, "--cases", labelled.root / "cases.csv"))
+    assert "By the fast judge" in printed and "at most 15" in printed  # 7 selections at 2 budgets, and the whole pool
+    arms, test = record(labelled)["arms"], set(record(labelled)["test"])
+    patient = {case: i // 2 for i, case in enumerate(CASES)}
+    chosen = {case for arm in arms for case in arm["cases"]}
+    assert len(test) == 6 and chosen == set(CASES) - test
+    assert not {patient[case] for case in test} & {patient[case] for case in chosen}
+    sets = {tuple(arm["cases"]) for arm in arms}
+    assert len(results(labelled)) == len(sets) <= len(arms) == 15
+    out = labelled.root / "out"
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert len(rows) == 15 and {row["strategy"] for row in rows} == {"xssr", "coreset", "random", "whole pool"}
+    assert all(0 <= float(row["dice_mean"]) <= 1 for row in rows)
+    text = (out / "results.md").read_text()
+    assert printed.splitlines()[-4] in text  # the sentence
+    assert "| A | " in text and "| B | " in text
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/svg+xml") == 3 and "http" not in page.replace("http-equiv", "")
+
+    before = {file: file.stat().st_mtime_ns for file in results(labelled)}
+    again = succeeds(capsys, main, command(labelled, "--cases", labelled.root / "cases.csv"))
+    assert "trainings: 0" in again and {file: file.stat().st_mtime_ns for file in results(labelled)} == before
+    assert (out / "results.md").read_text() == text
+
+    more = [part if part != "3" else "4" for part in command(labelled, "--cases", labelled.root / "cases.csv")]
+    succeeds(capsys, main, more)
+    assert set(before) < set(results(labelled))  # a further draw, and nothing anew
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_dry_run_does_nothing(labelled, capsys):
+    printed = succeeds(capsys, main, command(labelled, "--training_seeds", "2", "--dry-run"))
+    assert "at most 30" in printed and "encoders to pretrain: 2" in printed
+    assert not (labelled.root / "out").exists()
+
+
+def test_jobs_for_a_cluster(labelled, capsys):
+    file = labelled.root / "jobs.txt"
+    printed = succeeds(capsys, main, command(labelled, "--jobs", file))
+    lines = file.read_text().splitlines()
+    assert f"wrote {len(lines)} commands" in printed and not results(labelled)
+    for line in lines:
+        name, *argv = shlex.split(line)
+        assert name == "nnUNetv2_xssr_benchmark"
+        succeeds(capsys, main, argv)
+    assert len(results(labelled)) == len(lines)
+    assert "trainings: 0" in succeeds(capsys, main, command(labelled))
+    fails(capsys, main, ["-o", labelled.root / "out", "--job", "0123", "-device", "cpu"], "--job", "0123")
+
+
+def test_a_test_file_decides(labelled, capsys):
+    wanted = CASES[3:9]
+    (labelled.root / "test.txt").write_text("\n".join(wanted))
+    succeeds(capsys, main, command(labelled, "--test", labelled.root / "test.txt", "--jobs", labelled.root / "jobs"))
+    assert record(labelled)["test"] == wanted
+
+
+def test_without_a_source_the_encoder_learns_from_the_pool_alone(labelled, capsys, monkeypatch):
+    from nnunetv2_xssr.benchmark import arms
+
+    learned, pretrain = [], arms.pretrain
+
+    def spy(views, **rest):
+        learned.extend(views)
+        return pretrain(views, **rest)
+
+    monkeypatch.setattr(arms, "pretrain", spy)
+    argv = [part for part in command(labelled, "--jobs", labelled.root / "jobs") if part not in ("-s", "1")]
+    succeeds(capsys, main, argv)
+    pool = set(CASES) - set(record(labelled)["test"])
+    assert [set(views.pool.identifiers) for views in learned] == [pool] * 2
+    assert all(len(views.rows) == len(pool) == len(views.hashes) for views in learned)
+
+
+def test_another_folder_for_other_data(labelled, capsys):
+    succeeds(capsys, main, command(labelled, "--jobs", labelled.root / "jobs"))
+    label = labelled.raw / TARGET / "labelsTr" / "t_00.png"
+    pixels = picture(1) > 120
+    write_picture(label, pixels.astype(np.uint8))
+    fails(capsys, main, command(labelled), "other data", "-o")
+
+
+def _remove_a_label(workspace):
+    (workspace.raw / TARGET / "labelsTr" / "t_07.png").unlink()
+
+
+def _few_cases(workspace):
+    for case in CASES[8:]:
+        for file in workspace.raw.glob(f"{TARGET}/*/{case}*"):
+            file.unlink()
+
+
+def _names(*names):
+    return lambda workspace: (workspace.root / "test.txt").write_text("\n".join(names))
+
+
+BAD = {
+    "a target without labels": ([], _remove_a_label, ["1 of 24", "t_07", "no label"]),
+    "unknown test cases": (["--test", "test.txt"], _names("t_00", "t_99"), ["--test", "t_99"]),
+    "a group in both parts": (
+        ["--test", "test.txt", "--cases", "cases.csv"],
+        _names("t_00", "t_02", "t_03", "t_04", "t_05"),
+        ["--test", "pool", "group p0"],
+    ),
+    "too few cases": ([], _few_cases, ["at least", "cases"]),
+    "too small a test set": (["--test", "test.txt"], _names("t_00"), ["test set", "at least 4", "got 1"]),
+    "an empty pool": (["--test", "test.txt"], _names(*CASES), ["pool", "at least 10", "got 0"]),
+    "an unknown strategy": (["--strategies", "best"], None, ["--strategies", "facility_location", "'best'"]),
+    "random as a strategy": (["--strategies", "random"], None, ["--strategies", "'random'"]),
+    "a strategy twice": (["--strategies", "xssr", "xssr"], None, ["xssr 2 times"]),
+    "an unknown judge": (["--judge", "me"], None, ["--judge", "fast", "'me'"]),
+    "one draw": (["--draws", "1"], None, ["--draws", "2 or more"]),
+    "no encoder": (["--seeds", "0"], None, ["--seeds", "1 or more"]),
+    "the whole pool as a budget": (["-b", "100%"], None, ["-b", "'100%'"]),
+    "budgets of the same size": (["-b", "2", "12%"], None, ["-b", "2 and 12%"]),
+    "a budget that is none": (["-b", "few"], None, ["'few'"]),
+    "the target as its source": (["-s", "2"], None, ["is the target itself"]),
+    "an unknown target": (["-d", "77"], None, ["'77'"]),
+    "no plans for nnU-Net": (["--judge", "nnunet"], None, ["nnUNetv2_plan_and_preprocess -d 2"]),
+    "a trainer of another kind": (["--judge", "nnunet", "-tr", "nnUNetTrainer"], None, ["-tr", "XSSRTrainer_50epochs"]),
+    "a job of no benchmark": (None, None, ["benchmark.json", "does not exist"]),
+}
+
+
+@pytest.mark.parametrize("options, prepare, parts", [pytest.param(*case, id=name) for name, case in BAD.items()])
+def test_bad_input(labelled, capsys, monkeypatch, options, prepare, parts):
+    monkeypatch.chdir(labelled.root)
+    if prepare:
+        prepare(labelled)
+    argv = command(labelled, *options) if options is not None else ["--job", "0123", "-o", "out"]
+    sentence = fails(capsys, main, argv, *parts)
+    assert len(sentence) < 400 and not (labelled.root / "out").exists()
+
+
+def test_the_target_or_a_job_must_be_given(capsys):
+    with pytest.raises(SystemExit):
+        main(["-b", "2"])
+    assert "-d" in capsys.readouterr().err
