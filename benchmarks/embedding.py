@@ -26,9 +26,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from vit import ViTMaskedAutoencoder
 
+from nnunetv2_xssr.images.extract import VIEW_SIZE
+from nnunetv2_xssr.images.normalise import Statistics, normalise
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.reading import read_case
-from nnunetv2_xssr.images.views import VIEW_SIZE, normalise, prepare_views
+from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
 from nnunetv2_xssr.pretrain.objective import sample_generator
 from nnunetv2_xssr.pretrain.pooling import ALIGNED, GRID, FeatureLayout, place_share, symmetries
@@ -265,7 +267,8 @@ class Judge:
             label = reader.read_seg(str(pack_folder(pack) / "labelsTr" / f"{case.identifier}{views.pool.file_ending}"))
             label = label[0][0]
             masks.append(mask_of(label))
-            image = normalise(read_case(case, reader), channels)
+            image = read_case(case, reader)
+            image = normalise(image, channels, Statistics.of(image, channels))
             appearances.append(appearance(image, (label > 0).astype(np.float32)))
         self.distances = {
             "masks": soft_dice_distance(np.stack(masks).astype(np.float64)),

@@ -12,9 +12,9 @@ from sklearn.model_selection import GroupShuffleSplit
 from torch.nn import functional as F
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.extract import extract_views
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.reading import read_case
-from nnunetv2_xssr.images.views import extract_views
 from nnunetv2_xssr.records.files import read_json, write_json
 
 # What the small networks see: whole lungs at half the resolution; nuclei, which are small, at the full one.

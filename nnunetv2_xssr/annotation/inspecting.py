@@ -130,8 +130,8 @@ def inspect_labels(
             label = check_label(file, cases[case], pool, allow_empty=empty, values=read_as)
             if case in slices:
                 ignore = pool.dataset_json["labels"][IGNORE]
-                drawn = Geometry.of(label.grid).along_third(label.values)
-                check_slices(shown(file, pool), drawn, slices=slices[case], ignore=ignore)
+                in_file = Geometry.of(label.grid).along_third(label.values)
+                check_slices(shown(file, pool), in_file, slices=slices[case], ignore=ignore)
         except UnfitLabel as error:
             found.unfit.append(str(error))
         else:

@@ -170,5 +170,7 @@ def surface_dice(target: ImagePool, case: str, prediction: Path) -> float:
         for label in (predicted, truth)
     ]
     tolerance = TOLERANCE * max(spacing[-2:])
-    found = compute_surface_dice(*masks, [tolerance] * len(values), include_background=True, spacing=spacing)
+    found = compute_surface_dice(
+        masks[0], masks[1], [tolerance] * len(values), include_background=True, spacing=spacing
+    )
     return float(found.mean())

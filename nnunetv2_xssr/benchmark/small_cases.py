@@ -12,10 +12,12 @@ from nnunetv2_xssr.annotation.label_check import IGNORE, check_label, label_valu
 from nnunetv2_xssr.benchmark.fast_judge import SIZE
 from nnunetv2_xssr.benchmark.hold_out import label_files
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.extract import choose_slices
+from nnunetv2_xssr.images.normalise import Statistics, normalise
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import read_case
-from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME, foreground_slices, normalise
+from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME
 from nnunetv2_xssr.records.workspace import channel_names_of
 
 
@@ -74,8 +76,9 @@ def read_small_cases(pool: ImagePool) -> SmallCases:
         label = check_label(files[case.identifier], case, pool, allow_empty=True).values
         return small_slices(read_case(case, reader), label, channel_names=channels, n_labels=n_labels)
 
-    progress = tqdm(read_ahead(read, pool.cases), total=len(pool), desc=f"reading {pool.name}", unit="case")
-    images, labels = zip(*(case.result() for case in progress), strict=True)
+    with read_ahead(read, pool.cases) as ahead:
+        progress = tqdm(ahead, total=len(pool), desc=f"reading {pool.name}", unit="case", disable=None)
+        images, labels = zip(*(case.result() for case in progress), strict=True)
     return SmallCases(identifiers=pool.identifiers, images=np.stack(images), labels=np.stack(labels), n_labels=n_labels)
 
 
@@ -97,8 +100,9 @@ def small_slices(
     labels : uint8 array of shape (slices, SIZE, SIZE)
         The label that covers most of a pixel.
     """
-    slices = foreground_slices(image[0], VIEWS_PER_VOLUME) if image.shape[1] > 1 else np.zeros(1, int)
-    pixels = torch.from_numpy(normalise(image, channel_names)[:, slices]).transpose(0, 1)
+    slices = choose_slices(image, VIEWS_PER_VOLUME if image.shape[1] > 1 else 1).places
+    statistics = Statistics.of(image, channel_names)
+    pixels = torch.from_numpy(normalise(image[:, slices], channel_names, statistics)).transpose(0, 1)
     masks = F.one_hot(torch.from_numpy(label[slices]).long(), n_labels + 1).movedim(3, 1).float()
     size = [max(1, round(length * SIZE / max(pixels.shape[-2:]))) for length in pixels.shape[-2:]]
     pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -115,7 +116,7 @@ class CaseRows:
     def write(self, i: int, row: np.ndarray) -> None:
         """Write row i."""
         with open(self.path, "r+b") as file:
-            file.seek(self.rows.offset + i * self.rows[0].nbytes)
+            file.seek(cast(np.memmap, self.rows).offset + i * self.rows[0].nbytes)
             file.write(np.ascontiguousarray(row, self.rows.dtype).tobytes())
 
 

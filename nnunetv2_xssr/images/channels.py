@@ -23,15 +23,13 @@ def channel_order(channel_names: Sequence[str], *, like: Sequence[str]) -> tuple
     if UNNAMED in (*channel_names, *like):
         same = normalisation_schemes(channel_names) == normalisation_schemes(like)
         return tuple(range(len(like))) if same else None
-    left: list[str | None] = [name.strip().casefold() for name in channel_names]
-    wanted = [name.strip().casefold() for name in like]
-    if sorted(wanted) != sorted(left):
+    here, wanted = ([name.strip().casefold() for name in names] for names in (channel_names, like))
+    if sorted(wanted) != sorted(here):
         return None
-    order = []
-    for name in wanted:
-        order.append(left.index(name))
-        left[order[-1]] = None
-    return tuple(order)
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(here):
+        places.setdefault(name, []).append(place)
+    return tuple(places[name].pop(0) for name in wanted)
 
 
 def common_channels(pools: Sequence[ImagePool]) -> tuple[str, ...] | None:
@@ -42,11 +40,14 @@ def common_channels(pools: Sequence[ImagePool]) -> tuple[str, ...] | None:
     UserError
         If two pools do not have the same channels, in whatever order.
     """
-    first, *others = [pool for pool in pools if pool.channel_names] or [None]
-    for other in others:
-        if channel_order(other.channel_names, like=first.channel_names) is None:
-            raise different_channels(first.name, first.channel_names, other.name, other.channel_names)
-    return first and first.channel_names
+    named = [(pool.name, pool.channel_names) for pool in pools if pool.channel_names]
+    if not named:
+        return None
+    (name, channels), *others = named
+    for other, its in others:
+        if channel_order(its, like=channels) is None:
+            raise different_channels(name, channels, other, its)
+    return channels
 
 
 def different_channels(name: str, channels: Sequence[str], other_name: str, others: Sequence[str]) -> UserError:

@@ -137,7 +137,7 @@ def extract_views(
     look = look or Look()
     chosen = choose_slices(image, n_views, geometry=geometry, look=look)
     canonical = geometry.canonical(image)
-    statistics = Statistics.of(canonical[(slice(None), *chosen.box)], channel_names)
+    statistics = Statistics.of(canonical[:, chosen.box[0], chosen.box[1], chosen.box[2]], channel_names)
     planes = tuple(part for axis, part in enumerate(chosen.box) if axis != chosen.axis)
     slices = np.take(canonical, chosen.places, axis=1 + chosen.axis)
     slices = np.moveaxis(slices, 1 + chosen.axis, 1)[:, :, planes[0], planes[1]]
@@ -188,10 +188,10 @@ def extract_volume(
     """
     canonical = geometry.canonical(image)
     box = nonzero_box(canonical)
-    canonical = canonical[(slice(None), *box)]
+    canonical = canonical[:, box[0], box[1], box[2]]
     statistics = Statistics.of(canonical, channel_names)
-    inside = tuple(foreground(canonical[0], axis) for axis in range(3))
-    volume = normalise(canonical[(slice(None), *inside)], channel_names, statistics, window=(look or Look()).window)
+    z, y, x = (foreground(canonical[0], axis) for axis in range(3))
+    volume = normalise(canonical[:, z, y, x], channel_names, statistics, window=(look or Look()).window)
     tensor = torch.from_numpy(np.ascontiguousarray(volume))[None]
     extent = [size * mm for size, mm in zip(tensor.shape[2:], geometry.canonical_spacing, strict=True)]
     size = [max(1, round(VOLUME_SIZE * mm / max(extent))) for mm in extent]

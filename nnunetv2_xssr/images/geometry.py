@@ -50,7 +50,8 @@ class Geometry:
         properties : dict
             Of nnU-Net's readers: ``spacing``, and ``sitk_stuff`` or ``nibabel_stuff``.
         """
-        spacing = tuple(float(abs(value)) for value in properties["spacing"])
+        z, y, x = (float(abs(value)) for value in properties["spacing"])
+        spacing = z, y, x
         columns = _directions(properties)
         if columns is None:
             return cls(spacing)
@@ -65,17 +66,20 @@ class Geometry:
             source[canonical] = axis
             # Canonical axes run to superior (+z of RAS), posterior (-y) and left (-x).
             flipped[canonical] = bool(sign != (1 if canonical == 0 else -1))
-        return cls(spacing, tuple(source), tuple(flipped), True, _third_axis(properties))
+        (a, b, c), (flip_a, flip_b, flip_c) = source, flipped
+        return cls(spacing, (a, b, c), (flip_a, flip_b, flip_c), True, _third_axis(properties))
 
     def canonical(self, image: np.ndarray) -> np.ndarray:
         """A view of an array of shape (channels, z, y, x) in the canonical order."""
         image = image.transpose(0, *(axis + 1 for axis in self.source))
-        return image[(slice(None), *(slice(None, None, -1 if flip else 1) for flip in self.flipped))]
+        z, y, x = (-1 if flip else 1 for flip in self.flipped)
+        return image[:, ::z, ::y, ::x]
 
     @cached_property
     def canonical_spacing(self) -> tuple[float, float, float]:
         """Millimetres along the canonical axes."""
-        return tuple(self.spacing[axis] for axis in self.source)
+        z, y, x = (self.spacing[axis] for axis in self.source)
+        return z, y, x
 
     @property
     def acquired(self) -> int:
@@ -154,4 +158,5 @@ def letters(axis: int) -> tuple[str, str, str, str]:
 
 def plane_spacing(spacing: Sequence[float], axis: int) -> tuple[float, float]:
     """Millimetres per row and per column of a slice along a canonical axis."""
-    return tuple(value for other, value in enumerate(spacing) if other != axis)
+    rows, columns = (value for other, value in enumerate(spacing) if other != axis)
+    return rows, columns

@@ -83,7 +83,7 @@ def make_dataset(
         "dataset": {},
     }
     _check_same(dataset, description)
-    _link_images(pool, dataset / "imagesTr", description["file_ending"])
+    _link_images(pool, dataset / "imagesTr", pool.file_ending.lower())
     _describe(dataset / "dataset.json", description, pool, keep_groups=patient_ids)
     return dataset.name
 

@@ -128,10 +128,10 @@ def normalise(
             # From 0, so that what lies beyond the image, which is 0, is air.
             done += [np.clip((values - centre) / width + 0.5, 0, 1) for centre, width in windows]
             continue
-        if scheme == "ZScoreNormalization":
+        if statistics and scheme == "ZScoreNormalization":
             values = (values - statistics.mean[c]) / max(statistics.std[c], 1e-8)
             values = values if inside is None else np.where(inside, values, 0)
-        elif scheme == "RescaleTo01Normalization":
+        elif statistics and scheme == "RescaleTo01Normalization":
             span = statistics.high[c] - statistics.low[c]
             values = (values - statistics.low[c]) / max(span, 1e-8)
         elif scheme != "NoNormalization":

@@ -274,7 +274,7 @@ def _grouped(
     Names that end with ``_0000``, ``_0001``, ... may be those of channels, or of frames. Where the channels are known,
     files that have all of them are cases. Where they are not, the log tells what the files were taken for.
     """
-    by_file = {image.name[: -len(ending)]: (image,) for image in images}
+    by_file: dict[str, tuple[Path, ...]] = {image.name[: -len(ending)]: (image,) for image in images}
     grouped = _channel_files(images, ending)
     # Names such as slice_0012.png look like channel 12 of a case; they are channels only if every case has a channel 0.
     if sum(map(len, grouped.values())) < len(images) or not all(
@@ -350,7 +350,7 @@ def _check_numbering(grouped: dict[str, tuple[Path, ...]], ending: str) -> None:
 
 def _checked(pool: ImagePool) -> ImagePool:
     n_files = max(len(case.files) for case in pool.cases)
-    seen = {}
+    seen: dict[str, str] = {}
     for case in pool.cases:
         if problem := name_problem(case.identifier):
             raise UserError(f"a file of {pool.name} {problem}")

@@ -1,6 +1,7 @@
 """Reading of one case with nnU-Net's reader, with the checks that the reader leaves out."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,8 @@ def stored_finite(file: Path) -> bool:
         return True
     import nibabel
 
-    return bool(np.isfinite(np.asanyarray(nibabel.load(file).dataobj)).all())
+    stored: Any = nibabel.load(file)
+    return bool(np.isfinite(np.asanyarray(stored.dataobj)).all())
 
 
 def is_volume(case: Case, reader) -> bool:
@@ -74,12 +76,13 @@ def is_volume(case: Case, reader) -> bool:
         if isinstance(reader, NaturalImage2DIO):
             return False
         if _is_nifti(file):
-            size = nibabel.load(file).shape
+            header: Any = nibabel.load(file)
+            size = header.shape
         elif isinstance(reader, SimpleITKIO):
-            header = sitk.ImageFileReader()
-            header.SetFileName(str(file))
-            header.ReadImageInformation()
-            size = header.GetSize()
+            information = sitk.ImageFileReader()
+            information.SetFileName(str(file))
+            information.ReadImageInformation()
+            size = information.GetSize()
         else:
             size = reader.read_images([str(file)])[0].shape[:0:-1]
     except Exception:  # readers raise whatever their library raises

@@ -203,9 +203,10 @@ class _Sides:
 def _channels(pool: ImagePool, wanted: tuple[str, ...] | None, reader) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The channels of the views, and where in the images they are."""
     names = wanted or pool.channel_names or (UNNAMED,) * _count_channels(pool, reader)
-    order = channel_order(pool.channel_names or names, like=names)
+    own = pool.channel_names or names
+    order = channel_order(own, like=names)
     if order is None:
-        raise different_channels("what is looked for", names, pool.name, pool.channel_names)
+        raise different_channels("what is looked for", names, pool.name, own)
     return names, order
 
 

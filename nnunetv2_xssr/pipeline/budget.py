@@ -56,5 +56,6 @@ def pick(
         cases = 0 if fold.constraints.cost is not None else int(fold.budget)
         return run(fold.budget, choice.alpha, max(min(2 * cases, cases + MOST_AUTOMATIC), MOST_AUTOMATIC))
     longest = run(fold.most(), choice.alpha, fold.most())
-    chosen = run(longest.by_budget.knee, longest.alpha, fold.most())
+    curve = longest.by_budget
+    chosen = run(curve.knee if curve else fold.most(), longest.alpha, fold.most())
     return replace(chosen, curve=longest.curve)

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.case_table import check_names
 from nnunetv2_xssr.images.pools import Case, ImagePool
@@ -88,7 +90,7 @@ class Choice:
                     f"--{option} needs to know the {name} of the cases; give --cases a CSV with a column {name}"
                 )
         return Constraints(
-            cost=[case.cost for case in cases] if cases[0].cost is not None else None,
+            cost=np.array([case.cost for case in cases]) if cases[0].cost is not None else None,
             domain=[case.domain for case in cases],
             domain_quota=_quota(self.domain_quota),
             group=[case.group for case in cases],
@@ -100,7 +102,7 @@ class Choice:
 def _quota(words: list[str] | None) -> str | dict[str, float] | None:
     """One word such as ``equal``, or ``NAME=NUMBER`` for every domain."""
     if words is None or (len(words) == 1 and "=" not in words[0]):
-        return words and words[0]
+        return words[0] if words else None
     try:
         pairs = [word.rsplit("=", 1) for word in words]
         return {name: float(number) for name, number in pairs}
@@ -157,7 +159,7 @@ class SelectionPlan:
         ]
         if self.mode == "annotation":
             return cross_validation(chosen[0], groups=self.groups)
-        return [{"train": train, "val": fold.validation} for train, fold in zip(chosen, self.folds, strict=True)]
+        return [{"train": train, "val": fold.validation or []} for train, fold in zip(chosen, self.folds, strict=True)]
 
 
 def make_plan(target: ImagePool, choice: Choice, left_out: Collection[str] = ()) -> SelectionPlan:
@@ -220,6 +222,7 @@ def describe_plan(plan: SelectionPlan, name: str, sources: list[str]) -> str:
 def _fold_plan(cases: list[Case], labelled: list[str], choice: Choice, validation: list[str] | None) -> FoldPlan:
     constraints = choice.constraints(cases)
     taken = [i for i, case in enumerate(cases) if case.identifier in set(labelled)]
+    budget: float
     plan = FoldPlan([case.identifier for case in cases], labelled, None, constraints, validation)
     if choice.budget == AUTO:
         if constraints.cost is not None:

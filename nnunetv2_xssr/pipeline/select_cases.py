@@ -247,7 +247,7 @@ def _run(call: _Call, **embedding) -> SelectionRecord:
     if plan.mode == "annotation" and record.picked:
         only = record.selections[0]
         write_handover(workspace.handover(call.number), call.target, only.picks, alpha=only.alpha)
-    if call.new_round:
+    if call.new_round and call.last:
         keep_round(workspace, call.last)
     record.write(workspace.record)
     write_report(call.target.name, name=workspace.name)

@@ -82,7 +82,7 @@ def chosen_cases(rounds: list[SelectionRecord]) -> list[str]:
 
 def slices_of_rounds(rounds: list[SelectionRecord]) -> dict[str, list[int]]:
     """The slices to draw of every volume, as the last round that picked it has them; none of a whole volume."""
-    slices = {}
+    slices: dict[str, list[int]] = {}
     for record in rounds:
         for case in record.picked:
             slices.pop(case, None)

@@ -51,7 +51,7 @@ class Pick:
 
 def picked_slices(picks: Iterable[Pick]) -> dict[str, list[int]]:
     """The picked slices of every volume; volumes that were picked as a whole are not in it."""
-    slices = {}
+    slices: dict[str, list[int]] = {}
     for pick in picks:
         if pick.slice is not None:
             slices.setdefault(pick.case, []).append(pick.slice)

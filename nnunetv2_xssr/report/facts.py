@@ -119,7 +119,7 @@ def _budget(selection: FoldSelection, unit: str) -> dict | None:
 
 
 def _alpha(selection: FoldSelection, criterion: str) -> dict | None:
-    if selection.alpha is None:
+    if selection.alpha is None or selection.alpha_curve is None:
         return None
     return {"taken": selection.alpha, "criterion": criterion, **selection.alpha_curve}
 
