@@ -152,7 +152,7 @@ def test_split_over_picks_without_a_label_is_not_in_use(empty):
 @pytest.mark.parametrize("by_patient", [False, True])
 def test_rounds_of_annotation_keep_the_folds(again, capsys, by_patient):
     table = again.root / "cases.csv"
-    table.write_text("case,patient\n" + "".join(f"t_{i:02d},p{i // 4}\n" for i in range(10)))
+    table.write_text("case,patient\n" + "".join(f"t_{i:02d},p{i // 2}\n" for i in range(10)))
     argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", *(["--cases", table] if by_patient else [])]
     home, split = {}, None
     for number in (1, 2, 3):
@@ -170,7 +170,7 @@ def test_rounds_of_annotation_keep_the_folds(again, capsys, by_patient):
         assert len(now) == 3 * number and {case: now[case] for case in home} == home
         home = now
         for fold in split if by_patient else []:
-            train, val = ({int(case[-2:]) // 4 for case in fold[part]} for part in ("train", "val"))
+            train, val = ({int(case[-2:]) // 2 for case in fold[part]} for part in ("train", "val"))
             assert train and val and not train & val
 
 

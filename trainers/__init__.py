@@ -40,12 +40,12 @@ def __getattr__(name: str) -> type[XSSRTrainer]:
 
 @cache  # one class per name, so that it can be pickled
 def _trainer_of_selection(name: str) -> type[XSSRTrainer]:
-    parts = re.fullmatch(r"(XSSRTrainer(?:_\d+epochs)?)_(.+)", name)
-    if parts is None or parts[1] not in __all__:
+    parts = re.fullmatch(r"(XSSRTrainer(?:_demo|_\d+epochs)?)_(.+)", name)
+    if parts is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         check_name(parts[2])
     except UserError as error:
         raise AttributeError(f"no trainer can be called {name}: {error}") from None
-    base = globals()[parts[1]]
+    base = globals().get(parts[1]) or __getattr__(parts[1])
     return type(name, (base,), {"selection": parts[2], "__module__": __name__, "__doc__": base.__doc__})

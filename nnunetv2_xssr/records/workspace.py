@@ -12,7 +12,7 @@ from nnunetv2_xssr.records.files import sha256
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 DEFAULT_NAME = "xssr"  # of a selection
 # nnU-Net's own splits_final.json; our caches beside the selections; and what a trainer's name may end with.
-_RESERVED = r"final|caches|demo|round_\d+|\d+epochs(_.*)?"
+_RESERVED = r"final|caches|round_\d+|(demo|\d+epochs)(_.*)?"
 _LONGEST = 100  # characters of a folder's name that lists sources: file systems allow 255 bytes
 
 

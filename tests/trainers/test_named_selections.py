@@ -11,7 +11,9 @@ from making import picture, trainer_folder, write_picture
 from tiny_training import STUDY, finish, make_trainer, refuses, start
 
 from nnunetv2_xssr import trainers
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.split import write_split
+from nnunetv2_xssr.records.workspace import Workspace
 
 ARMS = {  # their selections, of which each takes what the other validates with
     "arm-1": [{"train": ["p_00", "p_01"], "val": ["p_02"]}, {"train": ["p_02", "p_03"], "val": ["p_04"]}],
@@ -29,6 +31,7 @@ ARMS = {  # their selections, of which each takes what the other validates with
         ("XSSRTrainer_50epochs_random", "XSSRTrainer_50epochs", "random"),
         ("XSSRTrainer_50epochs_5", "XSSRTrainer_50epochs", "5"),
         ("XSSRTrainer_demo", "XSSRTrainer_demo", "xssr"),
+        ("XSSRTrainer_demo_random", "XSSRTrainer_demo", "random"),
     ],
 )
 def test_trainer_of_a_name(name, base, selection):
@@ -54,6 +57,31 @@ def test_trainer_of_a_name(name, base, selection):
 )
 def test_name_of_no_trainer(name):
     assert not hasattr(trainers, name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "final",
+        "caches",
+        "demo",
+        "demo_2",
+        "round_2",
+        "5epochs",
+        "5epochs_2",
+        "a__b",
+        "_a",
+        "a-",
+        "",
+        "ä",
+        "a/b",
+        41 * "a",
+    ],
+)
+def test_name_that_no_selection_may_have(name):
+    """It would be that of another file or trainer, or none that nnU-Net can tell from the rest."""
+    with pytest.raises(UserError, match="--name must be"):
+        Workspace(STUDY, name)
 
 
 def test_trainer_of_the_demo_is_not_public():
