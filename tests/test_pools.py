@@ -6,13 +6,14 @@ import os
 import numpy as np
 import pytest
 import tifffile
-from making import SOURCE, TARGET, fails, picture, volume, write_dataset_json, write_picture, write_volume
+from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 
-from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.commands import pretrain, select
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.new_dataset import new_dataset
 from nnunetv2_xssr.images.pools import dataset_pool, open_pool, open_pools
 from nnunetv2_xssr.images.reading import BrokenImage, read_case
-from nnunetv2_xssr.records.workspace import find_dataset
+from nnunetv2_xssr.records.workspace import encoder_folder, find_dataset
 
 
 def test_dataset_by_name_and_by_number(workspace):
@@ -23,6 +24,30 @@ def test_dataset_by_name_and_by_number(workspace):
     assert pool.channel_names == ("xray",)
     assert [case.domain for case in pool.cases] == list("ABABABABAB")
     assert not any(case.labelled for case in pool.cases)
+
+
+def test_numbers_of_four_digits(empty):
+    write_picture(empty.root / "images" / "a.png", picture(1))
+    with new_dataset(empty.root / "images", "1337_Four", channel_names=["xray"], labels=["blob"]) as name:
+        assert name == "Dataset1337_Four" == find_dataset("1337") == find_dataset(name)
+    assert open_pool("1337").identifiers == open_pool(name).identifiers == ["a"]
+    for number in ("133", "7", "337"):
+        with pytest.raises(UserError, match=f"no dataset '{number}'"):
+            find_dataset(number)
+
+
+def test_many_sources_with_long_names(empty, capsys):
+    """A file system takes 255 bytes for a name, and the encoder is found again."""
+    sources = [empty.root / f"hospital_number_{i}_in_a_city_whose_name_is_long" for i in range(8)]
+    for i, source in enumerate(sources):
+        write_picture(source / "a.png", picture(i))
+    pools = open_pools([str(source) for source in sources])
+    names = [pool.name for pool in pools]
+    folder = encoder_folder(names)
+    assert len({folder, encoder_folder(names[::-1]), encoder_folder(names[:7]), encoder_folder(names, dim=3)}) == 4
+    assert all(len(part.encode()) < 255 and not part.startswith("Dataset") for part in folder.parts)
+    succeeds(capsys, pretrain.main, ["-s", *sources, "--epochs", "1", "--batch_size", "2", "-device", "cpu"])
+    assert (folder / "checkpoint_final.pth").is_file()
 
 
 def test_labels_are_seen_but_not_opened(workspace):

@@ -13,7 +13,7 @@ from slicing import CASES, SHAPE, VOLUMES, draw, labels, load, picks, run, save,
 
 from nnunetv2_xssr.annotation.project import FoldState, project_status
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
-from nnunetv2_xssr.commands import collect, select, status
+from nnunetv2_xssr.commands import collect, report, select, status
 from nnunetv2_xssr.commands.next_steps import next_steps
 from nnunetv2_xssr.images.extract import extract_views
 from nnunetv2_xssr.images.pools import dataset_pool
@@ -260,6 +260,22 @@ def test_patients_and_slices(volumes, capsys):
     for fold in json.loads(volumes.split(VOLUMES).read_text()):
         train, val = ({int(case[-1]) // 2 for case in fold[part]} for part in ("train", "val"))
         assert not train & val
+
+
+def test_names_that_sound_like_slices(empty, capsys):
+    """Nothing is told by words in a name."""
+    names = ["a_slice_0001", "slice", "slice_3", "view 2 of 8", "x, slice 5", "0"]
+    for i, name in enumerate(names):
+        save(empty.images(VOLUMES) / f"{name}_0000.nii.gz", volume(i)[0])
+    write_dataset_json(empty.raw / VOLUMES, ".nii.gz", channel_names={"0": "T1"}, numTraining=0, dataset={})
+    run(capsys, "--max_per_volume", "2", budget="12")
+    assert {pick.case for pick in picks(empty)} == set(names) == set(map(volume_of, names))
+    facts = json.loads(succeeds(capsys, report.main, ["-d", "31", "--json"]))
+    shown = {pick["identifier"]: pick["name"] for pick in facts["selections"][0]["picks"]}
+    assert shown == {f"{pick.case}/{pick.view}": f"{pick.case}, slice {pick.slice}" for pick in picks(empty)}
+    draw(empty, *names)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    assert sorted(described(empty)["dataset"]) == sorted(names)
 
 
 def test_options_that_do_not_fit(workspace, capsys):
