@@ -25,7 +25,7 @@ ROOMS = {
         "device",
     },
     "demo": {"report", "records", "device"},
-    "benchmark": {"pipeline", "annotation", "pretrain", "images", "selection", "records", "device"},
+    "benchmark": {"pipeline", "annotation", "pretrain", "images", "trainers", "selection", "records", "device"},
     "pipeline": {"report", "annotation", "pretrain", "images", "selection", "records", "device"},
     "report": {"annotation", "pretrain", "images", "selection", "records"},
     "annotation": {"images", "records"},

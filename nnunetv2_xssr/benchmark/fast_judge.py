@@ -18,7 +18,7 @@ ITERATIONS, BATCH_SIZE, LEARNING_RATE = 300, 8, 5e-3
 FEATURES = (16, 32, 64, 128)
 BLOCK = 2  # the network works on blocks of 2 x 2 pixels, which takes a quarter of the time
 SETTINGS = {
-    "version": 1,  # raise it with any change below that changes results
+    "version": 1,  # raise it with any change here or in small_cases that changes results
     "size": SIZE,
     "iterations": ITERATIONS,
     "batch_size": BATCH_SIZE,

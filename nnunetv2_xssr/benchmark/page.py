@@ -86,7 +86,7 @@ def _gains(results: Results, budget: int) -> str:
             found = getattr(one, name)
             axis.plot([found.low, found.high], [place, place], color="tab:blue", linewidth=2)
             axis.plot(found.mean, place, "o", color="tab:blue")
-        axis.set_title(title, fontsize=10)
+        axis.set_title(f"{title}, points", fontsize=10)
         axis.set_ylim(len(shown) - 0.5, -0.5)
     axes[0].set_yticks(range(len(shown)), [one.strategy for one in shown])
     return _data_uri(figure)

@@ -182,14 +182,20 @@ def write_markdown(path: Path, results: Results) -> None:
     """The sentence, and the tables."""
     benchmark = results.benchmark
     settings, n_domains = benchmark.settings, len(set(benchmark.domains))
+    numbers = [
+        f"Pool: {benchmark.pool_size} cases; test set: {len(benchmark.test)}; mean Dice of the whole pool: "
+        f"{results.ceiling:.1f}.",
+        f"Random draws per budget: {settings.draws}; encoder seeds: {settings.seeds}; trainings per set of cases: "
+        f"{settings.training_seeds}.",
+        "Dice in points; gains with 95 % intervals (bootstrap over draws or encoder seeds, and test cases), which are "
+        "not corrected for the number of strategies.",
+    ]
+    if settings.seeds == 1:
+        numbers.append("With one encoder seed the intervals do not cover other seeds.")
     parts = [
         f"# {settings.target}: does selecting beat random draws?",
         results.conclusion(),
-        f"Pool {benchmark.pool_size} cases, test set {len(benchmark.test)}. {settings.draws} random draws per budget, "
-        f"{settings.seeds} encoder seeds, {settings.training_seeds} trainings per set of cases. The whole pool reaches "
-        f"{results.ceiling:.1f}. Dice in points, gains with 95 % intervals (bootstrap over draws or encoder seeds, and "
-        f"test cases), which are not corrected for the number of strategies."
-        + (" One encoder seed: the intervals know nothing of other seeds." if settings.seeds == 1 else ""),
+        " ".join(numbers),
         _table(*comparison_table(results)),
         _table(*_won(results)),
     ]

@@ -189,17 +189,17 @@ def conclusion(gains: Mapping[str, Gain], *, judge: str) -> str:
     judge : str
         In words.
     """
-    groups = {
-        "better than random draws": [name for name, one in gains.items() if one.low > 0],
-        "worse than random draws": [name for name, one in gains.items() if one.high < 0],
-        "no difference seen": [name for name, one in gains.items() if not one.seen],
-    }
+
+    def named(wanted: Callable[[Gain], bool]) -> str:
+        return ", ".join(f"{name} ({describe(one)})" for name, one in gains.items() if wanted(one))
+
     parts = [
-        f"{words}: {', '.join(f'{name} ({describe(gains[name])})' for name in names)}"
-        for words, names in groups.items()
-        if names
+        f"better than random draws: {named(lambda one: one.low > 0)}",
+        f"worse than random draws: {named(lambda one: one.high < 0)}",
+        f"no difference seen: {named(lambda one: not one.seen)}",
     ]
-    return f"By {judge}, in mean Dice over all budgets with 95 % intervals: {'; '.join(parts)}."
+    told = "; ".join(part for part in parts if part.endswith(")"))
+    return f"{told[0].upper()}{told[1:]}; in points of mean Dice over all budgets with 95 % intervals, by {judge}."
 
 
 def describe(one: Gain) -> str:

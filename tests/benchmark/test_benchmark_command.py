@@ -30,8 +30,13 @@ def labelled(empty, monkeypatch):
 
 
 def command(workspace, *more):
-    argv = ["-d", "2", "-s", "1", "-b", "2", "20%", "--strategies", "xssr", "coreset", "--draws", "3", "--seeds", "2"]
+    argv = ["-d", "2", "-s", "1", "-b", "2", "--strategies", "coreset", "--draws", "2", "--seeds", "1"]
     return [*argv, "--judge", "fast", "-device", "cpu", "-o", workspace.root / "out", *more]
+
+
+def large_command(workspace, draws=3):
+    more = ["--draws", draws, "--seeds", "2", "--cases", workspace.root / "cases.csv"]
+    return command(workspace, "-b", "2", "20%", "--strategies", "xssr", "coreset", *more)
 
 
 def record(workspace):
@@ -43,8 +48,8 @@ def results(workspace):
 
 
 def test_from_data_to_results_and_again(labelled, capsys):
-    printed = succeeds(capsys, main, command(labelled, "--cases", labelled.root / "cases.csv"))
-    assert "By the fast judge" in printed and "at most 15" in printed  # 7 selections at 2 budgets, and the whole pool
+    printed = succeeds(capsys, main, large_command(labelled))
+    assert "by the fast judge" in printed and "at most 15" in printed  # 7 selections at 2 budgets, and the whole pool
     arms, test = record(labelled)["arms"], set(record(labelled)["test"])
     patient = {case: i // 2 for i, case in enumerate(CASES)}
     chosen = {case for arm in arms for case in arm["cases"]}
@@ -63,19 +68,18 @@ def test_from_data_to_results_and_again(labelled, capsys):
     assert page.count("data:image/svg+xml") == 3 and "http" not in page.replace("http-equiv", "")
 
     before = {file: file.stat().st_mtime_ns for file in results(labelled)}
-    again = succeeds(capsys, main, command(labelled, "--cases", labelled.root / "cases.csv"))
+    again = succeeds(capsys, main, large_command(labelled))
     assert "trainings: 0" in again and {file: file.stat().st_mtime_ns for file in results(labelled)} == before
     assert (out / "results.md").read_text() == text
 
-    more = [part if part != "3" else "4" for part in command(labelled, "--cases", labelled.root / "cases.csv")]
-    succeeds(capsys, main, more)
+    succeeds(capsys, main, large_command(labelled, draws=4))
     assert set(before) < set(results(labelled))  # a further draw, and nothing anew
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
 def test_dry_run_does_nothing(labelled, capsys):
     printed = succeeds(capsys, main, command(labelled, "--training_seeds", "2", "--dry-run"))
-    assert "at most 30" in printed and "encoders to pretrain: 2" in printed
+    assert "at most 8" in printed and "encoders to pretrain: 1" in printed
     assert not (labelled.root / "out").exists()
 
 
@@ -110,10 +114,11 @@ def test_without_a_source_the_encoder_learns_from_the_pool_alone(labelled, capsy
         return pretrain(views, **rest)
 
     monkeypatch.setattr(arms, "pretrain", spy)
-    argv = [part for part in command(labelled, "--jobs", labelled.root / "jobs") if part not in ("-s", "1")]
-    succeeds(capsys, main, argv)
+    argv = command(labelled, "--jobs", labelled.root / "jobs")
+    assert argv[2:4] == ["-s", "1"]
+    succeeds(capsys, main, argv[:2] + argv[4:])
     pool = set(CASES) - set(record(labelled)["test"])
-    assert [set(views.pool.identifiers) for views in learned] == [pool] * 2
+    assert [set(views.pool.identifiers) for views in learned] == [pool]
     assert all(len(views.rows) == len(pool) == len(views.hashes) for views in learned)
 
 

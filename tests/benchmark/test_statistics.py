@@ -139,7 +139,8 @@ def test_the_sentence_says_no_difference_seen_where_the_interval_holds_0():
     sentence = conclusion(
         {"better": Gain(2.0, 0.5, 3.5), "same": Gain(0.4, -1.0, 1.8), "worse": Gain(-3.0, -4.0, -2.0)}, judge="a judge"
     )
-    assert "better than random draws: better (+2.0, +0.5 to +3.5)" in sentence
-    assert "worse than random draws: worse (-3.0" in sentence
-    assert "no difference seen: same (+0.4, -1.0 to +1.8)" in sentence
-    assert "better than" not in conclusion({"same": Gain(0.4, -1.0, 1.8)}, judge="a judge")
+    assert sentence.startswith(
+        "Better than random draws: better (+2.0, +0.5 to +3.5); worse than random draws: worse (-3.0"
+    )
+    assert "no difference seen: same (+0.4, -1.0 to +1.8)" in sentence and sentence.endswith("by a judge.")
+    assert conclusion({"same": Gain(0.4, -1.0, 1.8)}, judge="a judge").startswith("No difference seen: same")
