@@ -258,7 +258,7 @@ def test_folder_with_two_kinds_of_files(either, capsys):
     folder = either.root / "mixed"
     write_picture(folder / "a.png", picture(1))
     write_picture(folder / "a.bmp", picture(1))
-    fails(capsys, pretrain.main, ["-s", folder], folder, "several kinds (.bmp, .png)", "one kind a folder")
+    fails(capsys, pretrain.main, ["-s", folder], folder, "several kinds (.bmp, .png)", "one kind per folder")
 
 
 def test_names_that_differ_in_upper_and_lower_case_only(either, capsys):

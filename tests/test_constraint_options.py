@@ -63,7 +63,7 @@ def test_alpha_criterion(workspace, capsys):
     (selection,) = workspace.selection()["selections"]
     curve = selection["alpha_curve"]
     assert selection["alpha"] == curve["alpha"][int(np.argmin(curve["covering_radius"]))]
-    assert "covers the farthest case best" in out and set(curve) >= {"mean_distance", "novel_mean_distance", "overlap"}
+    assert "(smallest covering radius" in out and set(curve) >= {"mean_distance", "novel_mean_distance", "overlap"}
 
 
 @pytest.mark.parametrize(
