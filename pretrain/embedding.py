@@ -170,6 +170,6 @@ def embed(encoder: Encoder, views: Views) -> CaseRows:
     }
     shape = views.rows.shape[1], encoder.layout.size
     store = CaseRows.open(Workspace(views.pool.name).caches / "embeddings", views.hashes, settings, shape, np.float32)
-    for i in tqdm(store.missing(), desc=f"embedding {views.pool.name}", unit="case"):
+    for i in tqdm(store.missing(), desc=f"embedding {views.pool.name}", unit="case", disable=None):
         store.write(i, embed_views(encoder, views.rows[i][:, order]))
     return store

@@ -161,6 +161,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """Whether the last step is done."""
         return self.n_steps is not None and self.step >= self.n_steps
 
     def result(self) -> dict:
@@ -228,7 +229,7 @@ class Run:
 
     @cached_property
     def batches(self) -> Iterator[Any]:
-        """This process' shares of the batches from the current step on, an endless stream."""
+        """Shares of this process of the batches from the current step on, an endless stream."""
         return batches(self.objective, self._shares(), n_workers=worker_count(self.fabric.device))
 
     def _shares(self) -> Iterator[range]:

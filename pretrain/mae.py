@@ -22,6 +22,7 @@ class ChannelNorm(nn.LayerNorm):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise over the channels, which are the second axis."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 

@@ -48,6 +48,7 @@ class FeatureLayout(NamedTuple):
 
     @property
     def size(self) -> int:
+        """Features per view."""
         return self.grid + self.before * self.cells
 
 

@@ -128,6 +128,7 @@ class MaskedAutoencoding:
         )
 
     def describe(self) -> dict:
+        """Plain values for the checkpoint: see `objective.Objective`."""
         first = self.sources[0]
         return {
             "architecture": {"input_channels": first.rows.shape[2], **ARCHITECTURE, "dim": first.dim},
@@ -139,19 +140,24 @@ class MaskedAutoencoding:
         }
 
     def build_model(self) -> MaskedAutoencoder:
+        """A new model: see `objective.Objective`."""
         return MaskedAutoencoder(**self.describe()["architecture"])
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of a model: see `objective.Objective`."""
         return torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
 
     def batch(self, samples: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """These samples: see `objective.Objective`."""
         generators = [sample_generator(self.seed, i) for i in samples]
         return crop_and_mask(self.sampler.views(samples), generators)
 
     def loss(self, model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The loss of a batch: see `objective.Objective`."""
         return {"loss": model(*batch)}
 
     def health(self, model: MaskedAutoencoder) -> dict[str, float]:
+        """Health on fixed views: see `objective.Objective`."""
         device = next(model.parameters()).device
         (first, visible), (second, _), cases, n_held_out = self._health_views
         parts = zip(first[:n_held_out].split(HEALTH_BATCH), visible[:n_held_out].split(HEALTH_BATCH), strict=True)
@@ -181,6 +187,7 @@ class MaskedAutoencoding:
         return *crops, torch.tensor(cases), sum(case in self.held_out for case in cases) or len(cases)
 
     def finish(self, model: MaskedAutoencoder, folder: Path) -> None:
+        """Pictures of the trained model: see `objective.Objective`."""
         images = self.everything.views(range(6))
         draw_reconstructions(folder / "reconstructions.png", model, images, mask_ratio=MASK_RATIO, seed=self.seed)
 

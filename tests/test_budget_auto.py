@@ -44,7 +44,15 @@ def test_auto_keeps_the_alpha_of_the_whole_ranking():
         rng = np.random.default_rng(seed)
         pool, source = rng.normal(size=(60, 3)), rng.normal(1, 1, (20, 3))
         fold = FoldPlan([str(i) for i in range(60)], [], None, Constraints(), None)
-        chosen = pick(select_rows, Choice(budget="auto"), fold, pool, source, np.empty(0, int), None)
+        chosen = pick(
+            fold,
+            pool,
+            select=select_rows,
+            choice=Choice(budget="auto"),
+            source=source,
+            labelled=np.empty(0, int),
+            components=None,
+        )
         ranking = select_rows(pool, 60, source=source, horizon=60)
         assert chosen.picks.tolist() == ranking.picks[: ranking.by_budget.knee].tolist()
         assert chosen.curve == ranking.curve and chosen.by_budget.knee == len(chosen.picks)

@@ -252,3 +252,13 @@ def test_channel_names_that_are_no_numbers_are_told(workspace):
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="channel_names"):
         open_pool("1")
+
+
+@pytest.mark.parametrize("more", [["-b", "99"], ["-b", "1", "--strategy", "best"], ["-b", "1", "--alpha", "2"]])
+def test_dataset_of_a_call_that_fails_is_taken_back(empty, capsys, more):
+    for i in range(4):
+        write_picture(empty.root / "images" / f"c{i}.png", picture(i))
+    argv = ["-i", empty.root / "images", "--channel_names", "xray", "--labels", "blob", "-d", "123_New", *more]
+    fails(capsys, select.main, argv)
+    assert not (empty.raw / "Dataset123_New").exists()
+    assert len(list((empty.root / "images").iterdir())) == 4  # they were linked, and stay

@@ -80,6 +80,7 @@ class XSSRTrainer(nnUNetTrainer):
         )
 
     def initialize(self) -> None:
+        """Set the length of the training, then what nnU-Net sets."""
         if self.epochs is not None:
             self.num_epochs = self.epochs
         if self.iterations_per_epoch is not None:
@@ -195,24 +196,36 @@ class XSSRTrainer(nnUNetTrainer):
 
 
 class XSSRTrainer_5epochs(XSSRTrainer):
+    """`XSSRTrainer` for 5 epochs."""
+
     epochs = 5
 
 
 class XSSRTrainer_10epochs(XSSRTrainer):
+    """`XSSRTrainer` for 10 epochs."""
+
     epochs = 10
 
 
 class XSSRTrainer_20epochs(XSSRTrainer):
+    """`XSSRTrainer` for 20 epochs."""
+
     epochs = 20
 
 
 class XSSRTrainer_50epochs(XSSRTrainer):
+    """`XSSRTrainer` for 50 epochs."""
+
     epochs = 50
 
 
 class XSSRTrainer_100epochs(XSSRTrainer):
+    """`XSSRTrainer` for 100 epochs."""
+
     epochs = 100
 
 
 class XSSRTrainer_250epochs(XSSRTrainer):
+    """`XSSRTrainer` for 250 epochs."""
+
     epochs = 250

@@ -1,1 +1,1 @@
-"""The benchmark: does selecting beat random draws on a fully labelled target?"""
+"""The benchmark: does selecting beat random draws on a fully labelled target."""

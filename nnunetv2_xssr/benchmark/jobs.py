@@ -106,7 +106,7 @@ def run_jobs(jobs: Iterable[Job], *, judge: Judge, folder: Path, workers: int = 
     """
     missing = unfinished(jobs, folder)
     if workers == 1 or len(missing) < 2:
-        for job in tqdm(missing, desc="training", unit="job"):
+        for job in tqdm(missing, desc="training", unit="job", disable=None):
             _run(job, judge, folder)
         return
     context = multiprocessing.get_context("spawn")
@@ -116,7 +116,7 @@ def run_jobs(jobs: Iterable[Job], *, judge: Judge, folder: Path, workers: int = 
     with ProcessPoolExecutor(workers, context, _start, (judge, folder, free)) as pool:
         running = [pool.submit(_run_here, job) for job in missing]
         try:
-            for done in tqdm(as_completed(running), total=len(running), desc="training", unit="job"):
+            for done in tqdm(as_completed(running), total=len(running), desc="training", unit="job", disable=None):
                 done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -29,18 +29,22 @@ class BenchmarkFolder:
 
     @property
     def record(self) -> Path:
+        """The record."""
         return self.path / "benchmark.json"
 
     @property
     def encoders(self) -> Path:
+        """The encoders, one per seed."""
         return self.path / "encoders"
 
     @property
     def jobs(self) -> Path:
+        """The results, one file per training."""
         return self.path / "jobs"
 
     @property
     def log(self) -> Path:
+        """What the commands of nnU-Net print."""
         return self.path / "benchmark.log"
 
     @property

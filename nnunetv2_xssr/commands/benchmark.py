@@ -1,4 +1,4 @@
-"""nnUNetv2_xssr_benchmark: does selecting beat random draws, on a fully labelled dataset?"""
+"""nnUNetv2_xssr_benchmark: does selecting beat random draws, on a fully labelled dataset."""
 
 import argparse
 import sys
@@ -15,6 +15,7 @@ PROG = "nnUNetv2_xssr_benchmark"
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog=PROG,
         description="Hold out test cases of a fully labelled dataset, choose from the others by several strategies "

@@ -11,6 +11,7 @@ _SHOWN = 5  # warnings of one kind
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_xssr_collect",
         description="Check the labels of the cases that nnUNetv2_xssr_select chose, copy those that fit into labelsTr, "

@@ -16,6 +16,7 @@ _RANDOM_DRAWS = 3
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_xssr_demo",
         description="Draw chest X-ray phantoms of two sites, pick cases of the second one, train nnU-Net on them "

@@ -13,6 +13,7 @@ PLANS = "nnUNetPlans"
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_hssl_pretrain",
         description="Pretrain the network of a target's plans, encoder and decoder, on unlabelled images of one or "

@@ -7,6 +7,7 @@ from nnunetv2_xssr.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_xssr_link",
         description="Write one small module into nnU-Net's trainer folder, so that nnUNetv2_train -tr XSSRTrainer "

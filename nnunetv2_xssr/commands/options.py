@@ -23,6 +23,7 @@ def add_training(parser: argparse.ArgumentParser, *, epochs: int, batch: str) ->
 
 
 def add_dim(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--dim``."""
     parser.add_argument(
         "--dim",
         type=int,
@@ -33,6 +34,7 @@ def add_dim(parser: argparse.ArgumentParser) -> None:
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add the options of folders of images: ``--recursive`` and ``--no_patient_ids``."""
     parser.add_argument(
         "--recursive",
         action="store_true",

@@ -9,6 +9,7 @@ from nnunetv2_xssr.commands.running import run
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_xssr_pretrain",
         description="Pretrain a masked autoencoder on the unlabelled images of one or several sources. "

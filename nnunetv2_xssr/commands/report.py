@@ -6,6 +6,7 @@ from nnunetv2_xssr.commands.running import add_name, run
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_xssr_report",
         description="Write report.html beside a selection anew, from what nnUNetv2_xssr_select left on disk: no image "

@@ -51,6 +51,7 @@ def _fail(prog: str, sentence: str) -> int:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``-device``."""
     parser.add_argument(
         "-device",
         choices=DEVICES,
@@ -59,6 +60,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_name(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--name``."""
     parser.add_argument(
         "--name",
         default=DEFAULT_NAME,

@@ -9,6 +9,7 @@ from nnunetv2_xssr.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_xssr_select",
         description="Pick the few cases of a target dataset that are worth annotating, and write the split that "

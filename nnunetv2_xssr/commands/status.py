@@ -9,6 +9,7 @@ from nnunetv2_xssr.errors import first_few
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_xssr_status",
         description="Say where a target dataset stands: rounds, labels, coverage, split, trained folds, next step.",

@@ -116,10 +116,12 @@ class Study:
 
     @property
     def encoder(self) -> Path:
+        """The checkpoint of the source's encoder."""
         return self.folder / "nnUNet_results" / self.source / "XSSR_MAE__2d" / "checkpoint_final.pth"
 
     @property
     def preprocessed(self) -> Path:
+        """nnU-Net's folder of the preprocessed target."""
         return self.folder / "nnUNet_preprocessed" / self.target
 
     def pretrain(self, *options: str) -> None:

@@ -78,7 +78,7 @@ def convert_dicom(tree: Path, into: Path, *, patient_ids: bool = True) -> list[D
     every, reasons = find_series(tree)
     names = case_names(every, tree, known={entry["series"]: case for case, entry in record["volumes"].items()})
     volumes, aside, n_before = [], [], 0
-    for series, case in zip(tqdm(every, desc="converting DICOM", unit="series"), names, strict=True):
+    for series, case in zip(tqdm(every, desc="converting DICOM", unit="series", disable=None), names, strict=True):
         image, entry = into / f"{case}_0000.nii.gz", {"series": series.identity, "files": _checksum(series)}
         try:
             grid = series.grid()

@@ -48,10 +48,12 @@ class Series:
 
     @property
     def number(self) -> str:
+        """Of the series, as the headers have it."""
         return self.headers[0].number
 
     @property
     def files(self) -> list[Path]:
+        """Every file of the series, broken ones included."""
         return [*(header.file for header in self.headers), *self.broken]
 
     def grid(self) -> Grid:
@@ -96,7 +98,7 @@ def find_series(tree: Path) -> tuple[list[Series], dict[Path, str]]:
     unreadable: dict[str, list[Path]] = defaultdict(list)  # by Series Instance UID
     first: dict[tuple, Path] = {}
     others: dict[Path, str] = {}
-    for file in tqdm(files_below(tree), desc="reading DICOM headers", unit="file"):
+    for file in tqdm(files_below(tree), desc="reading DICOM headers", unit="file", disable=None):
         if not is_dicom(file):
             others[file] = "not DICOM" if os.access(file, os.R_OK) else "cannot be opened"
             continue

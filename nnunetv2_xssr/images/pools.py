@@ -76,6 +76,7 @@ class ImagePool:
 
     @property
     def identifiers(self) -> list[str]:
+        """The names of the cases, in order."""
         return [case.identifier for case in self.cases]
 
     def only(self, identifiers) -> "ImagePool":

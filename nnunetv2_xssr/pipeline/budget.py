@@ -10,10 +10,11 @@ from nnunetv2_xssr.selection import Selection
 
 
 def pick(
-    select: Callable[..., Selection],
-    choice: Choice,
     fold: FoldPlan,
     pool: np.ndarray,
+    *,
+    select: Callable[..., Selection],
+    choice: Choice,
     source: np.ndarray | None,
     labelled: np.ndarray,
     components: int | None,

@@ -81,13 +81,13 @@ def _select_fold(
     rows = [row[identifier] for identifier in fold.pool]
     whole = rows == list(range(len(embedded.pool)))
     chosen = pick(
-        select,
-        choice,
         fold,
         embedded.pool if whole else embedded.pool[rows],  # a whole pool stays on disk
-        embedded.source,
-        np.array([place[identifier] for identifier in fold.labelled], int),
-        embedded.provenance["components"],
+        select=select,
+        choice=choice,
+        source=embedded.source,
+        labelled=np.array([place[identifier] for identifier in fold.labelled], int),
+        components=embedded.provenance["components"],
     )
     curve, by_budget = (None if each is None else asdict(each) for each in (chosen.curve, chosen.by_budget))
     of_pool = [cases[volume_of(identifier)] for identifier in fold.pool]

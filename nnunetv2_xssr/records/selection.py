@@ -148,6 +148,7 @@ class SelectionRecord:
         return list(dict.fromkeys(pick.case for pick in self.selections[0].picks))
 
     def to_dict(self) -> dict:
+        """The record as plain values, as JSON holds it."""
         return {"kind": KIND, "format_version": FORMAT_VERSION, **asdict(self)}
 
     def write(self, path: Path) -> None:

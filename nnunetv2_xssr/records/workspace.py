@@ -124,26 +124,32 @@ class Workspace:
 
     @property
     def raw(self) -> Path:
+        """The raw dataset."""
         return nnunet_folder("nnUNet_raw") / self.dataset
 
     @property
     def preprocessed(self) -> Path:
+        """nnU-Net's folder of the preprocessed target."""
         return nnunet_folder("nnUNet_preprocessed") / self.dataset
 
     @property
     def results(self) -> Path:
+        """What was trained for the dataset."""
         return nnunet_folder("nnUNet_results") / self.dataset
 
     @property
     def dataset_json(self) -> Path:
+        """nnU-Net's description of the dataset."""
         return self.raw / "dataset.json"
 
     @property
     def images(self) -> Path:
+        """The pool."""
         return self.raw / "imagesTr"
 
     @property
     def labels(self) -> Path:
+        """The labels that nnU-Net trains on."""
         return self.raw / "labelsTr"
 
     @property
@@ -152,6 +158,7 @@ class Workspace:
         return self.preprocessed / "gt_segmentations"
 
     def plans(self, plans_name: str = "nnUNetPlans") -> Path:
+        """A plans file of nnU-Net."""
         return self.preprocessed / f"{plans_name}.json"
 
     @property
@@ -171,6 +178,7 @@ class Workspace:
 
     @property
     def record(self) -> Path:
+        """The record."""
         return self.selection / "selection.json"
 
     def round_record(self, number: int) -> Path:
@@ -179,6 +187,7 @@ class Workspace:
 
     @property
     def report(self) -> Path:
+        """The page that shows the last selection."""
         return self.selection / "report.html"
 
     @property

@@ -36,6 +36,7 @@ class KeptPool:
 
     @property
     def views_per_case(self) -> int:
+        """How many views are shown of one case."""
         return len(self._shown(0))
 
     def views(self, identifier: str) -> np.ndarray:

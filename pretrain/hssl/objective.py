@@ -65,6 +65,7 @@ class HSSLObjective:
         self.health_note = health_note
 
     def describe(self) -> dict[str, Any]:
+        """Plain values for the checkpoint: see `objective.Objective`."""
         return {
             "plans": self.plans.identity,
             "channels": self.channels,
@@ -73,12 +74,14 @@ class HSSLObjective:
         }
 
     def build_model(self) -> HSSLNetwork:
+        """A new model: see `objective.Objective`."""
         unet = self.plans.build_network(self.channels)
         for parameter in unet.decoder.seg_layers.parameters():
             parameter.requires_grad_(False)  # they belong to the labels, which come later
         return HSSLNetwork(unet, n_tasks=len(self.groups), n_groups=len(set(self.groups.tolist())))
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of a model: see `objective.Objective`."""
         return torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE, weight_decay=0.01
         )

@@ -93,10 +93,12 @@ class TargetPlans:
 
     @property
     def patch_size(self) -> tuple[int, ...]:
+        """Pixels or voxels along every axis of a patch."""
         return tuple(int(size) for size in self.configuration.patch_size)
 
     @property
     def channel_names(self) -> tuple[str, ...]:
+        """The target's channels, in order."""
         return channel_names_of(self.dataset_json)
 
     @property
