@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,7 +171,9 @@ def surface_dice(target: ImagePool, case: str, prediction: Path) -> float:
         for label in (predicted, truth)
     ]
     tolerance = TOLERANCE * max(spacing[-2:])
-    found = compute_surface_dice(
-        masks[0], masks[1], [tolerance] * len(values), include_background=True, spacing=spacing
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MONAI about its own calls, and about empty masks, whose value it has
+        found = compute_surface_dice(
+            masks[0], masks[1], [tolerance] * len(values), include_background=True, spacing=spacing
+        )
     return float(found.mean())

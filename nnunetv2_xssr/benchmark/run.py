@@ -16,6 +16,8 @@ from nnunetv2_xssr.benchmark.small_judge import FastJudge
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.files import read_json
+from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
 # What is expected of a training until one was measured: the fast judge on one core, nnU-Net on a recent GPU.
 SECONDS_OF_FAST_JUDGE, SECONDS_PER_EPOCH = 8.0, 60.0
@@ -162,6 +164,8 @@ def _judge_of(benchmark: Benchmark, jobs: list[Job], folder: BenchmarkFolder, *,
     if settings.judge == FAST:
         needed = dataset_pool(settings.target).only([*test, *(case for job in jobs for case in job.cases)])
         return FastJudge(cases=read_small_cases(needed), test=test)
+    if line := ensure_linked():
+        logger.info(line)
     return NnunetJudge(
         dataset=settings.target,
         test=test,

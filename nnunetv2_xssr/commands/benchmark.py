@@ -62,7 +62,6 @@ def _benchmark(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.benchmark.run import BenchmarkFolder, choose_arms, cost_of, train, train_one, write_results
     from nnunetv2_xssr.device import resolve_device
     from nnunetv2_xssr.records.logs import log_to
-    from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     device, folder = resolve_device(args.device), BenchmarkFolder(args.folder.resolve())
     if args.job:
@@ -72,8 +71,6 @@ def _benchmark(args: argparse.Namespace) -> None:
     print(_describe(plan, cost_of(plan, folder, device=device)))
     if args.dry_run:
         return
-    if plan.settings.judge == "nnunet" and (line := ensure_linked()):
-        print(line)
     with log_to(folder.log):
         benchmark = choose_arms(plan, folder, device=device)
         if args.jobs:
