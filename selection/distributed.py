@@ -184,7 +184,7 @@ def select_partitions(
 
 
 def _score_range(partitions: Partitions) -> _Range:
-    """The range by which density and novelty are scaled. Its quartile takes 16 bytes of each case into memory."""
+    """The range by which density and novelty are scaled. Its quantile takes 16 bytes of each case into memory."""
     raw = _raw(np.concatenate([partitions.distances(p) for p in range(partitions.n_partitions)]))
     return raw.min(axis=0), np.array([density_span(raw[:, 0]), np.ptp(raw[:, 1])])
 

@@ -6,7 +6,8 @@ from nnunetv2_xssr.selection._engine.cells import Cells, cells_of
 from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours
 
 N_NEIGHBOURS = 20
-_USUAL = 10  # times the height of the lower quartile: the largest height above the least that may set the scale
+_SPARSE = 0.3  # quantile of the pool that is below the median of the others if bursts are up to 40 % of the pool
+_USUAL = 10  # times the height of that quantile: the largest height above the least that may set the scale
 _TIE = 1e-6  # relative difference that raw densities must exceed, so that rounding cannot cause it
 
 
@@ -28,10 +29,10 @@ def raw_density(distance: np.ndarray) -> np.ndarray:
 def density_span(raw: np.ndarray) -> float:
     """The height above the least raw density of a pool at which its density is 1: see `density`."""
     height = raw - raw.min()
-    quartile = np.quantile(height, 0.25, method="lower")
-    if quartile <= _TIE * raw.min():  # a quarter of the pool ties for the least, which says nothing about the others
+    sparse = np.quantile(height, _SPARSE, method="lower")
+    if sparse <= _TIE * raw.min():  # so many cases tie for the least, which says nothing about the others
         return height.max()
-    return height[height <= _USUAL * quartile].max()
+    return height[height <= _USUAL * sparse].max()
 
 
 def density(pool: np.ndarray | Cells) -> np.ndarray:
@@ -39,11 +40,11 @@ def density(pool: np.ndarray | Cells) -> np.ndarray:
 
     1 / (mean distance to the k = min(20, n - 1) nearest of the pool + 1e-5) (TypiClust, Hacohen et al. 2022, eq. 1),
     min-max scaled over the usual cases; 1 for the others. A case is usual if it lies at most ten times as far above the
-    least dense case as the lower quartile of the pool does.
+    least dense case as the 30 % quantile of the pool does.
 
     A burst of near-copies, such as the frames of a video, is a hundred times as dense as anything else. If it set the
     scale, all other cases would have density 0, and the score would lose one of its parts. With this rule the median
-    density of the others is at least 0.1 while bursts make up at most half of the pool, and a burst far denser than
+    density of the others is at least 0.1 while bursts make up at most 40 % of the pool, and a burst far denser than
     the rest does not affect their scale. If all cases are usual, as in most pools, this is plain min-max scaling.
     """
     cells = cells_of(pool)

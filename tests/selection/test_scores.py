@@ -45,7 +45,7 @@ def with_bursts(n, d, share, bursts, noise, seed=0):
 @settings(max_examples=60)
 @given(
     d=st.sampled_from([2, 8, 32, 300]),
-    share=st.floats(0.01, 0.48),
+    share=st.floats(0.01, 0.4),
     bursts=st.integers(1, 12),
     noise=st.sampled_from([0.0, 1e-6, 0.01, 0.1, 0.3, 0.5]),
     seed=st.integers(0, 99),
@@ -70,7 +70,7 @@ def test_a_burst_is_as_dense_as_can_be():
     assert (density(standardise(pool)[0])[200:] == 1).all()
 
 
-def test_a_quarter_of_the_pool_without_any_neighbour_keeps_the_min_max_scaling():
+def test_a_third_of_the_pool_without_any_neighbour_keeps_the_min_max_scaling():
     """Cases that tie for the least density say nothing about what is usual."""
     pool = naive.unit(np.vstack([np.eye(40)[:30], np.repeat(np.eye(40)[30:], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], axis=0)]))
     true = np.array([np.sort(naive.Distances(pool)(i))[1:21].mean() for i in range(len(pool))])

@@ -43,8 +43,8 @@ def naive_density(z):
         near = sorted(math.dist(row, other) for j, other in enumerate(z) if j != i)[:k]
         raw.append(1 / (statistics.fmean(near) + 1e-5))
     height = [v - min(raw) for v in raw]
-    quartile = sorted(height)[(len(z) - 1) // 4]
-    usual = [h for h in height if h <= 10 * quartile or quartile <= 1e-6 * min(raw)]
+    sparse = sorted(height)[3 * (len(z) - 1) // 10]
+    usual = [h for h in height if h <= 10 * sparse or sparse <= 1e-6 * min(raw)]
     return [min(h / max(usual), 1.0) if max(usual) > 0 else 0.0 for h in height]
 
 
