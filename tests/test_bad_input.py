@@ -468,6 +468,19 @@ def test_skip_broken_sets_aside_and_names(workspace, capsys, place):
     fails(capsys, select.main, [*argv, "--overwrite"], "between 1 and 9", "'10'")
 
 
+def test_skip_broken_of_a_new_dataset(workspace, capsys):
+    """Whichever of its images is broken, the first by name too."""
+    folder = workspace.root / "new"
+    for i in range(4):
+        write_picture(folder / f"n_{i}.png", picture(i))
+    cut_off(folder / "n_0.png")
+    argv = ["-i", folder, "-d", "123_New", "--channel_names", "xray", "--labels", "blob", "-s", "1", "-b", "3"]
+    fails(capsys, select.main, [*argv, "-device", "cpu"], "case n_0", "cannot be read", "--skip-broken")
+    assert not (workspace.raw / "Dataset123_New").exists()
+    out = succeeds(capsys, select.main, [*argv, "-device", "cpu", "--skip-broken"])
+    assert "set aside: case n_0" in out
+
+
 def test_skip_broken_when_everything_is_broken(either, capsys):
     for file in either.images().iterdir():
         cut_off(file)

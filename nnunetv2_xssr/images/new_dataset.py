@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool, folder_pool, takes_dicom
-from nnunetv2_xssr.images.reading import read_case
+from nnunetv2_xssr.images.reading import first_readable
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import atomic, write_json
 from nnunetv2_xssr.records.workspace import Workspace, dataset_number, datasets_in, nnunet_folder, visible_files
@@ -20,7 +20,7 @@ from nnunetv2_xssr.records.workspace import Workspace, dataset_number, datasets_
 
 @contextmanager
 def new_dataset(folder: Path, name: str, **options) -> Iterator[str]:
-    """`make_dataset` for a block; a dataset that the block's `UserError` leaves without a selection is taken back."""
+    """Make a dataset for a block, as `make_dataset` does; a `UserError` in the block removes a dataset that is new."""
     dataset = Workspace(_full_name(name)).raw
     existed = dataset.exists()
     try:
@@ -53,14 +53,14 @@ def make_dataset(
     channel_names : sequence of str
         One per channel, as nnU-Net wants them.
     labels : sequence of str
-        What is to be drawn, in the order of the label values 1, 2, ...
+        What is to be drawn, in the order of the values 1, 2, ...
     recursive, patient_ids : bool
-        Of `folder_pool`. dataset.json keeps the groups of the cases; without ``patient_ids`` those of before go.
+        See `folder_pool`. dataset.json keeps the groups of the cases; without ``patient_ids`` earlier groups go.
 
     Raises
     ------
     UserError
-        If the name is none, or taken by another dataset, or the images, channels and labels do not fit.
+        If the name does not fit or another dataset has its number, or the images, channels and labels do not fit.
     """
     if not channel_names or not labels:
         option = "labels" if channel_names else "channel_names"
@@ -122,16 +122,15 @@ def _check_labels(labels: Sequence[str]) -> None:
 
 
 def _check_channels(pool: ImagePool, channel_names: Sequence[str]) -> None:
-    case = pool.cases[0]
-    n_channels = len(read_case(case, pool.reader()))
-    if n_channels == len(channel_names):
+    case, image = first_readable(pool)
+    if len(image) == len(channel_names):
         return
     has = f"{case.files[0]} has"
     if len(case.files) > 1:
         names = first_few([file.name for file in case.files], 2)
         has = f"case {case.identifier} has in files that count as its channels by their names ({names})"
     raise UserError(
-        f"--channel_names must name {n_channels} channels, as many as {has}; got {len(channel_names)} "
+        f"--channel_names must name {len(image)} channels, as many as {has}; got {len(channel_names)} "
         f"({', '.join(channel_names)})"
     )
 

@@ -1,13 +1,14 @@
-"""Image pools: the ordered cases of an nnU-Net raw dataset or of a plain folder, labels neither needed nor read."""
+"""Image pools: the ordered cases of an nnU-Net raw dataset or of a plain folder; labels are neither needed nor read."""
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.dicom import convert_dicom, holds_dicom
@@ -18,11 +19,14 @@ from nnunetv2_xssr.records.files import sha256
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, is_visible, names_dataset
 
+if TYPE_CHECKING:
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
 _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 _DICOM = "DICOM"  # in the place of an ending, which its files need not have
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """One case of a pool.
 
@@ -30,15 +34,15 @@ class Case:
     ----------
     identifier : str
     files : tuple of Path
-        One file a channel, or one file with several channels.
+        One file per channel, or one file with several channels.
     labelled : bool
         Whether a label file exists; it is never opened.
     domain : str or None
         Site, scanner or stain.
     group : str or None
-        What must not be torn apart between training and validation, such as the patient.
+        Such as the patient: training and validation never share one.
     cost : float or None
-        Of annotating it, in any unit.
+        Of the annotation, in any unit.
     """
 
     identifier: str
@@ -49,7 +53,7 @@ class Case:
     cost: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImagePool:
     """The cases of one dataset or folder, sorted by identifier.
 
@@ -62,7 +66,7 @@ class ImagePool:
     channel_names : tuple of str or None
         Of the dataset; a plain folder has none.
     dataset_json : dict
-        For the choice of the reader.
+        The reader is chosen by it.
     """
 
     name: str
@@ -79,27 +83,27 @@ class ImagePool:
         """The names of the cases, in order."""
         return [case.identifier for case in self.cases]
 
-    def only(self, identifiers) -> "ImagePool":
-        """The pool of these cases alone."""
+    def only(self, identifiers: Iterable[str]) -> "ImagePool":
+        """The pool of these cases only."""
         wanted = set(identifiers)
         return replace(self, cases=tuple(case for case in self.cases if case.identifier in wanted))
 
-    def reader(self):
-        """nnU-Net's reader for the files of this pool.
+    def reader(self) -> "BaseReaderWriter":
+        """nnU-Net's reader for the files of this pool, chosen once.
 
         Raises
         ------
         UserError
-            If nnU-Net has none that reads a file of the pool.
+            If no reader of nnU-Net reads any file of the pool.
         """
         return self._reader
 
     @cached_property
-    def _reader(self):
+    def _reader(self) -> "BaseReaderWriter":
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-        # A .tif may be a picture or a stack: for it nnU-Net tries which of its readers reads an example, and prints a
-        # traceback for each that does not.
+        # A .tif may be a picture or a stack: nnU-Net tries which of its readers reads an example, and prints a
+        # traceback for each reader that does not.
         is_tif = self.file_ending.lower() in (".tif", ".tiff")
         for example in (str(case.files[0]) for case in self.cases) if is_tif else [None]:
             with suppress(RuntimeError), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
@@ -146,44 +150,48 @@ def open_pools(texts: Sequence[str], **options) -> list[ImagePool]:
 
 
 def dataset_pool(name: str) -> ImagePool:
-    """The pool of all images in ``imagesTr`` and in the ``dataset`` table of dataset.json, labelled or not."""
+    """The pool of all images in ``imagesTr`` and in the ``dataset`` table of dataset.json, labelled or not.
+
+    Raises
+    ------
+    UserError
+        If there is no image, or dataset.json or the files do not fit nnU-Net.
+    """
     workspace = Workspace(name)
-    folder = workspace.raw
     dataset_json = read_dataset_json(workspace.dataset_json)
     ending = dataset_json["file_ending"]
-    _check_ending(ending, folder)
-    files = _listed_files(folder, dataset_json)
+    _check_ending(ending, workspace.raw)
+    table, domains, groups = (dataset_json.get(key, {}) for key in ("dataset", "domains", "groups"))
+    # As nnU-Net reads the table, but a case without label is welcome.
+    listed = {
+        identifier: tuple((workspace.raw / image).resolve() for image in entry["images"])
+        for identifier, entry in table.items()
+    }
     channel_files = _channel_files(filter(is_visible, workspace.images.glob(f"*{ending}")), ending)
     _check_numbering(channel_files, ending)
-    files = channel_files | files
+    files = channel_files | listed
     if not files:
         raise UserError(f"no image *_0000{ending} in {workspace.images}; put the images of the pool there")
-    domains, groups = (dataset_json.get(table, {}) for table in ("domains", "groups"))
-    listed_labels = dataset_json.get("dataset", {})
-    cases = tuple(
-        Case(
-            identifier,
-            files[identifier],
-            _has_label(folder, identifier, ending, listed_labels),
-            domains.get(identifier),
-            groups.get(identifier),
+
+    def described(identifier: str) -> Case:
+        label = table.get(identifier, {}).get("label")
+        label_file = workspace.raw / label if label else workspace.labels / f"{identifier}{ending}"
+        return Case(
+            identifier=identifier,
+            files=files[identifier],
+            labelled=label_file.is_file(),
+            domain=domains.get(identifier),
+            group=groups.get(identifier),
         )
-        for identifier in sorted(files)
+
+    pool = ImagePool(
+        name=name,
+        cases=tuple(described(identifier) for identifier in sorted(files)),
+        file_ending=ending,
+        channel_names=channel_names_of(dataset_json),
+        dataset_json=dataset_json,
     )
-    return _checked(ImagePool(name, cases, ending, channel_names_of(dataset_json), dataset_json))
-
-
-def _listed_files(folder: Path, dataset_json: dict) -> dict[str, tuple[Path, ...]]:
-    # As nnU-Net reads the table, but a case without label is welcome.
-    return {
-        identifier: tuple((folder / image).resolve() for image in entry["images"])
-        for identifier, entry in dataset_json.get("dataset", {}).items()
-    }
-
-
-def _has_label(folder: Path, identifier: str, ending: str, listed: dict) -> bool:
-    label = listed.get(identifier, {}).get("label")
-    return (folder / label if label else folder / "labelsTr" / f"{identifier}{ending}").is_file()
+    return _checked(pool)
 
 
 def folder_pool(
@@ -209,16 +217,26 @@ def folder_pool(
     if ending == _DICOM:
         volumes = convert_dicom(folder, Workspace(name).dicom, patient_ids=patient_ids)
         ending = ".nii.gz"
-        cases = [Case(one.case, (one.image,), group=one.group) for one in volumes]
+        cases = [Case(identifier=one.case, files=(one.image,), group=one.group) for one in volumes]
     elif not images:
         raise _no_image(folder, recursive=recursive)
     elif recursive:
         cases = _nested_cases(folder, images, ending, channel_names=channel_names)
     else:
         grouped = _grouped(images, ending, channel_names=channel_names)
-        cases = [Case(identifier, files) for identifier, files in grouped.items()]
+        cases = [Case(identifier=identifier, files=files) for identifier, files in grouped.items()]
     cases.sort(key=lambda case: case.identifier)
-    return _checked(ImagePool(name, tuple(cases), ending, None, {"file_ending": ending}))
+    return _checked(_plain_pool(name, cases, ending))
+
+
+def _plain_pool(name: str, cases: Iterable[Case], ending: str) -> ImagePool:
+    return ImagePool(
+        name=name,
+        cases=tuple(cases),
+        file_ending=ending,
+        channel_names=None,
+        dataset_json={"file_ending": ending},
+    )
 
 
 def takes_dicom(folder: Path, *, recursive: bool = False) -> bool:
@@ -283,7 +301,7 @@ def _grouped(
     ):
         return by_file
     several = max(map(len, grouped.values())) > 1
-    if several and channel_names and _count_channels(images[0], ending) == len(channel_names):
+    if several and channel_names and _count_channels(images, ending) == len(channel_names):
         count = len(images)
         logger.info("each of %d files, such as %s, has all channels: each is a case", count, images[0])
         return by_file
@@ -298,13 +316,13 @@ def _grouped(
     return grouped
 
 
-def _count_channels(image: Path, ending: str) -> int:
-    """How many channels a file has; 0 if it cannot be read, which is told when it is read."""
-    pool = ImagePool(image.name, (Case(image.name, (image,)),), ending, None, {"file_ending": ending})
-    try:
-        return len(pool.reader().read_images([str(image)])[0])
-    except Exception:  # readers raise whatever their library raises
-        return 0
+def _count_channels(images: list[Path], ending: str) -> int:
+    """How many channels the first file that can be read has; 0 if none can."""
+    pool = _plain_pool("", [Case(identifier=image.name, files=(image,)) for image in images], ending)
+    for image in images:
+        with suppress(Exception):  # readers raise whatever their library raises
+            return len(pool.reader().read_images([str(image)])[0])
+    return 0
 
 
 def _nested_cases(folder: Path, images: list[Path], ending: str, *, channel_names: Sequence[str] | None) -> list[Case]:
@@ -316,7 +334,7 @@ def _nested_cases(folder: Path, images: list[Path], ending: str, *, channel_name
     for parts, inside in by_folder.items():
         for stem, files in _grouped(inside, ending, channel_names=channel_names).items():
             identifier = case_name((*parts, stem))
-            case = Case(identifier, files, group=parts[0] if parts and several else None)
+            case = Case(identifier=identifier, files=files, group=parts[0] if parts and several else None)
             twin = cases.setdefault(identifier, case)
             if twin is not case:
                 raise UserError(f"{twin.files[0]} and {files[0]} would both be case {identifier}; rename one")
@@ -330,7 +348,7 @@ def _check_ending(ending: str, folder: Path) -> None:
         )
 
 
-def _channel_files(paths, ending: str) -> dict[str, tuple[Path, ...]]:
+def _channel_files(paths: Iterable[Path], ending: str) -> dict[str, tuple[Path, ...]]:
     found = defaultdict(list)
     for path in sorted(paths):
         match = _CHANNEL_FILE.fullmatch(path.name[: -len(ending)])

@@ -1,27 +1,30 @@
 """Reading of one case with nnU-Net's reader, with the checks that the reader leaves out."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.pools import Case
+from nnunetv2_xssr.images.pools import Case, ImagePool
+
+if TYPE_CHECKING:
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 
 class BrokenImage(UserError):
     """One case cannot be used; the others may be."""
 
 
-def read_case(case: Case, reader) -> np.ndarray:
+def read_case(case: Case, reader: "BaseReaderWriter") -> np.ndarray:
     """The image of `read_image` alone."""
     return read_image(case, reader)[0]
 
 
-def read_image(case: Case, reader) -> tuple[np.ndarray, dict]:
+def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict]:
     """Read one case with nnU-Net's reader: float32 array of shape (channels, z, y, x), with z = 1 in 2D.
 
-    Its properties, ``spacing`` among them, come along as the reader gives them.
+    With it come the reader's properties, such as ``spacing``.
 
     Raises
     ------
@@ -49,10 +52,26 @@ def read_image(case: Case, reader) -> tuple[np.ndarray, dict]:
     return image, properties
 
 
+def first_readable(pool: ImagePool) -> tuple[Case, np.ndarray]:
+    """The first case of a pool that can be read, and its image.
+
+    Raises
+    ------
+    BrokenImage
+        Of the first case, if none can be read.
+    """
+    errors = []
+    for case in pool.cases:
+        try:
+            return case, read_case(case, pool.reader())
+        except BrokenImage as error:
+            errors.append(error)
+    raise errors[0]
+
+
 def stored_finite(file: Path) -> bool:
-    """Whether a file, if it is NIfTI, is whole and holds no NaN or infinity; raises what nibabel raises if cut off."""
-    # ITK, and with it nnU-Net's reader, silently takes what is missing of a cut-off NIfTI file, and NaN and infinity in
-    # one, for 0. nibabel raises for the first and shows the others.
+    """Whether a NIfTI file holds no NaN or infinity; true of other files. nibabel raises an error if it is cut off."""
+    # ITK, and with it nnU-Net's reader, silently reads NaN, infinity and the missing part of a cut-off NIfTI file as 0.
     if not _is_nifti(file):
         return True
     import nibabel
@@ -61,7 +80,7 @@ def stored_finite(file: Path) -> bool:
     return bool(np.isfinite(np.asanyarray(stored.dataobj)).all())
 
 
-def is_volume(case: Case, reader) -> bool:
+def is_volume(case: Case, reader: "BaseReaderWriter") -> bool:
     """Whether a case has several slices, by the header of its file where that is enough.
 
     A file that cannot be read is no volume; reading it will say why.

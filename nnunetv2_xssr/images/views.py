@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -16,9 +18,12 @@ from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.normalise import view_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
-from nnunetv2_xssr.images.reading import BrokenImage, is_volume, read_case, read_image
+from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, read_image
 from nnunetv2_xssr.records.files import read_json, sha256_files, write_json
 from nnunetv2_xssr.records.workspace import Workspace
+
+if TYPE_CHECKING:
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 VIEWS_VERSION = 2  # of the rules of views; raise it when they change, so that no view made by older ones is used
 VIEWS_PER_VOLUME = 8
@@ -46,7 +51,7 @@ class Views:
     cache : str
         The key of the rows in ``views`` of the pool's caches: see `CaseRows`.
     broken : tuple of str
-        A sentence for every case that was set aside.
+        One sentence per case that was set aside.
     """
 
     pool: ImagePool
@@ -77,12 +82,12 @@ def prepare_views(
     ----------
     pool : ImagePool
     channel_names : tuple of str, optional
-        The channels of the views, in this order; by default those of the pool. A pool without names is taken to have
-        its channels in this order, or, without it, channels that nnU-Net normalises by z-score.
+        The channels of the views, in this order; those of the pool by default. In a pool without names the channels
+        count as being in this order; by default they are normalised by z-score.
     skip_broken : bool
         Set broken cases aside instead of raising.
     dim : {2, 3}
-        3 keeps a volume as one view, 2 takes slices of it.
+        2 takes slices of a volume, 3 the whole volume as one view.
     look : Look, optional
         Scale, axis and window of the views; by default every slice is fitted into its view.
 
@@ -94,8 +99,8 @@ def prepare_views(
         If no case can be used, the pool has other channels, or ``dim`` is 3 for 2D images.
     """
     reader = pool.reader()
-    names, order = _channels(pool, channel_names, reader)
-    # One volume makes a pool of volumes, wherever it lies; a flat case among them shows its slice in every view.
+    names, order = _channels(pool, channel_names)
+    # One volume makes a pool of volumes, whatever its name; a flat case among them shows its slice in every view.
     has_volumes = any(is_volume(case, reader) for case in pool.cases)
     if dim == 3 and not has_volumes:
         raise UserError(f"--dim 3 needs volumes, but {pool.name} holds 2D images; choose --dim 2")
@@ -106,10 +111,9 @@ def prepare_views(
     hashes = file_hashes(pool)
     store = CaseRows.open(Workspace(pool.name).caches / "views", hashes, settings, shape, np.float16)
     broken, missing = {}, store.missing()
-
-    def views_of(case: Case) -> np.ndarray:
-        return _case_views(case, reader, channel_names=names, order=order, n_views=n_views, dim=dim, look=look)
-
+    views_of = partial(
+        _case_views, reader=reader, channel_names=names, order=order, n_views=n_views, dim=dim, look=look
+    )
     progress = tqdm(missing, desc=f"reading {pool.name}", unit="case", disable=None)
     with read_ahead(views_of, [pool.cases[i] for i in missing]) as read:
         for i, views in zip(progress, read, strict=True):
@@ -200,26 +204,25 @@ class _Sides:
             write_json(self._path, self._known)
 
 
-def _channels(pool: ImagePool, wanted: tuple[str, ...] | None, reader) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _channels(pool: ImagePool, wanted: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The channels of the views, and where in the images they are."""
-    names = wanted or pool.channel_names or (UNNAMED,) * _count_channels(pool, reader)
+    names = wanted or pool.channel_names or (UNNAMED,) * len(first_readable(pool)[1])
     own = pool.channel_names or names
     order = channel_order(own, like=names)
     if order is None:
-        raise different_channels("what is looked for", names, pool.name, own)
+        raise different_channels("the rest", names, pool.name, own)
     return names, order
 
 
-def _count_channels(pool: ImagePool, reader) -> int:
-    """The number of channels of the first case that can be read; of broken ones it does not matter."""
-    for case in pool.cases:
-        with suppress(BrokenImage):
-            return len(read_case(case, reader))
-    return 1
-
-
 def _case_views(
-    case: Case, reader, *, channel_names: tuple[str, ...], order: tuple[int, ...], n_views: int, dim: int, look: Look
+    case: Case,
+    *,
+    reader: "BaseReaderWriter",
+    channel_names: tuple[str, ...],
+    order: tuple[int, ...],
+    n_views: int,
+    dim: int,
+    look: Look,
 ) -> np.ndarray:
     image, properties = read_image(case, reader)
     where = f"case {case.identifier}: {case.files[0]}"
