@@ -78,7 +78,7 @@ def test_slices_are_chosen_over_all_volumes(volumes, capsys):
 def test_record_is_what_the_selection_of_the_slices_gives(volumes, capsys):
     run(capsys)
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
-    views = prepare_views(dataset_pool(VOLUMES), look=replace(encoder.look, axis="file"))
+    views = prepare_views(dataset_pool(VOLUMES), look=replace(encoder.look, as_stored=True))
     kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
     kind = choose_embedding(kept, encoder.layout, kind="auto")
     rows = features(kept, encoder.layout, kind=kind)

@@ -44,7 +44,7 @@ def reoriented(empty):
 
 def test_views_show_the_slices_of_the_file(reoriented):
     pool = open_pool("34")
-    views = prepare_views(pool, look=Look(axis="file"))
+    views = prepare_views(pool, look=Look(as_stored=True))
     for case, rows in zip(pool.cases, views.rows, strict=True):
         stored = nibabel.load(case.files[0]).get_fdata()
         places = view_slices(case, pool.reader())
@@ -58,7 +58,7 @@ def test_views_show_the_slices_of_the_file(reoriented):
 def test_whole_cases_are_read_as_nnunet_reads_them(reoriented):
     pool = open_pool("34")
     assert type(pool.reader()).__name__ == "NibabelIOWithReorient"
-    assert prepare_views(pool).cache != prepare_views(pool, look=Look(axis="file")).cache
+    assert prepare_views(pool).cache != prepare_views(pool, look=Look(as_stored=True)).cache
 
 
 def test_from_worklist_to_collected_labels(reoriented, capsys):

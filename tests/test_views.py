@@ -6,10 +6,10 @@ from making import SOURCE, picture, volume, write_dataset_json, write_picture, w
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images import views as views_module
-from nnunetv2_xssr.images.extract import VIEW_SIZE, choose_slices, extract_views, extract_volume
+from nnunetv2_xssr.images.extract import VIEW_SIZE, Look, choose_slices, extract_views, extract_volume
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.reading import BrokenImage
-from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME, VIEWS_VERSION, prepare_views
+from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME, VIEWS_VERSION, common_look, prepare_views
 
 
 def test_views_of_pictures(workspace):
@@ -217,3 +217,19 @@ def test_folder_takes_the_channel_names_of_the_target(workspace):
     folder = open_pool(str(workspace.images(SOURCE)))
     assert prepare_views(folder, channel_names=("CT",)).settings["normalisation"] == ["CTNormalization"]
     assert prepare_views(folder).settings["normalisation"] == ["ZScoreNormalization"]
+
+
+def test_pictures_that_tell_no_size_are_fitted_whatever_the_scale_of_others(workspace):
+    """An encoder of volumes has a scale in millimetres, which a .png does not."""
+    fitted, scaled = (prepare_views(open_pool("2"), look=look) for look in (None, Look(pixel=7.0)))
+    assert np.array_equal(scaled.rows, fitted.rows)
+    assert common_look([open_pool("2")], dim=2) == Look()
+
+
+def test_the_median_case_of_a_pool_fills_its_view(empty):
+    for i, size in enumerate((30, 40, 44)):
+        write_volume(empty.images("folder") / f"{i}.nii.gz", volume(i, (9, size, 20))[0])
+    pool = open_pool(str(empty.images("folder")))
+    look = common_look([pool], dim=2)
+    assert 1 <= look.pixel * VIEW_SIZE / 40 < 1.11  # rounded up
+    assert common_look([pool], dim=3) == Look()

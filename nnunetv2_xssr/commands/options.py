@@ -29,7 +29,7 @@ def add_dim(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=(2, 3),
         default=2,
-        help="what the encoder sees of volumes: 2, axial slices (default), or 3, the whole volume",
+        help="what the encoder sees of volumes: 2, slices (default), or 3, the whole volume",
     )
 
 

@@ -17,31 +17,26 @@ UNKNOWN = Geometry((1.0, 1.0, 1.0))
 
 @dataclass(frozen=True)
 class Look:
-    """What a user or a pool decides about views.
+    """What decides about the views of a pool, besides the rules.
 
     Attributes
     ----------
     pixel : float or None
         Millimetres per pixel of a view; what is larger than the view is cut off, what is smaller is padded. None fits
         every slice into the view, as for pictures that tell no size. The aspect is kept in both cases.
-    axis : int, "file" or None
-        The canonical axis along which slices are taken; ``"file"`` for the third axis of each file, None for that along
-        which each volume was acquired.
-    window : (centre, width) or None
-        Of CT, in the place of `nnunetv2_xssr.images.normalise.CT_WINDOWS`.
+    as_stored : bool
+        Whether slices are taken along the third axis of each file, on which annotators draw; else along the axis of
+        acquisition.
     """
 
     pixel: float | None = None
-    axis: int | str | None = None
-    window: tuple[float, float] | None = None
+    as_stored: bool = False
 
     def axis_of(self, geometry: Geometry, shape: Sequence[int]) -> int:
         """The canonical axis along which slices of a canonical volume of this shape (z, y, x) are taken."""
-        if self.axis == "file":
+        if self.as_stored:
             return geometry.stored
-        if 1 in shape:
-            return list(shape).index(1)  # a single slice
-        return geometry.acquired if self.axis is None else int(self.axis)
+        return list(shape).index(1) if 1 in shape else geometry.acquired  # a single slice is what it is
 
 
 def foreground(volume: np.ndarray, axis: int = 0) -> slice:
@@ -97,10 +92,10 @@ def choose_slices(image: np.ndarray, n_views: int, *, geometry: Geometry = UNKNO
     return Slices(axis, (box[axis].start or 0) + inside, box)
 
 
-def slice_side(image: np.ndarray, *, geometry: Geometry, look: Look) -> float:
-    """Millimetres of the larger side of the slices that `choose_slices` takes, without their margins of zeros."""
+def slice_side(image: np.ndarray, *, geometry: Geometry) -> float:
+    """Millimetres of the larger side of slices along the axis of acquisition, without their margins of zeros."""
     image = geometry.canonical(image)
-    axis = look.axis_of(geometry, image.shape[1:])
+    axis = Look().axis_of(geometry, image.shape[1:])
     extent = [
         (part.stop - part.start) * mm if part.stop else size * mm
         for part, size, mm in zip(nonzero_box(image), image.shape[1:], geometry.canonical_spacing, strict=True)
@@ -141,7 +136,7 @@ def extract_views(
     planes = tuple(part for axis, part in enumerate(chosen.box) if axis != chosen.axis)
     slices = np.take(canonical, chosen.places, axis=1 + chosen.axis)
     slices = np.moveaxis(slices, 1 + chosen.axis, 1)[:, :, planes[0], planes[1]]
-    slices = display(normalise(slices, channel_names, statistics, window=look.window), chosen.axis)
+    slices = display(normalise(slices, channel_names, statistics), chosen.axis)
     views = torch.from_numpy(np.ascontiguousarray(slices)).transpose(0, 1)
     return _into_view(views, plane_spacing(geometry.canonical_spacing, chosen.axis), look.pixel).numpy()
 
@@ -165,13 +160,7 @@ def _pad_or_cut(image: torch.Tensor, size: list[int]) -> torch.Tensor:
     return F.pad(image, padding)
 
 
-def extract_volume(
-    image: np.ndarray,
-    channel_names: tuple[str, ...],
-    *,
-    geometry: Geometry = UNKNOWN,
-    look: Look | None = None,
-) -> np.ndarray:
+def extract_volume(image: np.ndarray, channel_names: tuple[str, ...], *, geometry: Geometry = UNKNOWN) -> np.ndarray:
     """A volume as one view: the box around its foreground, in one orientation, fitted into a cube with its aspect.
 
     Parameters
@@ -179,8 +168,6 @@ def extract_volume(
     image : array of shape (channels, z, y, x)
     channel_names : tuple of str
     geometry : Geometry
-    look : Look
-        Of which the window counts.
 
     Returns
     -------
@@ -191,7 +178,7 @@ def extract_volume(
     canonical = canonical[:, box[0], box[1], box[2]]
     statistics = Statistics.of(canonical, channel_names)
     z, y, x = (foreground(canonical[0], axis) for axis in range(3))
-    volume = normalise(canonical[:, z, y, x], channel_names, statistics, window=(look or Look()).window)
+    volume = normalise(canonical[:, z, y, x], channel_names, statistics)
     tensor = torch.from_numpy(np.ascontiguousarray(volume))[None]
     extent = [size * mm for size, mm in zip(tensor.shape[2:], geometry.canonical_spacing, strict=True)]
     size = [max(1, round(VOLUME_SIZE * mm / max(extent))) for mm in extent]

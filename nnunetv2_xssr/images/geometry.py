@@ -10,10 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-AXES = ("axial", "coronal", "sagittal")  # slices along the canonical axes 0, 1, 2
 # A volume whose spacing along one axis is so many times the next one was acquired in slices along it.
 _THICK = 1.2
-_LETTERS = {0: ("F", "H"), 1: ("A", "P"), 2: ("R", "L")}  # at the beginning and the end of a canonical axis
 
 
 @dataclass(frozen=True)
@@ -147,13 +145,6 @@ def display(slice_: np.ndarray, axis: int) -> np.ndarray:
     Axial slices have anterior above; coronal and sagittal ones the head. The patient's right is on the left.
     """
     return slice_ if axis == 0 else slice_[..., ::-1, :]
-
-
-def letters(axis: int) -> tuple[str, str, str, str]:
-    """What lies at the left, right, top and bottom of a displayed slice along a canonical axis: R, L, A, P, H, F."""
-    rows, columns = (other for other in range(3) if other != axis)
-    top, bottom = _LETTERS[rows] if axis == 0 else _LETTERS[rows][::-1]
-    return *_LETTERS[columns], top, bottom
 
 
 def plane_spacing(spacing: Sequence[float], axis: int) -> tuple[float, float]:

@@ -16,19 +16,11 @@ CT_STATISTICS = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percent
 _MASKED = 0.25
 
 
-def view_channels(channel_names: tuple[str, ...], *, window: tuple[float, float] | None = None) -> list[str]:
-    """The channels of a view: those of the image, of CT one per window.
-
-    Parameters
-    ----------
-    channel_names : tuple of str
-    window : (centre, width), optional
-        In Hounsfield units, in the place of `CT_WINDOWS`.
-    """
+def view_channels(channel_names: tuple[str, ...]) -> list[str]:
+    """The channels of a view: those of the image, of CT one per window."""
     names = []
     for name, scheme in zip(channel_names, normalisation_schemes(channel_names), strict=True):
-        windows = [f"{name} {one}" for one in CT_WINDOWS] if window is None else [f"{name} {window[0]:g}/{window[1]:g}"]
-        names += windows if scheme == "CTNormalization" else [name]
+        names += [f"{name} {window}" for window in CT_WINDOWS] if scheme == "CTNormalization" else [name]
     return names
 
 
@@ -54,8 +46,10 @@ class Statistics:
     masked : bool
         Whether what is zero in all channels is background, which z-scores leave out and leave at 0. nnU-Net's mask
         takes holes inside of a body in as well; they are too few to count.
-    mean, std, low, high : lists of float
-        Of every channel, inside of the mask.
+    mean, std : lists of float
+        Of every channel, without the background.
+    low, high : lists of float
+        Of every channel, in the whole box.
     """
 
     masked: bool
@@ -96,13 +90,7 @@ class Statistics:
         return cls(masked, (mean + centre).tolist(), np.sqrt(variance).tolist(), low.tolist(), high.tolist())
 
 
-def normalise(
-    slices: np.ndarray,
-    channel_names: tuple[str, ...],
-    statistics: Statistics | None,
-    *,
-    window: tuple[float, float] | None = None,
-) -> np.ndarray:
+def normalise(slices: np.ndarray, channel_names: tuple[str, ...], statistics: Statistics | None) -> np.ndarray:
     """Some slices of a case as nnU-Net would normalise them with the whole case at hand; CT in windows.
 
     Parameters
@@ -111,8 +99,6 @@ def normalise(
     channel_names : tuple of str
     statistics : Statistics or None
         Of the case.
-    window : (centre, width), optional
-        See `view_channels`.
 
     Returns
     -------
@@ -124,9 +110,8 @@ def normalise(
     chosen = normalisation_schemes(channel_names)
     for c, (values, scheme) in enumerate(zip(slices.astype(np.float32), chosen, strict=True)):
         if scheme == "CTNormalization":
-            windows = [window] if window else CT_WINDOWS.values()
             # From 0, so that what lies beyond the image, which is 0, is air.
-            done += [np.clip((values - centre) / width + 0.5, 0, 1) for centre, width in windows]
+            done += [np.clip((values - centre) / width + 0.5, 0, 1) for centre, width in CT_WINDOWS.values()]
             continue
         if statistics and scheme == "ZScoreNormalization":
             values = (values - statistics.mean[c]) / max(statistics.std[c], 1e-8)

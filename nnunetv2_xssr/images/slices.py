@@ -58,5 +58,5 @@ def view_slices(case: Case, reader: "BaseReaderWriter") -> list[int]:
     """The slices that the views of a volume show, counted from 0 along the third axis of its file."""
     image, properties = read_image(case, reader)
     geometry = Geometry.of(properties)
-    chosen = choose_slices(image, VIEWS_PER_VOLUME, geometry=geometry, look=Look(axis="file"))
+    chosen = choose_slices(image, VIEWS_PER_VOLUME, geometry=geometry, look=Look(as_stored=True))
     return geometry.in_file(chosen.places, image.shape[1 + geometry.source[chosen.axis]]).tolist()

@@ -19,7 +19,7 @@ from nnunetv2_xssr.images.normalise import view_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, read_image
-from nnunetv2_xssr.records.files import read_json, sha256_files, write_json
+from nnunetv2_xssr.records.files import read_json, write_json
 from nnunetv2_xssr.records.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def prepare_views(
     dim : {2, 3}
         2 takes slices of a volume, 3 the whole volume as one view.
     look : Look, optional
-        Scale, axis and window of the views; by default every slice is fitted into its view.
+        Scale and slices; by default every slice is fitted into its view, as it always is in pools that tell no size.
 
     Raises
     ------
@@ -106,6 +106,8 @@ def prepare_views(
         raise UserError(f"--dim 3 needs volumes, but {pool.name} holds 2D images; choose --dim 2")
     n_views = VIEWS_PER_VOLUME if dim == 2 and has_volumes else 1
     look = look or Look()
+    if not _tells_size(pool):
+        look = replace(look, pixel=None)
     settings = _settings(names, order=order, n_views=n_views, dim=dim, reader=type(reader).__name__, look=look)
     shape = (n_views, len(settings["view_channels"]), *([VIEW_SIZE] * 2 if dim == 2 else [VOLUME_SIZE] * 3))
     hashes = file_hashes(pool)
@@ -147,61 +149,56 @@ def _settings(
         "view_size": VIEW_SIZE if dim == 2 else [VOLUME_SIZE] * 3,
         "views": n_views,
         "normalisation": normalisation_schemes(channel_names),
-        "view_channels": view_channels(channel_names, window=look.window),
+        "view_channels": view_channels(channel_names),
         "pixel": look.pixel if dim == 2 else None,
-        "axis": look.axis,
+        "as_stored": look.as_stored,
         "channel_order": list(order),
     }
 
 
-def pool_look(pools: Sequence[ImagePool], *, look: Look) -> Look:
+def common_look(pools: Sequence[ImagePool], *, dim: int) -> Look:
     """The look with the scale of some pools: their median case fills a view.
 
-    What a case fills is the largest side of a slice, without its margins of zeros. Pictures that tell no size in
-    millimetres have no common scale, and are fitted into the view one by one.
+    What a case fills is the larger side of a slice, without its margins of zeros. Whole volumes and pictures that tell
+    no size have no common scale: they are fitted into the view one by one.
 
     Parameters
     ----------
     pools : sequence of ImagePool
-        Of which sixteen cases, evenly spaced, are looked at.
-    look : Look
+        Of which sixteen cases each, evenly spaced, are looked at.
+    dim : {2, 3}
     """
+    if dim == 3 or not all(map(_tells_size, pools)):
+        return Look()
+    sides = [side for pool in pools for side in _sides(pool)]
+    if not sides:
+        return Look()  # every case is broken, as reading them will say
+    power = math.ceil(math.log(float(np.median(sides)) / VIEW_SIZE, _STEP))
+    return Look(pixel=round(_STEP**power, 6))
+
+
+def _tells_size(pool: ImagePool) -> bool:
+    """Whether the files of a pool tell millimetres, which .png and .bmp do not."""
     from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 
-    sides = []
-    for pool in pools:
-        if isinstance(pool.reader(), NaturalImage2DIO):
-            return look
-        known = _Sides(pool, look)
-        some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _SAMPLE)).astype(int))
-        sides += [side for side in (known.of(pool.cases[i]) for i in some) if side is not None]
-        known.write()
-    if not sides:
-        return look  # every case is broken, as reading them will say
-    power = math.ceil(math.log(float(np.median(sides)) / VIEW_SIZE, _STEP))
-    return replace(look, pixel=round(_STEP**power, 6))
+    return not isinstance(pool.reader(), NaturalImage2DIO)
 
 
-class _Sides:
-    """How large the slices of cases are, kept on disk by what their files hold, because volumes are slow to read."""
-
-    def __init__(self, pool: ImagePool, look: Look):
-        self._path = Workspace(pool.name).caches / f"sides_{'acquired' if look.axis is None else look.axis}.json"
-        self._known = read_json(self._path) if self._path.is_file() else {}
-        self._before, self._reader, self._look = dict(self._known), pool.reader(), look
-
-    def of(self, case: Case) -> float | None:
-        """Millimetres of the larger side of a case's slices; None of a broken case."""
-        key = sha256_files(case.files)
-        if key not in self._known:
+def _sides(pool: ImagePool) -> list[float]:
+    """`slice_side` of some cases, kept on disk by what their files hold, because volumes are slow to read."""
+    path, hashes = Workspace(pool.name).caches / "sides.json", file_hashes(pool)
+    known = read_json(path) if path.is_file() else {}
+    some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _SAMPLE)).astype(int))
+    cases = {hashes[pool.cases[i].identifier]: pool.cases[i] for i in some}
+    new = {}
+    for digest, case in cases.items():
+        if digest not in known:
             with suppress(BrokenImage):
-                image, properties = read_image(case, self._reader)
-                self._known[key] = slice_side(image, geometry=Geometry.of(properties), look=self._look)
-        return self._known.get(key)
-
-    def write(self) -> None:
-        if self._known != self._before:
-            write_json(self._path, self._known)
+                image, properties = read_image(case, pool.reader())
+                new[digest] = slice_side(image, geometry=Geometry.of(properties))
+    if new:
+        write_json(path, {**known, **new})
+    return [side for digest, side in {**known, **new}.items() if digest in cases]
 
 
 def _channels(pool: ImagePool, wanted: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -239,7 +236,7 @@ def _case_views(
         if dim == 2:
             views = extract_views(image, channel_names, n_views, geometry=geometry, look=look)
         else:
-            views = extract_volume(image, channel_names, geometry=geometry, look=look)
+            views = extract_volume(image, channel_names, geometry=geometry)
     except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
         raise BrokenImage(f"{where} does not fit its normalisation: {error}") from None
     if not np.isfinite(views).all():

@@ -9,10 +9,9 @@ import numpy as np
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.images.channels import common_channels
-from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.slices import row_per_slice, slice_names
-from nnunetv2_xssr.images.views import Views, pool_look, prepare_views
+from nnunetv2_xssr.images.views import Views, common_look, prepare_views
 from nnunetv2_xssr.pipeline.slice_plan import unlike_slices
 from nnunetv2_xssr.pretrain.embedding import Encoder, check_channels, embed, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
@@ -90,9 +89,9 @@ def embed_pools(
     known = _known_encoder(encoder, learn_from, dim=dim, device=device)
     if known and channels:
         check_channels(known, channels, target.name)  # before anything is read
-    look = known.look if known else pool_look(learn_from, look=Look())
+    look = known.look if known else common_look(learn_from, dim=dim)
     if unit == "slice":
-        look = replace(look, axis="file")  # annotators draw on the slices of the file
+        look = replace(look, as_stored=True)  # annotators draw on the slices of the file
     # All images are read before the encoder is trained: a broken one is found after minutes and not after hours.
     target_views, *source_views = (
         prepare_views(pool, channel_names=channels, skip_broken=skip_broken, dim=dim, look=look)

@@ -7,9 +7,8 @@ from pathlib import Path
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images import channels as named_channels
-from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.pools import ImagePool, open_pools
-from nnunetv2_xssr.images.views import Views, pool_look, prepare_views
+from nnunetv2_xssr.images.views import Views, common_look, prepare_views
 from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, preprocess_pool
@@ -76,7 +75,7 @@ def pretrain_encoder(
         chosen.check_parts(n_processes=fabric.world_size, compares_samples=False)
         pools = open_pools(list(sources), recursive=recursive, patient_ids=patient_ids)
         channels = named_channels.common_channels(pools)
-        look = pool_look(pools, look=Look())
+        look = common_look(pools, dim=dim)
         return [
             prepare_views(pool, channel_names=channels, skip_broken=skip_broken, dim=dim, look=look) for pool in pools
         ]

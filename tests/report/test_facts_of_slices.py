@@ -59,7 +59,7 @@ def test_facts_are_of_slices(volumes, capsys):
 def test_most_alike_slices(volumes, capsys):
     run(capsys)
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
-    views = prepare_views(dataset_pool(VOLUMES), look=replace(encoder.look, axis="file"))
+    views = prepare_views(dataset_pool(VOLUMES), look=replace(encoder.look, as_stored=True))
     kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
     kind = choose_embedding(kept, encoder.layout, kind="auto")
     z = standardise(features(kept, encoder.layout, kind=kind), components=COMPONENTS[kind])[0].astype(np.float64)
@@ -78,7 +78,7 @@ def test_a_pick_is_shown_by_its_own_slice(volumes, capsys):
     for pick in gather(kept)["selections"][0]["picks"]:
         case = pool.cases[CASES.index(pick["case"])]
         image, properties = read_image(case, pool.reader())
-        geometry, look = Geometry.of(properties), replace(encoder.look, axis="file")
+        geometry, look = Geometry.of(properties), replace(encoder.look, as_stored=True)
         of_volume = extract_views(image, ("T1",), 8, geometry=geometry, look=look)
         view = view_slices(case, pool.reader()).index(pick["slice"])
         np.testing.assert_array_equal(kept.target.views(pick["identifier"]), of_volume[view : view + 1])
