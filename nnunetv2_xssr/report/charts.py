@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor, log10
+
+from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 480, 300  # of the viewBox; a phone shows it at two thirds, so its text is 15 units high
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 16, 52
@@ -23,27 +24,22 @@ class Axis:
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start), 2)
 
 
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round values between two others: multiples of 1, 2 or 5 times a power of ten."""
-    span = high - low
-    power = 10.0 ** floor(log10(span / most))
-    step = next(step * power for step in (1, 2, 5, 10) if span / (step * power) <= most)
-    first = -(-low // step)
-    count = int(floor(high / step + 1e-9) - first) + 1
-    return [round((first + i) * step, 10) for i in range(count)]
+def ticks(low: float, high: float, *, most: int = 6, whole: bool = False) -> list[float]:
+    """Round values between two others; ``whole`` keeps them to whole numbers."""
+    marks = MaxNLocator(most, steps=[1, 2, 5, 10], integer=whole).tick_values(low, high)
+    return [round(float(mark), 10) for mark in marks if low <= mark <= high]
 
 
 def x_axis(low: float, high: float, whole: bool = False) -> Axis:
     """The horizontal axis; ``whole`` keeps its ticks to whole numbers."""
     high = high if high > low else low + 1
-    marks = [tick for tick in ticks(low, high) if not whole or tick == int(tick)]
-    return Axis(low, high, LEFT, WIDTH - RIGHT, marks)
+    return Axis(low, high, LEFT, WIDTH - RIGHT, ticks(low, high, whole=whole))
 
 
 def y_axis(values: Sequence[float]) -> Axis:
     """The vertical axis from 0 to a little above the largest value."""
     high = 1.05 * max(*values, 1e-9)
-    return Axis(0.0, high, HEIGHT - BOTTOM, TOP, ticks(0, high, 5))
+    return Axis(0.0, high, HEIGHT - BOTTOM, TOP, ticks(0, high, most=5))
 
 
 def line(xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis) -> str:
