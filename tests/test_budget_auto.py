@@ -9,7 +9,7 @@ from making import TARGET, compared_by, fails, succeeds, write_picture
 from nnunetv2_xssr.commands import select
 from nnunetv2_xssr.pipeline.budget import pick
 from nnunetv2_xssr.pipeline.plan import Choice, FoldPlan
-from nnunetv2_xssr.report.budget_words import gains, knee_words, next_words
+from nnunetv2_xssr.report.budget_text import gains, knee_words, next_words
 from nnunetv2_xssr.selection import Constraints
 from nnunetv2_xssr.selection import select as select_rows
 

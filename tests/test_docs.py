@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
+from command_shell import Shell, entry_points
 from making import CHECKOUT, run_python
-from typing_commands import Shell, entry_points
 
 from nnunetv2_xssr.selection import CRITERIA, STRATEGIES
 

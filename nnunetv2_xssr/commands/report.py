@@ -24,13 +24,18 @@ def _report(args: argparse.Namespace) -> None:
 
     from nnunetv2_xssr.records.workspace import Workspace, find_dataset
     from nnunetv2_xssr.report.facts import gather
-    from nnunetv2_xssr.report.kept import open_kept
     from nnunetv2_xssr.report.page import write_report
+    from nnunetv2_xssr.report.selection_data import load_selection_data
 
     dataset = find_dataset(args.d)
     if args.json:
         print(
-            json.dumps(gather(open_kept(Workspace(dataset, args.name))), indent=2, ensure_ascii=False, allow_nan=False)
+            json.dumps(
+                gather(load_selection_data(Workspace(dataset, args.name))),
+                indent=2,
+                ensure_ascii=False,
+                allow_nan=False,
+            )
         )
         return
     print(f"wrote {write_report(dataset, name=args.name)}")

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _select(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.commands.next_steps import describe_next
-    from nnunetv2_xssr.commands.select_words import describe_result
+    from nnunetv2_xssr.commands.select_text import describe_result
     from nnunetv2_xssr.images.case_table import read_names
     from nnunetv2_xssr.pipeline.select_cases import select_cases
     from nnunetv2_xssr.trainer_link.linking import ensure_linked

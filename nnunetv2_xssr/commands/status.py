@@ -53,7 +53,7 @@ def _cleaned(dataset: str) -> str:
 
 
 def _lines(project) -> list[str]:
-    from nnunetv2_xssr.report.words import alpha_words, coverage_words
+    from nnunetv2_xssr.report.coverage_text import alpha_words, coverage_words
 
     domains = f" of {project.domains} domains" if project.domains > 1 else ""
     lines = [f"{project.dataset}: {project.cases} cases{domains}, {project.labelled} with a label"]

@@ -9,16 +9,16 @@ from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.images.slices import view_of, volume_of
 from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME
 from nnunetv2_xssr.records.selection import FoldSelection, Pick
-from nnunetv2_xssr.report.budget_words import gains, knee_words, next_words
-from nnunetv2_xssr.report.kept import Kept, KeptPool, identifier_of
+from nnunetv2_xssr.report.budget_text import gains, knee_words, next_words
 from nnunetv2_xssr.report.layout import lay_out, most_alike
+from nnunetv2_xssr.report.selection_data import PoolData, SelectionData, identifier_of
 from nnunetv2_xssr.selection.standardise import Scale
 
 KIND, FORMAT_VERSION = "report facts", 1
 POOL_DOTS, SOURCE_DOTS = 1000, 300  # of the map at most, besides the picks
 
 
-def gather(kept: Kept) -> dict:
+def gather(kept: SelectionData) -> dict:
     """All facts about a selection.
 
     Returns
@@ -53,7 +53,7 @@ def gather(kept: Kept) -> dict:
     }
 
 
-def _selection(kept: Kept, number: int, selection: FoldSelection, members: list[str]) -> dict:
+def _selection(kept: SelectionData, number: int, selection: FoldSelection, members: list[str]) -> dict:
     place = {identifier: i for i, identifier in enumerate(kept.target.identifiers)}
     rows = [place[identifier] for identifier in members]
     whole = len(rows) == len(kept.target.identifiers)
@@ -144,7 +144,7 @@ def _groups(selection: FoldSelection) -> dict | None:
     }
 
 
-def _map(selection: FoldSelection, members: list[str], pool: np.ndarray, scale: Scale, sources: list[KeptPool]) -> dict:
+def _map(selection: FoldSelection, members: list[str], pool: np.ndarray, scale: Scale, sources: list[PoolData]) -> dict:
     """A dot for every pick, and for a sample of the rest of the pool and of the sources where they are many."""
     picked = {identifier_of(pick): pick for pick in selection.picks}
     labelled = set(selection.labelled)

@@ -11,7 +11,7 @@ from nnunetv2_xssr.records.files import atomic
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 from nnunetv2_xssr.report.charts import HEIGHT, WIDTH, alpha_chart, budget_chart
 from nnunetv2_xssr.report.facts import gather
-from nnunetv2_xssr.report.kept import Kept, open_kept
+from nnunetv2_xssr.report.selection_data import SelectionData, load_selection_data
 from nnunetv2_xssr.report.thumbnails import data_uri
 
 _HERE = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ def write_report(dataset: str, *, name: str = DEFAULT_NAME) -> Path:
         If there is no selection, or what it was made from is not on disk any more.
     """
     workspace = Workspace(dataset, name)
-    kept = open_kept(workspace)
+    kept = load_selection_data(workspace)
     facts = gather(kept)
     path = workspace.report
     with atomic(path) as temporary:
@@ -37,7 +37,7 @@ def write_report(dataset: str, *, name: str = DEFAULT_NAME) -> Path:
     return path
 
 
-def pictures(kept: Kept, facts: dict) -> dict[str, dict[str, str]]:
+def pictures(kept: SelectionData, facts: dict) -> dict[str, dict[str, str]]:
     """A data URI for all that the page shows: name of its pool ("" for the target), then its identifier there."""
     found: dict[str, dict[str, str]] = {"": {}}
     names = kept.channel_names

@@ -17,7 +17,7 @@ import os, random, signal, sys
 import torch
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2_xssr.images import case_rows, views
-from nnunetv2_xssr.commands import pretrain, select, select_words
+from nnunetv2_xssr.commands import pretrain, select, select_text
 from nnunetv2_xssr.pipeline import plan as select_plan
 from nnunetv2_xssr.trainer_link import linking
 from nnunetv2_xssr.pretrain import embedding, engine, settings

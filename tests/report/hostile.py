@@ -4,8 +4,8 @@ import re
 
 from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.report.facts import gather
-from nnunetv2_xssr.report.kept import open_kept
 from nnunetv2_xssr.report.page import pictures, render
+from nnunetv2_xssr.report.selection_data import load_selection_data
 
 NAMES = [
     "</script><script>window.hacked=1</script>",
@@ -23,7 +23,7 @@ NAMES = [
 
 def hostile_page(dataset="Dataset002_Target"):
     """The report of a dataset with cases t_00 to t_09, or v_0 to v_9, renamed, and the names of its picks."""
-    kept = open_kept(Workspace(dataset))
+    kept = load_selection_data(Workspace(dataset))
     facts = gather(kept)
     images = pictures(kept, facts)
 

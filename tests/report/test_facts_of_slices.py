@@ -19,7 +19,7 @@ from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.report.facts import gather
-from nnunetv2_xssr.report.kept import open_kept
+from nnunetv2_xssr.report.selection_data import load_selection_data
 from nnunetv2_xssr.selection.standardise import standardise
 
 
@@ -73,7 +73,7 @@ def test_most_alike_slices(volumes, capsys):
 
 def test_a_pick_is_shown_by_its_own_slice(volumes, capsys):
     run(capsys)
-    kept = open_kept(Workspace(VOLUMES))
+    kept = load_selection_data(Workspace(VOLUMES))
     pool, encoder = dataset_pool(VOLUMES), load_encoder(volumes.encoder(VOLUMES), device="cpu")
     for pick in gather(kept)["selections"][0]["picks"]:
         case = pool.cases[CASES.index(pick["case"])]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunetv2_xssr.report.words import alpha_words, coverage_words
+from nnunetv2_xssr.report.coverage_text import alpha_words, coverage_words
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What nnUNetv2_xssr_select tells: plan, picks, alpha and coverage in words."""
 
 from nnunetv2_xssr.records.selection import FoldSelection, SelectionRecord
-from nnunetv2_xssr.report.budget_words import knee_words, next_words
-from nnunetv2_xssr.report.words import alpha_words, coverage_words
+from nnunetv2_xssr.report.budget_text import knee_words, next_words
+from nnunetv2_xssr.report.coverage_text import alpha_words, coverage_words
 
 _ROWS = 30  # more picks than a screen shows stand in the record
 

@@ -16,7 +16,7 @@ from nnunetv2_xssr.records.workspace import Workspace, channel_names_of
 
 
 @dataclass(frozen=True)
-class KeptPool:
+class PoolData:
     """The views and embeddings of a pool.
 
     Attributes
@@ -54,22 +54,22 @@ class KeptPool:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SelectionData:
     """A selection with the pools it was made from.
 
     Attributes
     ----------
     record : SelectionRecord
-    target : KeptPool
-    sources : list of KeptPool
+    target : PoolData
+    sources : list of PoolData
     members : list of list of str
         The cases, or slices, that every selection of the record was made from.
     channel_names : list of str
     """
 
     record: SelectionRecord
-    target: KeptPool
-    sources: list[KeptPool]
+    target: PoolData
+    sources: list[PoolData]
     members: list[list[str]]
     channel_names: list[str]
 
@@ -79,7 +79,7 @@ def identifier_of(pick: Pick) -> str:
     return pick.case if pick.view is None else slice_name(pick.case, pick.view)
 
 
-def open_kept(workspace: Workspace) -> Kept:
+def load_selection_data(workspace: Workspace) -> SelectionData:
     """Read a selection back.
 
     Raises
@@ -95,10 +95,10 @@ def open_kept(workspace: Workspace) -> Kept:
     target = _open_pool(dataset, record, path)
     sources = [_open_pool(name, record, path) for name in record.provenance["source"]]
     channel_names = list(channel_names_of(read_dataset_json(workspace.dataset_json)))
-    return Kept(record, target, sources, _members(record, target, path), channel_names)
+    return SelectionData(record, target, sources, _members(record, target, path), channel_names)
 
 
-def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> KeptPool:
+def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> PoolData:
     folder, made_from = Workspace(name).caches, record.provenance
     if "views_cache" not in made_from:
         raise UserError(f"{record_path} was made by an older version; run nnUNetv2_xssr_select again")
@@ -109,7 +109,7 @@ def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> KeptPoo
         embeddings, views = _by_slice(embeddings), _by_slice(views)
     row = {identifier: i for i, identifier in enumerate(views.identifiers)}
     compared = features(embeddings.rows, layout, kind=made_from["embedding"])
-    return KeptPool(name, embeddings.identifiers, compared, views.rows, row)
+    return PoolData(name, embeddings.identifiers, compared, views.rows, row)
 
 
 def _by_slice(volumes: CaseRows) -> CaseRows:
@@ -117,7 +117,7 @@ def _by_slice(volumes: CaseRows) -> CaseRows:
     return replace(volumes, identifiers=names, rows=row_per_slice(volumes.rows))
 
 
-def _members(record: SelectionRecord, target: KeptPool, path: Path) -> list[list[str]]:
+def _members(record: SelectionRecord, target: PoolData, path: Path) -> list[list[str]]:
     gone = set(record.settings["excluded"])
     usable = [identifier for identifier in target.identifiers if identifier not in gone]
     left_out = set(record.selections[0].left_out)
