@@ -4,10 +4,10 @@
   const images = JSON.parse(document.getElementById("images").textContent);
   const excluded = JSON.parse(document.getElementById("excluded").textContent);
   const all = (selector, root) => Array.from((root || document).querySelectorAll(selector));
-  const picture = (pool, name) => (Object.hasOwn(images, pool) && Object.hasOwn(images[pool], name) ? images[pool][name] : "");
+  const picture = (pool, name, part) => (Object.hasOwn(images, pool) && Object.hasOwn(images[pool], name) ? images[pool][name][part] : "");
 
   // Every picture is in the file once, however often it is shown.
-  for (const img of all("img[data-image]")) img.src = picture("", img.dataset.image);
+  for (const img of all("img[data-image]")) img.src = picture("", img.dataset.image, img.dataset.part || 0);
 
   // ------------------------------------------------------------------ folds
   const folds = document.getElementById("fold");
@@ -43,7 +43,7 @@
       dot.setAttribute("tabindex", "0");
       const { image, name, pool, what, rank } = dot.dataset;
       const img = panel.querySelector("img");
-      img.src = picture(pool, image);
+      img.src = picture(pool, image, 0);
       img.alt = "Image of " + name;
       img.hidden = false;
       panel.querySelector(".name").textContent = name;

@@ -12,10 +12,9 @@ from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 from nnunetv2_xssr.report.charts import HEIGHT, WIDTH, alpha_chart, budget_chart
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.selection_data import SelectionData, load_selection_data
-from nnunetv2_xssr.report.thumbnails import data_uri
+from nnunetv2_xssr.report.thumbnails import Shown, pick_thumbnails, view_thumbnail
 
 _HERE = Path(__file__).resolve().parent
-_PICK_SIDE, _DOT_SIDE = 128, 96  # pixels; the views have 128
 _MAP = 560  # width and height of the map's viewBox
 _MARGIN = 20
 
@@ -37,35 +36,29 @@ def write_report(dataset: str, *, name: str = DEFAULT_NAME) -> Path:
     return path
 
 
-def pictures(kept: SelectionData, facts: dict) -> dict[str, dict[str, str]]:
-    """A data URI for all that the page shows: name of its pool ("" for the target), then its identifier there."""
-    found: dict[str, dict[str, str]] = {"": {}}
-    names = kept.channel_names
-    for selection in facts["selections"]:
-        for pick in selection["picks"]:
-            case = pick["identifier"]
-            if case not in found[""]:
-                found[""][case] = data_uri(kept.target.views(case), names, _PICK_SIDE, several=True)
+def pictures(kept: SelectionData, facts: dict) -> dict[str, dict[str, Shown]]:
+    """All that the page shows: name of its pool ("" for the target), then its identifier there."""
+    found = {"": pick_thumbnails(kept)}
     pools = {source.name: source for source in kept.sources} | {"": kept.target}
     for selection in facts["selections"]:
-        alike = [near["identifier"] for pick in selection["picks"] for near in pick["most_alike"]]
-        shown = [("", case) for case in alike]
+        shown = [("", near["identifier"]) for pick in selection["picks"] for near in pick["most_alike"]]
         shown += [(dot["pool"] or "", dot["identifier"]) for dot in selection["map"]["dots"]]
         for pool, case in shown:
             known = found.setdefault(pool, {})
             if case not in known:
-                known[case] = data_uri(pools[pool].views(case), names, _DOT_SIDE)
+                views = pools[pool].views(case)
+                known[case] = Shown([view_thumbnail(views[len(views) // 2], kept.channel_names)], [])
     return found
 
 
-def render(facts: dict, images: dict[str, dict[str, str]]) -> str:
+def render(facts: dict, shown: dict[str, dict[str, Shown]]) -> str:
     """The page as text.
 
     Parameters
     ----------
     facts : dict
         See `nnunetv2_xssr.report.facts.gather`.
-    images : dict
+    shown : dict
         See `pictures`.
     """
     environment = Environment(
@@ -77,7 +70,12 @@ def render(facts: dict, images: dict[str, dict[str, str]]) -> str:
     return environment.get_template("page.html").render(
         facts=facts,
         sections=[_drawn(selection) for selection in facts["selections"]],
-        images=images,
+        shown=shown[""],
+        # Every picture is in the file once, however often it is shown.
+        images={
+            pool: {case: [one.uri for one in shown_of.thumbnails] for case, shown_of in cases.items()}
+            for pool, cases in shown.items()
+        },
         style=Markup(style),
         script=Markup(script),
         policy=policy + "base-uri 'none'; form-action 'none'",

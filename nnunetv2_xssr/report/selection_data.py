@@ -26,11 +26,14 @@ class PoolData:
         The cases that were embedded, or their slices (`nnunetv2_xssr.images.slices`) where slices are chosen.
     embeddings : float32 array of shape (identifiers, d)
         What they were compared by.
+    hashes : dict
+        SHA-256 of the files of every case, or volume, that the views were made of.
     """
 
     name: str
     identifiers: list[str]
     embeddings: np.ndarray
+    hashes: dict[str, str]
     _views: np.ndarray
     _row: dict[str, int]
 
@@ -102,14 +105,14 @@ def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> PoolDat
     folder, made_from = Workspace(name).caches, record.provenance
     if "views_cache" not in made_from:
         raise UserError(f"{record_path} was made by an older version; run nnUNetv2_xssr_select again")
-    views, _ = CaseRows.load(folder / "views", made_from["views_cache"][name])
+    views, of_views = CaseRows.load(folder / "views", made_from["views_cache"][name])
     embeddings, index = CaseRows.load(folder / "embeddings", made_from["embeddings_cache"][name])
     layout = FeatureLayout(*index["settings"]["layout"])
     if record.settings["unit"] == "slice" and embeddings.rows.shape[1] > 1:  # a flat source is compared as it is
         embeddings, views = _by_slice(embeddings), _by_slice(views)
     row = {identifier: i for i, identifier in enumerate(views.identifiers)}
     compared = features(embeddings.rows, layout, kind=made_from["embedding"])
-    return PoolData(name, embeddings.identifiers, compared, views.rows, row)
+    return PoolData(name, embeddings.identifiers, compared, of_views["cases"], views.rows, row)
 
 
 def _by_slice(volumes: CaseRows) -> CaseRows:

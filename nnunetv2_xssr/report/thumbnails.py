@@ -1,58 +1,181 @@
-"""Small pictures of cases as data URIs, from the views that the encoder saw."""
+"""Small pictures as data URIs: of the picks from their images, of all else from the views that the encoder saw."""
 
 import base64
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import normalisation_schemes
-from nnunetv2_xssr.images.normalise import CT_WINDOWS
+from nnunetv2_xssr.images.extract import evenly_spaced
+from nnunetv2_xssr.images.geometry import Geometry
+from nnunetv2_xssr.images.normalise import CT_WINDOWS, nonzero_box
+from nnunetv2_xssr.images.pictures import constant_channels, draw_case, is_colour
+from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
+from nnunetv2_xssr.images.read_ahead import read_ahead
+from nnunetv2_xssr.images.reading import BrokenImage, read_image
+from nnunetv2_xssr.records.files import sha256_files
+from nnunetv2_xssr.records.selection import Pick
+from nnunetv2_xssr.report.selection_data import SelectionData, identifier_of
 
-_SHOWN = 4  # views of a volume that are shown together, in two rows
-_COLOURS = (["r", "g", "b"], ["red", "green", "blue"])
+if TYPE_CHECKING:
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+_DOT_SIDE = 96  # pixels
 
 
-def data_uri(views: np.ndarray, channel_names: list[str], side: int, several: bool = False) -> str:
-    """A WebP picture of one case as a data URI.
+@dataclass(frozen=True)
+class Thumbnail:
+    """A WebP picture.
 
-    Channels that are named as colours are shown in colour, of others the first; a volume by its middle view, or by four
-    views in the order of its slices, row by row.
+    Attributes
+    ----------
+    uri : str
+        A data URI.
+    width, height : int
+        Pixels.
+    shows : str
+        Channel, slice or place.
+    """
+
+    uri: str
+    width: int
+    height: int
+    shows: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows of a case or a slice.
+
+    Attributes
+    ----------
+    thumbnails : list of Thumbnail
+        The first is the main one.
+    notes : list of str
+        Sentences about them.
+    """
+
+    thumbnails: list[Thumbnail]
+    notes: list[str]
+
+
+def thumbnail(pixels: np.ndarray, shows: str = "") -> Thumbnail:
+    """A picture of shape (height, width) or (height, width, 3), uint8, as it is."""
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", quality=80, method=4)
+    uri = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return Thumbnail(uri, pixels.shape[1], pixels.shape[0], shows)
+
+
+def view_thumbnail(view: np.ndarray, channel_names: list[str], *, side: int = _DOT_SIDE, shows: str = "") -> Thumbnail:
+    """A view that the encoder saw, without its margins: in colour if its channels are colours, else its first channel.
 
     Parameters
     ----------
-    views : array of shape (views, channels, height, width)
+    view : array of shape (channels, height, width)
     channel_names : list of str
         As in dataset.json.
     side : int
-        Height and width of every view, in pixels.
-    several : bool
-        Show four views of a volume.
+        Of the picture: its longer one, in pixels.
+    shows : str
     """
-    count, together = len(views), several and len(views) >= _SHOWN
-    wanted = [int((i + 0.5) * count / _SHOWN) for i in range(_SHOWN)] if together else [count // 2]
-    shown = list(_grey_or_colour(views[wanted].astype(np.float32), channel_names))
-    picture = np.vstack([np.hstack(shown[:2]), np.hstack(shown[2:])]) if together else shown[0]
-    size = (2 * side, 2 * side) if together else (side, side)
-    image = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
-    file = BytesIO()
-    image.save(file, "WEBP", quality=75, method=4)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def _grey_or_colour(views: np.ndarray, channel_names: list[str]) -> np.ndarray:
-    """Windowed uint8 of shape (views, height, width) or (views, height, width, 3)."""
-    names = [name.lower() for name in channel_names]
-    if names == ["rgb_to_0_1"] * 3:
-        return (255 * np.clip(views, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
-    if names in _COLOURS:
-        return np.stack([_window(views[:, channel]) for channel in range(3)], axis=-1)
-    # Of the windows of CT the one for soft tissue.
-    first = normalisation_schemes(channel_names[:1]) == ["CTNormalization"] and views.shape[1] > 1
-    return _window(views[:, list(CT_WINDOWS).index("soft tissue") if first else 0])
+    _, rows, columns = nonzero_box(view[:, None])
+    values = view[:, rows, columns].astype(np.float32)
+    if not is_colour(channel_names):
+        # Of the windows of CT the one for soft tissue.
+        is_ct = normalisation_schemes(channel_names[:1]) == ["CTNormalization"] and len(view) > 1
+        values = values[[list(CT_WINDOWS).index("soft tissue") if is_ct else 0]]
+    pixels = np.stack([_window(channel) for channel in values], axis=-1)
+    picture = Image.fromarray(pixels[..., 0] if len(values) == 1 else pixels)
+    width, height = (max(1, round(side * size / max(picture.size))) for size in picture.size)
+    return thumbnail(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)), shows)
 
 
 def _window(values: np.ndarray) -> np.ndarray:
-    """From the 0.5th to the 99.5th percentile of a case, as uint8: a few extreme pixels do not darken the rest."""
-    low, high = np.percentile(values, (0.5, 99.5))
-    return (255 * np.clip((values - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
+    """From the 0.5th to the 99.5th percentile of what is not background, as uint8; background is 0, and black."""
+    inside = values != 0
+    low, high = np.percentile(values[inside] if inside.any() else values, (0.5, 99.5))
+    grey = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    return np.where(inside, np.round(255 * grey), 0).astype(np.uint8)
+
+
+def pick_thumbnails(kept: SelectionData) -> dict[str, Shown]:
+    """Pictures of all picks, made from their images; from the stored views, with a note, where these have gone.
+
+    Returns
+    -------
+    dict
+        From the identifier of a pick to what is shown of it.
+    """
+    picks: dict[str, dict[str, Pick]] = defaultdict(dict)
+    for selection in kept.record.selections:
+        for pick in selection.picks:
+            picks[pick.case][identifier_of(pick)] = pick
+    try:
+        pool = dataset_pool(kept.record.dataset).only(picks)
+    except UserError:  # images have gone so that the dataset is none any more
+        pool = None
+    found = _from_images(pool, picks, kept) if pool else {}
+    lost = "The image is gone, or is another one since it was chosen: this is the small view that the network saw."
+    for identifier in (identifier for of_case in picks.values() for identifier in of_case):
+        if identifier not in found:
+            found[identifier] = Shown(_from_views(kept.target.views(identifier), kept.channel_names), [lost])
+    return found
+
+
+def _from_images(pool: ImagePool, picks: Mapping[str, Mapping[str, Pick]], kept: SelectionData) -> dict[str, Shown]:
+    """Pictures of the picks whose images are still those that the selection saw."""
+    draw = partial(
+        _draw, reader=pool.reader(), channel_names=kept.channel_names, picks=picks, hashes=kept.target.hashes
+    )
+    found = {}
+    with read_ahead(draw, pool.cases) as drawn:
+        for future in tqdm(drawn, desc="drawing the picks", total=len(pool), unit="case", disable=None):
+            found.update(future.result())
+    return found
+
+
+def _draw(
+    case: Case,
+    *,
+    reader: "BaseReaderWriter",
+    channel_names: list[str],
+    picks: Mapping[str, Mapping[str, Pick]],
+    hashes: Mapping[str, str],
+) -> dict[str, Shown]:
+    try:
+        if sha256_files(case.files) != hashes[case.identifier]:
+            return {}
+        image, properties = read_image(case, reader)
+    except (OSError, BrokenImage):
+        return {}
+    notes = [
+        f"The channel {name} holds one value only: it may be missing."
+        for name in constant_channels(image, channel_names)
+    ]
+    geometry = Geometry.of(properties)
+    return {
+        identifier: Shown(
+            [
+                thumbnail(picture.pixels, picture.shows)
+                for picture in draw_case(image, channel_names, geometry=geometry, slice_=pick.slice)
+            ],
+            notes,
+        )
+        for identifier, pick in picks[case.identifier].items()
+    }
+
+
+def _from_views(views: np.ndarray, channel_names: list[str]) -> list[Thumbnail]:
+    """Of a volume the middle view, and one on each side."""
+    before, middle, after = evenly_spaced(slice(0, len(views)), 3).tolist()
+    places = dict.fromkeys([middle, before, after])  # a single view is shown once
+    return [view_thumbnail(views[place], channel_names, side=views.shape[-1]) for place in places]

@@ -25,7 +25,7 @@ def hostile_page(dataset="Dataset002_Target"):
     """The report of a dataset with cases t_00 to t_09, or v_0 to v_9, renamed, and the names of its picks."""
     kept = load_selection_data(Workspace(dataset))
     facts = gather(kept)
-    images = pictures(kept, facts)
+    shown = pictures(kept, facts)
 
     def rename(value):
         if isinstance(value, dict):
@@ -42,4 +42,4 @@ def hostile_page(dataset="Dataset002_Target"):
         row["domain"] = name
     facts["set_aside"] = facts["settings"]["source"] = NAMES
     facts["settings"]["excluded"] = [name for name in NAMES if "\n" not in name]
-    return render(facts, rename(images)), [pick["case"] for pick in facts["selections"][0]["picks"]]
+    return render(facts, rename(shown)), [pick["case"] for pick in facts["selections"][0]["picks"]]
