@@ -9,8 +9,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_xssr_report",
-        description="Write report.html beside a selection anew, from what nnUNetv2_xssr_select left on disk: no image "
-        "is read and nothing is selected. The file needs no network and opens in any browser.",
+        description="Write report.html beside a selection anew, from what nnUNetv2_xssr_select left on disk and the "
+        "images of the picks: nothing is selected. The file needs no network and opens in any browser.",
     )
     parser.add_argument("-d", required=True, metavar="TARGET", help="the dataset of the selection, by name or number")
     add_name(parser)

@@ -93,7 +93,8 @@ def draw_case(
     axis = Look(as_stored=slice_ is not None).axis_of(geometry, image.shape[1:])
     count = image.shape[1 + axis]
     if count > 1:
-        image = image[(slice(None), *(part if i != axis else slice(None) for i, part in enumerate(nonzero_box(image))))]
+        box = [part if i != axis else slice(None) for i, part in enumerate(nonzero_box(image))]
+        image = image[:, box[0], box[1], box[2]]
     channels = _channels(image, channel_names)[:CHANNELS]
     if slice_ is not None:
         place = int(geometry.in_file(np.array(slice_), count))
@@ -106,7 +107,7 @@ def draw_case(
         return Picture(np.asarray(_scaled(channel, axis, at, spacing, SMALL_SIDE)), shows)
 
     first, *others = channels
-    title = [first.name] if others else []
+    title = [first.name] if len(channel_names) > 1 and not is_colour(channel_names) else []
     title += [_slice_words(geometry, axis, place, count)] if count > 1 else []
     large = _with_letters(_scaled(first, axis, place, spacing, SIDE), axis, geometry)
     pictures = [Picture(np.asarray(large), ", ".join(title))]
@@ -162,11 +163,9 @@ def _with_letters(picture: Image.Image, axis: int, geometry: Geometry) -> Image.
         rows, (left, right) = (ends for other, ends in enumerate(_ENDS) if other != axis)
         top, bottom = rows if axis == 0 else rows[::-1]
         width, height = picture.size
-        places = []
-        if height >= 3 * _LETTER:
-            places += [(top, (width / 2, 2), "mt"), (bottom, (width / 2, height - 3), "mb")]
-        if height >= _LETTER:
-            places += [(left, (3, height / 2), "lm"), (right, (width - 4, height / 2), "rm")]
+        at_ends = [(top, (width / 2, 2.0), "mt"), (bottom, (width / 2, height - 3.0), "mb")]
+        at_sides = [(left, (3.0, height / 2), "lm"), (right, (width - 4.0, height / 2), "rm")]
+        places = at_ends * (height >= 3 * _LETTER) + at_sides * (height >= _LETTER)
         draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_LETTER)
         for letter, at, anchor in places:
             draw.text(at, letter, "white", font, anchor, stroke_width=1, stroke_fill="black")

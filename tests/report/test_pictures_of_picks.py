@@ -1,0 +1,113 @@
+"""What the page shows of the picks: their images at true aspect, all channels, and what to do when an image is gone."""
+
+import re
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from making import TARGET, picture, succeeds, write_dataset_json, write_picture
+from slicing import VOLUMES, picks, run, with_volumes
+from test_page import Page, check_is_sound
+
+from nnunetv2_xssr.commands import report, select
+from nnunetv2_xssr.records.workspace import Workspace
+from nnunetv2_xssr.report.selection_data import load_selection_data
+from nnunetv2_xssr.report.thumbnails import pick_thumbnails
+
+LOST = "is gone, or is another one"
+CHANNELS = "Dataset033_Channels"
+
+
+def page_of(workspace, dataset):
+    text = (workspace.record(dataset).parent / "report.html").read_text("utf-8")
+    check_is_sound(Page(text))
+    return text
+
+
+def pictures_on(text):
+    """Alternative text and size of every picture of a pick."""
+    shown = [a for a in Page(text).all("img") if "data-part" in a]
+    return [(a["alt"], int(a["width"]), int(a["height"])) for a in shown]
+
+
+def shown_of(dataset):
+    return pick_thumbnails(load_selection_data(Workspace(dataset)))
+
+
+def test_pictures_have_the_aspect_of_their_files(again):
+    """The files have 40 x 48 pixels."""
+    assert [size for _, *size in pictures_on(page_of(again, TARGET))] == [[256, 213]] * 3
+
+
+@pytest.mark.parametrize("change", ["gone", "another one", "cut off", "all gone"])
+def test_a_pick_whose_image_has_gone_is_shown_by_its_view(again, capsys, change):
+    chosen = [pick["case"] for pick in again.selection()["selections"][0]["picks"]]
+    before = shown_of(TARGET)
+    files = [again.images() / f"{case}_0000.png" for case in chosen]
+    if change == "another one":
+        write_picture(files[0], picture(999))
+    elif change == "cut off":
+        files[0].write_bytes(files[0].read_bytes()[:100])
+    else:
+        for file in again.images().glob("*") if change == "all gone" else files[:1]:
+            file.unlink()
+    succeeds(capsys, report.main, ["-d", "2"])
+    assert page_of(again, TARGET).count(LOST) == (3 if change == "all gone" else 1)
+    after = shown_of(TARGET)
+    (thumb,) = after[chosen[0]].thumbnails
+    assert (thumb.width, thumb.height) == (128, 107)
+    assert change == "all gone" or [after[case] for case in chosen[1:]] == [before[case] for case in chosen[1:]]
+
+
+def test_a_picked_volume_that_has_gone_is_shown_by_three_views(empty, capsys):
+    with_volumes(empty)
+    succeeds(capsys, select.main, ["-d", "31", "-b", "2", "-device", "cpu"])
+    for file in empty.images(VOLUMES).glob("*"):
+        file.unlink()
+    succeeds(capsys, report.main, ["-d", "31"])
+    text = page_of(empty, VOLUMES)
+    assert text.count(LOST) == 2 and len(pictures_on(text)) == 6
+
+
+def test_a_picked_slice_is_shown_with_its_neighbours_and_its_place(empty, capsys):
+    """Volumes of 16 slices of 20 x 20 pixels, of 2 mm and 1.5 x 1 mm."""
+    with_volumes(empty)
+    run(capsys, budget="3")
+    found = pictures_on(page_of(empty, VOLUMES))
+    for pick, four in zip(picks(empty), zip(*[iter(found)] * 4, strict=True), strict=True):
+        name, number = f"{pick.case}, slice {pick.slice}", pick.slice
+        assert [alt for alt, *_ in four] == [
+            f"Image of {name}, axial slice {number}",
+            f"Image of {name}, axial slice {number - 1}, towards the feet",
+            f"Image of {name}, axial slice {number + 1}, towards the head",
+            f"Image of {name}, sagittal reformat",
+        ]
+        assert [tuple(size) for _, *size in four] == [(171, 256), (107, 160), (107, 160), (150, 160)]
+
+
+@pytest.fixture
+def channels(empty):
+    """Volumes with three channels, of which the last is 0 everywhere in every second case."""
+    rng = np.random.default_rng(0)
+    for case in range(6):
+        for channel in range(3):
+            values = rng.uniform(1, 2, (8, 20, 20)).astype(np.float32) * (channel < 2 or case % 2)
+            image = sitk.GetImageFromArray(values.astype(np.float32))
+            image.SetSpacing((1.0, 1.0, 3.0))
+            folder = empty.images(CHANNELS)
+            folder.mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(image, str(folder / f"c_{case}_{channel:04d}.nii.gz"))
+    names = {"0": "T1", "1": "T2", "2": "<FLAIR>"}
+    write_dataset_json(empty.raw / CHANNELS, ".nii.gz", channel_names=names, numTraining=0, dataset={})
+    return empty
+
+
+def test_all_channels_are_shown_by_name_and_a_missing_one_is_named(channels, capsys):
+    succeeds(capsys, select.main, ["-d", "33", "-b", "5", "-device", "cpu"])
+    text = page_of(channels, CHANNELS)
+    for card in re.findall(r'<li id="s0-pick-.*?</article>', text, re.S):
+        missing = int(re.search(r"c_(\d)", card)[1]) % 2 == 0
+        titles = re.findall(r"<figcaption>(.*?)</figcaption>", card)
+        assert titles[0] == "T1, axial slice 4" and ("&lt;FLAIR&gt;" in titles) == (not missing) and "T2" in titles
+        assert ("The channel &lt;FLAIR&gt; holds one value only" in card) == missing
+    assert text.count("holds one value only") >= 2
