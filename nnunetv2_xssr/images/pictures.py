@@ -148,11 +148,13 @@ def _window(values: np.ndarray) -> tuple[float, float]:
 
 def _scaled(channel: _Channel, axis: int, place: int, spacing: Sequence[float], side: int) -> Image.Image:
     """A slice in its window, with square pixels and a longer side of so many."""
-    plane = display(np.take(channel.values, place, axis=1 + axis), axis).astype(np.float32)
-    grey = np.clip((plane - channel.low) / max(channel.high - channel.low, 1e-6), 0, 1)
-    pixels = np.round(255 * grey).astype(np.uint8)
+    plane = display(np.moveaxis(channel.values, 1 + axis, 1)[:, place], axis)
     extent = [size * mm for size, mm in zip(plane.shape[1:], plane_spacing(spacing, axis), strict=True)]
     height, width = (max(1, round(side * mm / max(extent))) for mm in extent)
+    step = max(1, max(plane.shape[1:]) // (4 * side))  # four pixels per pixel are enough of large pictures
+    plane = plane[:, ::step, ::step]
+    grey = np.clip((plane - channel.low) / max(channel.high - channel.low, 1e-6), 0, 1)
+    pixels = np.round(255 * grey).astype(np.uint8)
     picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     return picture.resize((width, height), Image.Resampling.BICUBIC)
 

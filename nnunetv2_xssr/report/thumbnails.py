@@ -119,12 +119,12 @@ def pick_thumbnails(kept: SelectionData) -> dict[str, Shown]:
     for selection in kept.record.selections:
         for pick in selection.picks:
             picks[pick.case][identifier_of(pick)] = pick
+    why = "is gone, or is another one since it was chosen"
     try:
-        pool = dataset_pool(kept.record.dataset).only(picks)
-    except UserError:  # images have gone so that the dataset is none any more
-        pool = None
-    found = _from_images(pool, picks, kept) if pool else {}
-    lost = "The image is gone, or is another one since it was chosen: this is the small view that the network saw."
+        found = _from_images(dataset_pool(kept.record.dataset).only(picks), picks, kept)
+    except UserError as error:  # what is left of the images is no dataset
+        found, why = {}, f"cannot be read ({error})"
+    lost = f"The image {why}: this is the small view that the network saw."
     for identifier in (identifier for of_case in picks.values() for identifier in of_case):
         if identifier not in found:
             found[identifier] = Shown(_from_views(kept.target.views(identifier), kept.channel_names), [lost])

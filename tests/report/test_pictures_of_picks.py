@@ -1,6 +1,7 @@
 """What the page shows of the picks: their images at true aspect, all channels, and what to do when an image is gone."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from slicing import VOLUMES, picks, run, with_volumes
 from test_page import Page, check_is_sound
 
 from nnunetv2_xssr.commands import report, select
+from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.workspace import Workspace
+from nnunetv2_xssr.report import thumbnails
 from nnunetv2_xssr.report.selection_data import load_selection_data
 from nnunetv2_xssr.report.thumbnails import pick_thumbnails
 
-LOST = "is gone, or is another one"
+LOST, VIEW = "is gone, or is another one", "this is the small view that the network saw"
 CHANNELS = "Dataset033_Channels"
 
 
@@ -39,24 +42,45 @@ def test_pictures_have_the_aspect_of_their_files(again):
     assert [size for _, *size in pictures_on(page_of(again, TARGET))] == [[256, 213]] * 3
 
 
-@pytest.mark.parametrize("change", ["gone", "another one", "cut off", "all gone"])
+CHANGES = {
+    "gone": Path.unlink,
+    "another one": lambda file: write_picture(file, picture(999)),
+    "cut off": lambda file: file.write_bytes(file.read_bytes()[:100]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_pick_whose_image_has_gone_is_shown_by_its_view(again, capsys, change):
     chosen = [pick["case"] for pick in again.selection()["selections"][0]["picks"]]
     before = shown_of(TARGET)
-    files = [again.images() / f"{case}_0000.png" for case in chosen]
-    if change == "another one":
-        write_picture(files[0], picture(999))
-    elif change == "cut off":
-        files[0].write_bytes(files[0].read_bytes()[:100])
-    else:
-        for file in again.images().glob("*") if change == "all gone" else files[:1]:
-            file.unlink()
+    CHANGES[change](again.images() / f"{chosen[0]}_0000.png")
     succeeds(capsys, report.main, ["-d", "2"])
-    assert page_of(again, TARGET).count(LOST) == (3 if change == "all gone" else 1)
+    text = page_of(again, TARGET)
+    assert text.count(LOST) == text.count(VIEW) == 1
     after = shown_of(TARGET)
     (thumb,) = after[chosen[0]].thumbnails
     assert (thumb.width, thumb.height) == (128, 107)
-    assert change == "all gone" or [after[case] for case in chosen[1:]] == [before[case] for case in chosen[1:]]
+    assert [after[case] for case in chosen[1:]] == [before[case] for case in chosen[1:]]
+
+
+def test_an_image_that_goes_while_the_report_is_written(again, monkeypatch):
+    case = again.selection()["selections"][0]["picks"][0]["case"]
+
+    def open_and_lose(name):
+        pool = dataset_pool(name)
+        (again.images() / f"{case}_0000.png").unlink()
+        return pool
+
+    monkeypatch.setattr(thumbnails, "dataset_pool", open_and_lose)
+    assert [name for name, one in shown_of(TARGET).items() if LOST in " ".join(one.notes)] == [case]
+
+
+def test_a_dataset_that_cannot_be_opened_any_more_is_shown_by_views(again, capsys):
+    for file in again.images().glob("*"):
+        file.unlink()
+    succeeds(capsys, report.main, ["-d", "2"])
+    text = page_of(again, TARGET)
+    assert text.count("The image cannot be read (no image *_0000.png in ") == text.count(VIEW) == 3
 
 
 def test_a_picked_volume_that_has_gone_is_shown_by_three_views(empty, capsys):
@@ -66,7 +90,7 @@ def test_a_picked_volume_that_has_gone_is_shown_by_three_views(empty, capsys):
         file.unlink()
     succeeds(capsys, report.main, ["-d", "31"])
     text = page_of(empty, VOLUMES)
-    assert text.count(LOST) == 2 and len(pictures_on(text)) == 6
+    assert text.count(VIEW) == 2 and len(pictures_on(text)) == 6
 
 
 def test_a_picked_slice_is_shown_with_its_neighbours_and_its_place(empty, capsys):
