@@ -76,10 +76,18 @@ def requests(driver):
 
 
 def shown(driver):
-    """Name, kind and picture in the panel beside the map."""
+    """Name, kind and longer side of the picture in the panel beside the map."""
     panel = driver.find_element("css selector", ".fold:not([hidden]) .panel")
     parts = [panel.find_element("css selector", part).text for part in (".name", ".kind", ".why")]
-    return *parts, driver.execute_script("return arguments[0].naturalWidth", panel.find_element("tag name", "img"))
+    image = panel.find_element("tag name", "img")
+    return *parts, driver.execute_script("return Math.max(arguments[0].naturalWidth, arguments[0].naturalHeight)", image)
+
+
+def sides(driver):
+    """The longer side of all pictures in the list of picks."""
+    return driver.execute_script(
+        "return Array.from(document.querySelectorAll('.pick img'), i => Math.max(i.naturalWidth, i.naturalHeight))"
+    )
 
 
 def dots(driver, kind=""):
@@ -119,8 +127,8 @@ def veto(driver, case):
 def test_opens_without_an_error_and_asks_nothing_of_a_network(opened):
     assert opened.get_log("browser") == []
     assert [url.rsplit("/", 1)[1] for url in requests(opened)] == ["report.html"]
-    sizes = opened.execute_script("return Array.from(document.querySelectorAll('.pick img'), i => i.naturalWidth)")
-    assert len(sizes) == 3 * 5 and min(sizes) >= 96  # three picks, each with its four nearest
+    # Three picks, each with its four nearest, which may be picks too.
+    assert len(sides(opened)) == 3 * 5 and set(sides(opened)[::5]) == {256} and set(sides(opened)) == {96, 256}
     assert "3 of 10 cases picked" in opened.find_element("tag name", "h2").text
 
 
@@ -291,8 +299,9 @@ def test_slice_that_is_pointed_at_shows_its_own_picture(driver, empty, capsys):
     with_volumes(empty)
     run(capsys)
     visit(driver, empty.record(VOLUMES).parent / "report.html")
-    sizes = driver.execute_script("return Array.from(document.querySelectorAll('.pick img'), i => i.naturalWidth)")
-    assert len(sizes) == 4 * 5 and min(sizes) >= 96
+    # The slice, its neighbours and its place, and its four nearest.
+    assert len(sides(driver)) == 4 * 8 and set(sides(driver)) <= {256, 160, 96}
+    assert all(sides(driver)[8 * i : 8 * i + 4] == [256, 160, 160, 160] for i in range(4))
     first = picks(empty)[0]
     sources = set()
     for dot in (dots(driver, ".pick")[0], *dots(driver, ".pool")[:3]):
@@ -331,6 +340,11 @@ def test_no_width_and_no_scheme_breaks_it(opened, width, scheme):
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     try:
         assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+        shapes = opened.execute_script(
+            "return Array.from(document.querySelectorAll('.pick img'), "
+            "i => [i.clientWidth / i.clientHeight, i.naturalWidth / i.naturalHeight])"
+        )
+        assert all(abs(drawn / natural - 1) < 0.03 for drawn, natural in shapes)
         ground, text = opened.execute_script(
             "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
         )
