@@ -75,7 +75,7 @@ def thumbnail(pixels: np.ndarray, shows: str = "") -> Thumbnail:
     return Thumbnail(uri, pixels.shape[1], pixels.shape[0], shows)
 
 
-def view_thumbnail(view: np.ndarray, channel_names: list[str], *, side: int = _DOT_SIDE, shows: str = "") -> Thumbnail:
+def view_thumbnail(view: np.ndarray, channel_names: list[str], *, side: int = _DOT_SIDE) -> Thumbnail:
     """A view that the encoder saw, without its margins: in colour if its channels are colours, else its first channel.
 
     Parameters
@@ -85,7 +85,6 @@ def view_thumbnail(view: np.ndarray, channel_names: list[str], *, side: int = _D
         As in dataset.json.
     side : int
         Of the picture: its longer one, in pixels.
-    shows : str
     """
     _, rows, columns = nonzero_box(view[:, None])
     values = view[:, rows, columns].astype(np.float32)
@@ -96,7 +95,7 @@ def view_thumbnail(view: np.ndarray, channel_names: list[str], *, side: int = _D
     pixels = np.stack([_window(channel) for channel in values], axis=-1)
     picture = Image.fromarray(pixels[..., 0] if len(values) == 1 else pixels)
     width, height = (max(1, round(side * size / max(picture.size))) for size in picture.size)
-    return thumbnail(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)), shows)
+    return thumbnail(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)))
 
 
 def _window(values: np.ndarray) -> np.ndarray:
@@ -121,7 +120,7 @@ def pick_thumbnails(kept: SelectionData) -> dict[str, Shown]:
             picks[pick.case][identifier_of(pick)] = pick
     why = "is gone, or is another one since it was chosen"
     try:
-        found = _from_images(dataset_pool(kept.record.dataset).only(picks), picks, kept)
+        found = _from_images(dataset_pool(kept.record.dataset), picks, kept)
     except UserError as error:  # what is left of the images is no dataset
         found, why = {}, f"cannot be read ({error})"
     lost = f"The image {why}: this is the small view that the network saw."
@@ -136,9 +135,9 @@ def _from_images(pool: ImagePool, picks: Mapping[str, Mapping[str, Pick]], kept:
     draw = partial(
         _draw, reader=pool.reader(), channel_names=kept.channel_names, picks=picks, hashes=kept.target.hashes
     )
-    found = {}
-    with read_ahead(draw, pool.cases) as drawn:
-        for future in tqdm(drawn, desc="drawing the picks", total=len(pool), unit="case", disable=None):
+    found, cases = {}, pool.only(picks).cases
+    with read_ahead(draw, cases) as drawn:
+        for future in tqdm(drawn, desc="drawing the picks", total=len(cases), unit="case", disable=None):
             found.update(future.result())
     return found
 

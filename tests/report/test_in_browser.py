@@ -80,7 +80,9 @@ def shown(driver):
     panel = driver.find_element("css selector", ".fold:not([hidden]) .panel")
     parts = [panel.find_element("css selector", part).text for part in (".name", ".kind", ".why")]
     image = panel.find_element("tag name", "img")
-    return *parts, driver.execute_script("return Math.max(arguments[0].naturalWidth, arguments[0].naturalHeight)", image)
+    return *parts, driver.execute_script(
+        "return Math.max(arguments[0].naturalWidth, arguments[0].naturalHeight)", image
+    )
 
 
 def sides(driver):

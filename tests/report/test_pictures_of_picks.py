@@ -101,10 +101,10 @@ def test_a_picked_slice_is_shown_with_its_neighbours_and_its_place(empty, capsys
     for pick, four in zip(picks(empty), zip(*[iter(found)] * 4, strict=True), strict=True):
         name, number = f"{pick.case}, slice {pick.slice}", pick.slice
         assert [alt for alt, *_ in four] == [
-            f"Image of {name}, axial slice {number}",
-            f"Image of {name}, axial slice {number - 1}, towards the feet",
-            f"Image of {name}, axial slice {number + 1}, towards the head",
-            f"Image of {name}, sagittal reformat",
+            f"Image of {name}: axial slice {number}",
+            f"Image of {name}: axial slice {number - 1}, towards the feet",
+            f"Image of {name}: axial slice {number + 1}, towards the head",
+            f"Image of {name}: sagittal reformat",
         ]
         assert [tuple(size) for _, *size in four] == [(171, 256), (107, 160), (107, 160), (150, 160)]
 
