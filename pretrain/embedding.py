@@ -13,7 +13,7 @@ from tqdm import tqdm
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.images.channels import UNNAMED, channel_order
-from nnunetv2_xssr.images.extract import Look
+from nnunetv2_xssr.images.extract import ACQUIRED, FILE, LEAST_VIEWS, Look
 from nnunetv2_xssr.images.views import VIEWS_VERSION, Views
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
@@ -51,8 +51,12 @@ class Encoder:
 
     @property
     def look(self) -> Look:
-        """The scale and the window of the views that it learned from, which all others are brought to."""
-        return Look(pixel=self.views["pixel"])
+        """The scale, axis and number of the views that it learned from, to which all others are brought.
+
+        Slices as files have them are taken where annotators draw on them, and say nothing about whole cases.
+        """
+        axis = ACQUIRED if self.views["axis"] in (FILE, None) else self.views["axis"]
+        return Look(pixel=self.views["pixel"], axis=axis, views=max(self.views["views"], LEAST_VIEWS))
 
 
 def load_encoder(path: Path, *, device: str) -> Encoder:

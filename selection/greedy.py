@@ -144,16 +144,27 @@ def stand_for(pool: np.ndarray | Cells, *, rows: np.ndarray, own: np.ndarray) ->
 
     Parameters
     ----------
+    pool, rows, own
+        See `nearest_chosen`.
+    """
+    if len(rows) == 0:
+        return np.zeros(0, int)
+    return np.bincount(nearest_chosen(pool, rows=rows, own=own), minlength=len(rows))
+
+
+def nearest_chosen(pool: np.ndarray | Cells, *, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Which chosen case is nearest to each case of the pool, int array of shape (n,).
+
+    Parameters
+    ----------
     pool : float32 array of shape (n, d), or Cells
     rows : float32 array of shape (k, d)
-        Features of the chosen cases.
+        Features of the chosen cases, at least one.
     own : int array of shape (k,)
         Rows of the chosen cases in the pool; -1 if they are not in it. A chosen case always stands for itself, also if
         another chosen case is its copy.
     """
-    if len(rows) == 0:
-        return np.zeros(0, int)
     nearest = nearest_neighbours(pool, k=1, others=rows)[1][:, 0]
     here = own >= 0
     nearest[own[here]] = np.flatnonzero(here)
-    return np.bincount(nearest, minlength=len(rows))
+    return nearest

@@ -35,7 +35,7 @@ def density_span(raw: np.ndarray) -> float:
     return height[height <= _USUAL * sparse].max()
 
 
-def density(pool: np.ndarray | Cells) -> np.ndarray:
+def density(pool: np.ndarray | Cells, *, wholes: np.ndarray | None = None) -> np.ndarray:
     """Typicality of each case, in [0, 1], shape (n,).
 
     1 / (mean distance to the k = min(20, n - 1) nearest of the pool + 1e-5) (TypiClust, Hacohen et al. 2022, eq. 1),
@@ -46,12 +46,27 @@ def density(pool: np.ndarray | Cells) -> np.ndarray:
     scale, all other cases would have density 0, and the score would lose one of its parts. With this rule the median
     density of the others is at least 0.1 while bursts make up at most 40 % of the pool, and a burst far denser than
     the rest does not affect their scale. If all cases are usual, as in most pools, this is plain min-max scaling.
+
+    Parameters
+    ----------
+    pool : float32 array of shape (n, d), or Cells
+    wholes : int array of shape (n,), optional
+        Where cases are parts, such as slices of volumes: the whole of each. Parts of one whole are no neighbours.
     """
     cells = cells_of(pool)
     n = len(cells.pool)
-    if n == 1:
-        return np.zeros(1)
-    raw = raw_density(mean_neighbour_distance(cells, k=min(N_NEIGHBOURS, n - 1)))
+    wholes = np.arange(n) if wholes is None else wholes
+    largest = int(np.bincount(wholes).max())
+    k = min(N_NEIGHBOURS, n - largest)
+    if k == 0:
+        return np.zeros(n)
+    distances, rows = nearest_neighbours(cells, k=k + largest - 1)
+    if largest > 1:
+        own = wholes[rows] == wholes[:, None]
+        # Parts of other wholes first, still by distance: there are k of them at least.
+        order = np.argsort(own, axis=1, kind="stable")[:, :k]
+        distances = np.take_along_axis(distances, order, axis=1)
+    raw = raw_density(distances.mean(axis=1))
     return scaled(raw, least=raw.min(), span=density_span(raw))
 
 

@@ -1,6 +1,6 @@
 """From embeddings to a ranking, with the numbers that explain it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from nnunetv2_xssr.selection._engine.threads import in_threads
 from nnunetv2_xssr.selection.alpha import AlphaCurve, alphas_to_try
 from nnunetv2_xssr.selection.by_budget import BudgetCurve, budget_curve
 from nnunetv2_xssr.selection.constraints import Constraints
-from nnunetv2_xssr.selection.greedy import nearest_distance, replay, stand_for
+from nnunetv2_xssr.selection.greedy import nearest_chosen, nearest_distance, replay, stand_for
 from nnunetv2_xssr.selection.options import check_options, labelled_rows
 from nnunetv2_xssr.selection.scores import density, novelty
 from nnunetv2_xssr.selection.standardise import check_features, standardise
@@ -43,6 +43,9 @@ class Selection:
         as `BudgetCurve.random_median` at the asked budget.
     stands_for : int array of shape (k,)
         How many cases of the pool, itself included, are nearer to each pick than to any other pick or labelled case.
+    other_wholes : int array of shape (k,) or None
+        Where cases are parts: how many other wholes have a part that is nearer to each pick than to any other pick or
+        labelled case.
     by_budget : BudgetCurve or None
         What smaller and larger budgets would give; None without a horizon.
     """
@@ -58,6 +61,7 @@ class Selection:
     covering_radius: float
     random_mean_distance: float
     stands_for: np.ndarray
+    other_wholes: np.ndarray | None = None
     by_budget: BudgetCurve | None = None
 
 
@@ -75,6 +79,7 @@ def select(
     constraints: Constraints | None = None,
     horizon: int = 0,
     components: int | None = None,
+    wholes: Sequence[str] | None = None,
 ) -> Selection:
     """Pick ``budget`` of n embedded cases.
 
@@ -108,6 +113,9 @@ def select(
         Principal components of the standardised pool by which cases are compared; all features by default. Hundreds of
         features are mostly noise, which makes all distances alike; 32 components leave it out. Small pools have fewer:
         see `nnunetv2_xssr.selection.standardise.Scale.of`.
+    wholes : sequence of n names, optional
+        Where cases are parts, such as slices of volumes: the whole of each. Parts of one whole, which are alike anyway,
+        do not count as density.
 
     Raises
     ------
@@ -122,6 +130,9 @@ def select(
     constraints = constraints or Constraints()
     constraints.check(len(pool))
     kept = _kept_rows(constraints, labelled=labelled, n=len(pool))
+    if wholes is not None and len(wholes) != len(pool):
+        raise UserError(f"wholes must have one entry per case, {len(pool)}; got {len(wholes)}")
+    parts = None if wholes is None else np.unique(np.asarray(wholes), return_inverse=True)[1][kept]
     if len(kept) < len(pool):
         pool, labelled, constraints = pool[kept], np.searchsorted(kept, labelled), constraints.only(kept)
     most, limits = constraints.limits(len(pool), budget=budget, labelled=labelled)
@@ -134,7 +145,7 @@ def select(
             constraints.check_open(limits, labelled=labelled, nearest=nearest_distance(cells, chosen=labelled))
         problem = Problem(
             pool=cells,
-            density=density(cells),
+            density=density(cells, wholes=parts),
             novelty=novelty(cells, x),
             budget=most,
             chosen=labelled,
@@ -145,7 +156,16 @@ def select(
             seed=seed,
         )
         chosen = _explained(problem, STRATEGIES[strategy], constraints=constraints, budget=budget, horizon=horizon)
-    return replace(chosen, picks=kept[chosen.picks])
+        others = None if parts is None else _other_wholes(problem, chosen.picks, parts)
+    return replace(chosen, picks=kept[chosen.picks], other_wholes=others)
+
+
+def _other_wholes(problem: Problem, picks: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    chosen = np.concatenate([problem.chosen, picks])
+    nearest = nearest_chosen(problem.pool, rows=problem.pool.pool[chosen], own=chosen)
+    met = np.unique(np.stack([nearest, parts]), axis=1)
+    met = met[0, parts[chosen[met[0]]] != met[1]]
+    return np.bincount(met, minlength=len(chosen))[len(problem.chosen) :]
 
 
 def _kept_rows(constraints: Constraints, *, labelled: np.ndarray, n: int) -> np.ndarray:

@@ -5,6 +5,9 @@ import SimpleITK as sitk
 from making import succeeds, volume, write_dataset_json
 
 from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.images.extract import Look
+from nnunetv2_xssr.images.pools import dataset_pool
+from nnunetv2_xssr.images.views import Views, candidates_look, prepare_views
 from nnunetv2_xssr.records.selection import SelectionRecord
 
 VOLUMES = "Dataset031_Volumes"
@@ -41,6 +44,22 @@ def picks(volumes):
 
 def labels(volumes, number=1):
     return volumes.raw / VOLUMES / "annotate" / f"round_{number:02d}" / "labels"
+
+
+def sliced(pool, look=None, **options) -> Views:
+    """The views of candidate slices."""
+    return prepare_views(pool, look=candidates_look(pool, look or Look()), **options)
+
+
+def candidates(pool, **options) -> dict[str, list[int]]:
+    """The slices of every volume that may be chosen."""
+    return {volume: list(facts.candidates) for volume, facts in sliced(pool, **options).facts.items()}
+
+
+def slice_names(*cases) -> list[str]:
+    """The names of the candidates of some volumes, in the order of the pool."""
+    places = candidates(dataset_pool(VOLUMES).only(cases))
+    return [f"{case}/{place}" for case in cases for place in places[case]]
 
 
 def draw(volumes, *cases, number=1):

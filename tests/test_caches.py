@@ -21,7 +21,7 @@ def clean(capsys, number):
 
 def test_caches_of_selections_stay(again, capsys):
     before = caches(again), caches(again, SOURCE)
-    assert all(len(files) == 4 for files in before)  # rows and index of views and of embeddings
+    assert all(len(files) == 6 for files in before)  # rows and index of views, facts and embeddings
     for number in "12":  # the source is that of the target's selection
         assert "all are needed, none was removed" in clean(capsys, number)
     assert (caches(again), caches(again, SOURCE)) == before
@@ -32,7 +32,7 @@ def test_caches_of_replaced_selections_go(again, capsys):
     write_picture(again.images() / "t_03_0000.png", picture(999))
     succeeds(capsys, select.main, [*SELECT, "--overwrite"])
     after = caches(again) - before
-    assert before < caches(again) and len(after) == 4
+    assert before < caches(again) and len(after) == 6
     out = clean(capsys, "2")
     assert caches(again) == after
     assert "MB that no selection refers to" in out
@@ -46,7 +46,7 @@ def test_caches_of_every_name_and_round_stay(again, capsys):
     succeeds(capsys, select.main, [*SELECT, "--name", "other"])
     again.record().rename(again.record().with_name("selection_round_01.json"))
     before = caches(again)
-    assert len(before) == 8
+    assert len(before) == 12
     clean(capsys, "2")
     assert caches(again) == before
 

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from making import CHECKOUT
 
+from nnunetv2_xssr.images.extract import LEAST_VIEWS, VIEW_SIZE
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.images.reading import read_case
-from nnunetv2_xssr.images.views import VIEW_SIZE, VIEWS_PER_VOLUME, prepare_views
+from nnunetv2_xssr.images.views import prepare_views
 
 PACKS = Path(os.environ.get("XSSR_PACKS") or CHECKOUT.parent / "shared" / "data")
 
 
 @pytest.mark.parametrize(
     ("pack", "n_cases", "n_views", "channels"),
-    [("CXRLung", 650, 1, 1), ("NucleiDSB", 437, 1, 3), ("Hippocampus3D", 255, VIEWS_PER_VOLUME, 1)],
+    [("CXRLung", 650, 1, 1), ("NucleiDSB", 437, 1, 3), ("Hippocampus3D", 255, LEAST_VIEWS, 1)],
 )
 def test_pack(empty, pack, n_cases, n_views, channels):
     if not (PACKS / pack / "dataset.json").is_file():

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from slicing import CASES, SHAPE, VOLUMES, draw, labels, load, picks, run, save, with_volumes
+from slicing import CASES, SHAPE, VOLUMES, candidates, draw, labels, load, picks, run, save, sliced, with_volumes
 
 from nnunetv2_xssr.annotation.project import FoldState, project_status
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
@@ -18,8 +18,7 @@ from nnunetv2_xssr.commands.next_steps import next_steps
 from nnunetv2_xssr.images.extract import extract_views
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.images.reading import read_case
-from nnunetv2_xssr.images.slices import slice_names, slice_pool, view_slices, volume_of
-from nnunetv2_xssr.images.views import prepare_views
+from nnunetv2_xssr.images.slices import slice_pool, volume_of
 from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.selection import Constraints
@@ -47,19 +46,18 @@ def refused(capsys, *words):
 
 def test_names_and_places(volumes):
     pool = dataset_pool(VOLUMES)
-    sliced = slice_pool(pool)
-    assert len(sliced) == 8 * len(CASES)
-    assert {volume_of(case.identifier) for case in sliced.cases} == set(CASES) == {case.group for case in sliced.cases}
-    assert [case.identifier for case in sliced.cases[:8]] == slice_names("v_0")
-    reader, case = pool.reader(), pool.cases[0]
-    places = view_slices(case, reader)
-    assert len(places) == 8 and sorted(places) == places and places[-1] < SHAPE[0]
+    case = pool.cases[0]
     # A staircase tells by its brightness which slice a view shows.
     steps = np.broadcast_to(1 + np.arange(16.0, dtype=np.float32)[:, None, None], SHAPE)
     save(case.files[0], steps)
-    views = extract_views(read_case(case, reader), ("T1",), 8)
-    shown = views.mean(axis=(1, 2, 3)) * steps.std() + steps.mean()
-    np.testing.assert_allclose(shown - 1, view_slices(case, reader), atol=0.01)
+    views = sliced(pool)
+    of_slices = slice_pool(pool, candidates(pool))
+    assert {volume_of(one.identifier) for one in of_slices.cases} == set(CASES) == {c.group for c in of_slices.cases}
+    places = list(views.facts["v_0"].slices)
+    assert [one.identifier for one in of_slices.cases[:8]] == [f"v_0/{place}" for place in places]
+    assert len(places) == 8 and sorted(places) == places and places[-1] < SHAPE[0]
+    shown = extract_views(read_case(case, pool.reader()), ("T1",), 8).mean(axis=(1, 2, 3)) * steps.std() + steps.mean()
+    np.testing.assert_allclose(shown - 1, places, atol=0.01)
 
 
 def test_slices_are_chosen_over_all_volumes(volumes, capsys):
@@ -78,16 +76,14 @@ def test_slices_are_chosen_over_all_volumes(volumes, capsys):
 def test_record_is_what_the_selection_of_the_slices_gives(volumes, capsys):
     run(capsys)
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
-    views = prepare_views(dataset_pool(VOLUMES), look=replace(encoder.look, as_stored=True))
+    views = sliced(dataset_pool(VOLUMES), encoder.look)
     kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
     kind = choose_embedding(kept, encoder.layout, kind="auto")
     rows = features(kept, encoder.layout, kind=kind)
     volume_numbers = np.repeat(np.arange(len(CASES)), 8)
-    expected = select_rows(
-        rows, 4, constraints=Constraints(group=volume_numbers, max_per_group=1), components=COMPONENTS[kind]
-    ).picks
-    pool = dataset_pool(VOLUMES)
-    places = [view_slices(case, pool.reader()) for case in pool.cases]
+    constraints = Constraints(group=volume_numbers, max_per_group=1)
+    expected = select_rows(rows, 4, constraints=constraints, components=COMPONENTS[kind], wholes=volume_numbers).picks
+    places = [list(facts.slices) for facts in views.facts.values()]
     named = [(CASES[i // 8], places[i // 8][i % 8]) for i in expected]
     assert [(pick.case, pick.slice) for pick in picks(volumes)] == named
 
@@ -272,7 +268,7 @@ def test_names_that_sound_like_slices(empty, capsys):
     assert {pick.case for pick in picks(empty)} == set(names) == set(map(volume_of, names))
     facts = json.loads(succeeds(capsys, report.main, ["-d", "31", "--json"]))
     shown = {pick["identifier"]: pick["name"] for pick in facts["selections"][0]["picks"]}
-    assert shown == {f"{pick.case}/{pick.view}": f"{pick.case}, slice {pick.slice}" for pick in picks(empty)}
+    assert shown == {f"{pick.case}/{pick.slice}": f"{pick.case}, slice {pick.slice}" for pick in picks(empty)}
     draw(empty, *names)
     succeeds(capsys, collect.main, ["-d", "31"])
     assert sorted(described(empty)["dataset"]) == sorted(names)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from making import succeeds, write_dataset_json
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from slicing import sliced
 
 from nnunetv2_xssr.commands import collect, select
 from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.pools import open_pool
-from nnunetv2_xssr.images.slices import view_slices
 from nnunetv2_xssr.images.views import prepare_views
 
 NAME = "Dataset034_Reoriented"
@@ -44,10 +44,10 @@ def reoriented(empty):
 
 def test_views_show_the_slices_of_the_file(reoriented):
     pool = open_pool("34")
-    views = prepare_views(pool, look=Look(as_stored=True))
+    views = sliced(pool)
     for case, rows in zip(pool.cases, views.rows, strict=True):
         stored = nibabel.load(case.files[0]).get_fdata()
-        places = view_slices(case, pool.reader())
+        places = list(views.facts[case.identifier].slices)
         assert len(set(places)) == 8
         scaled = (stored - stored.mean()) / stored.std()
         shown = np.asarray(rows, float).mean(axis=(1, 2, 3))
@@ -58,7 +58,7 @@ def test_views_show_the_slices_of_the_file(reoriented):
 def test_whole_cases_are_read_as_nnunet_reads_them(reoriented):
     pool = open_pool("34")
     assert type(pool.reader()).__name__ == "NibabelIOWithReorient"
-    assert prepare_views(pool).cache != prepare_views(pool, look=Look(as_stored=True)).cache
+    assert prepare_views(pool).cache != prepare_views(pool, look=Look(axis="file")).cache
 
 
 def test_from_worklist_to_collected_labels(reoriented, capsys):

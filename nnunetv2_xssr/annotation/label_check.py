@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_xssr.annotation.geometry import axes, differences, image_grid
 from nnunetv2_xssr.annotation.label_files import read_label
 from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.images.grids import axes, differences, image_grid
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.reading import stored_finite
 from nnunetv2_xssr.records.workspace import Workspace

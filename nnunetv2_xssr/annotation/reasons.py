@@ -17,6 +17,9 @@ def reason(pick: Pick, *, alpha: float | None) -> str:
     - "far from anything in the source": novelty >= ``FAR``, unless novelty had no weight
     - "nothing like it chosen yet": diversity >= ``UNLIKE``, unless diversity had no weight
 
+    Of a slice other volumes are counted ("typical of slices in 12 other volumes"), because its neighbours in its own
+    volume are like it anyway; "stands for its own volume" if there are no others.
+
     A strategy without source has novelty 0, and the first pick of all has diversity 0: neither is mentioned then. For a
     strategy without alpha, such as random, the words are true, but they are not why the case was picked.
 
@@ -26,14 +29,17 @@ def reason(pick: Pick, *, alpha: float | None) -> str:
     alpha : float or None
         Weight of novelty, of which diversity has the rest to 1; None for strategies without it.
     """
-    others = pick.stands_for - 1
-    noun = ("case" if pick.slice is None else "slice") + ("" if others == 1 else "s")
+    others, typical = pick.stands_for - 1, pick.density >= TYPICAL
     if others == 0:
         said = ["one of a kind"]
-    elif pick.density >= TYPICAL:
-        said = [f"typical of {others} similar {noun}"]
+    elif pick.other_volumes is None:
+        cases = "case" if others == 1 else "cases"
+        said = [f"typical of {others} similar {cases}" if typical else f"stands for {others} other {cases}"]
+    elif pick.other_volumes == 0:
+        said = ["stands for its own volume"]
     else:
-        said = [f"stands for {others} other {noun}"]
+        volumes = f"{pick.other_volumes} other volume{'s' * (pick.other_volumes > 1)}"
+        said = [f"{'typical of' if typical else 'stands for'} slices in {volumes}"]
     if pick.novelty >= FAR and alpha != 0:
         said.append("far from anything in the source")
     if pick.diversity >= UNLIKE and alpha != 1:

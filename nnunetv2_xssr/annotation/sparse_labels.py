@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_xssr.annotation.geometry import image_grid
 from nnunetv2_xssr.annotation.label_check import IGNORE, UnfitLabel, label_values
 from nnunetv2_xssr.errors import first_few
 from nnunetv2_xssr.images.geometry import Geometry
+from nnunetv2_xssr.images.grids import image_grid
 from nnunetv2_xssr.images.pools import Case, ImagePool
 
 

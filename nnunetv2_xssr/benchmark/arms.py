@@ -10,8 +10,9 @@ import numpy as np
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.channels import common_channels
 from nnunetv2_xssr.images.pools import ImagePool
-from nnunetv2_xssr.images.views import Views, prepare_views
+from nnunetv2_xssr.images.views import Views, common_look, prepare_views
 from nnunetv2_xssr.pipeline.embed import embed_pools
+from nnunetv2_xssr.pipeline.read import read_pools
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
@@ -152,17 +153,8 @@ def embedded_pools(
             logger.info("pretraining the encoder of seed %d, of %d encoders", seed, seeds)
             learn_from = _views(target, sources, pool)
             pretrain(learn_from, settings=Settings(seed=seed), fabric=start(device), resume=True, folder=encoder.parent)
-        embedded = embed_pools(
-            target,
-            sources,
-            encoder=encoder,
-            embedding="auto",
-            dim=2,
-            unit="case",
-            seed=seed,
-            skip_broken=False,
-            device=device,
-        )
+        read = read_pools(target, sources, encoder=encoder, dim=2, unit="case", skip_broken=False, device=device)
+        embedded = embed_pools(read, embedding="auto", unit="case", seed=seed, device=device)
         row = {case: i for i, case in enumerate(embedded.identifiers)}
         yield Features(
             pool=embedded.pool[[row[case] for case in pool]],
@@ -173,9 +165,10 @@ def embedded_pools(
 
 def _views(target: ImagePool, sources: Sequence[ImagePool], pool: Sequence[str]) -> list[Views]:
     channels = common_channels([target, *sources])
+    look = common_look(sources or [target.only(pool)], dim=2)
     if sources:
-        return [prepare_views(source, channel_names=channels) for source in sources]
-    views, kept = prepare_views(target, channel_names=channels), set(pool)
+        return [prepare_views(source, channel_names=channels, look=look) for source in sources]
+    views, kept = prepare_views(target, channel_names=channels, look=look), set(pool)
     rows = [i for i, case in enumerate(views.pool.identifiers) if case in kept]
     hashes = {case: digest for case, digest in views.hashes.items() if case in kept}
     return [replace(views, pool=views.pool.only(pool), rows=views.rows[rows], hashes=hashes)]

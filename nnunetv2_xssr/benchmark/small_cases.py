@@ -12,12 +12,11 @@ from nnunetv2_xssr.annotation.label_check import IGNORE, check_label, label_valu
 from nnunetv2_xssr.benchmark.fast_judge import SIZE
 from nnunetv2_xssr.benchmark.hold_out import label_files
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.extract import choose_slices
+from nnunetv2_xssr.images.extract import LEAST_VIEWS, choose_slices
 from nnunetv2_xssr.images.normalise import Statistics, normalise
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import read_case
-from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME
 from nnunetv2_xssr.records.workspace import channel_names_of
 
 
@@ -100,7 +99,7 @@ def small_slices(
     labels : uint8 array of shape (slices, SIZE, SIZE)
         The label that covers most of a pixel.
     """
-    slices = choose_slices(image, VIEWS_PER_VOLUME if image.shape[1] > 1 else 1).places
+    slices = choose_slices(image, LEAST_VIEWS if image.shape[1] > 1 else 1).places
     statistics = Statistics.of(image, channel_names)
     pixels = torch.from_numpy(normalise(image[:, slices], channel_names, statistics)).transpose(0, 1)
     masks = F.one_hot(torch.from_numpy(label[slices]).long(), n_labels + 1).movedim(3, 1).float()

@@ -1,6 +1,7 @@
 """The options of the commands that pretrain: the length, the batch, the processes."""
 
 import argparse
+from pathlib import Path
 
 from nnunetv2_xssr.commands.running import add_device
 
@@ -31,6 +32,21 @@ def add_dim(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="what the encoder sees of volumes: 2, slices (default), or 3, the whole volume",
     )
+
+
+def add_slices(parser: argparse.ArgumentParser) -> None:
+    """Add ``--unit`` and what it may choose: ``--max_per_volume``, ``--slice_range`` and ``--roi``."""
+    add = parser.add_argument
+    # fmt: off
+    add("--unit", default="case",
+        help="case (default), or slice: choose slices of volumes, of which only these are drawn; -b counts slices")
+    add("--max_per_volume", type=int, metavar="M", help="with --unit slice: at most M slices of a volume; 1 by default")
+    add("--slice_range", metavar="RANGE",
+        help="with --unit slice: where in every file slices may lie, such as 20%%-80%%, along its third axis, in its "
+        "own order")
+    add("--roi", type=Path, metavar="FOLDER",
+        help="with --unit slice: a mask per case, named like it; slices in which it is zero everywhere are not chosen")
+    # fmt: on
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunetv2_xssr.commands.options import add_dim, add_folders
+from nnunetv2_xssr.commands.options import add_dim, add_folders, add_slices
 from nnunetv2_xssr.commands.running import add_device, add_name, run
 from nnunetv2_xssr.errors import UserError
 
@@ -32,9 +32,6 @@ def main(argv: list[str] | None = None) -> int:
     add("--embedding", default="auto", choices=("auto", "grid", "average", "gap"),
         help="compare cases by what lies where (grid), or only by what there is (average, or gap: the last stage of "
         "the encoder, as in the paper); auto (default): grid where the pool's anatomy is aligned, else average")
-    add("--unit", default="case",
-        help="case (default), or slice: choose slices of volumes, of which only these are drawn; -b counts slices")
-    add("--max_per_volume", type=int, metavar="M", help="with --unit slice: at most M slices of a volume; 1 by default")
     add("--strategy", default="xssr",
         help="xssr (default); without one of its parts: xssr_no_density, xssr_no_novelty, xssr_no_diversity; or a "
         "rival: random, coreset, kmeans, typiclust, probcover, facility_location, maxherding")
@@ -50,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--exclude", dest="excluded", type=Path, metavar="FILE",
         help="text file, one case per line: treated as if not in the pool")
     add("--cases", type=Path, metavar="CSV",
-        help="table with a column case, and domain, group (patient) or cost; with costs the budget is their sum")
+        help="table with a column case, and domain, group (patient) or cost; with costs the budget is their sum. With "
+        "--unit slice also slice_from and slice_to, counted from 0 as in the worklist, both included")
     add("--domain_quota", nargs="+", metavar="QUOTA",
         help="share the budget among domains: proportional (to the pool), equal, or NAME=NUMBER for every domain")
     add("--max_per_group", type=int, metavar="M", help="at most M cases of a group (patient), labelled ones included")
@@ -66,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     add_folders(parser)
     add_name(parser)
     add_dim(parser)
+    add_slices(parser)
     add_device(parser)
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _select(args))

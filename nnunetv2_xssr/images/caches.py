@@ -8,7 +8,7 @@ from nnunetv2_xssr.records.workspace import Workspace, all_records
 
 
 def clean_caches(dataset: str) -> dict[Path, int]:
-    """Remove the views and embeddings of a dataset that no record of a selection refers to.
+    """Remove the views, their facts and the embeddings of a dataset that no record of a selection refers to.
 
     Records of every name, round and dataset count: the dataset may be the source of another one. A selection that has
     not been written yet is not known of, so none should be running.
@@ -31,7 +31,7 @@ def clean_caches(dataset: str) -> dict[Path, int]:
     needed = set()
     for path in all_records():
         provenance = SelectionRecord.load(path).provenance
-        needed |= {provenance.get(kind, {}).get(dataset) for kind in ("views_cache", "embeddings_cache")}
+        needed |= {provenance.get(f"{kind}_cache", {}).get(dataset) for kind in ("views", "facts", "embeddings")}
     removed = {}
     for file in sorted(Workspace(dataset).caches.glob("*/*")):
         # Former versions wrote an index.json without a key.

@@ -19,11 +19,13 @@ _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BO
 
 
 def with_case_table(pool: ImagePool, path: Path) -> ImagePool:
-    """Add ``domain``, ``group`` (or ``patient``) and ``cost`` from a table with a column ``case``.
+    """Add ``domain``, ``group`` (or ``patient``), ``cost``, ``slice_from`` and ``slice_to`` from a table of cases.
+
+    Slices are counted as the worklist does: from 0, along the third axis of the file; both belong to the range.
 
     The table may be what a spreadsheet writes: comma, semicolon or tab between columns, in UTF-8, UTF-16 or
     Windows-1252; where no comma separates the columns, costs may have a decimal comma. Other columns are left alone.
-    The log tells how many cases have a group, a domain and a cost.
+    The log tells how many cases have a group, a domain, a cost and a range of slices.
 
     Raises
     ------
@@ -37,15 +39,19 @@ def with_case_table(pool: ImagePool, path: Path) -> ImagePool:
         row = table.rows.get(case.identifier, {})
         group = row.get("group") or row.get("patient")
         cost = table.cost(case.identifier) if "cost" in table.columns else None
-        return replace(case, domain=row.get("domain") or case.domain, group=group or case.group, cost=cost)
+        domain, slices = row.get("domain") or case.domain, table.slices(case.identifier)
+        return replace(case, domain=domain, group=group or case.group, cost=cost, slices=slices)
 
     cases = tuple(described(case) for case in pool.cases)
-    groups, domains, costs = (
-        sum(getattr(case, fact) is not None for case in cases) or "none" for fact in ("group", "domain", "cost")
+    groups, domains, costs, slices = (
+        sum(getattr(case, fact) is not None for case in cases) or "none"
+        for fact in ("group", "domain", "cost", "slices")
     )
     logger.info(
         "%s: %s of %d cases have a group, %s a domain, %s a cost", path.name, groups, len(cases), domains, costs
     )
+    if slices != "none":
+        logger.info("%s: %s of %d cases have a range of slices", path.name, slices, len(cases))
     return replace(pool, cases=cases)
 
 
@@ -112,6 +118,19 @@ class _Table:
                 f"got {text or 'none'!r} for case {case}"
             )
         return cost
+
+    def slices(self, case: str) -> tuple[int, int | None] | None:
+        texts = [self.rows.get(case, {}).get(column, "") for column in ("slice_from", "slice_to")]
+        if not any(texts):
+            return None
+        if all(re.fullmatch(r"\d*", text) for text in texts):
+            first, last = int(texts[0] or 0), int(texts[1]) if texts[1] else None
+            if last is None or first <= last:
+                return first, last
+        raise UserError(
+            f"the table of cases {self.path} must have whole numbers from 0 in slice_from and slice_to, which rise; "
+            f"got {texts[0]!r} and {texts[1]!r} for case {case}"
+        )
 
 
 def _text(path: Path) -> str:

@@ -12,6 +12,11 @@ from nnunetv2_xssr.images.normalise import Statistics, nonzero_box, normalise
 
 VIEW_SIZE = 128  # pixels, height and width
 VOLUME_SIZE = 64  # voxels along every axis of a volume that is one view
+LEAST_VIEWS, MOST_VIEWS = 8, 32  # of a volume
+EVERY = 8.0  # millimetres from one view of a volume to the next, as far as these numbers allow
+ACQUIRED, FILE = "acquired", "file"
+PLANES = ("axial", "coronal", "sagittal")  # slices along the canonical axes 0, 1, 2
+AXES = (ACQUIRED, *PLANES, FILE)
 UNKNOWN = Geometry((1.0, 1.0, 1.0))
 
 
@@ -24,19 +29,30 @@ class Look:
     pixel : float or None
         Millimetres per pixel of a view; what is larger than the view is cut off, what is smaller is padded. None fits
         every slice into the view, as for pictures that tell no size. The aspect is kept in both cases.
-    as_stored : bool
-        Whether slices are taken along the third axis of each file, on which annotators draw; else along the axis of
-        acquisition.
+    axis : {"acquired", "axial", "coronal", "sagittal", "file"}
+        Along what slices are taken: the axis of acquisition, one of the patient, or the third axis of each file, on
+        whose slices annotators draw. A file that tells no directions is taken for axial, and a single slice is what it
+        is.
+    views : int
+        Rows of views per volume. A volume with fewer slices at the distance ``EVERY`` repeats them.
     """
 
     pixel: float | None = None
-    as_stored: bool = False
+    axis: str = ACQUIRED
+    views: int = LEAST_VIEWS
 
     def axis_of(self, geometry: Geometry, shape: Sequence[int]) -> int:
         """The canonical axis along which slices of a canonical volume of this shape (z, y, x) are taken."""
-        if self.as_stored:
+        if self.axis == FILE:
             return geometry.stored
-        return list(shape).index(1) if 1 in shape else geometry.acquired  # a single slice is what it is
+        if 1 in shape:
+            return list(shape).index(1)
+        return geometry.acquired if self.axis == ACQUIRED else PLANES.index(self.axis)
+
+
+def views_for(extent: float) -> int:
+    """The least number of views per volume, of 8, 16 and 32, at which so many millimetres are seen at ``EVERY``."""
+    return next((n for n in (LEAST_VIEWS, 2 * LEAST_VIEWS) if n * EVERY >= extent), MOST_VIEWS)
 
 
 def foreground(volume: np.ndarray, axis: int = 0) -> slice:
@@ -51,12 +67,40 @@ def foreground(volume: np.ndarray, axis: int = 0) -> slice:
     return slice(int(inside[0]), int(inside[-1]) + 1)
 
 
-def evenly_spaced(inside: slice, n: int) -> np.ndarray:
-    """The middles of n equal parts of a range of slices, so that its ends, which show least, are not among them."""
-    return np.floor(inside.start + (np.arange(n) + 0.5) / n * (inside.stop - inside.start)).astype(int)
+def evenly_spaced(inside: np.ndarray, n: int, *, spacing: float) -> np.ndarray:
+    """One slice every ``EVERY`` millimetres, at least ``LEAST_VIEWS`` and at most n, repeated evenly to n.
+
+    They are the middles of equal parts, so that the ends of a range, which show least, are not among them.
+
+    Parameters
+    ----------
+    inside : int array
+        The slices to choose from, ascending.
+    n : int
+    spacing : float
+        Millimetres from slice to slice.
+    """
+    distinct = min(n, len(inside), max(LEAST_VIEWS, round(len(inside) * spacing / EVERY)))
+    chosen = np.floor((np.arange(distinct) + 0.5) / distinct * len(inside)).astype(int)
+    return inside[chosen][np.arange(n) * distinct // n]
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Which slices of a volume are candidates, as far as somebody has said so; along the third axis of its file.
+
+    Attributes
+    ----------
+    within : bool array of shape (slices,)
+    region : bool array of shape (slices,) or None
+        Those with something of a region of interest, which is looked at in the place of the foreground.
+    """
+
+    within: np.ndarray
+    region: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Slices:
     """The slices of a case that become its views.
 
@@ -66,17 +110,31 @@ class Slices:
         Canonical.
     places : int array of shape (n,)
         Along that axis of the whole canonical volume, from 0.
+    in_file : int array of shape (n,)
+        The same as the file counts them, where its third axis is that axis; -1 where limits leave no candidate.
     box : tuple of slice
         What is not zero, in the canonical volume.
+    open, of : int
+        Slices to choose from, and how many they would be without a region of interest.
     """
 
     axis: int
     places: np.ndarray
+    in_file: np.ndarray
     box: tuple[slice, slice, slice]
+    open: int
+    of: int
 
 
-def choose_slices(image: np.ndarray, n_views: int, *, geometry: Geometry = UNKNOWN, look: Look | None = None) -> Slices:
-    """Evenly spaced slices inside of the foreground of the first channel.
+def choose_slices(
+    image: np.ndarray,
+    n_views: int,
+    *,
+    geometry: Geometry = UNKNOWN,
+    look: Look | None = None,
+    limits: Limits | None = None,
+) -> Slices:
+    """Evenly spaced slices inside of the foreground of the first channel, or of a region of interest.
 
     Parameters
     ----------
@@ -85,22 +143,42 @@ def choose_slices(image: np.ndarray, n_views: int, *, geometry: Geometry = UNKNO
     n_views : int
     geometry : Geometry
     look : Look
+    limits : Limits, optional
+        For slices along the third axis of the file. Where they leave none, those without limits are shown.
     """
     image = geometry.canonical(image)
     axis, box = (look or Look()).axis_of(geometry, image.shape[1:]), nonzero_box(image)
-    inside = evenly_spaced(foreground(image[0][box], axis), n_views)
-    return Slices(axis, (box[axis].start or 0) + inside, box)
+    size, first = image.shape[1 + axis], box[axis].start or 0
+    shown = foreground(image[0][box], axis)
+    inside = np.zeros(size, bool)
+    inside[first + shown.start : first + shown.stop] = True
+    in_file = geometry.in_file(np.arange(size), size) if axis == geometry.stored else np.arange(size)
+    of = wanted = inside
+    if limits is not None:
+        of = wanted = inside & limits.within[in_file]
+        if limits.region is not None:
+            wanted = (limits.within & limits.region)[in_file]
+    candidates = np.flatnonzero(wanted if wanted.any() else inside)
+    places = evenly_spaced(candidates, n_views, spacing=geometry.canonical_spacing[axis])
+    return Slices(
+        axis=axis,
+        places=places,
+        in_file=in_file[places] if wanted.any() else np.full(n_views, -1),
+        box=box,
+        open=int((wanted & of).sum()),
+        of=int(of.sum()),
+    )
 
 
-def slice_side(image: np.ndarray, *, geometry: Geometry) -> float:
-    """Millimetres of the larger side of slices along the axis of acquisition, without their margins of zeros."""
+def slice_extents(image: np.ndarray, *, geometry: Geometry) -> dict[str, tuple[float, float]]:
+    """Millimetres of the larger side of slices, and of all slices together, without margins of zeros, per axis."""
     image = geometry.canonical(image)
-    axis = Look().axis_of(geometry, image.shape[1:])
     extent = [
         (part.stop - part.start) * mm if part.stop else size * mm
         for part, size, mm in zip(nonzero_box(image), image.shape[1:], geometry.canonical_spacing, strict=True)
     ]
-    return float(max(np.delete(extent, axis)))
+    along = {name: Look(axis=name).axis_of(geometry, image.shape[1:]) for name in AXES}
+    return {name: (float(max(np.delete(extent, axis))), float(extent[axis])) for name, axis in along.items()}
 
 
 def extract_views(
@@ -131,6 +209,13 @@ def extract_views(
     """
     look = look or Look()
     chosen = choose_slices(image, n_views, geometry=geometry, look=look)
+    return show_slices(image, channel_names, chosen, geometry=geometry, look=look)
+
+
+def show_slices(
+    image: np.ndarray, channel_names: tuple[str, ...], chosen: Slices, *, geometry: Geometry, look: Look
+) -> np.ndarray:
+    """The views of slices that were chosen: see `extract_views`."""
     canonical = geometry.canonical(image)
     statistics = Statistics.of(canonical[:, chosen.box[0], chosen.box[1], chosen.box[2]], channel_names)
     planes = tuple(part for axis, part in enumerate(chosen.box) if axis != chosen.axis)

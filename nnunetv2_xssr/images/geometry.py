@@ -110,6 +110,25 @@ class Geometry:
         return np.moveaxis(array, axis, 0)[:: -1 if reverse else 1]
 
 
+def stored_orientation(properties: dict) -> str | None:
+    """Where the axes x, y and z of a file run in the patient, such as ``LPS``; None where it does not tell.
+
+    Parameters
+    ----------
+    properties : dict
+        Of nnU-Net's readers.
+    """
+    from nibabel.orientations import aff2axcodes
+
+    stuff = {key: value for key, value in properties.get("nibabel_stuff", {}).items() if key == "original_affine"}
+    columns = _directions({**properties, "nibabel_stuff": stuff} if stuff else properties)
+    if columns is None:
+        return None
+    affine = np.eye(4)
+    affine[:3, :3] = columns[:, ::-1]
+    return "".join(code or "?" for code in aff2axcodes(affine))
+
+
 def _directions(properties: dict) -> np.ndarray | None:
     """Directions of the array's axes (z, y, x) in RAS, one per column; None where the format tells none."""
     if "sitk_stuff" in properties:

@@ -43,6 +43,9 @@ class Case:
         Such as the patient: training and validation never share one.
     cost : float or None
         Of the annotation, in any unit.
+    slices : (int, int or None) or None
+        The first and the last slice that may be a candidate, from 0 along the third axis of the file; None for the
+        last of the file, or no such limits.
     """
 
     identifier: str
@@ -51,6 +54,7 @@ class Case:
     domain: str | None = None
     group: str | None = None
     cost: float | None = None
+    slices: tuple[int, int | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,9 +81,14 @@ def stored_finite(file: Path) -> bool:
 
 
 def is_volume(case: Case, reader: "BaseReaderWriter") -> bool:
-    """Whether a case has several slices, by the header of its file where that is enough.
+    """Whether a case has several slices: see `third_axis`."""
+    return third_axis(case, reader)[0] > 1
 
-    A file that cannot be read is no volume; reading it will say why.
+
+def third_axis(case: Case, reader: "BaseReaderWriter") -> tuple[int, float]:
+    """Slices along the third axis of a case's file, and their distance in millimetres; by its header, if that tells.
+
+    A file that cannot be read has none; reading it will say why.
     """
     import nibabel
     import SimpleITK as sitk
@@ -93,20 +98,21 @@ def is_volume(case: Case, reader: "BaseReaderWriter") -> bool:
     file = case.files[0]
     try:
         if isinstance(reader, NaturalImage2DIO):
-            return False
+            return 1, 1.0
         if _is_nifti(file):
             header: Any = nibabel.load(file)
-            size = header.shape
+            size, spacing = header.shape, header.header.get_zooms()
         elif isinstance(reader, SimpleITKIO):
             information = sitk.ImageFileReader()
             information.SetFileName(str(file))
             information.ReadImageInformation()
-            size = information.GetSize()
+            size, spacing = information.GetSize(), information.GetSpacing()
         else:
-            size = reader.read_images([str(file)])[0].shape[:0:-1]
+            image, properties = reader.read_images([str(file)])
+            size, spacing = image.shape[:0:-1], properties["spacing"][::-1]
     except Exception:  # readers raise whatever their library raises
-        return False
-    return len(size) > 2 and size[2] > 1
+        return 0, 0.0
+    return (int(size[2]), abs(float(spacing[2]))) if len(size) > 2 else (1, 1.0)
 
 
 def _is_nifti(file: Path) -> bool:

@@ -1,7 +1,7 @@
 """Views of a pool: the small square pictures of its cases, made once and kept on disk."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,22 +11,35 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.case_facts import CaseFacts, mixture
 from nnunetv2_xssr.images.case_rows import CaseRows, file_hashes
 from nnunetv2_xssr.images.channels import UNNAMED, channel_order, different_channels, normalisation_schemes
-from nnunetv2_xssr.images.extract import VIEW_SIZE, VOLUME_SIZE, Look, extract_views, extract_volume, slice_side
-from nnunetv2_xssr.images.geometry import Geometry
+from nnunetv2_xssr.images.extract import (
+    FILE,
+    PLANES,
+    VIEW_SIZE,
+    VOLUME_SIZE,
+    Look,
+    choose_slices,
+    extract_volume,
+    show_slices,
+    slice_extents,
+    views_for,
+)
+from nnunetv2_xssr.images.geometry import Geometry, stored_orientation
 from nnunetv2_xssr.images.normalise import view_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
-from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, read_image
+from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, read_image, third_axis
+from nnunetv2_xssr.images.regions import Regions
 from nnunetv2_xssr.records.files import read_json, write_json
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import Workspace
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-VIEWS_VERSION = 2  # of the rules of views; raise it when they change, so that no view made by older ones is used
-VIEWS_PER_VOLUME = 8
+VIEWS_VERSION = 3  # of the rules of views; raise it when they change, so that no view made by older ones is used
 _SAMPLE = 16  # cases that tell the scale of a pool
 _STEP = 1.1  # scales are rounded up to a power of this, so that a few more cases seldom change the scale of all
 
@@ -50,6 +63,10 @@ class Views:
         Plain values that decide how the views of a case look.
     cache : str
         The key of the rows in ``views`` of the pool's caches: see `CaseRows`.
+    facts : dict
+        What is known of every case besides.
+    facts_cache : str
+        The key of their rows in ``facts`` of the pool's caches.
     broken : tuple of str
         One sentence per case that was set aside.
     """
@@ -60,12 +77,19 @@ class Views:
     channel_names: tuple[str, ...]
     settings: dict
     cache: str
+    facts: dict[str, CaseFacts]
+    facts_cache: str
     broken: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:
         """2, or 3 for volumes as a whole."""
         return self.rows.ndim - 3
+
+    @property
+    def mixture(self) -> str | None:
+        """A sentence about what differs between the files of the pool: see `nnunetv2_xssr.images.case_facts`."""
+        return mixture(self.pool.name, list(self.facts.values()))
 
 
 def prepare_views(
@@ -75,6 +99,7 @@ def prepare_views(
     skip_broken: bool = False,
     dim: int = 2,
     look: Look | None = None,
+    regions: Regions | None = None,
 ) -> Views:
     """Read every image of a pool once and keep its views on disk; what an earlier run read is not read again.
 
@@ -90,13 +115,15 @@ def prepare_views(
         2 takes slices of a volume, 3 the whole volume as one view.
     look : Look, optional
         Scale and slices; by default every slice is fitted into its view, as it always is in pools that tell no size.
+    regions : Regions, optional
+        What limits the slices, where they are taken along the third axis of the files.
 
     Raises
     ------
     BrokenImage
         At the first case that cannot be used, unless ``skip_broken``.
     UserError
-        If no case can be used, the pool has other channels, or ``dim`` is 3 for 2D images.
+        If no case can be used, the pool has other channels, a region does not fit, or ``dim`` is 3 for 2D images.
     """
     reader = pool.reader()
     names, order = _channels(pool, channel_names)
@@ -104,40 +131,71 @@ def prepare_views(
     has_volumes = any(is_volume(case, reader) for case in pool.cases)
     if dim == 3 and not has_volumes:
         raise UserError(f"--dim 3 needs volumes, but {pool.name} holds 2D images; choose --dim 2")
-    n_views = VIEWS_PER_VOLUME if dim == 2 and has_volumes else 1
-    look = look or Look()
+    look, regions = look or Look(), regions or Regions()
+    n_views = look.views if dim == 2 and has_volumes else 1
     if not _tells_size(pool):
         look = replace(look, pixel=None)
     settings = _settings(names, order=order, n_views=n_views, dim=dim, reader=type(reader).__name__, look=look)
+    settings |= {"limits": regions.digest(pool)}
     shape = (n_views, len(settings["view_channels"]), *([VIEW_SIZE] * 2 if dim == 2 else [VOLUME_SIZE] * 3))
     hashes = file_hashes(pool)
-    store = CaseRows.open(Workspace(pool.name).caches / "views", hashes, settings, shape, np.float16)
-    broken, missing = {}, store.missing()
+    caches = Workspace(pool.name).caches
+    store = CaseRows.open(caches / "views", hashes, settings, shape, np.float16)
+    notes = CaseRows.open(caches / "facts", hashes, settings, (CaseFacts.columns(n_views),), np.float64)
     views_of = partial(
-        _case_views, reader=reader, channel_names=names, order=order, n_views=n_views, dim=dim, look=look
+        _case_views,
+        reader=reader,
+        channel_names=names,
+        order=order,
+        n_views=n_views,
+        dim=dim,
+        look=look,
+        regions=regions,
     )
-    progress = tqdm(missing, desc=f"reading {pool.name}", unit="case", disable=None)
-    with read_ahead(views_of, [pool.cases[i] for i in missing]) as read:
-        for i, views in zip(progress, read, strict=True):
-            try:
-                store.write(i, views.result())
-            except BrokenImage as error:
-                if not skip_broken:
-                    raise
-                broken[pool.cases[i].identifier] = str(error)
+    broken = _read_missing(pool, views_of, store, notes, skip_broken=skip_broken)
     kept = [i for i, case in enumerate(pool.cases) if case.identifier not in broken]
     if not kept:
         raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
     usable = pool.only(pool.cases[i].identifier for i in kept)
-    return Views(
+    done = Views(
         pool=usable,
         rows=store.rows if not broken else store.rows[kept],
         hashes={k: hashes[k] for k in usable.identifiers},
         channel_names=names,
         settings=settings,
         cache=store.key,
+        facts={pool.cases[i].identifier: CaseFacts.of_row(notes.rows[i]) for i in kept},
+        facts_cache=notes.key,
         broken=tuple(broken.values()),
     )
+    if done.mixture:
+        logger.info(done.mixture)
+    return done
+
+
+def _read_missing(
+    pool: ImagePool,
+    views_of: Callable[[Case], tuple[np.ndarray, CaseFacts]],
+    store: CaseRows,
+    notes: CaseRows,
+    *,
+    skip_broken: bool,
+) -> dict[str, str]:
+    """Read the cases that lack views or facts, and return a sentence for every broken one."""
+    broken, missing = {}, sorted({*store.missing(), *notes.missing()})
+    progress = tqdm(missing, desc=f"reading {pool.name}", unit="case", disable=None)
+    with read_ahead(views_of, [pool.cases[i] for i in missing]) as read:
+        for i, case_views in zip(progress, read, strict=True):
+            try:
+                views, facts = case_views.result()
+            except BrokenImage as error:
+                if not skip_broken:
+                    raise
+                broken[pool.cases[i].identifier] = str(error)
+            else:
+                store.write(i, views)
+                notes.write(i, facts.row())
+    return broken
 
 
 def _settings(
@@ -151,13 +209,13 @@ def _settings(
         "normalisation": normalisation_schemes(channel_names),
         "view_channels": view_channels(channel_names),
         "pixel": look.pixel if dim == 2 else None,
-        "as_stored": look.as_stored,
+        "axis": look.axis if dim == 2 else None,
         "channel_order": list(order),
     }
 
 
-def common_look(pools: Sequence[ImagePool], *, dim: int) -> Look:
-    """The look with the scale of some pools: their median case fills a view.
+def common_look(pools: Sequence[ImagePool], *, dim: int, axis: str = Look.axis) -> Look:
+    """The look with the scale and the number of slices of some pools: their median case fills a view.
 
     What a case fills is the larger side of a slice, without its margins of zeros. Whole volumes and pictures that tell
     no size have no common scale: they are fitted into the view one by one.
@@ -167,14 +225,28 @@ def common_look(pools: Sequence[ImagePool], *, dim: int) -> Look:
     pools : sequence of ImagePool
         Of which sixteen cases each, evenly spaced, are looked at.
     dim : {2, 3}
+    axis : str
+        Along which slices are taken.
     """
+    look = Look(axis=axis)
     if dim == 3 or not all(map(_tells_size, pools)):
-        return Look()
-    sides = [side for pool in pools for side in _sides(pool)]
-    if not sides:
-        return Look()  # every case is broken, as reading them will say
-    power = math.ceil(math.log(float(np.median(sides)) / VIEW_SIZE, _STEP))
-    return Look(pixel=round(_STEP**power, 6))
+        return look
+    extents = [extent[axis] for pool in pools for extent in _extents(pool)]
+    if not extents:
+        return look  # every case is broken, as reading them will say
+    side, depth = np.median(extents, axis=0).tolist()
+    power = math.ceil(math.log(side / VIEW_SIZE, _STEP))
+    return replace(look, pixel=round(_STEP**power, 6), views=views_for(depth))
+
+
+def candidates_look(pool: ImagePool, look: Look) -> Look:
+    """The look for slices as candidates: those that an annotator draws on, as many as the longest volume needs.
+
+    So the candidates of a volume depend on nothing but itself, and later rounds find them again.
+    """
+    reader = pool.reader()
+    depths = [n * mm for n, mm in (third_axis(case, reader) for case in pool.cases) if n > 1]
+    return replace(look, axis=FILE, views=views_for(max(depths, default=0.0)))
 
 
 def _tells_size(pool: ImagePool) -> bool:
@@ -184,9 +256,9 @@ def _tells_size(pool: ImagePool) -> bool:
     return not isinstance(pool.reader(), NaturalImage2DIO)
 
 
-def _sides(pool: ImagePool) -> list[float]:
-    """`slice_side` of some cases, kept on disk by what their files hold, because volumes are slow to read."""
-    path, hashes = Workspace(pool.name).caches / "sides.json", file_hashes(pool)
+def _extents(pool: ImagePool) -> list[dict[str, list[float]]]:
+    """`slice_extents` of some cases, kept on disk by what their files hold, because volumes are slow to read."""
+    path, hashes = Workspace(pool.name).caches / "extents.json", file_hashes(pool)
     known = read_json(path) if path.is_file() else {}
     some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _SAMPLE)).astype(int))
     cases = {hashes[pool.cases[i].identifier]: pool.cases[i] for i in some}
@@ -195,10 +267,10 @@ def _sides(pool: ImagePool) -> list[float]:
         if digest not in known:
             with suppress(BrokenImage):
                 image, properties = read_image(case, pool.reader())
-                new[digest] = slice_side(image, geometry=Geometry.of(properties))
+                new[digest] = slice_extents(image, geometry=Geometry.of(properties))
     if new:
         write_json(path, {**known, **new})
-    return [side for digest, side in {**known, **new}.items() if digest in cases]
+    return [extents for digest, extents in {**known, **new}.items() if digest in cases]
 
 
 def _channels(pool: ImagePool, wanted: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -220,7 +292,8 @@ def _case_views(
     n_views: int,
     dim: int,
     look: Look,
-) -> np.ndarray:
+    regions: Regions,
+) -> tuple[np.ndarray, CaseFacts]:
     image, properties = read_image(case, reader)
     where = f"case {case.identifier}: {case.files[0]}"
     if len(image) != len(channel_names):
@@ -232,9 +305,14 @@ def _case_views(
     if dim == 2 and n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
     image, geometry = image[list(order)], Geometry.of(properties)
+    if look.axis in PLANES and image.shape[1] > 1 and not geometry.known:
+        raise BrokenImage(f"{where} does not tell how it lies in the patient; leave --axis {look.axis} out")
+    chosen = None
     try:
         if dim == 2:
-            views = extract_views(image, channel_names, n_views, geometry=geometry, look=look)
+            limits = regions.limits(case, image.shape[1:], properties, reader)
+            chosen = choose_slices(image, n_views, geometry=geometry, look=look, limits=limits)
+            views = show_slices(image, channel_names, chosen, geometry=geometry, look=look)
         else:
             views = extract_volume(image, channel_names, geometry=geometry)
     except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
@@ -244,4 +322,13 @@ def _case_views(
             f"{where} has values up to {np.abs(image).max():g} after normalisation, beyond half precision (65504); "
             f"choose another normalisation by its channel name"
         )
-    return views
+    facts = CaseFacts(
+        axis=-1 if chosen is None else chosen.axis,
+        orientation=stored_orientation(properties) or "???",
+        spacing=tuple(reversed(geometry.spacing)),
+        size=tuple(reversed(image.shape[1:])),
+        open=0 if chosen is None else chosen.open,
+        of=0 if chosen is None else chosen.of,
+        slices=(0,) if chosen is None else tuple(chosen.in_file.tolist()),
+    )
+    return views, facts

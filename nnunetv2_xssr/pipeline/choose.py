@@ -8,11 +8,11 @@ from importlib.metadata import version
 import numpy as np
 
 from nnunetv2_xssr.images.pools import Case, ImagePool
-from nnunetv2_xssr.images.slices import volume_of
+from nnunetv2_xssr.images.slices import place_of, volume_of
 from nnunetv2_xssr.pipeline.budget import pick
 from nnunetv2_xssr.pipeline.embed import Embedded
 from nnunetv2_xssr.pipeline.plan import Choice, FoldPlan, SelectionPlan
-from nnunetv2_xssr.pipeline.slice_plan import slice_finder
+from nnunetv2_xssr.pipeline.read import PoolViews
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
 from nnunetv2_xssr.selection import Selection
 
@@ -22,6 +22,7 @@ _PACKAGES = ("nnunetv2_xssr", "nnunetv2", "torch", "numpy", "scikit-learn")
 def make_record(
     target: ImagePool,
     plan: SelectionPlan,
+    read: PoolViews,
     embedded: Embedded,
     *,
     choice: Choice,
@@ -36,6 +37,7 @@ def make_record(
     ----------
     target : ImagePool
     plan : SelectionPlan
+    read : PoolViews
     embedded : Embedded
     choice : Choice
     settings : dict
@@ -46,12 +48,8 @@ def make_record(
     name : str
         Of the selection.
     """
-    place_of = slice_finder(target) if plan.unit == "slice" else lambda _: (None, None)
     cases = {case.identifier: case for case in target.cases}
-    selections = [
-        _select_fold(fold, embedded, choice=choice, cases=cases, select=select, place_of=place_of)
-        for fold in plan.folds
-    ]
+    selections = [_select_fold(fold, embedded, choice=choice, cases=cases, select=select) for fold in plan.folds]
     chosen = {case for one in selections for case in [*one.labelled, *(pick.case for pick in one.picks)]}
     return SelectionRecord(
         dataset=target.name,
@@ -61,7 +59,8 @@ def make_record(
         provenance=embedded.provenance,
         versions={package: version(package) for package in _PACKAGES},
         selections=selections,
-        set_aside=embedded.set_aside,
+        set_aside=read.set_aside,
+        mixtures=read.mixtures,
         round=round_number,
         groups={case: group for case, group in plan.groups.items() if case in chosen},
     )
@@ -74,7 +73,6 @@ def _select_fold(
     choice: Choice,
     cases: dict[str, Case],
     select: Callable[..., Selection],
-    place_of: Callable[[str], tuple[int | None, int | None]],
 ) -> FoldSelection:
     row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
     place = {identifier: i for i, identifier in enumerate(fold.pool)}
@@ -95,7 +93,7 @@ def _select_fold(
         pool_size=len(fold.pool),
         budget=fold.budget,
         labelled=sorted(set(map(volume_of, fold.labelled))),
-        picks=_picks(chosen, fold.pool, of_pool, place_of),
+        picks=_picks(chosen, fold.pool, of_pool),
         alpha=chosen.alpha,
         alpha_curve=curve,
         mean_distance=chosen.mean_distance,
@@ -108,12 +106,10 @@ def _select_fold(
     )
 
 
-def _picks(
-    chosen: Selection, names: list[str], of_pool: list[Case], place_of: Callable[[str], tuple[int | None, int | None]]
-) -> list[Pick]:
+def _picks(chosen: Selection, names: list[str], of_pool: list[Case]) -> list[Pick]:
     picks = []
     for rank, i in enumerate(chosen.picks):
-        case, (place, view) = of_pool[i], place_of(names[i])
+        case = of_pool[i]
         picks.append(
             Pick(
                 rank=rank + 1,
@@ -126,8 +122,8 @@ def _picks(
                 diversity=float(chosen.diversity[rank]),
                 score=None if chosen.score is None else float(chosen.score[rank]),
                 stands_for=int(chosen.stands_for[rank]),
-                slice=place,
-                view=view,
+                other_volumes=None if chosen.other_wholes is None else int(chosen.other_wholes[rank]),
+                slice=None if names[i] == case.identifier else place_of(names[i]),
             )
         )
     return picks

@@ -14,10 +14,13 @@ from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.case_table import with_case_table
 from nnunetv2_xssr.images.new_dataset import new_dataset
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool, open_pools
+from nnunetv2_xssr.images.regions import Regions
 from nnunetv2_xssr.images.slices import volume_of
+from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pipeline.choose import make_record
 from nnunetv2_xssr.pipeline.embed import embed_pools
 from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, make_plan
+from nnunetv2_xssr.pipeline.read import read_pools
 from nnunetv2_xssr.pipeline.scheduler import selector
 from nnunetv2_xssr.pipeline.slice_plan import make_slice_plan
 from nnunetv2_xssr.records.folds import split_in_use
@@ -45,6 +48,8 @@ def select_cases(
     encoder: Path | None = None,
     embedding: str = "auto",
     dim: int = 2,
+    slice_range: str | None = None,
+    roi: Path | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
     skip_broken: bool = False,
@@ -70,12 +75,16 @@ def select_cases(
     recursive, patient_ids : bool
         How folders are read, ``images`` and those among the sources: `nnunetv2_xssr.images.pools.folder_pool`.
     cases : Path, optional
-        CSV table with a column ``case``, and domain, group (patient) or cost.
+        CSV table: see `nnunetv2_xssr.images.case_table.with_case_table`.
     encoder : Path, optional
         ``checkpoint_final.pth`` to embed with; by default that of the sources, which is pretrained if it is missing.
     embedding : {"auto", "grid", "average", "gap"}
     dim : {2, 3}
         What the encoder sees of volumes: slices, or the whole volume.
+    slice_range : str, optional
+        With slices as unit: where in every file they may lie, such as ``"20%-80%"``.
+    roi : Path, optional
+        With slices as unit: folder with a mask per case; slices in which it is zero everywhere are no candidates.
     scheduler : str, optional
         Address of a Dask scheduler, or ``local``.
     overwrite : bool
@@ -103,6 +112,8 @@ def select_cases(
         raise one_of("--dim", (2, 3), dim)
     if picking.unit == "slice" and dim == 3:
         raise UserError("--unit slice needs slices, which --dim 3 does not see; leave --dim out")
+    if picking.unit == "case" and (slice_range or roi):
+        raise UserError(f"--{'roi' if roi else 'slice_range'} is about slices; give --unit slice with it")
     folders = {"recursive": recursive, "patient_ids": patient_ids}
     if images is None and not sources and folders != {"recursive": False, "patient_ids": True}:
         raise UserError("--recursive and --no_patient_ids say how a folder is read; give one to -i or -s")
@@ -121,21 +132,13 @@ def select_cases(
             folders=folders,
             scheduler=scheduler,
             overwrite=overwrite,
+            slice_range=slice_range,
+            roi=roi,
             settings={"encoder": str(encoder) if encoder else None, "dim": dim, "embedding": embedding},
         )
         device = resolve_device(device)
         with log_to(call.workspace.selection / "select.log"):
-            logger.info(describe_plan(call.plan, call.target.name, [pool.name for pool in call.sources]))
-            return _run(
-                call,
-                encoder=encoder,
-                embedding=embedding,
-                dim=dim,
-                unit=picking.unit,
-                seed=picking.seed,
-                skip_broken=skip_broken,
-                device=device,
-            )
+            return _run(call, encoder=encoder, dim=dim, embedding=embedding, skip_broken=skip_broken, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +151,8 @@ class _Call:
     choice: Choice
     settings: dict
     plan: SelectionPlan
-    plan_for: Callable[..., SelectionPlan]  # the same plan without some cases
+    plan_for: Callable[[Views], SelectionPlan]  # the same plan with what could be read
+    regions: Regions
     select: Callable[..., Selection]
     last: SelectionRecord | None
     new_round: bool
@@ -167,6 +171,8 @@ def _checked(
     folders: dict[str, bool],
     scheduler: str | None,
     overwrite: bool,
+    slice_range: str | None,
+    roi: Path | None,
     settings: dict,
 ) -> _Call:
     target, workspace = dataset_pool(dataset), Workspace(dataset, name)
@@ -176,11 +182,14 @@ def _checked(
     if dataset in [pool.name for pool in pools]:
         raise UserError(f"the source {dataset} is the target itself; leave -s out to learn from the pool alone")
     last = last_round(workspace, overwrite=overwrite)
-    plan_for = make_plan
+    picked = slices_of_rounds(load_rounds(workspace)) if last else {}
     if choice.unit == "slice":
-        plan_for = partial(make_slice_plan, picked=slices_of_rounds(load_rounds(workspace)) if last else {})
         target = replace(target, dataset_json=with_ignore(target.dataset_json))
-    plan = plan_for(target, choice)
+    elif any(case.slices for case in target.cases):
+        raise UserError("slice_from and slice_to of --cases are about slices; leave them out, or give --unit slice")
+    plan_for = partial(_plan, target, choice, picked)
+    plan = plan_for()
+    usable = target.only(set(target.identifiers) - set(choice.excluded))
     labelled = set(map(volume_of, plan.folds[0].labelled)) if plan.mode == "annotation" else target.identifiers
     new_round = begins_round(last, mode=plan.mode, labelled=labelled, overwrite=overwrite)
     with_label = {case.identifier for case in target.cases if case.labelled}
@@ -194,10 +203,13 @@ def _checked(
             **asdict(choice),
             "excluded": list(choice.excluded),
             **settings,
+            "slice_range": slice_range,
+            "roi": str(roi) if roi else None,
             "scheduler": True if scheduler else None,  # whether, not which: that does not change the picks
         },
         plan=plan,
         plan_for=plan_for,
+        regions=Regions.of(usable, slice_range=slice_range, roi=roi),
         select=selector(scheduler, choice.strategy, plan.folds[0], workspace.selection),
         last=last,
         new_round=new_round,
@@ -208,6 +220,14 @@ def _checked(
     )
     _check_writable(call)
     return call
+
+
+def _plan(target: ImagePool, choice: Choice, picked: dict[str, list[int]], views: Views | None = None) -> SelectionPlan:
+    """The plan of cases or slices; without views as if all can be read, and of as many slices as there can be."""
+    if choice.unit == "slice":
+        candidates = {volume: list(facts.candidates) for volume, facts in views.facts.items()} if views else None
+        return make_slice_plan(target, choice, picked, candidates)
+    return make_plan(target, choice, set(target.identifiers) - set(views.pool.identifiers) if views else ())
 
 
 def _check_writable(call: _Call) -> None:
@@ -222,18 +242,39 @@ def _check_writable(call: _Call) -> None:
         handover.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found now
 
 
-def _run(call: _Call, **embedding) -> SelectionRecord:
-    """Embed, choose and write; the record goes last, so that what it tells of is there."""
-    workspace = call.workspace
-    embedded = embed_pools(call.target, call.sources, **embedding)
-    plan = call.plan_for(call.target, call.choice, left_out=embedded.left_out)
+def _run(
+    call: _Call, *, encoder: Path | None, dim: int, embedding: str, skip_broken: bool, device: str
+) -> SelectionRecord:
+    """Read, embed, choose and write; the record goes last, so that what it tells of is there."""
+    workspace, choice = call.workspace, call.choice
+
+    def tell(plan: SelectionPlan) -> None:
+        logger.info(describe_plan(plan, call.target.name, [pool.name for pool in call.sources]))
+
+    if choice.unit == "case":
+        tell(call.plan)
+    read = read_pools(
+        call.target,
+        call.sources,
+        encoder=encoder,
+        dim=dim,
+        unit=choice.unit,
+        regions=call.regions,
+        skip_broken=skip_broken,
+        device=device,
+    )
+    plan = call.plan_for(read.target)
+    if choice.unit == "slice":  # how many there are is known now
+        tell(plan)
+    embedded = embed_pools(read, embedding=embedding, unit=choice.unit, seed=choice.seed, device=device)
     if call.same_round:
         check_replaceable(workspace.record, part="provenance", new=embedded.provenance)
     record = make_record(
         call.target,
         plan,
+        read,
         embedded,
-        choice=call.choice,
+        choice=choice,
         settings=call.settings,
         select=call.select,
         round_number=call.number,

@@ -31,8 +31,8 @@ class Pick:
         labelled case.
     slice : int or None
         Of a volume whose slices are chosen one by one: counted from 0, in the order of the file.
-    view : int or None
-        The number of that slice among the candidates of its volume, from 0: see `nnunetv2_xssr.images.slices`.
+    other_volumes : int or None
+        Of a slice: other volumes of whose slices any is nearer to it than to any other pick or labelled slice.
     """
 
     rank: int
@@ -46,7 +46,7 @@ class Pick:
     score: float | None
     stands_for: int
     slice: int | None = None
-    view: int | None = None
+    other_volumes: int | None = None
 
 
 def picked_slices(picks: Iterable[Pick]) -> dict[str, list[int]]:
@@ -81,8 +81,8 @@ class FoldSelection:
     pool_domains, pool_groups : dict or None
         How many cases of the pool are of each domain and of each group (patient); None where no case has one.
     left_out : list of str
-        Slices that neither could be chosen nor are stood for: copies, all of excluded volumes, and those of labelled
-        volumes that were not drawn.
+        Slices that neither could be chosen nor are stood for: all of excluded volumes, and those of labelled volumes
+        that were not drawn.
     """
 
     pool_size: int
@@ -120,6 +120,8 @@ class SelectionRecord:
     selections : list of FoldSelection
     set_aside : list of str
         A sentence for every broken case.
+    mixtures : list of str
+        A sentence for every pool whose files differ in how they are stored.
     round : int
         From 1: how many times cases were chosen for annotation, this one included.
     groups : dict
@@ -133,6 +135,7 @@ class SelectionRecord:
     versions: dict
     selections: list[FoldSelection]
     set_aside: list[str] = field(default_factory=list)
+    mixtures: list[str] = field(default_factory=list)
     round: int = 1
     groups: dict[str, str] = field(default_factory=dict)
     name: str = DEFAULT_NAME
@@ -162,13 +165,18 @@ class SelectionRecord:
         check_format(content, KIND, FORMAT_VERSION, path)
         try:
             selections = [
-                FoldSelection(**{**one, "picks": [Pick(**pick) for pick in one["picks"]]})
+                FoldSelection(**{**one, "picks": [_pick(**pick) for pick in one["picks"]]})
                 for one in content["selections"]
             ]
             rest = {k: v for k, v in content.items() if k not in ("kind", "format_version", "selections")}
             return cls(selections=selections, **rest)
         except (TypeError, KeyError) as error:
             raise UserError(f"{path} is not a whole selection record ({error}); replace it: --overwrite") from None
+
+
+def _pick(view: int | None = None, **rest) -> Pick:
+    """A pick of a record; former versions numbered the views of a volume, and its slice tells enough."""
+    return Pick(**rest)
 
 
 def check_replaceable(path: Path, *, part: str, new: dict) -> None:

@@ -1,14 +1,12 @@
 """What the report tells, as plain values: the page draws them, and scripts read them as JSON."""
 
 from collections import Counter
-from collections.abc import Mapping
 
 import numpy as np
 
 from nnunetv2_xssr.annotation.reasons import reason
-from nnunetv2_xssr.images.slices import view_of, volume_of
-from nnunetv2_xssr.images.views import VIEWS_PER_VOLUME
-from nnunetv2_xssr.records.selection import FoldSelection, Pick
+from nnunetv2_xssr.images.slices import place_of, volume_of
+from nnunetv2_xssr.records.selection import FoldSelection
 from nnunetv2_xssr.report.budget_text import gains, knee_words, next_words
 from nnunetv2_xssr.report.layout import lay_out, most_alike
 from nnunetv2_xssr.report.selection_data import PoolData, SelectionData, identifier_of
@@ -26,9 +24,10 @@ def gather(kept: SelectionData) -> dict:
     dict
         ``dataset``, ``mode``, ``unit`` (case or slice: what is chosen and counted), ``views_per_case`` (1 in 2D and of
         slices), ``sources`` (name to number of cases or slices), ``settings``, ``versions``, ``provenance``,
-        ``set_aside``, and ``selections``: for every fold or the whole pool, ``picks`` with reason and nearest cases,
-        ``map`` with a dot a case, ``coverage``, ``budget`` (None without a curve), ``alpha`` (None for strategies
-        without it), ``domains`` and ``groups`` (None where no case has one). Distances are between standardised
+        ``set_aside``, ``mixtures`` (what differs in how files are stored), and ``selections``: for every fold or the
+        whole pool, ``picks`` with reason and nearest cases, ``map`` with a dot a case, ``coverage``, ``budget`` (None
+        without a curve), ``alpha`` (None for strategies without it), ``domains`` and ``groups`` (None where no case has
+        one). Distances are between standardised
         embeddings: 0 for copies, 2 for opposites. A pick, a nearest case and a dot have an ``identifier``, their
         ``case`` (of a slice the volume) and a ``name`` to show; these are the same unless slices are chosen.
     """
@@ -49,6 +48,7 @@ def gather(kept: SelectionData) -> dict:
         "versions": record.versions,
         "provenance": record.provenance,
         "set_aside": record.set_aside,
+        "mixtures": record.mixtures,
         "selections": selections,
     }
 
@@ -85,23 +85,19 @@ def _picks(selection: FoldSelection, members: list[str], pool: np.ndarray, scale
     near = zip(*(part.tolist() for part in most_alike(pool, scale, rows)), strict=True)
     return [
         {
-            **_named(identifier, picked),
+            **_named(identifier),
             **vars(pick),
             "reason": reason(pick, alpha=selection.alpha),
-            "most_alike": [
-                {**_named(members[row], picked), "distance": distance} for distance, row in zip(*pair, strict=True)
-            ],
+            "most_alike": [{**_named(members[row]), "distance": distance} for distance, row in zip(*pair, strict=True)],
         }
         for (identifier, pick), pair in zip(picked.items(), near, strict=True)
     ]
 
 
-def _named(identifier: str, picked: Mapping[str, Pick]) -> dict:
-    """How a case or a slice is called; a slice's place in its file is known of the picks only, of others the view."""
-    case, name = volume_of(identifier), identifier
-    if case != identifier:
-        place = f"view {view_of(identifier) + 1} of {VIEWS_PER_VOLUME}"
-        name = f"{case}, " + (f"slice {picked[identifier].slice}" if identifier in picked else place)
+def _named(identifier: str) -> dict:
+    """How a case or a slice is called."""
+    case = volume_of(identifier)
+    name = case if case == identifier else f"{case}, slice {place_of(identifier)}"
     return {"identifier": identifier, "case": case, "name": name}
 
 
@@ -152,9 +148,9 @@ def _map(selection: FoldSelection, members: list[str], pool: np.ndarray, scale: 
     others = _sample([identifier for identifier in members if identifier not in picked], POOL_DOTS)
     everywhere = [(source, i) for source in sources for i in range(len(source.identifiers))]
     before = _sample(everywhere, SOURCE_DOTS)
-    dots = [_dot(_named(source.identifiers[i], {}), "source", pool=source.name) for source, i in before]
-    dots += [_dot(_named(one, picked), "labelled" if volume_of(one) in labelled else "pool") for one in others]
-    dots += [_dot(_named(one, picked), "pick", rank=pick.rank) for one, pick in picked.items()]
+    dots = [_dot(_named(source.identifiers[i]), "source", pool=source.name) for source, i in before]
+    dots += [_dot(_named(one), "labelled" if volume_of(one) in labelled else "pool") for one in others]
+    dots += [_dot(_named(one), "pick", rank=pick.rank) for one, pick in picked.items()]
     features = [source.embeddings[i] for source, i in before] + [pool[place[one]] for one in [*others, *picked]]
     layout = lay_out(scale.apply(np.array(features)))
     for dot, (x, y) in zip(dots, layout.positions.tolist(), strict=True):

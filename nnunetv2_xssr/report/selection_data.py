@@ -1,13 +1,14 @@
 """What a selection left on disk, read back for the report: nothing is computed anew and no image is opened."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.case_facts import CaseFacts
 from nnunetv2_xssr.images.case_rows import CaseRows
-from nnunetv2_xssr.images.slices import row_per_slice, slice_name, slice_names
+from nnunetv2_xssr.images.slices import candidate_rows, row_per_slice, slice_name, volume_of
 from nnunetv2_xssr.pretrain.pooling import FeatureLayout, features
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
@@ -79,7 +80,7 @@ class SelectionData:
 
 def identifier_of(pick: Pick) -> str:
     """What a pick is called in its pool: its case, or its slice."""
-    return pick.case if pick.view is None else slice_name(pick.case, pick.view)
+    return pick.case if pick.slice is None else slice_name(pick.case, pick.slice)
 
 
 def load_selection_data(workspace: Workspace) -> SelectionData:
@@ -103,21 +104,22 @@ def load_selection_data(workspace: Workspace) -> SelectionData:
 
 def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> PoolData:
     folder, made_from = Workspace(name).caches, record.provenance
-    if "views_cache" not in made_from:
+    if "facts_cache" not in made_from:
         raise UserError(f"{record_path} was made by an older version; run nnUNetv2_xssr_select again")
     views, of_views = CaseRows.load(folder / "views", made_from["views_cache"][name])
     embeddings, index = CaseRows.load(folder / "embeddings", made_from["embeddings_cache"][name])
     layout = FeatureLayout(*index["settings"]["layout"])
-    if record.settings["unit"] == "slice" and embeddings.rows.shape[1] > 1:  # a flat source is compared as it is
-        embeddings, views = _by_slice(embeddings), _by_slice(views)
     row = {identifier: i for i, identifier in enumerate(views.identifiers)}
-    compared = features(embeddings.rows, layout, kind=made_from["embedding"])
-    return PoolData(name, embeddings.identifiers, compared, of_views["cases"], views.rows, row)
-
-
-def _by_slice(volumes: CaseRows) -> CaseRows:
-    names = [name for volume in volumes.identifiers for name in slice_names(volume)]
-    return replace(volumes, identifiers=names, rows=row_per_slice(volumes.rows))
+    identifiers, rows, shown = embeddings.identifiers, embeddings.rows, views.rows
+    n_views = rows.shape[1]
+    if record.settings["unit"] == "slice" and n_views > 1:  # a flat source is compared as it is
+        facts, _ = CaseRows.load(folder / "facts", made_from["facts_cache"][name])
+        slices = candidate_rows({case: CaseFacts.of_row(facts.rows[row[case]]) for case in identifiers})
+        rows, shown = row_per_slice(rows, slices.values()), shown.reshape(-1, 1, *shown.shape[2:])
+        row = {name: row[volume_of(name)] * n_views + number % n_views for name, number in slices.items()}
+        identifiers = list(slices)
+    compared = features(rows, layout, kind=made_from["embedding"])
+    return PoolData(name, identifiers, compared, of_views["cases"], shown, row)
 
 
 def _members(record: SelectionRecord, target: PoolData, path: Path) -> list[list[str]]:

@@ -6,15 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from making import SOURCE, fails, succeeds, volume, write_dataset_json, write_pictures
-from slicing import CASES, SHAPE, VOLUMES, draw, picks, run, save, with_volumes
+from slicing import CASES, SHAPE, VOLUMES, candidates, draw, picks, run, save, slice_names, sliced, with_volumes
 
 from nnunetv2_xssr.commands import collect, report
 from nnunetv2_xssr.images.extract import extract_views
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.images.reading import read_image
-from nnunetv2_xssr.images.slices import slice_names, view_slices
-from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.records.workspace import Workspace
@@ -42,16 +40,16 @@ def test_facts_are_of_slices(volumes, capsys):
     told = facts_of(capsys)
     (selection,) = told["selections"]
     assert told["unit"] == "slice" and told["views_per_case"] == 1 and selection["pool_size"] == 48
-    every = [name for case in CASES for name in slice_names(case)]
-    assert dots(selection, "pick", "pool") == every
-    chosen = [f"{pick.case}/{pick.view}" for pick in picks(volumes)]
+    every = slice_names(*CASES)
+    assert dots(selection, "pick", "pool") == sorted(every)
+    chosen = [f"{pick.case}/{pick.slice}" for pick in picks(volumes)]
     assert [pick["identifier"] for pick in selection["picks"]] == chosen and len(set(chosen)) == 6
     names = {dot["identifier"]: dot["name"] for dot in selection["map"]["dots"]}
     for pick in selection["picks"]:
         assert pick["name"] == names[pick["identifier"]] == f"{pick['case']}, slice {pick['slice']}"
         assert all(near["name"] == names[near["identifier"]] for near in pick["most_alike"])
     other = next(name for name in every if name not in chosen)
-    assert names[other] == f"{other[:-2]}, view {int(other[-1]) + 1} of 8"
+    assert names[other] == other.replace("/", ", slice ")
     assert " slice " in selection["budget"]["knee_in_words"]
     assert " slices would bring" in selection["budget"]["next_in_words"]
 
@@ -59,11 +57,11 @@ def test_facts_are_of_slices(volumes, capsys):
 def test_most_alike_slices(volumes, capsys):
     run(capsys)
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
-    views = prepare_views(dataset_pool(VOLUMES), look=replace(encoder.look, as_stored=True))
+    views = sliced(dataset_pool(VOLUMES), encoder.look)
     kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
     kind = choose_embedding(kept, encoder.layout, kind="auto")
     z = standardise(features(kept, encoder.layout, kind=kind), components=COMPONENTS[kind])[0].astype(np.float64)
-    every = [name for case in CASES for name in slice_names(case)]
+    every = slice_names(*CASES)
     for pick in facts_of(capsys)["selections"][0]["picks"]:
         apart = np.sqrt(((z - z[every.index(pick["identifier"])]) ** 2).sum(axis=1))
         nearest = [i for i in np.argsort(apart) if every[i] != pick["identifier"]][:4]
@@ -78,9 +76,9 @@ def test_a_pick_is_shown_by_its_own_slice(volumes, capsys):
     for pick in gather(kept)["selections"][0]["picks"]:
         case = pool.cases[CASES.index(pick["case"])]
         image, properties = read_image(case, pool.reader())
-        geometry, look = Geometry.of(properties), replace(encoder.look, as_stored=True)
+        geometry, look = Geometry.of(properties), replace(encoder.look, axis="file")
         of_volume = extract_views(image, ("T1",), 8, geometry=geometry, look=look)
-        view = view_slices(case, pool.reader()).index(pick["slice"])
+        view = candidates(pool)[case.identifier].index(pick["slice"])
         np.testing.assert_array_equal(kept.target.views(pick["identifier"]), of_volume[view : view + 1])
 
 
@@ -91,7 +89,7 @@ def test_slices_of_excluded_and_broken_volumes_are_not_shown(volumes, capsys):
     listed.write_text("v_0\n")
     run(capsys, "--exclude", listed, "--skip-broken")
     (selection,) = facts_of(capsys)["selections"]
-    assert dots(selection, "pick", "pool") == [name for case in CASES[2:] for name in slice_names(case)]
+    assert dots(selection, "pick", "pool") == sorted(slice_names(*CASES[2:]))
 
 
 def test_copies_in_thin_volumes_are_not_shown(volumes, capsys):
@@ -101,11 +99,7 @@ def test_copies_in_thin_volumes_are_not_shown(volumes, capsys):
     (selection,) = facts_of(capsys)["selections"]
     shown = dots(selection, "pick", "pool")
     assert selection["pool_size"] == 18 == len(shown)
-    pool = dataset_pool(VOLUMES)
-    for case in pool.cases:
-        places = view_slices(case, pool.reader())
-        first = [f"{case.identifier}/{places.index(place)}" for place in sorted(set(places))]
-        assert [name for name in shown if name.startswith(case.identifier)] == first
+    assert shown == [f"{case}/{place}" for case in CASES for place in range(3)]
 
 
 def test_second_round_shows_what_was_drawn_as_labelled(volumes, capsys):
@@ -113,15 +107,15 @@ def test_second_round_shows_what_was_drawn_as_labelled(volumes, capsys):
     whole[6:10, 6:10, 6:10] = 1
     save(volumes.raw / VOLUMES / "labelsTr" / "v_5.nii.gz", whole)
     run(capsys, "--max_per_volume", "2", budget="4")
-    drawn = [f"{pick.case}/{pick.view}" for pick in picks(volumes)]
+    drawn = [f"{pick.case}/{pick.slice}" for pick in picks(volumes)]
     taken = {pick.case for pick in picks(volumes)}
     draw(volumes, *taken)
     succeeds(capsys, collect.main, ["-d", "31"])
     run(capsys, "--max_per_volume", "2", budget="2")
     (selection,) = facts_of(capsys)["selections"]
     labelled = sorted([*drawn, *slice_names("v_5")])
-    assert dots(selection, "labelled") == selection["labelled"] == labelled
-    untouched = [name for case in CASES if case not in {*taken, "v_5"} for name in slice_names(case)]
+    assert dots(selection, "labelled") == sorted(selection["labelled"]) == labelled
+    untouched = sorted(slice_names(*(case for case in CASES if case not in {*taken, "v_5"})))
     assert dots(selection, "pick", "pool") == untouched
     assert selection["pool_size"] == len(labelled) + len(untouched)
     page = (volumes.record(VOLUMES).parent / "report.html").read_text("utf-8")
@@ -137,16 +131,15 @@ def test_sources_of_volumes_and_of_pictures(volumes, capsys):
     run(capsys, "-s", "1", "32")
     told = facts_of(capsys)
     names = sorted(dot["name"] for dot in told["selections"][0]["map"]["dots"] if dot["kind"] == "source")
-    assert names == sorted(
-        [f"a_{i}, view {view + 1} of 8" for i in range(2) for view in range(8)] + ["s_00", "s_01", "s_02"]
-    )
+    places = candidates(dataset_pool("Dataset032_Archive"))
+    of_volumes = [f"{case}, slice {place}" for case in ("a_0", "a_1") for place in places[case]]
+    assert names == sorted([*of_volumes, "s_00", "s_01", "s_02"])
     assert told["sources"] == {SOURCE: 3, "Dataset032_Archive": 16}
 
 
-def test_record_that_does_not_tell_its_views_is_not_reported_on(volumes, capsys):
+def test_record_of_a_version_that_kept_no_facts_is_not_reported_on(volumes, capsys):
     run(capsys)
     record = volumes.selection(VOLUMES)
-    for pick in record["selections"][0]["picks"]:
-        del pick["view"]
+    del record["provenance"]["facts_cache"]
     volumes.record(VOLUMES).write_text(json.dumps(record))
     fails(capsys, report.main, ["-d", "31"], volumes.record(VOLUMES), "older version", "nnUNetv2_xssr_select")

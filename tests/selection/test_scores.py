@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunetv2_xssr.selection import standardise
-from nnunetv2_xssr.selection.scores import density, novelty
+from nnunetv2_xssr.selection.scores import density, density_span, novelty, raw_density, scaled
 
 
 def min_max(values):
@@ -75,3 +75,16 @@ def test_a_third_of_the_pool_without_any_neighbour_keeps_the_min_max_scaling():
     pool = naive.unit(np.vstack([np.eye(40)[:30], np.repeat(np.eye(40)[30:], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], axis=0)]))
     true = np.array([np.sort(naive.Distances(pool)(i))[1:21].mean() for i in range(len(pool))])
     np.testing.assert_allclose(density(pool), min_max(1 / (true + 1e-5)), atol=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 40, [8] * 6, [30, 1, 5, 12], [25, 3], [10]])
+def test_parts_of_one_whole_do_not_count_as_density(sizes):
+    pool, wholes = naive.pool_of("blobs", sum(sizes), 16), np.repeat(np.arange(len(sizes)), sizes)
+    apart, k = naive.Distances(pool), min(20, sum(sizes) - max(sizes))
+    if k == 0:
+        assert not density(pool, wholes=wholes).any()
+        return
+    means = np.array([np.sort(apart(i)[wholes != wholes[i]])[:k].mean() for i in range(len(pool))])
+    raw = raw_density(means)
+    expected = scaled(raw, least=raw.min(), span=density_span(raw))
+    np.testing.assert_allclose(density(pool, wholes=wholes), expected, rtol=1e-9, atol=1e-12)
