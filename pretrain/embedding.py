@@ -1,5 +1,6 @@
 """Embeddings of cases: their pooled feature maps, kept on disk and computed only for cases that lack them."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import CaseRows
-from nnunetv2_xssr.images.channels import UNNAMED, channel_order
+from nnunetv2_xssr.images.channels import UNNAMED, channel_order, normalisation_schemes
 from nnunetv2_xssr.images.extract import ACQUIRED, FILE, LEAST_VIEWS, Look
+from nnunetv2_xssr.images.normalise import Window, window_text
 from nnunetv2_xssr.images.views import VIEWS_VERSION, Views
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
@@ -51,12 +53,13 @@ class Encoder:
 
     @property
     def look(self) -> Look:
-        """The scale, axis and number of the views that it learned from, to which all others are brought.
+        """The scale, axis, number and window of the views that it learned from, to which all others are brought.
 
         Slices as files have them are taken where annotators draw on them, and say nothing about whole cases.
         """
         axis = ACQUIRED if self.views["axis"] in (FILE, None) else self.views["axis"]
-        return Look(pixel=self.views["pixel"], axis=axis, views=max(self.views["views"], LEAST_VIEWS))
+        views, window = max(self.views["views"], LEAST_VIEWS), self.views["window"]
+        return Look(pixel=self.views["pixel"], axis=axis, views=views, window=window and tuple(window))
 
 
 def load_encoder(path: Path, *, device: str) -> Encoder:
@@ -97,16 +100,56 @@ def check_channels(encoder: Encoder, channel_names: Sequence[str], pool_name: st
     Raises
     ------
     UserError
-        If the encoder was trained on other channels.
+        If the encoder was trained on other channels, or on some with another normalisation.
     """
     learned = encoder.views["channel_names"]
     order = channel_order(channel_names, like=learned)
+    if order is None and UNNAMED in learned and len(learned) == len(channel_names):
+        raise UserError(
+            f"the encoder {encoder.path} learned from {len(learned)} channels without names, by z-score, but "
+            f"{pool_name} has {', '.join(channel_names)} ({', '.join(normalisation_schemes(channel_names))}); pretrain "
+            f"anew with --channel_names {shlex.join(channel_names)}, or give another --encoder"
+        )
     if order is None:
         raise UserError(
             f"the encoder {encoder.path} was trained on {len(learned)} channels ({', '.join(learned)}) but "
             f"{pool_name} has {len(channel_names)} ({', '.join(channel_names)}); give another --encoder or source"
         )
     return order
+
+
+def check_look(encoder: Encoder, *, dim: int, axis: str | None, window: Window | None) -> None:
+    """Compare what the user asks of the views with what the encoder learned from, before any image is read.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    dim : {2, 3}
+    axis, window
+        See `Look`; None asks for what the encoder learned.
+
+    Raises
+    ------
+    UserError
+        If they differ.
+    """
+    learned = 2 if isinstance(encoder.views["view_size"], int) else 3
+    if learned != dim:
+        raise UserError(
+            f"the encoder {encoder.path} learned from {_kind(encoder.views['view_size'])}; give --dim {learned}, or "
+            f"another --encoder"
+        )
+    windows = "the three windows" if encoder.look.window is None else f"--window {window_text(encoder.look.window)}"
+    for differs, option, had in (
+        (axis not in (None, encoder.views["axis"]), f"--axis {axis}", f"--axis {encoder.views['axis']}"),
+        (window not in (None, encoder.look.window), f"--window {window and window_text(window)}", windows),
+    ):
+        if differs:
+            had = "slices along the axis of acquisition" if had == f"--axis {ACQUIRED}" else had
+            raise UserError(
+                f"the encoder {encoder.path} learned from {had}; leave {option} out, or pretrain anew: "
+                f"nnUNetv2_xssr_pretrain {option}"
+            )
 
 
 def check_encoder_fits(encoder: Encoder, views: Views) -> tuple[int, ...]:
@@ -131,7 +174,7 @@ def check_encoder_fits(encoder: Encoder, views: Views) -> tuple[int, ...]:
     if order is None:
         raise UserError(
             f"the encoder {encoder.path} learned from {', '.join(learned)}, but {views.pool.name} is shown as "
-            f"{', '.join(shown)}; give the same window, or another --encoder"
+            f"{', '.join(shown)}; read it with the look of the encoder, or give another --encoder"
         )
     return order
 

@@ -23,7 +23,7 @@ from nnunetv2_xssr.records.workspace import encoder_folder
 ARCHITECTURE = {"features_per_stage": [32, 64, 128, 256], "strides": [4, 2, 2, 1], "decoder_features": 128}
 MASK_RATIO = 0.6
 # Of the views that an encoder learns from: those that it embeds must follow the same ones.
-VIEW_RULES = ("version", "view_size", "normalisation", "view_channels", "pixel", "axis")
+VIEW_RULES = ("version", "view_size", "normalisation", "view_channels", "pixel", "axis", "window")
 LEARNING_RATE = 1e-3
 # The loss on training images says nothing about others, so a tenth of the cases is held out, also where the loss does
 # not decide the length. A pool of fewer cases needs all of them for learning.

@@ -12,7 +12,7 @@ from nnunetv2_xssr.images.channels import common_channels
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.views import Views, common_look, prepare_views
 from nnunetv2_xssr.pipeline.embed import embed_pools
-from nnunetv2_xssr.pipeline.read import read_pools
+from nnunetv2_xssr.pipeline.read import Seeing, read_pools
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
@@ -153,8 +153,9 @@ def embedded_pools(
             logger.info("pretraining the encoder of seed %d, of %d encoders", seed, seeds)
             learn_from = _views(target, sources, pool)
             pretrain(learn_from, settings=Settings(seed=seed), fabric=start(device), resume=True, folder=encoder.parent)
-        read = read_pools(target, sources, encoder=encoder, dim=2, unit="case", skip_broken=False, device=device)
-        embedded = embed_pools(read, embedding="auto", unit="case", seed=seed, device=device)
+        seeing = Seeing(encoder=encoder)
+        read = read_pools(target, sources, seeing=seeing, unit="case", skip_broken=False, device=device)
+        embedded = embed_pools(read, embedding=seeing.embedding, unit="case", seed=seed, device=device)
         row = {case: i for i, case in enumerate(embedded.identifiers)}
         yield Features(
             pool=embedded.pool[[row[case] for case in pool]],

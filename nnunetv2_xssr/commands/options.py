@@ -34,6 +34,18 @@ def add_dim(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_look(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what is seen of volumes: ``--axis`` and ``--window``."""
+    add = parser.add_argument
+    # fmt: off
+    add("--axis", choices=("axial", "coronal", "sagittal", "file"),
+        help="along which volumes are cut into slices; by default that of acquisition, with the largest spacing. "
+        "file: the third axis of each file, as always with select --unit slice")
+    add("--window", metavar="CENTRE/WIDTH",
+        help="the only window in which CT is seen, such as 40/400; by default three: lung, soft tissue, bone")
+    # fmt: on
+
+
 def add_slices(parser: argparse.ArgumentParser) -> None:
     """Add ``--unit`` and what it may choose: ``--max_per_volume``, ``--slice_range`` and ``--roi``."""
     add = parser.add_argument

@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 
-from nnunetv2_xssr.commands.options import add_dim, add_folders, add_training, training_options
+from nnunetv2_xssr.commands.options import add_dim, add_folders, add_look, add_training, training_options
 from nnunetv2_xssr.commands.running import run
 
 
@@ -19,7 +19,14 @@ def main(argv: list[str] | None = None) -> int:
         "-s", nargs="+", required=True, metavar="SOURCE", help="nnU-Net datasets (name or number) or folders of images"
     )
     add_folders(parser)
+    parser.add_argument(
+        "--channel_names",
+        nargs="+",
+        metavar="NAME",
+        help="of every channel of images in folders, such as CT, as in nnU-Net",
+    )
     add_dim(parser)
+    add_look(parser)
     add_training(parser, epochs=24, batch="32")
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _pretrain(args), "run the same command with --c")
@@ -30,7 +37,14 @@ def _pretrain(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.pretrain.processes import is_first_process
 
     final = pretrain_encoder(
-        args.s, dim=args.dim, recursive=args.recursive, patient_ids=not args.no_patient_ids, **training_options(args)
+        args.s,
+        dim=args.dim,
+        channel_names=args.channel_names,
+        axis=args.axis,
+        window=args.window,
+        recursive=args.recursive,
+        patient_ids=not args.no_patient_ids,
+        **training_options(args),
     )
     if is_first_process():
         options = " --dim 3" * (args.dim == 3) + " --recursive" * args.recursive

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunetv2_xssr.commands.options import add_dim, add_folders, add_slices
+from nnunetv2_xssr.commands.options import add_dim, add_folders, add_look, add_slices
 from nnunetv2_xssr.commands.running import add_device, add_name, run
 from nnunetv2_xssr.errors import UserError
 
@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     add_folders(parser)
     add_name(parser)
     add_dim(parser)
+    add_look(parser)
     add_slices(parser)
     add_device(parser)
     args = parser.parse_args(argv)

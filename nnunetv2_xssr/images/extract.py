@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.geometry import Geometry, display, plane_spacing
-from nnunetv2_xssr.images.normalise import Statistics, nonzero_box, normalise
+from nnunetv2_xssr.images.normalise import Statistics, Window, nonzero_box, normalise
 
 VIEW_SIZE = 128  # pixels, height and width
 VOLUME_SIZE = 64  # voxels along every axis of a volume that is one view
@@ -35,11 +36,14 @@ class Look:
         is.
     views : int
         Rows of views per volume. A volume with fewer slices at the distance ``EVERY`` repeats them.
+    window : (float, float) or None
+        Centre and width of the only window in which CT is shown; None for the usual ones.
     """
 
     pixel: float | None = None
     axis: str = ACQUIRED
     views: int = LEAST_VIEWS
+    window: Window | None = None
 
     def axis_of(self, geometry: Geometry, shape: Sequence[int]) -> int:
         """The canonical axis along which slices of a canonical volume of this shape (z, y, x) are taken."""
@@ -48,6 +52,18 @@ class Look:
         if 1 in shape:
             return list(shape).index(1)
         return geometry.acquired if self.axis == ACQUIRED else PLANES.index(self.axis)
+
+
+def check_axis(axis: str | None, *, dim: int, unit: str = "case") -> None:
+    """Raise `UserError` unless slices can be taken along an axis that a user asks for."""
+    if axis is None:
+        return
+    if axis not in (*PLANES, FILE):
+        raise one_of("--axis", (*PLANES, FILE), axis)
+    if dim == 3:
+        raise UserError("--axis is about slices, which --dim 3 does not see; leave it out")
+    if unit == "slice" and axis != FILE:
+        raise UserError(f"--unit slice takes the slices of the file, on which annotators draw; leave --axis {axis} out")
 
 
 def views_for(extent: float) -> int:
@@ -221,7 +237,7 @@ def show_slices(
     planes = tuple(part for axis, part in enumerate(chosen.box) if axis != chosen.axis)
     slices = np.take(canonical, chosen.places, axis=1 + chosen.axis)
     slices = np.moveaxis(slices, 1 + chosen.axis, 1)[:, :, planes[0], planes[1]]
-    slices = display(normalise(slices, channel_names, statistics), chosen.axis)
+    slices = display(normalise(slices, channel_names, statistics, look.window), chosen.axis)
     views = torch.from_numpy(np.ascontiguousarray(slices)).transpose(0, 1)
     return _into_view(views, plane_spacing(geometry.canonical_spacing, chosen.axis), look.pixel).numpy()
 
@@ -245,7 +261,9 @@ def _pad_or_cut(image: torch.Tensor, size: list[int]) -> torch.Tensor:
     return F.pad(image, padding)
 
 
-def extract_volume(image: np.ndarray, channel_names: tuple[str, ...], *, geometry: Geometry = UNKNOWN) -> np.ndarray:
+def extract_volume(
+    image: np.ndarray, channel_names: tuple[str, ...], *, geometry: Geometry = UNKNOWN, window: Window | None = None
+) -> np.ndarray:
     """A volume as one view: the box around its foreground, in one orientation, fitted into a cube with its aspect.
 
     Parameters
@@ -253,6 +271,8 @@ def extract_volume(image: np.ndarray, channel_names: tuple[str, ...], *, geometr
     image : array of shape (channels, z, y, x)
     channel_names : tuple of str
     geometry : Geometry
+    window : (float, float), optional
+        See `Look`.
 
     Returns
     -------
@@ -263,7 +283,7 @@ def extract_volume(image: np.ndarray, channel_names: tuple[str, ...], *, geometr
     canonical = canonical[:, box[0], box[1], box[2]]
     statistics = Statistics.of(canonical, channel_names)
     z, y, x = (foreground(canonical[0], axis) for axis in range(3))
-    volume = normalise(canonical[:, z, y, x], channel_names, statistics)
+    volume = normalise(canonical[:, z, y, x], channel_names, statistics, window)
     tensor = torch.from_numpy(np.ascontiguousarray(volume))[None]
     extent = [size * mm for size, mm in zip(tensor.shape[2:], geometry.canonical_spacing, strict=True)]
     size = [max(1, round(VOLUME_SIZE * mm / max(extent))) for mm in extent]

@@ -72,7 +72,7 @@ def make_dataset(
     if len(channel_names) > 1 and takes_dicom(folder, recursive=recursive):  # before they are converted
         raise UserError(f"--channel_names must name 1 channel of DICOM series; got {' '.join(channel_names)}")
     pool = folder_pool(folder, channel_names=channel_names, recursive=recursive, patient_ids=patient_ids)
-    _check_channels(pool, channel_names)
+    check_channel_names(pool, channel_names)
     description = {
         "channel_names": {str(i): channel for i, channel in enumerate(channel_names)},
         "labels": {"background": 0, **{label: i + 1 for i, label in enumerate(labels)}},
@@ -121,7 +121,8 @@ def _check_labels(labels: Sequence[str]) -> None:
         )
 
 
-def _check_channels(pool: ImagePool, channel_names: Sequence[str]) -> None:
+def check_channel_names(pool: ImagePool, channel_names: Sequence[str]) -> None:
+    """Raise `UserError` unless ``--channel_names`` names as many channels as the images of a folder have."""
     case, image = first_readable(pool)
     if len(image) == len(channel_names):
         return

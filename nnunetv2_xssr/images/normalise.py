@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import normalisation_schemes
 
 # nnU-Net takes the statistics of CT from the labelled foreground, which a pool may not have. The windows in which
 # radiologists look keep what its scheme is for: Hounsfield units stay comparable between cases. Centre and width.
 CT_WINDOWS = {"lung": (-600.0, 1500.0), "soft tissue": (40.0, 400.0), "bone": (400.0, 1800.0)}
+Window = tuple[float, float]
 # For nnU-Net's own scheme, where a pool is preprocessed as nnU-Net would: all of a body, from air to bone.
 CT_STATISTICS = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
 # nnU-Net normalises inside of what is not zero where cropping to that takes away much. How much depends on the margins
@@ -16,11 +18,41 @@ CT_STATISTICS = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percent
 _MASKED = 0.25
 
 
-def view_channels(channel_names: tuple[str, ...]) -> list[str]:
-    """The channels of a view: those of the image, of CT one per window."""
+def parse_window(text: str | None) -> Window | None:
+    """Centre and width, in Hounsfield units, from a text such as ``40/400``; None for None."""
+    if text is None:
+        return None
+    try:
+        centre, width = (float(number) for number in text.split("/"))
+    except ValueError:
+        centre, width = 0.0, 0.0
+    if not (np.isfinite(centre) and 0 < width < np.inf):
+        raise UserError(f"--window must be CENTRE/WIDTH in Hounsfield units, such as 40/400; got {text!r}")
+    return centre, width
+
+
+def window_text(window: Window) -> str:
+    """A window as `parse_window` reads it."""
+    return f"{window[0]:g}/{window[1]:g}"
+
+
+def check_window(window: Window | None, channel_names: tuple[str, ...] | None) -> None:
+    """Raise `UserError` if there is a window, but no channel of CT."""
+    if window is None or "CTNormalization" in normalisation_schemes(channel_names or ()):
+        return
+    has = f"the channels are {', '.join(channel_names)}" if channel_names else "no channel has a name (--channel_names)"
+    raise UserError(f"--window is for CT, but {has}; leave it out, or name the channel CT")
+
+
+def _windows(window: Window | None) -> dict[str, Window]:
+    return CT_WINDOWS if window is None else {window_text(window): window}
+
+
+def view_channels(channel_names: tuple[str, ...], window: Window | None = None) -> list[str]:
+    """The channels of a view: those of the image, of CT one per window: the usual ones, or the one that is given."""
     names = []
     for name, scheme in zip(channel_names, normalisation_schemes(channel_names), strict=True):
-        names += [f"{name} {window}" for window in CT_WINDOWS] if scheme == "CTNormalization" else [name]
+        names += [f"{name} {one}" for one in _windows(window)] if scheme == "CTNormalization" else [name]
     return names
 
 
@@ -90,7 +122,9 @@ class Statistics:
         return cls(masked, (mean + centre).tolist(), np.sqrt(variance).tolist(), low.tolist(), high.tolist())
 
 
-def normalise(slices: np.ndarray, channel_names: tuple[str, ...], statistics: Statistics | None) -> np.ndarray:
+def normalise(
+    slices: np.ndarray, channel_names: tuple[str, ...], statistics: Statistics | None, window: Window | None = None
+) -> np.ndarray:
     """Some slices of a case as nnU-Net would normalise them with the whole case at hand; CT in windows.
 
     Parameters
@@ -99,6 +133,8 @@ def normalise(slices: np.ndarray, channel_names: tuple[str, ...], statistics: St
     channel_names : tuple of str
     statistics : Statistics or None
         Of the case.
+    window : (float, float), optional
+        Centre and width of the only window of CT.
 
     Returns
     -------
@@ -111,7 +147,7 @@ def normalise(slices: np.ndarray, channel_names: tuple[str, ...], statistics: St
     for c, (values, scheme) in enumerate(zip(slices.astype(np.float32), chosen, strict=True)):
         if scheme == "CTNormalization":
             # From 0, so that what lies beyond the image, which is 0, is air.
-            done += [np.clip((values - centre) / width + 0.5, 0, 1) for centre, width in CT_WINDOWS.values()]
+            done += [np.clip((values - centre) / width + 0.5, 0, 1) for centre, width in _windows(window).values()]
             continue
         if statistics and scheme == "ZScoreNormalization":
             values = (values - statistics.mean[c]) / max(statistics.std[c], 1e-8)

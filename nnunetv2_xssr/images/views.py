@@ -15,6 +15,7 @@ from nnunetv2_xssr.images.case_facts import CaseFacts, mixture
 from nnunetv2_xssr.images.case_rows import CaseRows, file_hashes
 from nnunetv2_xssr.images.channels import UNNAMED, channel_order, different_channels, normalisation_schemes
 from nnunetv2_xssr.images.extract import (
+    ACQUIRED,
     FILE,
     PLANES,
     VIEW_SIZE,
@@ -27,7 +28,7 @@ from nnunetv2_xssr.images.extract import (
     views_for,
 )
 from nnunetv2_xssr.images.geometry import Geometry, stored_orientation
-from nnunetv2_xssr.images.normalise import view_channels
+from nnunetv2_xssr.images.normalise import Window, view_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, read_image, third_axis
@@ -207,14 +208,15 @@ def _settings(
         "view_size": VIEW_SIZE if dim == 2 else [VOLUME_SIZE] * 3,
         "views": n_views,
         "normalisation": normalisation_schemes(channel_names),
-        "view_channels": view_channels(channel_names),
+        "view_channels": view_channels(channel_names, look.window),
         "pixel": look.pixel if dim == 2 else None,
         "axis": look.axis if dim == 2 else None,
+        "window": look.window and list(look.window),
         "channel_order": list(order),
     }
 
 
-def common_look(pools: Sequence[ImagePool], *, dim: int, axis: str = Look.axis) -> Look:
+def common_look(pools: Sequence[ImagePool], *, dim: int, axis: str | None = None, window: Window | None = None) -> Look:
     """The look with the scale and the number of slices of some pools: their median case fills a view.
 
     What a case fills is the larger side of a slice, without its margins of zeros. Whole volumes and pictures that tell
@@ -225,13 +227,15 @@ def common_look(pools: Sequence[ImagePool], *, dim: int, axis: str = Look.axis) 
     pools : sequence of ImagePool
         Of which sixteen cases each, evenly spaced, are looked at.
     dim : {2, 3}
-    axis : str
-        Along which slices are taken.
+    axis : str, optional
+        Along which slices are taken: see `Look`.
+    window : (float, float), optional
+        See `Look`.
     """
-    look = Look(axis=axis)
+    look = Look(axis=axis or ACQUIRED, window=window)
     if dim == 3 or not all(map(_tells_size, pools)):
         return look
-    extents = [extent[axis] for pool in pools for extent in _extents(pool)]
+    extents = [extent[look.axis] for pool in pools for extent in _extents(pool)]
     if not extents:
         return look  # every case is broken, as reading them will say
     side, depth = np.median(extents, axis=0).tolist()
@@ -314,7 +318,7 @@ def _case_views(
             chosen = choose_slices(image, n_views, geometry=geometry, look=look, limits=limits)
             views = show_slices(image, channel_names, chosen, geometry=geometry, look=look)
         else:
-            views = extract_volume(image, channel_names, geometry=geometry)
+            views = extract_volume(image, channel_names, geometry=geometry, window=look.window)
     except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
         raise BrokenImage(f"{where} does not fit its normalisation: {error}") from None
     if not np.isfinite(views).all():

@@ -7,6 +7,9 @@ from pathlib import Path
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images import channels as named_channels
+from nnunetv2_xssr.images.extract import check_axis
+from nnunetv2_xssr.images.new_dataset import check_channel_names
+from nnunetv2_xssr.images.normalise import check_window, parse_window
 from nnunetv2_xssr.images.pools import ImagePool, open_pools
 from nnunetv2_xssr.images.views import Views, common_look, prepare_views
 from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
@@ -26,6 +29,9 @@ def pretrain_encoder(
     sources: Sequence[str],
     *,
     dim: int = 2,
+    channel_names: Sequence[str] | None = None,
+    axis: str | None = None,
+    window: str | None = None,
     recursive: bool = False,
     patient_ids: bool = True,
     resume: bool = False,
@@ -43,6 +49,12 @@ def pretrain_encoder(
         nnU-Net datasets, by name or number, or folders of images.
     dim : {2, 3}
         What the encoder sees of volumes: slices, or the whole volume.
+    channel_names : sequence of str, optional
+        The channels of images in folders, which decide their normalisation; z-score by default.
+    axis : {"axial", "coronal", "sagittal", "file"}, optional
+        Along which slices of volumes are seen; by default that of acquisition.
+    window : str, optional
+        The only window in which CT is seen, centre and width such as ``"40/400"``; by default three.
     recursive, patient_ids : bool
         How folders are read: `nnunetv2_xssr.images.pools.folder_pool`.
     resume : bool
@@ -69,13 +81,16 @@ def pretrain_encoder(
     """
     check_environment()
     chosen = Settings(**settings)
+    check_axis(axis, dim=dim)
+    ct_window = parse_window(window)
     fabric = start(resolve_device(device), n_devices=num_gpus, precision=precision)
 
     def read() -> list[Views]:
         chosen.check_parts(n_processes=fabric.world_size, compares_samples=False)
-        pools = open_pools(list(sources), recursive=recursive, patient_ids=patient_ids)
-        channels = named_channels.common_channels(pools)
-        look = common_look(pools, dim=dim)
+        pools = open_pools(list(sources), channel_names=channel_names, recursive=recursive, patient_ids=patient_ids)
+        channels = _channels(pools, channel_names)
+        check_window(ct_window, channels)
+        look = common_look(pools, dim=dim, axis=axis, window=ct_window)
         return [
             prepare_views(pool, channel_names=channels, skip_broken=skip_broken, dim=dim, look=look) for pool in pools
         ]
@@ -88,6 +103,21 @@ def pretrain_encoder(
                 logger.info("set aside: %s", sentence)
         with stop_reported_once(fabric):
             return pretrain(views, settings=chosen, fabric=fabric, resume=resume)
+
+
+def _channels(pools: Sequence[ImagePool], channel_names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The channels of all sources: those of the datasets, and as the user says of folders."""
+    named = named_channels.common_channels(pools)
+    if channel_names is None:
+        return named
+    folders = [pool for pool in pools if not pool.channel_names]
+    if not folders:
+        raise UserError("--channel_names is about folders; datasets have their own in dataset.json: leave it out")
+    if named and named_channels.channel_order(channel_names, like=named) is None:
+        raise named_channels.different_channels("the sources", named, "--channel_names", channel_names)
+    for pool in folders:
+        check_channel_names(pool, channel_names)
+    return tuple(channel_names)
 
 
 def pretrain_unet(

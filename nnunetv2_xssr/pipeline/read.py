@@ -1,18 +1,65 @@
 """From pools to views: everything is compared before an image is read, and read before anything is trained."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.errors import UserError, first_few, one_of
 from nnunetv2_xssr.images.channels import common_channels
+from nnunetv2_xssr.images.extract import check_axis
+from nnunetv2_xssr.images.normalise import check_window, parse_window
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.regions import Regions
 from nnunetv2_xssr.images.views import Views, candidates_look, common_look, prepare_views
-from nnunetv2_xssr.pretrain.embedding import Encoder, check_channels, load_encoder
+from nnunetv2_xssr.pretrain.embedding import Encoder, check_channels, check_look, load_encoder
 from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import encoder_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeing:
+    """What the user chose about what is seen of the images.
+
+    Attributes
+    ----------
+    encoder : Path or None
+        A checkpoint; None for the one of the sources, or of the target where there are none.
+    embedding : {"auto", "grid", "average", "gap"}
+    dim : {2, 3}
+    axis : str or None
+        Along which slices are taken: see `nnunetv2_xssr.images.extract.Look`; None for what the encoder learned.
+    window : str or None
+        Of CT, as ``40/400``; None for what the encoder learned.
+    slice_range : str or None
+    roi : Path or None
+        See `nnunetv2_xssr.images.regions.Regions`.
+    """
+
+    encoder: Path | None = None
+    embedding: str = "auto"
+    dim: int = 2
+    axis: str | None = None
+    window: str | None = None
+    slice_range: str | None = None
+    roi: Path | None = None
+
+    def check(self, unit: str) -> None:
+        """Raise `UserError` if something is no value, or nothing for cases, or slices, as unit."""
+        if self.dim not in (2, 3):
+            raise one_of("--dim", (2, 3), self.dim)
+        if unit == "slice" and self.dim == 3:
+            raise UserError("--unit slice needs slices, which --dim 3 does not see; leave --dim out")
+        if unit == "case" and (self.slice_range or self.roi):
+            option = "--roi" if self.roi else "--slice_range"
+            raise UserError(f"{option} is about slices; give --unit slice with it")
+        check_axis(self.axis, dim=self.dim, unit=unit)
+        parse_window(self.window)
+
+    def settings(self) -> dict:
+        """Plain values, for the record."""
+        paths = {name: str(path) if path else None for name, path in (("encoder", self.encoder), ("roi", self.roi))}
+        return {**asdict(self), **paths}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +104,7 @@ def read_pools(
     target: ImagePool,
     sources: Sequence[ImagePool],
     *,
-    encoder: Path | None,
-    dim: int,
+    seeing: Seeing,
     unit: str,
     skip_broken: bool,
     device: str,
@@ -72,9 +118,7 @@ def read_pools(
     ----------
     target : ImagePool
     sources : sequence of ImagePool
-    encoder : Path or None
-        A checkpoint; by default the one of the sources, or of the target where there are none.
-    dim : {2, 3}
+    seeing : Seeing
     unit : {"case", "slice"}
     skip_broken : bool
         Set broken cases aside instead of raising.
@@ -90,16 +134,23 @@ def read_pools(
     regions = regions or Regions()
     channels = common_channels([target, *sources])
     learn_from = list(sources) or [target]
-    known = _known_encoder(encoder, learn_from, dim=dim, device=device)
-    if known and channels:
-        check_channels(known, channels, target.name)
-    look = known.look if known else common_look(learn_from, dim=dim)
+    known = _known_encoder(seeing.encoder, learn_from, dim=seeing.dim, device=device)
+    window = parse_window(seeing.window)
+    check_window(window, channels)
+    axis = None if unit == "slice" else seeing.axis
+    if known is None:
+        look = common_look(learn_from, dim=seeing.dim, axis=axis, window=window)
+    else:
+        check_look(known, dim=seeing.dim, axis=axis, window=window)
+        if channels:
+            check_channels(known, channels, target.name)
+        look = replace(known.look, axis=axis or known.look.axis)
     everything = [
         prepare_views(
             pool,
             channel_names=channels,
             skip_broken=skip_broken,
-            dim=dim,
+            dim=seeing.dim,
             look=candidates_look(pool, look) if unit == "slice" else look,
             regions=regions if pool is target else None,
         )
@@ -109,7 +160,7 @@ def read_pools(
         target=everything[0],
         sources=everything[1:],
         encoder=known,
-        given=encoder is not None,
+        given=seeing.encoder is not None,
         provenance=_provenance(target, everything, regions),
     )
     for sentence in read.set_aside:

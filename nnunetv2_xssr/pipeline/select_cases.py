@@ -10,7 +10,7 @@ from nnunetv2_xssr.annotation.handover import check_no_labels, first_round, writ
 from nnunetv2_xssr.annotation.label_check import label_values
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.device import resolve_device
-from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_table import with_case_table
 from nnunetv2_xssr.images.new_dataset import new_dataset
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool, open_pools
@@ -20,7 +20,7 @@ from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pipeline.choose import make_record
 from nnunetv2_xssr.pipeline.embed import embed_pools
 from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, make_plan
-from nnunetv2_xssr.pipeline.read import read_pools
+from nnunetv2_xssr.pipeline.read import Seeing, read_pools
 from nnunetv2_xssr.pipeline.scheduler import selector
 from nnunetv2_xssr.pipeline.slice_plan import make_slice_plan
 from nnunetv2_xssr.records.folds import split_in_use
@@ -48,6 +48,8 @@ def select_cases(
     encoder: Path | None = None,
     embedding: str = "auto",
     dim: int = 2,
+    axis: str | None = None,
+    window: str | None = None,
     slice_range: str | None = None,
     roi: Path | None = None,
     scheduler: str | None = None,
@@ -81,6 +83,10 @@ def select_cases(
     embedding : {"auto", "grid", "average", "gap"}
     dim : {2, 3}
         What the encoder sees of volumes: slices, or the whole volume.
+    axis : {"axial", "coronal", "sagittal", "file"}, optional
+        Along which slices of volumes are seen; by default that of acquisition, and of slices as unit that of the file.
+    window : str, optional
+        The only window in which CT is seen, centre and width such as ``"40/400"``; by default three.
     slice_range : str, optional
         With slices as unit: where in every file they may lie, such as ``"20%-80%"``.
     roi : Path, optional
@@ -108,12 +114,16 @@ def select_cases(
     """
     check_environment()
     picking = Choice(budget=str(budget), **choice)
-    if dim not in (2, 3):
-        raise one_of("--dim", (2, 3), dim)
-    if picking.unit == "slice" and dim == 3:
-        raise UserError("--unit slice needs slices, which --dim 3 does not see; leave --dim out")
-    if picking.unit == "case" and (slice_range or roi):
-        raise UserError(f"--{'roi' if roi else 'slice_range'} is about slices; give --unit slice with it")
+    seeing = Seeing(
+        encoder=encoder,
+        embedding=embedding,
+        dim=dim,
+        axis=axis,
+        window=window,
+        slice_range=slice_range,
+        roi=roi,
+    )
+    seeing.check(picking.unit)
     folders = {"recursive": recursive, "patient_ids": patient_ids}
     if images is None and not sources and folders != {"recursive": False, "patient_ids": True}:
         raise UserError("--recursive and --no_patient_ids say how a folder is read; give one to -i or -s")
@@ -132,13 +142,11 @@ def select_cases(
             folders=folders,
             scheduler=scheduler,
             overwrite=overwrite,
-            slice_range=slice_range,
-            roi=roi,
-            settings={"encoder": str(encoder) if encoder else None, "dim": dim, "embedding": embedding},
+            seeing=seeing,
         )
         device = resolve_device(device)
         with log_to(call.workspace.selection / "select.log"):
-            return _run(call, encoder=encoder, dim=dim, embedding=embedding, skip_broken=skip_broken, device=device)
+            return _run(call, skip_broken=skip_broken, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +160,7 @@ class _Call:
     settings: dict
     plan: SelectionPlan
     plan_for: Callable[[Views], SelectionPlan]  # the same plan with what could be read
+    seeing: Seeing
     regions: Regions
     select: Callable[..., Selection]
     last: SelectionRecord | None
@@ -171,9 +180,7 @@ def _checked(
     folders: dict[str, bool],
     scheduler: str | None,
     overwrite: bool,
-    slice_range: str | None,
-    roi: Path | None,
-    settings: dict,
+    seeing: Seeing,
 ) -> _Call:
     target, workspace = dataset_pool(dataset), Workspace(dataset, name)
     if cases:
@@ -202,14 +209,13 @@ def _checked(
             "source": [pool.name for pool in pools],
             **asdict(choice),
             "excluded": list(choice.excluded),
-            **settings,
-            "slice_range": slice_range,
-            "roi": str(roi) if roi else None,
+            **seeing.settings(),
             "scheduler": True if scheduler else None,  # whether, not which: that does not change the picks
         },
         plan=plan,
         plan_for=plan_for,
-        regions=Regions.of(usable, slice_range=slice_range, roi=roi),
+        seeing=seeing,
+        regions=Regions.of(usable, slice_range=seeing.slice_range, roi=seeing.roi),
         select=selector(scheduler, choice.strategy, plan.folds[0], workspace.selection),
         last=last,
         new_round=new_round,
@@ -242,9 +248,7 @@ def _check_writable(call: _Call) -> None:
         handover.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found now
 
 
-def _run(
-    call: _Call, *, encoder: Path | None, dim: int, embedding: str, skip_broken: bool, device: str
-) -> SelectionRecord:
+def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
     """Read, embed, choose and write; the record goes last, so that what it tells of is there."""
     workspace, choice = call.workspace, call.choice
 
@@ -256,8 +260,7 @@ def _run(
     read = read_pools(
         call.target,
         call.sources,
-        encoder=encoder,
-        dim=dim,
+        seeing=call.seeing,
         unit=choice.unit,
         regions=call.regions,
         skip_broken=skip_broken,
@@ -266,7 +269,7 @@ def _run(
     plan = call.plan_for(read.target)
     if choice.unit == "slice":  # how many there are is known now
         tell(plan)
-    embedded = embed_pools(read, embedding=embedding, unit=choice.unit, seed=choice.seed, device=device)
+    embedded = embed_pools(read, embedding=call.seeing.embedding, unit=choice.unit, seed=choice.seed, device=device)
     if call.same_round:
         check_replaceable(workspace.record, part="provenance", new=embedded.provenance)
     record = make_record(

@@ -104,7 +104,8 @@ def load_selection_data(workspace: Workspace) -> SelectionData:
 
 def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> PoolData:
     folder, made_from = Workspace(name).caches, record.provenance
-    if "facts_cache" not in made_from:
+    by_slice = record.settings["unit"] == "slice"
+    if "views_cache" not in made_from or (by_slice and "facts_cache" not in made_from):
         raise UserError(f"{record_path} was made by an older version; run nnUNetv2_xssr_select again")
     views, of_views = CaseRows.load(folder / "views", made_from["views_cache"][name])
     embeddings, index = CaseRows.load(folder / "embeddings", made_from["embeddings_cache"][name])
@@ -112,7 +113,7 @@ def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> PoolDat
     row = {identifier: i for i, identifier in enumerate(views.identifiers)}
     identifiers, rows, shown = embeddings.identifiers, embeddings.rows, views.rows
     n_views = rows.shape[1]
-    if record.settings["unit"] == "slice" and n_views > 1:  # a flat source is compared as it is
+    if by_slice and n_views > 1:  # a flat source is compared as it is
         facts, _ = CaseRows.load(folder / "facts", made_from["facts_cache"][name])
         slices = candidate_rows({case: CaseFacts.of_row(facts.rows[row[case]]) for case in identifiers})
         rows, shown = row_per_slice(rows, slices.values()), shown.reshape(-1, 1, *shown.shape[2:])

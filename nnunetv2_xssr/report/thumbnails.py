@@ -89,9 +89,9 @@ def view_thumbnail(view: np.ndarray, channel_names: list[str], *, side: int = _D
     _, rows, columns = nonzero_box(view[:, None])
     values = view[:, rows, columns].astype(np.float32)
     if not is_colour(channel_names):
-        # Of the windows of CT the one for soft tissue.
-        is_ct = normalisation_schemes(channel_names[:1]) == ["CTNormalization"] and len(view) > 1
-        values = values[[list(CT_WINDOWS).index("soft tissue") if is_ct else 0]]
+        # Of the windows of CT the one for soft tissue, unless there is but one.
+        windows = normalisation_schemes(channel_names[:1]) == ["CTNormalization"] and len(view) > len(channel_names)
+        values = values[[list(CT_WINDOWS).index("soft tissue") if windows else 0]]
     pixels = np.stack([_window(channel) for channel in values], axis=-1)
     picture = Image.fromarray(pixels[..., 0] if len(values) == 1 else pixels)
     width, height = (max(1, round(side * size / max(picture.size))) for size in picture.size)
