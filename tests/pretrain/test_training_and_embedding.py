@@ -98,7 +98,7 @@ def test_whole_volumes(empty, capsys, monkeypatch):
     encoder = load_encoder(checkpoint, device="cpu")
     upright, turned = views.rows[0], views.rows[0][:, :, ::-1].copy()  # the same slices in another order
     assert not np.allclose(embed_views(encoder, upright), embed_views(encoder, turned))
-    fails(capsys, select.main, [*argv, "--overwrite", "--encoder", checkpoint], "whole volumes", "2D views", "--dim")
+    fails(capsys, select.main, [*argv, "--overwrite", "--encoder", checkpoint], "whole volumes", "give --dim 3")
 
 
 def test_whole_volumes_of_pictures(workspace, capsys):
