@@ -32,8 +32,7 @@ class Look:
         every slice into the view, as for pictures that tell no size. The aspect is kept in both cases.
     axis : {"acquired", "axial", "coronal", "sagittal", "file"}
         Along what slices are taken: the axis of acquisition, one of the patient, or the third axis of each file, on
-        whose slices annotators draw. A file that tells no directions is taken for axial, and a single slice is what it
-        is.
+        whose slices annotators draw. A single slice is what it is.
     views : int
         Rows of views per volume. A volume with fewer slices at the distance ``EVERY`` repeats them.
     window : (float, float) or None
@@ -187,14 +186,18 @@ def choose_slices(
 
 
 def slice_extents(image: np.ndarray, *, geometry: Geometry) -> dict[str, tuple[float, float]]:
-    """Millimetres of the larger side of slices, and of all slices together, without margins of zeros, per axis."""
+    """Millimetres of the larger side of slices, and of all slices together, without margins of zeros, per axis.
+
+    A single slice has no extent across, whatever its file says.
+    """
     image = geometry.canonical(image)
     extent = [
         (part.stop - part.start) * mm if part.stop else size * mm
         for part, size, mm in zip(nonzero_box(image), image.shape[1:], geometry.canonical_spacing, strict=True)
     ]
     along = {name: Look(axis=name).axis_of(geometry, image.shape[1:]) for name in AXES}
-    return {name: (float(max(np.delete(extent, axis))), float(extent[axis])) for name, axis in along.items()}
+    depth = [mm if size > 1 else 0.0 for mm, size in zip(extent, image.shape[1:], strict=True)]
+    return {name: (float(max(np.delete(extent, axis))), float(depth[axis])) for name, axis in along.items()}
 
 
 def extract_views(
