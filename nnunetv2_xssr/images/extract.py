@@ -82,10 +82,13 @@ def foreground(volume: np.ndarray, axis: int = 0) -> slice:
     return slice(int(inside[0]), int(inside[-1]) + 1)
 
 
-def evenly_spaced(inside: np.ndarray, n: int, *, spacing: float) -> np.ndarray:
-    """One slice every ``EVERY`` millimetres, at least ``LEAST_VIEWS`` and at most n, repeated evenly to n.
+def evenly_spaced(inside: slice, n: int) -> np.ndarray:
+    """The middles of n equal parts of a range of slices, so that its ends, which show least, are not among them."""
+    return np.floor(inside.start + (np.arange(n) + 0.5) / n * (inside.stop - inside.start)).astype(int)
 
-    They are the middles of equal parts, so that the ends of a range, which show least, are not among them.
+
+def at_density(inside: np.ndarray, n: int, *, spacing: float) -> np.ndarray:
+    """One slice every ``EVERY`` millimetres, at least ``LEAST_VIEWS`` and at most n, repeated evenly to n.
 
     Parameters
     ----------
@@ -96,8 +99,7 @@ def evenly_spaced(inside: np.ndarray, n: int, *, spacing: float) -> np.ndarray:
         Millimetres from slice to slice.
     """
     distinct = min(n, len(inside), max(LEAST_VIEWS, round(len(inside) * spacing / EVERY)))
-    chosen = np.floor((np.arange(distinct) + 0.5) / distinct * len(inside)).astype(int)
-    return inside[chosen][np.arange(n) * distinct // n]
+    return inside[evenly_spaced(slice(0, len(inside)), distinct)][np.arange(n) * distinct // n]
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def choose_slices(
         if limits.region is not None:
             wanted = (limits.within & limits.region)[in_file]
     candidates = np.flatnonzero(wanted if wanted.any() else inside)
-    places = evenly_spaced(candidates, n_views, spacing=geometry.canonical_spacing[axis])
+    places = at_density(candidates, n_views, spacing=geometry.canonical_spacing[axis])
     return Slices(
         axis=axis,
         places=places,

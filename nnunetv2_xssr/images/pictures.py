@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from nnunetv2_xssr.images.channels import normalisation_schemes
-from nnunetv2_xssr.images.extract import Look, evenly_spaced, foreground
+from nnunetv2_xssr.images.extract import ACQUIRED, FILE, Look, evenly_spaced, foreground
 from nnunetv2_xssr.images.geometry import Geometry, display, plane_spacing
 from nnunetv2_xssr.images.normalise import CT_WINDOWS, nonzero_box
 
@@ -90,7 +90,7 @@ def draw_case(
         From 0 along the third axis of the file.
     """
     image, spacing = geometry.canonical(image), geometry.canonical_spacing
-    axis = Look(as_stored=slice_ is not None).axis_of(geometry, image.shape[1:])
+    axis = Look(axis=ACQUIRED if slice_ is None else FILE).axis_of(geometry, image.shape[1:])
     count = image.shape[1 + axis]
     if count > 1:
         box = [part if i != axis else slice(None) for i, part in enumerate(nonzero_box(image))]
