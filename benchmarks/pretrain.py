@@ -231,7 +231,7 @@ def b2nd_rate(pool, read, folder):
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
     for case in pool.cases:
-        image = read(case)
+        image = read(case).astype(np.float32)  # as nnU-Net keeps it
         label = np.zeros((1, *image.shape[1:]), np.int8)
         nnUNetDatasetBlosc2.save_case(image, label, {}, str(folder / case.identifier))
     dataset = nnUNetDatasetBlosc2(str(folder), pool.identifiers)

@@ -180,3 +180,33 @@ def test_files_are_hashed_again_only_when_they_changed(workspace, monkeypatch):
     file.write_bytes(file.read_bytes() + b"x")
     changed = file_hashes(pool)
     assert [case for case in first if first[case] != changed[case]] == ["t_03"] and len(read) == 1
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_hashes_of_an_interrupted_run_are_kept(workspace, monkeypatch, how):
+    from nnunetv2_xssr.images import case_rows
+
+    pool = dataset_pool(TARGET)
+    cache = workspace.preprocessed / TARGET / "xssr" / "caches" / "files.json"
+    first = file_hashes(pool)
+    whole = json.loads(cache.read_text())
+    cache.write_text(json.dumps({name: {**entry, "stamp": []} for name, entry in whole.items()}))
+    original = case_rows.sha256_files
+
+    def interrupted(files):
+        if "t_06" in files[0].name:
+            raise KeyboardInterrupt
+        return original(files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(case_rows, "_SAVE_EVERY", 0 if how == "killed" else 1e9)
+        patch.setattr(case_rows, "sha256_files", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            file_hashes(pool)
+    kept = json.loads(cache.read_text())
+    assert list(kept) == list(whole)  # those of other cases stay
+    assert [name for name in kept if kept[name] == whole[name]] == [f"t_{i:02d}" for i in range(6)]
+    read = []
+    monkeypatch.setattr(case_rows, "sha256_files", lambda files: read.append(files) or original(files))
+    assert file_hashes(pool) == first
+    assert sorted(files[0].name for files in read) == [f"t_{i:02d}_0000.png" for i in range(6, 10)]

@@ -109,7 +109,7 @@ def test_channels_are_ordered_by_their_number(empty):
     pool = open_pool("7")
     assert pool.channel_names == tuple(f"name{i}" for i in range(11))
     image = read_case(pool.cases[0], pool.reader())
-    assert image.shape == (11, 1, 40, 48) and image.dtype == np.float32
+    assert image.shape == (11, 1, 40, 48) and image.dtype == np.uint8  # as stored
     for channel in range(11):
         assert np.array_equal(image[channel, 0], picture(channel))
 

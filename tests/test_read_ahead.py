@@ -51,3 +51,24 @@ def test_only_a_few_cases_are_held_and_none_is_begun_once_the_block_has_ended():
 def test_no_case():
     with read_ahead(lambda case: case, []) as futures:
         assert list(futures) == []
+
+
+@pytest.mark.parametrize(("sizes", "most"), [((0.3,) * 9, 1), ((0.1,) * 9, 3), ((0.2, 0.2, 0.4, 0.1, 9, 0.1, 0.1), 2)])
+def test_cases_take_half_of_the_memory_at_most(monkeypatch, sizes, most):
+    """A case that is larger is read alone; with three threads, three are read at once where that fits."""
+    monkeypatch.setattr("nnunetv2_xssr.images.read_ahead.available_memory", lambda: 1000)
+    reading, seen, changed = [], [], threading.Lock()
+
+    def read(i):
+        with changed:
+            reading.append(i)
+            seen.append(list(reading))
+        threading.Event().wait(0.02)
+        with changed:
+            reading.remove(i)
+        return i
+
+    with read_ahead(read, range(len(sizes)), memory=lambda i: int(1000 * sizes[i])) as futures:
+        assert [future.result() for future in futures] == list(range(len(sizes)))
+    assert max(map(len, seen)) == most
+    assert all(len(together) == 1 or sum(sizes[i] for i in together) <= 0.501 for together in seen)

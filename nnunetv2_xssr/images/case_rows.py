@@ -1,5 +1,6 @@
 """Caches of one array row per case, filled case by case, so that an interrupted run resumes where it stopped."""
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,28 +11,46 @@ from numpy.typing import DTypeLike
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.pools import ImagePool
+from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.records.files import atomic, check_format, read_json, sha256_files, sha256_json, write_json
 from nnunetv2_xssr.records.workspace import Workspace
 
 KIND, FORMAT_VERSION = "case rows", 2
+_SAVE_EVERY = 10.0  # seconds from one file of hashes to the next
 
 
 def file_hashes(pool: ImagePool) -> dict[str, str]:
-    """SHA-256 of every case's files; a file whose size and time have not changed is not read again."""
+    """SHA-256 of every case's files; a file whose size and time have not changed is not read again.
+
+    They are kept as they come: an interrupted run has lost nothing, and one that was killed only the last seconds.
+    """
     cache = Workspace(pool.name).caches / "files.json"
     known = read_json(cache) if cache.is_file() else {}
-    hashes = {}
-    for case in tqdm(pool.cases, desc=f"checking {pool.name}", unit="case", disable=None):
-        stats = [file.stat() for file in case.files]
-        stamp = [[str(f), s.st_size, s.st_mtime_ns] for f, s in zip(case.files, stats, strict=True)]
-        entry = known.get(case.identifier)
-        if entry is None or entry["stamp"] != stamp:
-            entry = {"stamp": stamp, "sha256": sha256_files(case.files)}
-        hashes[case.identifier] = entry
+    stamps = {case.identifier: _stamp(case) for case in pool.cases}
+    hashes = {name: known[name] for name, stamp in stamps.items() if known.get(name, {}).get("stamp") == stamp}
+    new = [case for case in pool.cases if case.identifier not in hashes]
+    progress = tqdm(new, desc=f"checking {pool.name}", unit="case", disable=None)
+    saved = time.monotonic()
+    try:
+        with read_ahead(lambda case: sha256_files(case.files), new) as digests:
+            for case, digest in zip(progress, digests, strict=True):
+                hashes[case.identifier] = {"stamp": stamps[case.identifier], "sha256": digest.result()}
+                if time.monotonic() - saved > _SAVE_EVERY:
+                    write_json(cache, {**known, **hashes})
+                    saved = time.monotonic()
+    except BaseException:
+        write_json(cache, {**known, **hashes})
+        raise
+    hashes = {name: hashes[name] for name in stamps}
     if hashes != known:
         write_json(cache, hashes)
-    return {identifier: entry["sha256"] for identifier, entry in hashes.items()}
+    return {name: entry["sha256"] for name, entry in hashes.items()}
+
+
+def _stamp(case: Case) -> list[list]:
+    stats = [file.stat() for file in case.files]
+    return [[str(f), s.st_size, s.st_mtime_ns] for f, s in zip(case.files, stats, strict=True)]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.geometry import Geometry, display, plane_spacing
 from nnunetv2_xssr.images.normalise import Statistics, Window, nonzero_box, normalise
+from nnunetv2_xssr.images.resampling import resample_slice, resample_volume
 
 VIEW_SIZE = 128  # pixels, height and width
 VOLUME_SIZE = 64  # voxels along every axis of a volume that is one view
@@ -76,6 +78,8 @@ def foreground(volume: np.ndarray, axis: int = 0) -> slice:
     Foreground is what is brighter than the volume's mean; a slice belongs to it with at least a tenth of the
     foreground of the fullest slice.
     """
+    if volume.shape[axis] == 1:
+        return slice(0, 1)
     mean = volume.mean(dtype=np.float64)
     per_slice = np.array([np.count_nonzero(one > mean) for one in np.moveaxis(volume, axis, 0)])
     inside = np.flatnonzero(per_slice >= 0.1 * per_slice.max())
@@ -239,22 +243,15 @@ def show_slices(
     """The views of slices that were chosen: see `extract_views`."""
     canonical = geometry.canonical(image)
     statistics = Statistics.of(canonical[:, chosen.box[0], chosen.box[1], chosen.box[2]], channel_names)
-    planes = tuple(part for axis, part in enumerate(chosen.box) if axis != chosen.axis)
-    slices = np.take(canonical, chosen.places, axis=1 + chosen.axis)
-    slices = np.moveaxis(slices, 1 + chosen.axis, 1)[:, :, planes[0], planes[1]]
-    slices = display(normalise(slices, channel_names, statistics, look.window), chosen.axis)
-    views = torch.from_numpy(np.ascontiguousarray(slices)).transpose(0, 1)
-    return _into_view(views, plane_spacing(geometry.canonical_spacing, chosen.axis), look.pixel).numpy()
-
-
-def _into_view(slices: torch.Tensor, spacing: tuple[float, float], pixel: float | None) -> torch.Tensor:
-    """Resample slices of shape (n, channels, rows, columns) to square pixels, then pad or cut them into the view."""
-    extent = [size * mm for size, mm in zip(slices.shape[2:], spacing, strict=True)]
-    pixel = pixel or max(extent) / VIEW_SIZE
-    size = [max(1, round(mm / pixel)) for mm in extent]
-    if size != list(slices.shape[2:]):
-        slices = F.interpolate(slices, size, mode="bilinear", antialias=True, align_corners=False)
-    return _pad_or_cut(slices, [VIEW_SIZE] * 2).to(torch.float16)
+    finish = partial(normalise, channel_names=channel_names, statistics=statistics, window=look.window)
+    z, y, x = (slice(None) if axis == chosen.axis else part for axis, part in enumerate(chosen.box))
+    along = display(np.moveaxis(canonical[:, z, y, x], 1 + chosen.axis, 1), chosen.axis)
+    extent = np.multiply(along.shape[2:], plane_spacing(geometry.canonical_spacing, chosen.axis))
+    pixel = look.pixel or max(extent) / VIEW_SIZE
+    rows, columns = (max(1, round(mm / pixel)) for mm in extent.tolist())
+    places, which = np.unique(chosen.places, return_inverse=True)  # short volumes show a slice in several views
+    views = [resample_slice(along[:, place : place + 1], (rows, columns), finish) for place in places]
+    return _pad_or_cut(torch.cat(views), [VIEW_SIZE] * 2).to(torch.float16).numpy()[which]
 
 
 def _pad_or_cut(image: torch.Tensor, size: list[int]) -> torch.Tensor:
@@ -288,12 +285,8 @@ def extract_volume(
     canonical = canonical[:, box[0], box[1], box[2]]
     statistics = Statistics.of(canonical, channel_names)
     z, y, x = (foreground(canonical[0], axis) for axis in range(3))
-    volume = normalise(canonical[:, z, y, x], channel_names, statistics, window)
-    tensor = torch.from_numpy(np.ascontiguousarray(volume))[None]
-    extent = [size * mm for size, mm in zip(tensor.shape[2:], geometry.canonical_spacing, strict=True)]
-    size = [max(1, round(VOLUME_SIZE * mm / max(extent))) for mm in extent]
-    # First up, then down by averages: trilinear interpolation alone would skip voxels.
-    larger = [max(have, want) for have, want in zip(tensor.shape[2:], size, strict=True)]
-    tensor = F.interpolate(tensor, larger, mode="trilinear", align_corners=False)
-    tensor = F.interpolate(tensor, size, mode="area")
+    finish = partial(normalise, channel_names=channel_names, statistics=statistics, window=window)
+    extent = [size * mm for size, mm in zip(canonical[0, z, y, x].shape, geometry.canonical_spacing, strict=True)]
+    depth, rows, columns = (max(1, round(VOLUME_SIZE * mm / max(extent))) for mm in extent)
+    tensor = resample_volume(canonical[:, z, y, x], (depth, rows, columns), finish)
     return _pad_or_cut(tensor, [VOLUME_SIZE] * 3).to(torch.float16).numpy()

@@ -16,6 +16,7 @@ CT_STATISTICS = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percent
 # nnU-Net normalises inside of what is not zero where cropping to that takes away much. How much depends on the margins
 # of a file, which say nothing about a patient; how much of the box is zero does not.
 _MASKED = 0.25
+_BLOCK = 2**18  # voxels that are measured at a time: they stay in a processor's cache
 
 
 def parse_window(text: str | None) -> Window | None:
@@ -61,12 +62,30 @@ def nonzero_box(image: np.ndarray) -> tuple[slice, slice, slice]:
 
     As nnU-Net's ``crop_to_nonzero``. An image that is zero everywhere keeps its whole box.
     """
-    box = []
-    for axis in range(1, 4):
-        others = tuple(other for other in range(image.ndim) if other != axis)
-        inside = np.flatnonzero(image.any(axis=others))
-        box.append(slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(None))
+    ends = (np.moveaxis(image, axis, 0)[end] for axis in (1, 2, 3) for end in (0, -1))
+    if all(end.any() for end in ends):  # as in most images, whose margins are not zero
+        return slice(0, image.shape[1]), slice(0, image.shape[2]), slice(0, image.shape[3])
+    turned, order = _as_in_memory(image)
+    along, across = np.zeros(turned.shape[1], bool), np.zeros(turned.shape[2:], bool)
+    for channel in turned:
+        for i, part in enumerate(channel):
+            hit = part != 0
+            along[i] |= hit.any()
+            across |= hit
+    box = [slice(None)] * 3
+    for axis, hits in zip(order, (along, across.any(axis=1), across.any(axis=0)), strict=True):
+        inside = np.flatnonzero(hits)
+        box[axis - 1] = slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(None)
     return box[0], box[1], box[2]
+
+
+def _as_in_memory(image: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """A view of shape (channels, ...) whose axes are in the order of memory, and the axis that each of them was.
+
+    Axes of one slice, as pictures have, come last.
+    """
+    order = sorted(range(1, image.ndim), key=lambda axis: (image.shape[axis] == 1, -abs(image.strides[axis])))
+    return image.transpose(0, *order), order
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,7 @@ class Statistics:
 
     @classmethod
     def of(cls, image: np.ndarray, channel_names: tuple[str, ...]) -> "Statistics | None":
-        """Measure an array of shape (channels, z, y, x), slice by slice, so that no copy of it is made.
+        """Measure an array of shape (channels, z, y, x), part by part, so that no copy of it is made.
 
         None where no channel's scheme needs it, as for CT.
         """
@@ -103,13 +122,15 @@ class Statistics:
         low, high = np.full(len(image), np.inf), np.full(len(image), -np.inf)
         # Around a value inside the range, because squares of large numbers lose the digits of a small variance.
         centre = np.array([float(channel.flat[channel.size // 2]) for channel in image])
-        for slices in np.moveaxis(image, 1, 0):
-            inside = slices.any(axis=0)
-            count += int(inside.sum())
-            for c, values in enumerate(slices):
-                shifted = values.astype(np.float64) - centre[c]
+        turned, _ = _as_in_memory(image)
+        step = max(1, _BLOCK // turned[0, 0].size)
+        for start in range(0, turned.shape[1], step):
+            part = turned[:, start : start + step]
+            count += int(np.count_nonzero(part if len(part) == 1 else part.any(axis=0)))
+            for c, values in enumerate(part):
+                shifted = np.subtract(values, centre[c], dtype=np.float64)
                 sums[c] += shifted.sum()
-                squares[c] += np.square(shifted).sum()
+                squares[c] += np.einsum("ijk,ijk->", shifted, shifted)
                 low[c], high[c] = min(low[c], values.min()), max(high[c], values.max())
         n_zero = n_voxels - count
         zero_sums, zero_squares = -centre * n_zero, centre**2 * n_zero
@@ -143,22 +164,23 @@ def normalise(
     """
     inside = slices.any(axis=0) if statistics is not None and statistics.masked else None
     done = []
-    chosen = normalisation_schemes(channel_names)
-    for c, (values, scheme) in enumerate(zip(slices.astype(np.float32), chosen, strict=True)):
+    for c, scheme in enumerate(normalisation_schemes(channel_names)):
+        values = slices[c].astype(np.float32)
         if scheme == "CTNormalization":
             # From 0, so that what lies beyond the image, which is 0, is air.
             done += [np.clip((values - centre) / width + 0.5, 0, 1) for centre, width in _windows(window).values()]
             continue
         if statistics and scheme == "ZScoreNormalization":
-            values = (values - statistics.mean[c]) / max(statistics.std[c], 1e-8)
+            values -= statistics.mean[c]
+            values /= max(statistics.std[c], 1e-8)
             values = values if inside is None else np.where(inside, values, 0)
         elif statistics and scheme == "RescaleTo01Normalization":
-            span = statistics.high[c] - statistics.low[c]
-            values = (values - statistics.low[c]) / max(span, 1e-8)
+            values -= statistics.low[c]
+            values /= max(statistics.high[c] - statistics.low[c], 1e-8)
         elif scheme != "NoNormalization":
             values = _by_nnunet(values, channel_names[c])
         done.append(values)
-    return np.stack(done).astype(np.float32)
+    return np.stack(done, dtype=np.float32, casting="same_kind")
 
 
 def _by_nnunet(values: np.ndarray, channel_name: str) -> np.ndarray:

@@ -5,35 +5,55 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
+from nnunetv2_xssr.images.memory import available_memory
 from nnunetv2_xssr.images.pools import Case
+
+_SHARE = 0.5  # of the memory that is available may be taken
 
 
 @contextmanager
-def read_ahead(read: Callable[[Case], Any], cases: Iterable[Case]) -> Iterator[Iterator[Future]]:
+def read_ahead(
+    read: Callable[[Case], Any], cases: Iterable[Case], *, memory: Callable[[Case], int] | None = None
+) -> Iterator[Iterator[Future]]:
     """``read(case)`` of every case, in order; ``result()`` of a case's future raises what reading it raised.
 
-    As many threads as cores, at most ``nnUNet_def_n_proc``, nnU-Net's variable for this: each holds one case in memory.
-    At the end of the block no case is begun any more, and the threads have ended.
+    As many threads as cores, at most ``nnUNet_def_n_proc``, nnU-Net's variable for this. At the end of the block no
+    case is begun any more, and the threads have ended.
+
+    Parameters
+    ----------
+    read : function
+    cases : iterable of Case
+    memory : function, optional
+        Bytes that reading a case takes: together the cases that are being read take at most half of the memory that
+        is available at the start, unless one alone takes more.
     """
     from nnunetv2.configuration import default_num_processes
 
     n_threads = min(default_num_processes, os.cpu_count() or 1)
-    cases = iter(cases)
-    ahead: deque[Future] = deque()
+    limit = _SHARE * available_memory()
+    ahead: deque[tuple[Future, int]] = deque()
 
     def futures() -> Iterator[Future]:
-        ahead.extend(threads.submit(read, case) for case in islice(cases, n_threads))
+        for case in cases:
+            n_bytes = memory(case) if memory else 0
+            while ahead and (len(ahead) > n_threads or _taken(ahead) + n_bytes > limit):
+                yield ahead[0][0]
+                ahead.popleft()
+            ahead.append((threads.submit(read, case), n_bytes))
         while ahead:
-            first = ahead.popleft()
-            ahead.extend(threads.submit(read, case) for case in islice(cases, 1))
-            yield first
+            yield ahead[0][0]
+            ahead.popleft()
 
     with ThreadPoolExecutor(n_threads) as threads:
         try:
             yield futures()
         finally:
-            for future in ahead:
+            for future, _ in ahead:
                 future.cancel()
+
+
+def _taken(begun: Iterable[tuple[Future, int]]) -> int:
+    return sum(n_bytes for future, n_bytes in begun if not future.done())

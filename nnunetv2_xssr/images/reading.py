@@ -1,4 +1,4 @@
-"""Reading of one case with nnU-Net's reader, with the checks that the reader leaves out."""
+"""Reading of one case as nnU-Net's reader reads it, with the checks that the reader leaves out."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.decoding import decode, itk_header
+from nnunetv2_xssr.images.nifti import is_nifti
 from nnunetv2_xssr.images.pools import Case, ImagePool
 
 if TYPE_CHECKING:
@@ -22,9 +24,10 @@ def read_case(case: Case, reader: "BaseReaderWriter") -> np.ndarray:
 
 
 def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict]:
-    """Read one case with nnU-Net's reader: float32 array of shape (channels, z, y, x), with z = 1 in 2D.
+    """Read one case as nnU-Net's reader does: array of shape (channels, z, y, x), with z = 1 in 2D.
 
-    With it come the reader's properties, such as ``spacing``.
+    Its type is that of the files, of integers of up to 16 bits, else float32. With it come the reader's properties,
+    such as ``spacing``.
 
     Raises
     ------
@@ -37,9 +40,7 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
         return BrokenImage(f"case {case.identifier}: {files} {reason}; replace it or set it aside with --skip-broken")
 
     try:
-        image, properties = reader.read_images([str(file) for file in case.files])
-        image = np.asarray(image, dtype=np.float32)
-        finite = np.isfinite(image).all() and all(stored_finite(file) for file in case.files)
+        image, properties, finite = _read(case, reader)
     except Exception as error:  # readers raise whatever their library raises
         reason = " ".join(str(error).split())[-200:] or type(error).__name__
         raise broken(f"cannot be read ({reason})") from None
@@ -47,9 +48,28 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
         raise broken(f"must be an image of 2 or 3 dimensions; got shape {image.shape}")
     if not finite:
         raise broken("holds NaN or infinity")
-    if image.min() == image.max():
+    if _is_constant(image):
         raise broken(f"is constant (every value is {image.min():g})")
     return image, properties
+
+
+def _read(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict, bool]:
+    """The image, its properties, and whether all of its values are finite."""
+    if decoded := decode(case.files, reader):
+        image, properties = decoded
+        stored_as_read = True
+    else:
+        image, properties = reader.read_images([str(file) for file in case.files])
+        image = np.asarray(image, dtype=np.float32)
+        stored_as_read = all(stored_finite(file) for file in case.files)
+    # The lowest and the highest value are NaN where one is, and make no array of the size of the image.
+    finite = image.dtype.kind != "f" or bool(np.isfinite([image.min(initial=0), image.max(initial=0)]).all())
+    return image, properties, finite and stored_as_read
+
+
+def _is_constant(image: np.ndarray) -> bool:
+    """Whether all values are one; mostly the first slice tells that they are not."""
+    return all(part.min() == image.flat[0] == part.max() for part in (image[:, 0], image))
 
 
 def first_readable(pool: ImagePool) -> tuple[Case, np.ndarray]:
@@ -72,7 +92,7 @@ def first_readable(pool: ImagePool) -> tuple[Case, np.ndarray]:
 def stored_finite(file: Path) -> bool:
     """Whether a NIfTI file holds no NaN or infinity; true of other files. nibabel raises an error if it is cut off."""
     # ITK, and with it nnU-Net's reader, silently reads NaN, infinity and the missing part of a cut-off NIfTI file as 0.
-    if not _is_nifti(file):
+    if not is_nifti(file):
         return True
     import nibabel
 
@@ -91,7 +111,6 @@ def third_axis(case: Case, reader: "BaseReaderWriter") -> tuple[int, float]:
     A file that cannot be read has none; reading it will say why.
     """
     import nibabel
-    import SimpleITK as sitk
     from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
@@ -99,13 +118,11 @@ def third_axis(case: Case, reader: "BaseReaderWriter") -> tuple[int, float]:
     try:
         if isinstance(reader, NaturalImage2DIO):
             return 1, 1.0
-        if _is_nifti(file):
+        if is_nifti(file):
             header: Any = nibabel.load(file)
             size, spacing = header.shape, header.header.get_zooms()
         elif isinstance(reader, SimpleITKIO):
-            information = sitk.ImageFileReader()
-            information.SetFileName(str(file))
-            information.ReadImageInformation()
+            information = itk_header(file)
             size, spacing = information.GetSize(), information.GetSpacing()
         else:
             image, properties = reader.read_images([str(file)])
@@ -113,7 +130,3 @@ def third_axis(case: Case, reader: "BaseReaderWriter") -> tuple[int, float]:
     except Exception:  # readers raise whatever their library raises
         return 0, 0.0
     return (int(size[2]), abs(float(spacing[2]))) if len(size) > 2 else (1, 1.0)
-
-
-def _is_nifti(file: Path) -> bool:
-    return file.name.lower().endswith((".nii", ".nii.gz"))

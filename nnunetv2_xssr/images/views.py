@@ -28,6 +28,7 @@ from nnunetv2_xssr.images.extract import (
     views_for,
 )
 from nnunetv2_xssr.images.geometry import Geometry, stored_orientation
+from nnunetv2_xssr.images.memory import memory_of
 from nnunetv2_xssr.images.normalise import Window, view_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
@@ -185,7 +186,8 @@ def _read_missing(
     """Read the cases that lack views or facts, and return a sentence for every broken one."""
     broken, missing = {}, sorted({*store.missing(), *notes.missing()})
     progress = tqdm(missing, desc=f"reading {pool.name}", unit="case", disable=None)
-    with read_ahead(views_of, [pool.cases[i] for i in missing]) as read:
+    memory = partial(memory_of, reader=pool.reader())
+    with read_ahead(views_of, [pool.cases[i] for i in missing], memory=memory) as read:
         for i, case_views in zip(progress, read, strict=True):
             try:
                 views, facts = case_views.result()
@@ -266,12 +268,17 @@ def _extents(pool: ImagePool) -> list[dict[str, list[float]]]:
     known = read_json(path) if path.is_file() else {}
     some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _SAMPLE)).astype(int))
     cases = {hashes[pool.cases[i].identifier]: pool.cases[i] for i in some}
-    new = {}
-    for digest, case in cases.items():
-        if digest not in known:
+    unknown = {digest: case for digest, case in cases.items() if digest not in known}
+    new, reader = {}, pool.reader()
+
+    def measure(case: Case) -> dict[str, tuple[float, float]]:
+        image, properties = read_image(case, reader)
+        return slice_extents(image, geometry=Geometry.of(properties))
+
+    with read_ahead(measure, unknown.values(), memory=partial(memory_of, reader=reader)) as measured:
+        for digest, found in zip(unknown, measured, strict=True):
             with suppress(BrokenImage):
-                image, properties = read_image(case, pool.reader())
-                new[digest] = slice_extents(image, geometry=Geometry.of(properties))
+                new[digest] = found.result()
     if new:
         write_json(path, {**known, **new})
     return [extents for digest, extents in {**known, **new}.items() if digest in cases]
@@ -308,7 +315,8 @@ def _case_views(
         )
     if dim == 2 and n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
-    image, geometry = image[list(order)], Geometry.of(properties)
+    image = image if order == tuple(range(len(image))) else image[list(order)]  # that would be a copy
+    geometry = Geometry.of(properties)
     if look.axis in PLANES and image.shape[1] > 1 and not geometry.known:
         raise BrokenImage(f"{where} does not tell how it lies in the patient; leave --axis {look.axis} out")
     chosen = None
@@ -322,8 +330,9 @@ def _case_views(
     except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
         raise BrokenImage(f"{where} does not fit its normalisation: {error}") from None
     if not np.isfinite(views).all():
+        largest = max(abs(float(image.min())), abs(float(image.max())))
         raise BrokenImage(
-            f"{where} has values up to {np.abs(image).max():g} after normalisation, beyond half precision (65504); "
+            f"{where} has values up to {largest:g} after normalisation, beyond half precision (65504); "
             f"choose another normalisation by its channel name"
         )
     facts = CaseFacts(

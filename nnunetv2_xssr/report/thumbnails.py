@@ -16,6 +16,7 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import normalisation_schemes
 from nnunetv2_xssr.images.extract import evenly_spaced
 from nnunetv2_xssr.images.geometry import Geometry
+from nnunetv2_xssr.images.memory import memory_of
 from nnunetv2_xssr.images.normalise import CT_WINDOWS, nonzero_box
 from nnunetv2_xssr.images.pictures import constant_channels, draw_case, is_colour
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
@@ -136,7 +137,7 @@ def _from_images(pool: ImagePool, picks: Mapping[str, Mapping[str, Pick]], kept:
         _draw, reader=pool.reader(), channel_names=kept.channel_names, picks=picks, hashes=kept.target.hashes
     )
     found, cases = {}, pool.only(picks).cases
-    with read_ahead(draw, cases) as drawn:
+    with read_ahead(draw, cases, memory=partial(memory_of, reader=pool.reader())) as drawn:
         for future in tqdm(drawn, desc="drawing the picks", total=len(cases), unit="case", disable=None):
             found.update(future.result())
     return found

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import file_hashes
+from nnunetv2_xssr.images.memory import memory_of
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import BrokenImage, read_image
@@ -75,7 +76,7 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, *, skip_broken: bool = 
         image, properties = read_image(case, reader)
         _check_fits(image, case, plans)
         try:
-            data = plans.preprocess(image, properties).astype(np.float16)
+            data = plans.preprocess(image.astype(np.float32), properties).astype(np.float16)
         except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
             raise BrokenImage(
                 f"case {case.identifier}: {case.files[0]} does not fit its normalisation: {error}"
@@ -85,7 +86,8 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, *, skip_broken: bool = 
         return data
 
     progress = tqdm(missing, desc=f"preprocessing {pool.name}", unit="case", disable=None)
-    with read_ahead(preprocess, missing) as read:
+    # nnU-Net has several copies in float32 at a time, and may resample to something larger.
+    with read_ahead(preprocess, missing, memory=lambda case: 10 * memory_of(case, reader)) as read:
         for case, data in zip(progress, read, strict=True):
             try:
                 array = data.result()
