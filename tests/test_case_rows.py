@@ -37,7 +37,7 @@ def test_rows_are_missing_until_they_are_written(tmp_path):
 
 def test_scripts_find_what_they_use_at_its_former_address():
     from nnunetv2_xssr.case_rows import CaseRows as rows_of_former_address
-    from nnunetv2_xssr.images.views import extract_views
+    from nnunetv2_xssr.images.extract import extract_views
     from nnunetv2_xssr.views import extract_views as views_of_former_address
 
     assert rows_of_former_address is CaseRows and views_of_former_address is extract_views
