@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -18,7 +18,7 @@ from nnunetv2_xssr.images.extract import ACQUIRED, FILE, LEAST_VIEWS, Look
 from nnunetv2_xssr.images.normalise import Window, window_text
 from nnunetv2_xssr.images.views import VIEWS_VERSION, Views
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint
-from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
+from nnunetv2_xssr.pretrain.mae import Ensemble
 from nnunetv2_xssr.pretrain.pooling import GRID, FeatureLayout, symmetries
 from nnunetv2_xssr.pretrain.schedule import AUTO
 from nnunetv2_xssr.records.workspace import Workspace
@@ -30,12 +30,12 @@ class Encoder:
 
     Attributes
     ----------
-    module : PlainConvEncoder
-        Maps images (n, channels, height, width) to features (n, d, rows, columns).
+    members : ModuleList of PlainConvEncoder
+        Each maps images (n, channels, height, width) to features (n, d, rows, columns).
     identity : str
         SHA-256 of weights, architecture and views.
     layout : FeatureLayout
-        The order of the pooled features of a view.
+        The order of the pooled features of a view; those of all members lie side by side.
     views : dict
         What it was trained on: ``view_size``, ``channel_names`` and ``normalisation``, nnU-Net's scheme per channel.
     sources : dict
@@ -44,7 +44,7 @@ class Encoder:
         The checkpoint.
     """
 
-    module: PlainConvEncoder
+    members: nn.ModuleList
     identity: str
     layout: FeatureLayout
     views: dict
@@ -81,11 +81,11 @@ def load_encoder(path: Path, *, device: str) -> Encoder:
         raise UserError(
             f"{path} learned from views as an older version made them; pretrain anew, or delete it and run select"
         )
-    model = MaskedAutoencoder(**checkpoint["architecture"])
+    model = Ensemble(**checkpoint["architecture"])
     model.load_state_dict(checkpoint["weights"])
-    before, last = checkpoint["architecture"]["features_per_stage"][-2:]
+    before, last = (len(model.members) * n for n in checkpoint["architecture"]["features_per_stage"][-2:])
     return Encoder(
-        module=model.encoder.eval().to(device),
+        members=nn.ModuleList(member.encoder for member in model.members).eval().to(device),
         identity=encoder_identity(checkpoint),
         layout=FeatureLayout(last, before, GRID ** checkpoint["architecture"].get("dim", 2)),
         views=checkpoint["views"],
@@ -191,16 +191,22 @@ def embed_views(encoder: Encoder, views: np.ndarray) -> np.ndarray:
     ----------
     views : array of shape (views, channels, height, width), or (1, channels, depth, height, width)
     """
-    *stages, last = encoder.module.stages
-    n, device = len(views), next(encoder.module.parameters()).device
-    x = torch.cat(list(symmetries(torch.from_numpy(views.astype(np.float32)).to(device))))
+    device = next(encoder.members.parameters()).device
+    turned = torch.cat(list(symmetries(torch.from_numpy(views.astype(np.float32)).to(device))))
+    of_members = zip(*(_pooled(member, turned, n=len(views)) for member in encoder.members), strict=True)
+    return torch.cat([feature for features in of_members for feature in features], dim=1).cpu().numpy()
+
+
+def _pooled(member: nn.Module, turned: torch.Tensor, *, n: int) -> list[torch.Tensor]:
+    """What one member sees of n views, of which all symmetries are given: the three parts of `FeatureLayout`."""
+    *stages, last = member.stages
+    x = turned
     for stage in stages:
         x = stage(x)
     average = x.flatten(2).mean(dim=2).unflatten(0, (-1, n)).mean(dim=0)
     pool = F.adaptive_avg_pool2d if x.ndim == 4 else F.adaptive_avg_pool3d
     x = x[:n]  # the views as they are
-    pooled = [last(x).flatten(2).mean(dim=2), average, pool(x, GRID).flatten(1)]
-    return torch.cat(pooled, dim=1).cpu().numpy()
+    return [last(x).flatten(2).mean(dim=2), average, pool(x, GRID).flatten(1)]
 
 
 def embed(encoder: Encoder, views: Views) -> CaseRows:

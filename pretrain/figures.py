@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from torch.nn import functional as F
 
 from nnunetv2_xssr.images.sheets import contact_sheet
-from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, cell_targets, from_cells, random_visible, to_cells
+from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, from_cells, random_visible, to_cells
 from nnunetv2_xssr.records.files import atomic
 
 _LABELS = {
@@ -81,15 +81,13 @@ def draw_reconstructions(
     device = next(model.parameters()).device
     with torch.no_grad():
         predicted = model.reconstruct(images.to(device), visible.to(device)).cpu()
-    # The target is normalised per cell; for the picture every cell gets its own mean and deviation back.
-    _, mean, std = cell_targets(images)
-    filled = torch.where(visible.bool(), to_cells(images), predicted * std + mean)
+    filled = torch.where(visible.bool(), to_cells(images), predicted)
     pixels = F.interpolate(visible, images.shape[2:], mode="nearest")
     low = images.flatten(2).amin(dim=2).reshape(*images.shape[:2], *[1] * len(shape))
     panels = {
         "image": images,
         "masked": torch.where(pixels.bool(), images, low),
-        "reconstructed (mean and contrast of each cell from the image)": from_cells(filled),
+        "reconstructed": from_cells(filled),
     }
     contact_sheet(path, [(title, [(shown, "") for shown in _pictures(panel)]) for title, panel in panels.items()])
 

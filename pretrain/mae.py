@@ -1,4 +1,4 @@
-"""A convolutional masked autoencoder on nnU-Net's own encoder blocks."""
+"""Convolutional masked autoencoders on nnU-Net's own encoder blocks."""
 
 import math
 
@@ -55,8 +55,9 @@ class MaskedAutoencoder(nn.Module):
 
     The mask is applied to the image and again after every stage of the encoder: features of visible cells depend on
     visible cells alone, and those of masked cells are zero (SparK, Tian et al. 2023; ConvNeXt V2, Woo et al. 2023). A
-    learned token stands for the masked cells in a light decoder. The target is the pixels of every cell, normalised by
-    its mean and standard deviation (MAE, He et al. 2022).
+    learned token stands for the masked cells in a light decoder. The target is the pixels of the view (MAE, He et al.
+    2022), which is normalised as a whole: a target normalised cell by cell would teach nothing about brightness and
+    contrast, by which sites and scanners differ.
 
     In shapes, ``...`` stands for (height, width) or (depth, height, width).
 
@@ -113,36 +114,58 @@ class MaskedAutoencoder(nn.Module):
         return x
 
     def reconstruct(self, image: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """Predicted normalised pixels of every cell, shape (batch, channels * CELL**dim, ... / CELL)."""
+        """Predicted pixels of every cell, shape (batch, channels * CELL**dim, ... / CELL)."""
         tokens = self.to_decoder(self.encode(image, visible))
         return self.decoder(torch.where(visible.bool(), tokens, self.mask_token))
 
     def forward(self, image: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """The loss: mean squared error on the masked cells (MAE, He et al. 2022, with per-cell normalised targets)."""
-        target, _, _ = cell_targets(image)
+        """The loss of every image, shape (batch,): the mean squared error of its masked pixels."""
         predicted = self.reconstruct(image, visible)
         # In float32 also under mixed precision, whose sums over so many pixels would be rough.
-        error = (predicted.float() - target.float()).square().mean(dim=1, keepdim=True)
+        error = (predicted.float() - to_cells(image).float()).square().mean(dim=1, keepdim=True)
         masked = 1 - visible.float()
-        return (error * masked).sum() / masked.sum()
+        return (error * masked).flatten(1).sum(dim=1) / masked.flatten(1).sum(dim=1)
+
+
+class Ensemble(nn.Module):
+    """Masked autoencoders side by side, each with first weights and samples of its own.
+
+    What a single one sees depends on its random start: with another seed it would pick other cases. Features of several
+    side by side depend on it far less. Together they learn from as many samples as one would.
+
+    Parameters
+    ----------
+    members : int
+    **architecture
+        Of each: see `MaskedAutoencoder`.
+    """
+
+    def __init__(self, members: int, **architecture):
+        super().__init__()
+        self.members = nn.ModuleList(MaskedAutoencoder(**architecture) for _ in range(members))
+
+    def forward(self, image: torch.Tensor, visible: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+        """The loss: the mean over the samples, each seen by the member that its number in the stream of samples tells.
+
+        Parameters
+        ----------
+        image : tensor of shape (batch, channels, ...)
+        visible : tensor of shape (batch, 1, ... / CELL)
+        number : int tensor of shape (batch,)
+        """
+        whose = number % len(self.members)
+        # A member without a sample in this batch still takes part, with a sum of nothing: processes that exchange
+        # gradients wait for those of every weight.
+        losses = [member(image[whose == m], visible[whose == m]) for m, member in enumerate(self.members)]
+        return torch.cat(losses).sum() / len(image)
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """Feature maps of all members side by side: shape (batch, features, ... / CELL)."""
+        return torch.cat([member.encoder(image) for member in self.members], dim=1)
 
 
 def _resize_mask(visible: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return F.interpolate(visible, like.shape[2:], mode="nearest")
-
-
-def cell_targets(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pixels of every cell, normalised per cell, with the mean and standard deviation of the cell.
-
-    Returns
-    -------
-    target : tensor of shape (batch, channels * CELL**dim, ... / CELL)
-    mean, std : tensors of shape (batch, 1, ... / CELL)
-    """
-    cells = to_cells(image)
-    mean = cells.mean(dim=1, keepdim=True)
-    std = (cells.var(dim=1, keepdim=True, unbiased=False) + 1e-6).sqrt()
-    return (cells - mean) / std, mean, std
 
 
 def to_cells(image: torch.Tensor) -> torch.Tensor:
@@ -189,25 +212,30 @@ def visible_cells(numbers: torch.Tensor, shape: tuple[int, ...], *, mask_ratio: 
 
 def crop_numbers(dim: int) -> int:
     """The number of random numbers that `random_crops` needs per image."""
-    return 2 * dim + 1
+    return dim + 1
 
 
-def random_crops(image: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """Random crops (60 to 100 % of every axis), resized to the shape of the images, and flips of the last axis.
+def random_crops(image: torch.Tensor, numbers: torch.Tensor, *, size: int) -> torch.Tensor:
+    """Random crops, in the resolution of the images, half of them with their last axis flipped.
 
     Parameters
     ----------
     image : tensor of shape (n, channels, ...)
     numbers : tensor of shape (n, crop_numbers(dim))
         Uniformly random in [0, 1).
+    size : int
+        Pixels of a crop along every axis.
+
+    Returns
+    -------
+    tensor of shape (n, channels, size, ...)
     """
     dim = image.ndim - 2
-    scale = 0.6 + 0.4 * numbers[:, :dim]
-    shift = (2 * numbers[:, dim : 2 * dim] - 1) * (1 - scale)
-    flip = torch.where(numbers[:, 2 * dim] < 0.5, 1.0, -1.0)
-    theta = torch.zeros(len(image), dim, dim + 1)
-    theta[:, :, :dim] = torch.diag_embed(scale)
-    theta[:, 0, 0] *= flip
-    theta[:, :, dim] = shift
-    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-    return F.grid_sample(image, grid.to(image), mode="bilinear", padding_mode="border", align_corners=False)
+    room = torch.tensor([1 + have - size for have in image.shape[2:]])
+    starts = (numbers[:, :dim] * room).long().tolist()
+    crops = [
+        one[(slice(None), *(slice(at, at + size) for at in start))] for one, start in zip(image, starts, strict=True)
+    ]
+    return torch.stack(
+        [crop.flip(-1) if flip < 0.5 else crop for crop, flip in zip(crops, numbers[:, dim], strict=True)]
+    )

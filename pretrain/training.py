@@ -14,14 +14,18 @@ from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.engine import train
 from nnunetv2_xssr.pretrain.figures import draw_reconstructions
 from nnunetv2_xssr.pretrain.health import embedding_health
-from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, crop_numbers, random_crops, visible_cells
+from nnunetv2_xssr.pretrain.mae import CELL, Ensemble, crop_numbers, random_crops, visible_cells
 from nnunetv2_xssr.pretrain.objective import sample_generator
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.workspace import encoder_folder
 
+MEMBERS = 4  # of the ensemble: docs/embedding.md tells how far picks depend on the seed with fewer and with more
 ARCHITECTURE = {"features_per_stage": [32, 64, 128, 256], "strides": [4, 2, 2, 1], "decoder_features": 128}
 MASK_RATIO = 0.6
+# Pixels of the crops that are learned from, by dimension. Features of single cells need no whole view, and a quarter of
+# the pixels takes a quarter of the time.
+CROP = {2: 64, 3: 48}
 # Of the views that an encoder learns from: those that it embeds must follow the same ones.
 VIEW_RULES = ("version", "view_size", "normalisation", "view_channels", "pixel", "axis", "window")
 LEARNING_RATE = 1e-3
@@ -131,7 +135,12 @@ class MaskedAutoencoding:
         """Plain values for the checkpoint: see `objective.Objective`."""
         first = self.sources[0]
         return {
-            "architecture": {"input_channels": first.rows.shape[2], **ARCHITECTURE, "dim": first.dim},
+            "architecture": {
+                "members": MEMBERS,
+                "input_channels": first.rows.shape[2],
+                **ARCHITECTURE,
+                "dim": first.dim,
+            },
             "views": {
                 **{key: first.settings[key] for key in VIEW_RULES},
                 "views": max(views.settings["views"] for views in self.sources),
@@ -140,32 +149,33 @@ class MaskedAutoencoding:
             "sources": {views.pool.name: sha256_json(views.hashes) for views in self.sources},
         }
 
-    def build_model(self) -> MaskedAutoencoder:
+    def build_model(self) -> Ensemble:
         """A new model: see `objective.Objective`."""
-        return MaskedAutoencoder(**self.describe()["architecture"])
+        return Ensemble(**self.describe()["architecture"])
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """The optimizer of a model: see `objective.Objective`."""
         return torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
 
-    def batch(self, samples: range) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, samples: range) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """These samples: see `objective.Objective`."""
         generators = [sample_generator(self.seed, i) for i in samples]
-        return crop_and_mask(self.sampler.views(samples), generators)
+        return *crop_and_mask(self.sampler.views(samples), generators), torch.tensor(samples)
 
-    def loss(self, model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def loss(self, model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
         """The loss of a batch: see `objective.Objective`."""
         return {"loss": model(*batch)}
 
-    def health(self, model: MaskedAutoencoder) -> dict[str, float]:
+    def health(self, model: Ensemble) -> dict[str, float]:
         """Health on fixed views: see `objective.Objective`."""
         device = next(model.parameters()).device
         (first, visible), (second, _), cases, n_held_out = self._health_views
-        parts = zip(first[:n_held_out].split(HEALTH_BATCH), visible[:n_held_out].split(HEALTH_BATCH), strict=True)
-        losses = [len(part) * model(part.to(device), mask.to(device)).item() for part, mask in parts]
+        shown = first[:n_held_out], visible[:n_held_out], torch.arange(n_held_out)
+        parts = zip(*(each.split(HEALTH_BATCH) for each in shown), strict=True)
+        losses = [len(part[0]) * model(*(each.to(device) for each in part)).item() for part in parts]
 
         def embed(crops: torch.Tensor) -> torch.Tensor:
-            maps = (model.encoder(part.to(device)).float() for part in crops.split(HEALTH_BATCH))
+            maps = (model.encode(part.to(device)).float() for part in crops.split(HEALTH_BATCH))
             return torch.cat([each.flatten(2).mean(dim=2) for each in maps])
 
         return {"held_out_loss": sum(losses) / n_held_out, **embedding_health(embed(first), embed(second), cases)}
@@ -187,19 +197,22 @@ class MaskedAutoencoding:
         ]
         return *crops, torch.tensor(cases), sum(case in self.held_out for case in cases) or len(cases)
 
-    def finish(self, model: MaskedAutoencoder, folder: Path) -> None:
+    def finish(self, model: Ensemble, folder: Path) -> None:
         """Pictures of the trained model: see `objective.Objective`."""
         images = self.everything.views(range(6))
-        draw_reconstructions(folder / "reconstructions.png", model, images, mask_ratio=MASK_RATIO, seed=self.seed)
+        draw_reconstructions(
+            folder / "reconstructions.png", model.members[0], images, mask_ratio=MASK_RATIO, seed=self.seed
+        )
 
 
 def crop_and_mask(views: torch.Tensor, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
     """A random crop of every view and its mask of visible cells, drawn from the generator of the view."""
-    shape = tuple(size // CELL for size in views.shape[2:])
-    n = crop_numbers(len(shape))
+    dim = views.ndim - 2
+    shape, n = (CROP[dim] // CELL,) * dim, crop_numbers(dim)
     # Numbers are drawn per view, and used for all views at once, which takes half of the time.
     numbers = torch.stack([torch.rand(n + math.prod(shape), generator=generator) for generator in generators])
-    return random_crops(views, numbers[:, :n]), visible_cells(numbers[:, n:], shape, mask_ratio=MASK_RATIO)
+    visible = visible_cells(numbers[:, n:], shape, mask_ratio=MASK_RATIO)
+    return random_crops(views, numbers[:, :n], size=CROP[dim]), visible
 
 
 def check_same_channels(sources: list[Views]) -> None:
@@ -213,7 +226,7 @@ def check_same_channels(sources: list[Views]) -> None:
 def pretrain(
     sources: list[Views], *, settings: Settings, fabric: Fabric, resume: bool, folder: Path | None = None
 ) -> Path:
-    """Train a masked autoencoder on the views of one or several pools.
+    """Train an ensemble of masked autoencoders on the views of one or several pools.
 
     Parameters
     ----------
