@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402  (after the number of threads)
 
 from nnunetv2_xssr.selection._engine.cells import cells_of  # noqa: E402
 from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours  # noqa: E402
-from nnunetv2_xssr.selection.alpha import ALPHAS, calibrate  # noqa: E402
+from nnunetv2_xssr.selection.alpha import ALPHAS, calibrate_sum  # noqa: E402
 from nnunetv2_xssr.selection.facility import facility_picks  # noqa: E402
 from nnunetv2_xssr.selection.greedy import greedy, nearest_distance  # noqa: E402
 from nnunetv2_xssr.selection.limits import unlimited  # noqa: E402
@@ -278,11 +278,11 @@ def alpha_table(pool, k, rounds):
     once = scores(cells_of(pool))
 
     def grid(alphas):
-        return calibrate(pool, **once, budget=k, chosen=NONE, alphas=alphas)
+        return calibrate_sum(pool, **once, budget=k, chosen=NONE, alphas=alphas)
 
     def grid_and_scores(alphas):
         cells = cells_of(pool)
-        return calibrate(cells, **scores(cells), budget=k, chosen=NONE, alphas=alphas)
+        return calibrate_sum(cells, **scores(cells), budget=k, chosen=NONE, alphas=alphas)
 
     for name, run in (("greedy", grid), ("density, novelty and greedy", grid_and_scores)):
         times = ratios(lambda f=run: f((0.0,)), lambda f=run: seconds(lambda: f(ALPHAS)), rounds)
@@ -303,7 +303,7 @@ def main():
     k = args.k or len(pool) // 20
     print(f"{args.data}, n = {len(pool)}, d = {pool.shape[1]}, {os.environ['OMP_NUM_THREADS']} thread(s)")
     for small in (pool[:500], pool[:6000]):  # compile
-        calibrate(small, weighted_density=np.zeros(len(small)), novelty=density(small), budget=10, chosen=NONE)
+        calibrate_sum(small, weighted_density=np.zeros(len(small)), novelty=density(small), budget=10, chosen=NONE)
     if "greedy" in args.tables:
         greedy_table(pool, k, args.rounds)
     if "neighbours" in args.tables:

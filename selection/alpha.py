@@ -64,6 +64,45 @@ class AlphaCurve:
 
 
 def calibrate(
+    run: Callable[[float], tuple[np.ndarray, np.ndarray]],
+    *,
+    novelty: np.ndarray,
+    alphas: tuple[float, ...] = ALPHAS,
+    criterion: str = "mean_distance",
+    tolerance: float = 0.0,
+) -> tuple[float, np.ndarray, AlphaCurve]:
+    """Pick with each alpha and keep the picks that cover the pool best.
+
+    Parameters
+    ----------
+    run : callable
+        From alpha to picks, int array of shape (k,), and the distance of every case to the nearest pick or labelled
+        case, shape (n,).
+    novelty : array of shape (n,)
+    alphas : tuple of float, ascending
+    criterion : str
+        A name in ``CRITERIA``: what the best alpha minimises.
+    tolerance : float
+        0 takes the best alpha, and the smallest of equals; more takes the largest alpha, so the most novelty, whose
+        criterion is at most by this share above the best.
+
+    Returns
+    -------
+    alpha : float
+    picks : int array of shape (k,)
+    curve : AlphaCurve
+    """
+    picks, nearest = zip(*in_threads(run, alphas), strict=True)
+    curves = {name: tuple(value(distances, novelty) for distances in nearest) for name, value in CRITERIA.items()}
+    overlap = tuple(
+        len(np.intersect1d(a, b)) / max(len(a), len(b), 1) for a, b in zip(picks[:-1], picks[1:], strict=True)
+    )
+    loss = np.array(curves[criterion])
+    best = int(np.flatnonzero(loss <= (1 + tolerance) * loss.min())[-1]) if tolerance else int(np.argmin(loss))
+    return alphas[best], picks[best], AlphaCurve(alpha=tuple(alphas), **curves, overlap=overlap)
+
+
+def calibrate_sum(
     pool: np.ndarray | Cells,
     *,
     weighted_density: np.ndarray,
@@ -74,9 +113,7 @@ def calibrate(
     criterion: str = "mean_distance",
     limits: Limits | None = None,
 ) -> tuple[float, np.ndarray, AlphaCurve]:
-    """Run the greedy for each alpha and keep the one whose picks cover the pool best.
-
-    score_i(S) = weighted_density_i + alpha * novelty_i + (1 - alpha) * diversity_i(S). Ties go to the smallest alpha.
+    """`calibrate` of the greedy on weighted_density_i + alpha novelty_i + (1 - alpha) diversity_i(S).
 
     Parameters
     ----------
@@ -88,19 +125,11 @@ def calibrate(
         In S from the start.
     alphas : tuple of float
     criterion : str
-        A name in ``CRITERIA``: what the best alpha minimises.
     limits : Limits, optional
-
-    Returns
-    -------
-    alpha : float
-    picks : int array of shape (budget,)
-        Fewer if the limits leave no case open.
-    curve : AlphaCurve
+        They may leave fewer picks than the budget.
     """
     cells = cells_of(pool)
     limits = unlimited(len(cells.pool)) if limits is None else limits
-    loss = CRITERIA[criterion]
 
     def run(alpha: float) -> tuple[np.ndarray, np.ndarray]:
         return greedy_within_cost(
@@ -110,13 +139,7 @@ def calibrate(
             budget=budget,
             chosen=chosen,
             limits=limits,
-            loss=lambda nearest: loss(nearest, novelty),
+            loss=lambda nearest: CRITERIA[criterion](nearest, novelty),
         )
 
-    picks, nearest = zip(*in_threads(run, alphas), strict=True)
-    curves = {name: tuple(value(distances, novelty) for distances in nearest) for name, value in CRITERIA.items()}
-    overlap = tuple(
-        len(np.intersect1d(a, b)) / max(len(a), len(b), 1) for a, b in zip(picks[:-1], picks[1:], strict=True)
-    )
-    best = int(np.argmin(curves[criterion]))
-    return alphas[best], picks[best], AlphaCurve(alpha=tuple(alphas), **curves, overlap=overlap)
+    return calibrate(run, novelty=novelty, alphas=alphas, criterion=criterion)

@@ -207,7 +207,7 @@ def _explained(
     parts = problem.density[picks], problem.novelty[picks]
     diversity, nearest = replay(problem.pool, picks=picks, chosen=problem.chosen)
     score = None
-    if outcome.alpha is not None:
+    if outcome.alpha is not None and outcome.density_weight is not None:
         score = outcome.density_weight * parts[0] + outcome.alpha * parts[1] + (1 - outcome.alpha) * diversity
     return Selection(
         picks=picks,

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnunetv2_xssr.selection._engine.cells import Cells
-from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve, calibrate
+from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve, calibrate, calibrate_sum
 from nnunetv2_xssr.selection.clusters import kmeans_picks, typiclust_picks
 from nnunetv2_xssr.selection.facility import facility_picks
-from nnunetv2_xssr.selection.greedy import greedy_within_cost
+from nnunetv2_xssr.selection.greedy import greedy_within_cost, nearest_distance
 from nnunetv2_xssr.selection.limits import Limits, first_open, take
 from nnunetv2_xssr.selection.probcover import probcover_picks
+
+_COVERAGE_GIVEN_UP = 0.01  # for novelty: see `xssr`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +55,56 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The picks of a strategy in order, int array of shape (k,) or fewer, and its weights if it has a score."""
+    """The picks of a strategy.
+
+    Attributes
+    ----------
+    picks : int array of shape (k,), or fewer
+        In order.
+    alpha : float or None
+        Weight of novelty; None for strategies without it.
+    curve : AlphaCurve or None
+    density_weight : float or None
+        Of strategies whose score is the weighted sum; None for the others.
+    """
 
     picks: np.ndarray
-    density_weight: float = 0.0
     alpha: float | None = None
     curve: AlphaCurve | None = None
+    density_weight: float | None = None
 
 
 def xssr(problem: Problem) -> Outcome:
-    """Density, novelty and diversity with a calibrated trade-off (XSSR, arXiv 2606.04301, as we read it)."""
+    """Greedily maximise sum_i w_i max_{j in S} (2 - |z_i - z_j|) with w_i = (1 - alpha) + alpha novelty_i.
+
+    One objective for the three parts of XSSR (arXiv 2606.04301, as we read it): density is the mass of cases that a
+    pick covers, novelty is how much each of them counts, and diversity is the diminishing return, because what is
+    covered by a pick cannot be covered again. The objective is submodular, so the greedy reaches at least 1 - 1/e of
+    the best (Nemhauser et al. 1978). alpha is the largest whose picks cover the pool at most 1 % worse than the best
+    alpha does: as much novelty as coverage allows.
+    """
+
+    def run(alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        weights = 1 - alpha + alpha * problem.novelty
+        picks = _in_canonical_order(facility_picks, problem, weights=weights, utility=_closeness)
+        return picks, nearest_distance(problem.pool, chosen=np.append(problem.chosen, picks))
+
     alpha, picks, curve = calibrate(
+        run,
+        novelty=problem.novelty,
+        alphas=problem.alphas,
+        criterion=problem.alpha_criterion,
+        tolerance=_COVERAGE_GIVEN_UP,
+    )
+    return Outcome(picks=picks, alpha=alpha, curve=curve)
+
+
+def xssr_sum(problem: Problem) -> Outcome:
+    """The weighted sum density_weight density_i + alpha novelty_i + (1 - alpha) diversity_i(S): see docs/method.md.
+
+    The other reading of XSSR (arXiv 2606.04301). alpha is the one whose picks cover the pool best.
+    """
+    alpha, picks, curve = calibrate_sum(
         problem.pool,
         weighted_density=problem.density_weight * problem.density,
         novelty=problem.novelty,
@@ -76,19 +117,19 @@ def xssr(problem: Problem) -> Outcome:
     return Outcome(picks=picks, density_weight=problem.density_weight, alpha=alpha, curve=curve)
 
 
-def xssr_no_density(problem: Problem) -> Outcome:
-    """`xssr` without density: alpha novelty_i + (1 - alpha) diversity_i(S)."""
-    return xssr(replace(problem, density_weight=0.0))
+def xssr_sum_no_density(problem: Problem) -> Outcome:
+    """`xssr_sum` without density: alpha novelty_i + (1 - alpha) diversity_i(S)."""
+    return xssr_sum(replace(problem, density_weight=0.0))
 
 
-def xssr_no_novelty(problem: Problem) -> Outcome:
-    """`xssr` without novelty, so alpha = 0: density_weight density_i + diversity_i(S)."""
-    return xssr(replace(problem, alphas=(0.0,)))
+def xssr_sum_no_novelty(problem: Problem) -> Outcome:
+    """`xssr_sum` without novelty, so alpha = 0: density_weight density_i + diversity_i(S)."""
+    return xssr_sum(replace(problem, alphas=(0.0,)))
 
 
-def xssr_no_diversity(problem: Problem) -> Outcome:
-    """`xssr` without diversity, so alpha = 1: density_weight density_i + novelty_i."""
-    return xssr(replace(problem, alphas=(1.0,)))
+def xssr_sum_no_diversity(problem: Problem) -> Outcome:
+    """`xssr_sum` without diversity, so alpha = 1: density_weight density_i + novelty_i."""
+    return xssr_sum(replace(problem, alphas=(1.0,)))
 
 
 def coreset(problem: Problem) -> Outcome:
@@ -132,52 +173,63 @@ def _first_allowed(problem: Problem, order: np.ndarray) -> np.ndarray:
     return first_open(problem.pool.pool, order, problem.budget, problem.chosen, problem.limits.fresh())
 
 
-def _in_canonical_order(picker: Callable[..., np.ndarray], problem: Problem, **options) -> Outcome:
+def _in_canonical_order(
+    picker: Callable[..., np.ndarray], problem: Problem, *, weights: np.ndarray | None = None, **options
+) -> np.ndarray:
     """Give a picker the cases sorted by their features, so that no tie and no k-means depends on the pool's order.
 
-    ``picker(rows, budget=..., chosen=..., limits=..., **options)`` returns rows in order.
+    ``picker(rows, budget=..., chosen=..., limits=..., **options)`` returns rows in order. ``weights``, one per case, are
+    an option too.
     """
     order = np.lexsort(problem.pool.pool.T)
     chosen, limits = np.argsort(order)[problem.chosen], problem.limits.rows(order)
-    picks = picker(problem.pool.pool[order], budget=problem.budget, chosen=chosen, limits=limits, **options)
-    return Outcome(picks=order[picks])
+    if weights is not None:
+        options["weights"] = weights[order]
+    return order[picker(problem.pool.pool[order], budget=problem.budget, chosen=chosen, limits=limits, **options)]
 
 
 def kmeans(problem: Problem) -> Outcome:
     """The case nearest to each centroid of k-means; clusters that hold a labelled case come last."""
-    return _in_canonical_order(kmeans_picks, problem, seed=problem.seed)
+    return Outcome(picks=_in_canonical_order(kmeans_picks, problem, seed=problem.seed))
 
 
 def typiclust(problem: Problem) -> Outcome:
     """The most typical case of each cluster (TypiClust, Hacohen et al. 2022)."""
-    return _in_canonical_order(typiclust_picks, problem, seed=problem.seed)
+    return Outcome(picks=_in_canonical_order(typiclust_picks, problem, seed=problem.seed))
 
 
 def probcover(problem: Problem) -> Outcome:
     """Picks whose balls cover the most cases, with the radius at which 95 % of balls are pure (Yehuda et al. 2022)."""
-    return _in_canonical_order(probcover_picks, problem, seed=problem.seed)
+    return Outcome(picks=_in_canonical_order(probcover_picks, problem, seed=problem.seed))
+
+
+def _closeness(distance: np.ndarray) -> np.ndarray:
+    """2 is the largest distance between rows of unit length; while S is empty all cases count as this far from it."""
+    return 2 - distance
 
 
 def facility_location(problem: Problem) -> Outcome:
-    """Greedily minimise the mean distance to the nearest pick, by maximising sum_i max_{j in S} (2 - |z_i - z_j|).
-
-    2 is the largest distance between rows of unit length; while S is empty all cases count as this far from it.
-    """
-    return _in_canonical_order(facility_picks, problem, utility=lambda distance: 2 - distance)
+    """Greedily minimise the mean distance to the nearest pick, by maximising sum_i max_{j in S} (2 - |z_i - z_j|)."""
+    return Outcome(picks=_in_canonical_order(facility_picks, problem, utility=_closeness))
 
 
 def maxherding(problem: Problem) -> Outcome:
     """Greedily maximise the coverage sum_i max_{j in S} exp(-|z_i - z_j|^2) (MaxHerding, Bae et al. 2024)."""
-    return _in_canonical_order(facility_picks, problem, utility=lambda distance: np.exp(-(distance**2)))
+
+    def utility(distance: np.ndarray) -> np.ndarray:
+        return np.exp(-(distance**2))
+
+    return Outcome(picks=_in_canonical_order(facility_picks, problem, utility=utility))
 
 
 STRATEGIES: dict[str, Callable[[Problem], Outcome]] = {
     strategy.__name__: strategy
     for strategy in (
         xssr,
-        xssr_no_density,
-        xssr_no_novelty,
-        xssr_no_diversity,
+        xssr_sum,
+        xssr_sum_no_density,
+        xssr_sum_no_novelty,
+        xssr_sum_no_diversity,
         random,
         coreset,
         kmeans,

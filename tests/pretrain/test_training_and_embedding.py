@@ -16,7 +16,7 @@ from nnunetv2_xssr.commands import pretrain, select
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import VOLUME_SIZE, prepare_views
-from nnunetv2_xssr.pretrain import embedding, engine, training
+from nnunetv2_xssr.pretrain import embedding, engine, mae, training
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2_xssr.pretrain.embedding import embed, embed_views, load_encoder
 from nnunetv2_xssr.pretrain.training import MaskedAutoencoding, ViewSampler, split_cases
@@ -145,7 +145,9 @@ def test_labels_are_never_read(workspace, capsys):
 
 
 def test_diverging_pretraining_is_told(workspace, capsys, monkeypatch):
-    monkeypatch.setattr(training.MaskedAutoencoder, "forward", lambda self, x, v: self.mask_token.sum() * float("nan"))
+    monkeypatch.setattr(
+        mae.MaskedAutoencoder, "forward", lambda self, x, v: self.mask_token.flatten()[:1] * float("nan")
+    )
     fails(capsys, pretrain.main, ["-s", "1", "-device", "cpu"], "diverged", "nan", "--seed")
 
 
@@ -292,20 +294,24 @@ def test_kept_are_the_last_stage_averaged_and_the_stage_before_averaged_and_in_a
     assert kept.shape == (3, encoder.layout.size)
     n_last, n_before, _ = encoder.layout
 
-    def before(image):
-        for stage in encoder.module.stages[:-1]:
+    def before(member, image):
+        for stage in member.stages[:-1]:
             image = stage(image)
         return image
+
+    def mean(maps):
+        return torch.cat([each[0].mean(dim=(1, 2)) for each in maps]).numpy()
 
     with torch.no_grad():
         for row, view in zip(kept, views, strict=True):
             image = torch.from_numpy(view[None].astype(np.float32))
             last, average, grid = np.split(row, [n_last, n_last + n_before])
-            assert last == pytest.approx(encoder.module(image)[0].mean(dim=(1, 2)).numpy(), rel=1e-4, abs=1e-5)
+            assert last == pytest.approx(mean([member(image) for member in encoder.members]), rel=1e-4, abs=1e-5)
             turned = [torch.rot90(each, k, (2, 3)) for each in (image, image.flip(2)) for k in range(4)]
-            means = np.mean([before(each)[0].mean(dim=(1, 2)).numpy() for each in turned], axis=0)
+            means = np.mean([mean([before(member, each) for member in encoder.members]) for each in turned], axis=0)
             assert average == pytest.approx(means, rel=1e-4, abs=1e-5)
-            quarters = before(image)[0].reshape(n_before, 4, 2, 4, 2).mean(dim=(2, 4))
+            maps = torch.cat([before(member, image)[0] for member in encoder.members])
+            quarters = maps.reshape(n_before, 4, 2, 4, 2).mean(dim=(2, 4))
             assert grid.reshape(n_before, 4, 4) == pytest.approx(quarters.numpy(), rel=1e-4, abs=1e-5)
 
 

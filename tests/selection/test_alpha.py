@@ -4,7 +4,7 @@ import naive
 import numpy as np
 import pytest
 
-from nnunetv2_xssr.selection.alpha import ALPHAS, calibrate
+from nnunetv2_xssr.selection.alpha import ALPHAS, calibrate_sum
 
 NONE = np.empty(0, int)
 
@@ -18,7 +18,9 @@ def problem():
 
 def test_every_point_of_the_curve_is_the_naive_greedy(problem):
     pool, density, novelty = problem
-    alpha, picks, curve = calibrate(pool, weighted_density=density, novelty=novelty, budget=30, chosen=np.array([7]))
+    alpha, picks, curve = calibrate_sum(
+        pool, weighted_density=density, novelty=novelty, budget=30, chosen=np.array([7])
+    )
     runs = [naive.greedy(pool, density + a * novelty, 1 - a, 30, np.array([7])) for a in ALPHAS]
     assert curve.alpha == ALPHAS
     np.testing.assert_allclose(curve.mean_distance, [nearest.mean() for _, nearest, _ in runs], rtol=1e-12)
@@ -32,12 +34,12 @@ def test_every_point_of_the_curve_is_the_naive_greedy(problem):
 def test_ties_go_to_the_smallest_alpha(problem):
     pool, density, _ = problem
     # Without novelty and at the whole budget every alpha covers the pool alike.
-    assert calibrate(pool, weighted_density=density, novelty=np.zeros(400), budget=400, chosen=NONE)[0] == 0.0
+    assert calibrate_sum(pool, weighted_density=density, novelty=np.zeros(400), budget=400, chosen=NONE)[0] == 0.0
 
 
 def test_a_grid_of_one_has_no_overlap(problem):
     pool, density, novelty = problem
-    alpha, picks, curve = calibrate(
+    alpha, picks, curve = calibrate_sum(
         pool, weighted_density=density, novelty=novelty, budget=5, chosen=NONE, alphas=(0.3,)
     )
     assert (alpha, curve.overlap) == (0.3, ())
