@@ -178,8 +178,8 @@ def _in_canonical_order(
 ) -> np.ndarray:
     """Give a picker the cases sorted by their features, so that no tie and no k-means depends on the pool's order.
 
-    ``picker(rows, budget=..., chosen=..., limits=..., **options)`` returns rows in order. ``weights``, one per case, are
-    an option too.
+    ``picker(rows, budget=..., chosen=..., limits=..., **options)`` returns rows in order. ``weights`` are an option
+    with one value per case.
     """
     order = np.lexsort(problem.pool.pool.T)
     chosen, limits = np.argsort(order)[problem.chosen], problem.limits.rows(order)
