@@ -14,11 +14,11 @@ from proxies import shrink
 from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.embedding import Encoder, embed_views, load_encoder
-from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
+from nnunetv2_xssr.pretrain.mae import Ensemble
 from nnunetv2_xssr.pretrain.pooling import COMPONENTS, GRID, FeatureLayout, choose_embedding, features
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.settings import Settings
-from nnunetv2_xssr.pretrain.training import ARCHITECTURE, pretrain
+from nnunetv2_xssr.pretrain.training import ARCHITECTURE, MEMBERS, pretrain
 from nnunetv2_xssr.records.files import atomic, sha256_json
 
 
@@ -43,11 +43,11 @@ def untrained(target: Views, source: Views, rows: Sequence[int], seed: int, fold
     """The same network with its first weights: what a trained one must beat."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MaskedAutoencoder(input_channels=len(source.channel_names), **ARCHITECTURE)
-    before, last = ARCHITECTURE["features_per_stage"][-2:]
+        model = Ensemble(MEMBERS, input_channels=source.rows.shape[2], **ARCHITECTURE)
+    before, last = (MEMBERS * n for n in ARCHITECTURE["features_per_stage"][-2:])
     encoder = Encoder(
-        module=model.encoder.eval(),
-        identity=sha256_json(["untrained", seed, ARCHITECTURE, len(source.channel_names)]),
+        members=torch.nn.ModuleList(member.encoder for member in model.members).eval(),
+        identity=sha256_json(["untrained", seed, MEMBERS, ARCHITECTURE, source.rows.shape[2]]),
         layout=FeatureLayout(last, before, GRID**2),
         views={},
         sources={},

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from torch.nn import functional as F
 
 from nnunetv2_xssr.images.sheets import contact_sheet
-from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, from_cells, random_visible, to_cells
+from nnunetv2_xssr.pretrain.mae import CELL, MaskedAutoencoder, cell_pixels, from_cells, random_visible, to_cells
 from nnunetv2_xssr.records.files import atomic
 
 _LABELS = {
@@ -81,7 +81,7 @@ def draw_reconstructions(
     device = next(model.parameters()).device
     with torch.no_grad():
         predicted = model.reconstruct(images.to(device), visible.to(device)).cpu()
-    filled = torch.where(visible.bool(), to_cells(images), predicted)
+    filled = torch.where(visible.bool(), to_cells(images), cell_pixels(predicted))
     pixels = F.interpolate(visible, images.shape[2:], mode="nearest")
     low = images.flatten(2).amin(dim=2).reshape(*images.shape[:2], *[1] * len(shape))
     panels = {

@@ -55,9 +55,9 @@ class MaskedAutoencoder(nn.Module):
 
     The mask is applied to the image and again after every stage of the encoder: features of visible cells depend on
     visible cells alone, and those of masked cells are zero (SparK, Tian et al. 2023; ConvNeXt V2, Woo et al. 2023). A
-    learned token stands for the masked cells in a light decoder. The target is the pixels of the view (MAE, He et al.
-    2022), which is normalised as a whole: a target normalised cell by cell would teach nothing about brightness and
-    contrast, by which sites and scanners differ.
+    learned token stands for the masked cells in a light decoder. The target is the pixels of every cell, normalised by
+    its mean and standard deviation (MAE, He et al. 2022), and these two numbers: without them nothing would be learned
+    about brightness and contrast, by which sites and scanners differ.
 
     In shapes, ``...`` stands for (height, width) or (depth, height, width).
 
@@ -94,7 +94,7 @@ class MaskedAutoencoder(nn.Module):
             conv(decoder_features, decoder_features, 3, padding=1),
             ChannelNorm(decoder_features),
             nn.GELU(),
-            conv(decoder_features, input_channels * CELL**dim, 1),
+            conv(decoder_features, input_channels * CELL**dim + 2, 1),
         )
         nn.init.normal_(self.mask_token, std=0.02)
 
@@ -114,15 +114,18 @@ class MaskedAutoencoder(nn.Module):
         return x
 
     def reconstruct(self, image: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """Predicted pixels of every cell, shape (batch, channels * CELL**dim, ... / CELL)."""
+        """Prediction of `cell_targets`, shape (batch, channels * CELL**dim + 2, ... / CELL)."""
         tokens = self.to_decoder(self.encode(image, visible))
         return self.decoder(torch.where(visible.bool(), tokens, self.mask_token))
 
     def forward(self, image: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """The loss of every image, shape (batch,): the mean squared error of its masked pixels."""
-        predicted = self.reconstruct(image, visible)
+        """The loss of every image, shape (batch,).
+
+        The mean squared error of the normalised pixels of its masked cells, and that of their means and deviations.
+        """
         # In float32 also under mixed precision, whose sums over so many pixels would be rough.
-        error = (predicted.float() - to_cells(image).float()).square().mean(dim=1, keepdim=True)
+        errors = (self.reconstruct(image, visible).float() - cell_targets(image).float()).square()
+        error = errors[:, :-2].mean(dim=1, keepdim=True) + errors[:, -2:].mean(dim=1, keepdim=True)
         masked = 1 - visible.float()
         return (error * masked).flatten(1).sum(dim=1) / masked.flatten(1).sum(dim=1)
 
@@ -166,6 +169,25 @@ class Ensemble(nn.Module):
 
 def _resize_mask(visible: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return F.interpolate(visible, like.shape[2:], mode="nearest")
+
+
+def cell_targets(image: torch.Tensor) -> torch.Tensor:
+    """What is to be predicted of every cell.
+
+    Returns
+    -------
+    tensor of shape (batch, channels * CELL**dim + 2, ... / CELL)
+        The pixels of the cell, normalised by its mean and standard deviation; the mean; the logarithm of the deviation.
+    """
+    cells = to_cells(image)
+    mean = cells.mean(dim=1, keepdim=True)
+    std = ((cells - mean).square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
+    return torch.cat([(cells - mean) / std, mean, std.log()], dim=1)
+
+
+def cell_pixels(targets: torch.Tensor) -> torch.Tensor:
+    """The inverse of `cell_targets`: the pixels of every cell, as `to_cells` gives them."""
+    return targets[:, :-2] * targets[:, -1:].exp() + targets[:, -2:-1]
 
 
 def to_cells(image: torch.Tensor) -> torch.Tensor:
