@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--test", type=int, default=42, help="volumes in the test set")
     parser.add_argument("--draws", type=int, default=3, help="random draws of volumes and of slices")
     parser.add_argument("--trainer", help="XSSRTrainer_10epochs by default, XSSRTrainer_250epochs with --gpu")
-    parser.add_argument("--epochs", type=int, help="of pretraining: 24 by default, 400 with --gpu")
+    parser.add_argument("--epochs", type=int, help="of pretraining: 6 by default, 100 with --gpu")
     parser.add_argument("--gpu", action="store_true", help="the long schedule")
     args = parser.parse_args()
     return run("slices.py", lambda: benchmark(args))
@@ -77,7 +77,7 @@ def benchmark(args: argparse.Namespace) -> None:
     budget, rows = None, []
     for arm in arms:
         study = _study(folder, arm, args)
-        study.pretrain("--epochs", str(args.epochs or (400 if args.gpu else 24)))
+        study.pretrain("--epochs", str(args.epochs or (100 if args.gpu else 6)))
         _choose_and_annotate(study, arm, pool, args.volumes if arm.unit == "volume" else budget)
         annotated = _annotated_slices(study)
         budget = budget or annotated  # of the volumes that XSSR chose: as many single slices for the others

@@ -26,8 +26,8 @@ class Settings:
         If a value is out of range.
     """
 
-    epochs: int | str = 24
-    batch_size: int = 32
+    epochs: int | str = 6
+    batch_size: int = 128
     seed: int = 0
     accumulate: int = 1
 

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_dim(parser)
     add_look(parser)
-    add_training(parser, epochs=24, batch="32")
+    add_training(parser, epochs=6, batch="128")
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _pretrain(args), "run the same command with --c")
 

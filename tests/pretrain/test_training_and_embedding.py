@@ -244,7 +244,7 @@ def test_views_cut_off_before_they_are_opened(workspace, capsys):
 # --- embeddings
 
 
-@pytest.mark.parametrize(("epochs", "done", "said"), [(2, 1, "1 of 2"), (24, 0, "0 of 24")])
+@pytest.mark.parametrize(("epochs", "done", "said"), [(2, 1, "1 of 2"), (6, 0, "0 of 6")])
 def test_encoder_of_fewer_epochs_than_it_was_to_have_is_refused(workspace, epochs, done, said):
     content = load_checkpoint(workspace.encoder())
     content["training"]["epochs"], content["epoch"] = epochs, done
