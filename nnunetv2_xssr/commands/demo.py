@@ -54,7 +54,7 @@ def _demo(args: argparse.Namespace) -> None:
     dice = {}
     with tqdm(total=2 + len(arms), unit="step") as progress:
         progress.set_description("pretraining on the source")
-        study.pretrain("--epochs", "3")
+        study.pretrain("--epochs", "2")
         progress.update()
         progress.set_description("preprocessing the target")
         study.preprocess(drawn["pool"], drawn["test"], small={"batch_size": 4})
