@@ -29,6 +29,7 @@ def facility_picks(
     limits: Limits,
     utility: Callable[[np.ndarray], np.ndarray],
     weights: np.ndarray | None = None,
+    prices: np.ndarray | None = None,
 ) -> np.ndarray:
     """Greedily maximise sum_i w_i max_{j in S} utility(|z_i - z_j|).
 
@@ -56,6 +57,8 @@ def facility_picks(
         count as 0, which is also the utility of having no pick.
     weights : array of shape (n,), optional
         How much every case counts, from 0 to 1; 1 by default.
+    prices : array of shape (n,), optional
+        By which the gain of a pick is divided; 1 by default.
 
     Returns
     -------
@@ -64,6 +67,7 @@ def facility_picks(
     """
     cells = cells_of(pool)
     n, total = len(cells.rows), budget + len(chosen)
+    prices = np.ones(n) if prices is None else prices
     weights = np.ones(n) if weights is None else np.round(weights * _WEIGHT_GRID) / _WEIGHT_GRID
     enough = np.clip(n / total, *_PER_PICK)
     sizes = _sample_sizes(n, n if limits.exist else int(enough * total))
@@ -88,7 +92,16 @@ def facility_picks(
             count = max(0, min(count, int(size / enough - size / share)))
         served, taken = _on_grid(utility, nearest), np.concatenate([chosen, picks])
         new = _lazy_greedy(
-            services, served, weights[sample], available[sample], count, cells.pool, sample, taken, limits
+            services,
+            served,
+            weights[sample],
+            prices[sample],
+            available[sample],
+            count,
+            cells.pool,
+            sample,
+            taken,
+            limits,
         )
         picks = np.append(picks, new)
         if len(picks) == budget:
@@ -227,20 +240,20 @@ def _nearer(pool, rows, residual, start, near, bounds, hits, nearest, tolerance)
 
 
 @njit(cache=True, nogil=True)
-def _lazy_greedy(services, served, weights, available, count, pool, sample, taken, limits):
+def _lazy_greedy(services, served, weights, prices, available, count, pool, sample, taken, limits):
     """Pick up to ``count`` available candidates, each with the largest gain at its turn; return their rows of the pool.
 
     A gain only falls as S grows, so an earlier gain is an upper bound: the candidate with the highest bound is the next
     pick if its gain still equals it (lazy greedy, Minoux 1978). ``served``, ``available`` and ``limits`` are updated.
     ``sample`` holds the rows of the candidates in the pool, and ``taken`` those of S.
     """
-    heap = [(-_gain(services, i, served, weights), i) for i in range(len(available))]
+    heap = [(-_gain(services, i, served, weights) / prices[i], i) for i in range(len(available))]
     heapify(heap)
     picks = np.empty(count, np.int64)
     done = 0
     while done < count and len(heap) > 0:
         bound, i = heap[0]
-        loss = -_gain(services, i, served, weights)
+        loss = -_gain(services, i, served, weights) / prices[i]
         if not available[i]:
             heappop(heap)
         elif loss > bound:

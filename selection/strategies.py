@@ -3,7 +3,7 @@
 A strategy takes a `Problem` and returns an `Outcome`; only `nnunetv2_xssr.selection.select` calls it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,8 +85,7 @@ def xssr(problem: Problem) -> Outcome:
     """
 
     def run(alpha: float) -> tuple[np.ndarray, np.ndarray]:
-        weights = 1 - alpha + alpha * problem.novelty
-        picks = _in_canonical_order(facility_picks, problem, weights=weights, utility=_closeness)
+        picks = _facility_picks(problem, utility=_closeness, weights=1 - alpha + alpha * problem.novelty)
         return picks, nearest_distance(problem.pool, chosen=np.append(problem.chosen, picks))
 
     alpha, picks, curve = calibrate(
@@ -174,18 +173,33 @@ def _first_allowed(problem: Problem, order: np.ndarray) -> np.ndarray:
 
 
 def _in_canonical_order(
-    picker: Callable[..., np.ndarray], problem: Problem, *, weights: np.ndarray | None = None, **options
+    picker: Callable[..., np.ndarray], problem: Problem, *, of_cases: Mapping[str, np.ndarray] | None = None, **options
 ) -> np.ndarray:
     """Give a picker the cases sorted by their features, so that no tie and no k-means depends on the pool's order.
 
-    ``picker(rows, budget=..., chosen=..., limits=..., **options)`` returns rows in order. ``weights`` are an option
-    with one value per case.
+    ``picker(rows, budget=..., chosen=..., limits=..., **options)`` returns rows in order. ``of_cases`` are further
+    options, with one value per case.
     """
     order = np.lexsort(problem.pool.pool.T)
     chosen, limits = np.argsort(order)[problem.chosen], problem.limits.rows(order)
-    if weights is not None:
-        options["weights"] = weights[order]
-    return order[picker(problem.pool.pool[order], budget=problem.budget, chosen=chosen, limits=limits, **options)]
+    sorted_ = {name: values[order] for name, values in (of_cases or {}).items()}
+    rows = problem.pool.pool[order]
+    return order[picker(rows, budget=problem.budget, chosen=chosen, limits=limits, **sorted_, **options)]
+
+
+def _facility_picks(
+    problem: Problem, *, utility: Callable[[np.ndarray], np.ndarray], weights: np.ndarray | None = None
+) -> np.ndarray:
+    """The greedy by gain or, if its picks cover better, the greedy by gain per cost: see `greedy_within_cost`."""
+    of_cases = {} if weights is None else {"weights": weights}
+    prices = [{}, {"prices": problem.limits.cost}] if problem.limits.costs_differ else [{}]
+    runs = [
+        _in_canonical_order(facility_picks, problem, of_cases={**of_cases, **price}, utility=utility)
+        for price in prices
+    ]
+    if len(runs) == 1:
+        return runs[0]
+    return min(runs, key=lambda picks: nearest_distance(problem.pool, chosen=np.append(problem.chosen, picks)).mean())
 
 
 def kmeans(problem: Problem) -> Outcome:
@@ -210,7 +224,7 @@ def _closeness(distance: np.ndarray) -> np.ndarray:
 
 def facility_location(problem: Problem) -> Outcome:
     """Greedily minimise the mean distance to the nearest pick, by maximising sum_i max_{j in S} (2 - |z_i - z_j|)."""
-    return Outcome(picks=_in_canonical_order(facility_picks, problem, utility=_closeness))
+    return Outcome(picks=_facility_picks(problem, utility=_closeness))
 
 
 def maxherding(problem: Problem) -> Outcome:
@@ -219,7 +233,7 @@ def maxherding(problem: Problem) -> Outcome:
     def utility(distance: np.ndarray) -> np.ndarray:
         return np.exp(-(distance**2))
 
-    return Outcome(picks=_in_canonical_order(facility_picks, problem, utility=utility))
+    return Outcome(picks=_facility_picks(problem, utility=utility))
 
 
 STRATEGIES: dict[str, Callable[[Problem], Outcome]] = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nnunetv2_xssr.selection import select, standardise
+from nnunetv2_xssr.selection import Constraints, select, standardise
 from nnunetv2_xssr.selection.scores import novelty
 
 ALPHAS = [i / 10 for i in range(11)]
@@ -69,6 +69,14 @@ def test_novelty_draws_picks_to_what_the_source_does_not_have():
     source = (rng.normal(size=(30, 4)) + [3, 0, 0, 0]).astype(np.float32)
     of_new = [int((select(pool, 6, source=source, alpha=alpha).picks >= 50).sum()) for alpha in (0.0, 1.0)]
     assert of_new[1] > of_new[0]
+
+
+def test_under_costs_cheap_cases_that_cover_as_well_are_preferred():
+    """The greedy by gain alone spends the budget on dear cases."""
+    pool, _ = problem(1)
+    twice, cost = np.concatenate([pool, pool + 1e-3]), np.repeat([8.0, 1.0], len(pool))
+    result = select(twice, 8.0, constraints=Constraints(cost=cost))
+    assert len(result.picks) == 8 and (result.picks >= len(pool)).all()
 
 
 def kinds_seen(sizes, budget, **options):
