@@ -1,4 +1,4 @@
-"""Draw docs/method.png: how density, novelty and diversity look on a toy pool of two features, and what is picked.
+"""Draw docs/method.png: mass, weight and what is not covered yet on a toy pool of two features, and what is picked.
 
     python benchmarks/draw_method.py
 
@@ -12,12 +12,13 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from sklearn.metrics import pairwise_distances
 
-from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours
-from nnunetv2_xssr.selection.greedy import greedy
-from nnunetv2_xssr.selection.scores import density, novelty
+from nnunetv2_xssr.selection.facility import facility_picks
+from nnunetv2_xssr.selection.limits import unlimited
+from nnunetv2_xssr.selection.scores import novelty
 
-BUDGET, ALPHA, DENSITY_WEIGHT = 8, 0.3, 0.5
+BUDGET, ALPHA = 8, 0.3
 
 
 def toy() -> tuple[np.ndarray, np.ndarray]:
@@ -40,20 +41,28 @@ def main() -> None:
     import matplotlib.pyplot as plt
 
     pool, source = toy()
-    parts = density(pool), novelty(pool, source)
-    fixed = DENSITY_WEIGHT * parts[0] + ALPHA * parts[1]
-    picks, _ = greedy(pool, fixed=fixed, diversity_weight=1 - ALPHA, budget=BUDGET, chosen=np.empty(0, int))
-    before = nearest_neighbours(pool, k=1, others=pool[picks[:4]])[0][:, 0]
-    diversity = before / before.max()
+    distance = pairwise_distances(pool.astype(np.float64))
+    close = 2 - 2 * distance / distance.max()
+    weight = 1 - ALPHA + ALPHA * novelty(pool, source)
+    picks = facility_picks(
+        pool,
+        budget=BUDGET,
+        chosen=np.empty(0, int),
+        limits=unlimited(len(pool)),
+        utility=lambda distances: 2 - 2 * distances / distance.max(),
+        weights=weight,
+    )
+    uncovered = weight * (2 - close[:, picks[:4]].max(axis=1))
 
     figure, panels = plt.subplots(1, 4, figsize=(13, 3.4), sharex=True, sharey=True, layout="constrained")
     shown = [
-        ("density: many similar cases around", parts[0]),
-        ("novelty: far from the source", parts[1]),
-        ("diversity after four picks", diversity),
+        ("density: the mass that a case covers", weight @ close),
+        ("novelty: far from the source", weight),
+        ("diversity: not covered by four picks", uncovered),
     ]
     for panel, (title, values) in zip(panels, shown, strict=False):
-        dots = panel.scatter(*pool.T, c=values, s=16, cmap="viridis", vmin=0, vmax=1)
+        scaled = (values - values.min()) / np.ptp(values)
+        dots = panel.scatter(*pool.T, c=scaled, s=16, cmap="viridis", vmin=0, vmax=1)
         panel.set_title(title, fontsize=11)
     panels[1].scatter(*source.T, marker="x", s=16, c="0.55", linewidths=0.8, label="source")
     panels[1].legend(loc="lower left", fontsize=9)
