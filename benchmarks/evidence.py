@@ -144,14 +144,15 @@ class Design:
 
     def add(self, encoders: dict[str, int], strategies: dict[str, dict]) -> None:
         """Select by every encoder that is there, and by every strategy."""
-        row = {case: i for i, case in enumerate(self.target.views.pool.identifiers)}
-        rows, folder = [row[case] for case in self.pool], self.work / "encoders"
-        source = source_views(self.study.pack, self.study.source, self.work)
+        source, folder = source_views(self.study.pack, self.study.source, self.work), self.work / "encoders"
+        views = self.target.views(source)
+        row = {case: i for i, case in enumerate(views.pool.identifiers)}
+        rows = [row[case] for case in self.pool]
         for encoder, seeds in encoders.items():
             for seed in range(seeds):
                 if encoder == "mae" and not checkpoint_of(source, seed, folder).is_file():
                     continue
-                found = ENCODERS[encoder](self.target.views, source, rows, seed, folder)
+                found = ENCODERS[encoder](views, source, rows, seed, folder)
                 for arm in selected_arms(self.pool, found, strategies=strategies, budgets=self.sizes, number=seed):
                     self.arms.setdefault((encoder, arm.strategy), []).append(arm)
 

@@ -11,7 +11,7 @@ from packs import pack_folder, split_by_patient, write_domain
 from nnunetv2_xssr.benchmark.small_cases import SmallCases, count_labels, read_small_cases
 from nnunetv2_xssr.benchmark.small_judge import fast_identity
 from nnunetv2_xssr.images.pools import dataset_pool
-from nnunetv2_xssr.images.views import Views, prepare_views
+from nnunetv2_xssr.images.views import Views, common_look, prepare_views
 from nnunetv2_xssr.records.files import atomic, read_json
 
 TUNING, CONFIRMING = "tuning", "confirming"
@@ -83,11 +83,12 @@ def source_views(pack: str, source: str, work: Path) -> Views:
     name = f"Dataset{number}_{pack}_{source}"
     extra = "imagesUnlabelled" if (pack, source) == ("CXRLung", "hannover") else None
     write_domain(pack, [source], work / "nnUNet_raw" / name, labelled=False, extra=extra)
-    return prepare_views(dataset_pool(name))
+    pool = dataset_pool(name)
+    return prepare_views(pool, look=common_look([pool], dim=2))
 
 
 class Target:
-    """The labelled images of a study, whatever the size of its pool: test cases, views, and what judges them."""
+    """The labelled images of a study, whatever the size of its pool: test cases, and what judges them."""
 
     def __init__(self, pack: str, domains: tuple[tuple[str, int | None], ...], work: Path):
         known = sorted({(study.pack, tuple(study.target.items())) for study in STUDIES}, key=str)
@@ -98,9 +99,12 @@ class Target:
         self.images = dataset_pool(name)
         self.pool, test = split_by_patient(pack, self.images.identifiers)
         self.test = tuple(test)
-        self.views = prepare_views(self.images)
         self.identity = fast_identity(self.images, self.test)
         self.kept = work / "small" / f"{name}_{self.identity[:16]}.npz"
+
+    def views(self, source: Views) -> Views:
+        """At the scale of a source, as nnUNetv2_xssr_select sees them."""
+        return prepare_views(self.images, look=common_look([source.pool], dim=2))
 
     def small_cases(self) -> SmallCases:
         """Read once, and kept."""
