@@ -222,13 +222,14 @@ def test_two_runs_write_the_same_bytes(workspace, capsys):
 
 def test_scheduler_selects_from_partitions(workspace, capsys, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="Dask is not installed")
-    run(capsys, budget="4")
+    of_sum = ("--strategy", "xssr_sum")
+    run(capsys, *of_sum, budget="4")
     here = workspace.selection()
     bytes_of_pool = compared_by(workspace.encoder(), TARGET)[0][0].nbytes
     partitions = workspace.record().parent / "partitions"
     cluster = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(**cluster) as workers:
-        address = ("--scheduler", workers.scheduler_address)
+        address = (*of_sum, "--scheduler", workers.scheduler_address)
         error = fails(capsys, select.main, ["-d", "2", "-s", "1", "-b", "4", "-device", "cpu", *address])
         assert "scheduler was None, now True" in error
         run(capsys, *address, "--overwrite", budget="4")
@@ -245,9 +246,9 @@ def test_scheduler_selects_from_partitions(workspace, capsys, monkeypatch):
         assert (partitions / "distances_00000.npy").stat().st_mtime_ns == measured
 
 
-def test_scheduler_is_for_xssr_only(workspace, capsys):
+def test_scheduler_is_for_the_weighted_sum_only(workspace, capsys):
     argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--scheduler", "local", "--strategy", "coreset"]
-    fails(capsys, select.main, argv, "--scheduler works with --strategy xssr only; got coreset")
+    fails(capsys, select.main, argv, "--scheduler knows --strategy xssr_sum only; got coreset")
 
 
 def test_scheduler_that_does_not_answer_is_found_before_long_work(workspace, capsys, monkeypatch):
@@ -255,5 +256,6 @@ def test_scheduler_that_does_not_answer_is_found_before_long_work(workspace, cap
     monkeypatch.setattr("nnunetv2_xssr.selection.distributed._TIMEOUT", 0.5)
     workspace.encoder().unlink()
     argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--scheduler", "tcp://127.0.0.1:9"]
+    argv += ["--strategy", "xssr_sum"]
     fails(capsys, select.main, argv, "no Dask scheduler with a worker answers at 'tcp://127.0.0.1:9'")
     assert not workspace.encoder().exists()
