@@ -8,13 +8,15 @@ _ROWS = 30  # more picks than a screen shows stand in the record
 
 
 def picks_table(selection: FoldSelection) -> str:
-    """The picks in order with the parts of their score."""
-    facts = [
+    """The picks in order with what speaks for them."""
+    columns = [
         name
-        for name in ("slice", "domain", "group", "cost")
+        for name in (
+            *("rank", "case", "slice", "domain", "group", "cost"),
+            *("density", "novelty", "diversity", "stands_for", "score"),
+        )
         if any(getattr(p, name) is not None for p in selection.picks)
     ]
-    columns = ["rank", "case", *facts, "density", "novelty", "diversity", "score"]
     rows = [[_cell(getattr(pick, name)) for name in columns] for pick in selection.picks[:_ROWS]]
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     align = [str.ljust if name in ("case", "domain", "group") else str.rjust for name in columns]
