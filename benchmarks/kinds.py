@@ -4,8 +4,8 @@
     make demo
     python benchmarks/kinds.py xssr_demo      # with the encoder that the demo left; a minute
 
-Draws pools as the demo does, 120 images of an ordinary and four rare kinds, and counts the kinds among twelve picks by
-the grid, for several numbers of principal components.
+Draws pools as the demo does, 120 images of an ordinary and four rare kinds, and counts the kinds among six and twelve
+picks.
 """
 
 import argparse
@@ -19,14 +19,13 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.demo.phantom import write_datasets
 from nnunetv2_xssr.images.pools import open_pool
-from nnunetv2_xssr.images.views import prepare_views
+from nnunetv2_xssr.images.views import common_look, prepare_views
 from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
-from nnunetv2_xssr.pretrain.pooling import features
+from nnunetv2_xssr.pretrain.pooling import COMPONENTS, features
 from nnunetv2_xssr.selection import select
 
-POOLS, PICKS, RANDOM_DRAWS = 8, 12, 200
-COMPONENTS = (16, 24, 32, 48, 60)
-STRATEGIES = ("xssr", "facility_location", "coreset")
+POOLS, PICKS, RANDOM_DRAWS = 8, (6, 12), 200
+STRATEGIES = ("xssr", "xssr_sum", "facility_location", "kmeans", "coreset")
 
 
 def main():
@@ -38,16 +37,16 @@ def main():
     for seed in tqdm(range(1, POOLS + 1)):
         kinds, (pool, source) = drawn(encoder, seed)
         rng = np.random.default_rng(seed)
-        draws = [rng.choice(len(pool), PICKS, replace=False) for _ in range(RANDOM_DRAWS)]
-        seen["random", "-"].append(np.mean([len(set(kinds[draw])) for draw in draws]))
-        for strategy in STRATEGIES:
-            for components in COMPONENTS:
-                picks = select(pool, PICKS, source=source, strategy=strategy, components=components).picks
-                seen[strategy, components].append(len(set(kinds[picks])))
-    print(f"| strategy | components | kinds seen, mean of {POOLS} pools | of every pool |\n|---|---|---|---|")
-    for (strategy, components), found in seen.items():
-        each = ", ".join(f"{number:.2g}" for number in found)
-        print(f"| {strategy} | {components} | {np.mean(found):.2f} | {each} |")
+        for k in PICKS:
+            draws = [rng.choice(len(pool), k, replace=False) for _ in range(RANDOM_DRAWS)]
+            seen["random", k].append(np.mean([len(set(kinds[draw])) for draw in draws]))
+            for strategy in STRATEGIES:
+                picks = select(pool, k, source=source, strategy=strategy, components=COMPONENTS["grid"]).picks
+                seen[strategy, k].append(len(set(kinds[picks])))
+    print(f"Kinds seen, mean of {POOLS} pools:\n\n| strategy | {' | '.join(f'{k} picks' for k in PICKS)} |")
+    print(f"|---|{'---|' * len(PICKS)}")
+    for strategy in ("random", *STRATEGIES):
+        print(f"| {strategy} | {' | '.join(f'{np.mean(seen[strategy, k]):.1f}' for k in PICKS)} |")
 
 
 def drawn(encoder, seed):
@@ -56,10 +55,12 @@ def drawn(encoder, seed):
         for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             os.environ[variable] = folder
         kinds = write_datasets(folder, n_source=40, n_test=0, seed=seed)["variants"]
-        pools = [prepare_views(open_pool(name)) for name in ("902", "901")]
+        target, archive = (open_pool(name) for name in ("902", "901"))
+        look = common_look([archive], dim=2)
+        pools = [prepare_views(pool, look=look) for pool in (target, archive)]
         kept = [np.array(embed(encoder, views).rows) for views in pools]
         order = np.array([kinds[case] for case in pools[0].pool.identifiers])
-        return order, [features(rows, encoder.layout, "grid") for rows in kept]
+        return order, [features(rows, encoder.layout, kind="grid") for rows in kept]
 
 
 if __name__ == "__main__":
