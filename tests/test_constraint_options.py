@@ -59,7 +59,7 @@ def test_least_distance(workspace, capsys):
 
 
 def test_alpha_criterion(workspace, capsys):
-    out = run(capsys, "--alpha_criterion", "covering_radius", budget="4")
+    out = run(capsys, "--strategy", "xssr_sum", "--alpha_criterion", "covering_radius", budget="4")
     (selection,) = workspace.selection()["selections"]
     curve = selection["alpha_curve"]
     assert selection["alpha"] == curve["alpha"][int(np.argmin(curve["covering_radius"]))]
