@@ -59,7 +59,7 @@ def test_least_distance(workspace, capsys):
 
 
 def test_alpha_criterion(workspace, capsys):
-    out = run(capsys, "--strategy", "xssr_sum", "--alpha_criterion", "covering_radius", budget="4")
+    out = run(capsys, "--alpha_criterion", "covering_radius", budget="4")
     (selection,) = workspace.selection()["selections"]
     curve = selection["alpha_curve"]
     assert selection["alpha"] == curve["alpha"][int(np.argmin(curve["covering_radius"]))]
@@ -117,5 +117,4 @@ def test_budget_of_cost(workspace, capsys, budget, words):
 def test_limits_and_a_scheduler(workspace, capsys):
     pytest.importorskip("distributed")
     argv = ["-d", "2", "-b", "3", "-device", "cpu", "--scheduler", "local", "--min_distance", "0.1"]
-    argv += ["--strategy", "xssr_sum"]
     fails(capsys, select.main, argv, "--scheduler knows no costs", "--min_distance")

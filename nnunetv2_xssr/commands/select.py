@@ -33,15 +33,15 @@ def main(argv: list[str] | None = None) -> int:
         help="compare cases by what lies where (grid), or only by what there is (average, or gap: the last stage of "
         "the encoder, as in the paper); auto (default): grid where the pool's anatomy is aligned, else average")
     add("--strategy", default="xssr",
-        help="xssr (default); the weighted sum xssr_sum, or that without one of its parts: xssr_sum_no_density, "
-        "xssr_sum_no_novelty, xssr_sum_no_diversity; or a rival: random, coreset, kmeans, typiclust, probcover, "
-        "facility_location, maxherding")
+        help="xssr (default), a weighted sum; xssr_cover, the same parts in one objective; xssr without one of its "
+        "parts: xssr_no_density, xssr_no_novelty, xssr_no_diversity; or a rival: random, coreset, kmeans, typiclust, "
+        "probcover, facility_location, maxherding")
     add("--alpha", default="auto",
-        help="of xssr and xssr_sum: weight of novelty, from 0 to 1; calibrated by default (auto)")
+        help="of xssr and xssr_cover: weight of novelty, from 0 to 1; calibrated by default (auto)")
     add("--alpha_criterion", default="mean_distance",
         help="the coverage by which alpha is calibrated: mean_distance of the pool to the picks (default, the paper's "
         "coverage), covering_radius, or novel_mean_distance, where cases count in proportion to their novelty")
-    add("--density_weight", type=float, default=0.5, help="of xssr_sum: weight of density in the score; 0.5 by default")
+    add("--density_weight", type=float, default=0.5, help="of xssr: weight of density in the score; 0.5 by default")
     add("--seed", type=int, default=0, help="of every random number; 0 by default")
     add("--labelled", type=Path, metavar="FILE",
         help="text file, one case per line: labelled already, they count as picked and cost nothing; by default the "
@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         help="no pick nearer than this to another one: from 0 (copies, default) to 2 (opposites); 0.1 leaves "
         "near-duplicates out")
     add("--scheduler", metavar="ADDRESS",
-        help="select on the workers of this Dask scheduler (tcp://host:8786), or on this machine's cores (local), with "
-        "--strategy xssr_sum; for pools that do not fit into memory")
+        help="select on the workers of this Dask scheduler (tcp://host:8786), or on this machine's cores (local); for "
+        "pools that do not fit into memory")
     add("--overwrite", action="store_true", help="replace a selection that was made with other settings")
     add("--skip-broken", action="store_true", help="set cases aside that cannot be read, and name them")
     # fmt: on

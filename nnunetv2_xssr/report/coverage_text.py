@@ -31,7 +31,7 @@ def alpha_words(
 ) -> str | None:
     """The trade-off taken, and which others would have covered the pool as well; None for strategies without alpha.
 
-    `xssr` takes the largest alpha within 1 % of the best, `xssr_sum` the best.
+    `xssr_cover` takes the largest alpha within 1 % of the best, `xssr` the best.
 
     Parameters
     ----------

@@ -1,12 +1,16 @@
-"""The default against its definition: weighted facility location with as much novelty as coverage allows."""
+"""`xssr_cover` against its definition: weighted facility location with as much novelty as coverage allows."""
+
+from functools import partial
 
 import numpy as np
 import pytest
 
-from nnunetv2_xssr.selection import Constraints, select, standardise
+from nnunetv2_xssr import selection
+from nnunetv2_xssr.selection import Constraints, standardise
 from nnunetv2_xssr.selection.scores import novelty
 
 ALPHAS = [i / 10 for i in range(11)]
+select = partial(selection.select, strategy="xssr_cover")
 
 
 def problem(seed, n=60, m=20, d=5):
