@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from vit import ViTMaskedAutoencoder
 
+from nnunetv2_xssr.encoders.pooling import ALIGNED, GRID, FeatureLayout, place_share, symmetries
 from nnunetv2_xssr.images.extract import VIEW_SIZE
 from nnunetv2_xssr.images.normalise import Statistics, normalise
 from nnunetv2_xssr.images.pools import open_pool
@@ -33,7 +34,6 @@ from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
 from nnunetv2_xssr.pretrain.objective import sample_generator
-from nnunetv2_xssr.pretrain.pooling import ALIGNED, GRID, FeatureLayout, place_share, symmetries
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE, LEARNING_RATE, ViewSampler, crop_and_mask
 from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.limits import unlimited

@@ -5,20 +5,20 @@ folder for what it keeps, and returns `Features`. An encoder that knows no seed 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from proxies import shrink
 
 from nnunetv2_xssr.benchmark.arms import Features
+from nnunetv2_xssr.encoders.encoder import Encoder
+from nnunetv2_xssr.encoders.pooling import COMPONENTS, choose_embedding, features
+from nnunetv2_xssr.encoders.registry import open_encoder
 from nnunetv2_xssr.images.views import Views
-from nnunetv2_xssr.pretrain.embedding import Encoder, embed_views, load_encoder
-from nnunetv2_xssr.pretrain.mae import Ensemble
-from nnunetv2_xssr.pretrain.pooling import COMPONENTS, GRID, FeatureLayout, choose_embedding, features
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.settings import Settings
-from nnunetv2_xssr.pretrain.training import ARCHITECTURE, MEMBERS, pretrain
+from nnunetv2_xssr.pretrain.training import pretrain
 from nnunetv2_xssr.records.files import atomic, sha256_json
 
 
@@ -33,30 +33,11 @@ def pretrained(source: Views, seed: int, folder: Path) -> Path:
     return pretrain([source], settings=Settings(seed=seed), fabric=start("cpu"), resume=True, folder=kept.parent)
 
 
-def mae(target: Views, source: Views, rows: Sequence[int], seed: int, folder: Path) -> Features:
-    """The masked autoencoder that learned from the source, as nnUNetv2_xssr_select embeds with it."""
-    encoder = load_encoder(pretrained(source, seed, folder), device="cpu")
-    return _compared(encoder, target, source, rows, folder)
-
-
-def untrained(target: Views, source: Views, rows: Sequence[int], seed: int, folder: Path) -> Features:
-    """The same network with its first weights: what a trained one must beat."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Ensemble(MEMBERS, input_channels=source.rows.shape[2], **ARCHITECTURE)
-    before, last = (MEMBERS * n for n in ARCHITECTURE["features_per_stage"][-2:])
-    encoder = Encoder(
-        members=torch.nn.ModuleList(member.encoder for member in model.members).eval(),
-        identity=sha256_json(["untrained", seed, MEMBERS, ARCHITECTURE, source.rows.shape[2]]),
-        layout=FeatureLayout(last, before, GRID**2),
-        views={},
-        sources={},
-        path=Path(),
-    )
-    return _compared(encoder, target, source, rows, folder)
-
-
-def _compared(encoder: Encoder, target: Views, source: Views, rows: Sequence[int], folder: Path) -> Features:
+def registered(name: str, target: Views, source: Views, rows: Sequence[int], seed: int, folder: Path) -> Features:
+    """An encoder of nnUNetv2_xssr_select, as that embeds with it."""
+    spelling = str(pretrained(source, seed, folder)) if name == "mae" else name
+    opened = open_encoder(spelling, weights=None, learn_from=[source.pool.name], dim=2, device="cpu")
+    encoder = opened.ready([source], seed=seed)
     of_target, of_source = (_pooled(encoder, views, folder) for views in (target, source))
     kind = choose_embedding(of_target[rows], encoder.layout, kind="auto")
     pool, archive = (features(pooled, encoder.layout, kind=kind) for pooled in (of_target[rows], of_source))
@@ -67,7 +48,8 @@ def _pooled(encoder: Encoder, views: Views, folder: Path) -> np.ndarray:
     """What the encoder keeps of every case, from disk where it was computed before."""
     path = folder / f"{sha256_json([encoder.identity, views.hashes, views.settings])[:16]}.npy"
     if not path.is_file():
-        pooled = np.stack([embed_views(encoder, case) for case in views.rows])
+        embed_case = encoder.for_pool(views)
+        pooled = np.stack([embed_case(case) for case in views.rows])
         with atomic(path) as temporary:
             np.save(temporary, pooled)
     return np.load(path)
@@ -83,8 +65,7 @@ def thumbnails(target: Views, source: Views, rows: Sequence[int], seed: int, fol
 
 
 ENCODERS: dict[str, Callable[[Views, Views, Sequence[int], int, Path], Features]] = {
-    "mae": mae,
-    "untrained": untrained,
+    **{name: partial(registered, name) for name in ("mae", "untrained", "intensity", "dictionary")},
     "thumbnails": thumbnails,
 }
-SEEDLESS = ("thumbnails",)
+SEEDLESS = ("intensity", "thumbnails")

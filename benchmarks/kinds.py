@@ -18,10 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_xssr.demo.phantom import write_datasets
+from nnunetv2_xssr.encoders.embedding import embed
+from nnunetv2_xssr.encoders.mae import load_encoder
+from nnunetv2_xssr.encoders.pooling import COMPONENTS, features
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import common_look, prepare_views
-from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
-from nnunetv2_xssr.pretrain.pooling import COMPONENTS, features
 from nnunetv2_xssr.selection import select
 
 POOLS, PICKS, RANDOM_DRAWS = 8, (6, 12), 200

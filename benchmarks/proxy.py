@@ -26,9 +26,9 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from nnunetv2_xssr.pretrain.embedding import Encoder, embed_views
+from nnunetv2_xssr.encoders.mae import Autoencoder, embed_views
+from nnunetv2_xssr.encoders.pooling import COMPONENTS, GRID, FeatureLayout, choose_embedding, features
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
-from nnunetv2_xssr.pretrain.pooling import COMPONENTS, GRID, FeatureLayout, choose_embedding, features
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE
 from nnunetv2_xssr.selection import select
 from nnunetv2_xssr.selection.standardise import standardise
@@ -143,13 +143,15 @@ def compared_by_select(images, path):
     model = MaskedAutoencoder(input_channels=images.shape[1], **ARCHITECTURE)
     model.load_state_dict(torch.load(path))
     before, last = ARCHITECTURE["features_per_stage"][-2:]
-    encoder = Encoder(
-        module=model.encoder.eval(),
+    encoder = Autoencoder(
+        name="mae",
+        members=torch.nn.ModuleList([model.encoder]).eval(),
         identity="",
+        weights="",
         layout=FeatureLayout(last, before, GRID**2),
         views={},
         sources={},
-        path=path,
+        where=str(path),
     )
     kept = np.stack([embed_views(encoder, case[None]) for case in images])
     kind = choose_embedding(kept, encoder.layout, kind="auto")

@@ -18,9 +18,9 @@ from packs import pack_folder
 
 from nnunetv2_xssr.commands.running import add_device, run
 from nnunetv2_xssr.device import resolve_device
+from nnunetv2_xssr.encoders.mae import embed_views, load_encoder
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
-from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain

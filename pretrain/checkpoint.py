@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -44,6 +45,14 @@ def load_checkpoint(path: Path) -> dict:
 
 def encoder_identity(checkpoint: dict) -> str:
     """SHA-256 of everything that decides an embedding: the weights, the architecture and the settings of the views."""
-    weights = checkpoint["weights"]
     digest = sha256_json({key: checkpoint[key] for key in ("architecture", "views")}).encode()
-    return sha256([digest] + [part for k in sorted(weights) for part in (k.encode(), weights[k].numpy().tobytes())])
+    return sha256([digest, *_parts(checkpoint["weights"])])
+
+
+def weights_hash(weights: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of the weights alone."""
+    return sha256(_parts(weights))
+
+
+def _parts(weights: dict[str, torch.Tensor]) -> Iterator[bytes]:
+    return (part for k in sorted(weights) for part in (k.encode(), weights[k].numpy().tobytes()))

@@ -201,10 +201,11 @@ def command(name, *argv):
 
 def compared_by(encoder_file, *names):
     """What select compares the cases of these datasets by, the target first, and in how many components."""
+    from nnunetv2_xssr.encoders.embedding import embed
+    from nnunetv2_xssr.encoders.mae import load_encoder
+    from nnunetv2_xssr.encoders.pooling import COMPONENTS, choose_embedding, features
     from nnunetv2_xssr.images.pools import open_pool
     from nnunetv2_xssr.images.views import prepare_views
-    from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
-    from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 
     encoder = load_encoder(encoder_file, device="cpu")
     kept = [embed(encoder, prepare_views(open_pool(name), look=encoder.look)).rows for name in names]

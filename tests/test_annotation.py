@@ -436,14 +436,14 @@ def test_missing_labels_hold_the_next_round_back(again, capsys):
 
 
 def test_only_new_cases_are_embedded_in_the_next_round(again, capsys, monkeypatch):
-    from nnunetv2_xssr.pretrain import embedding
+    from nnunetv2_xssr.encoders import mae
 
     draw(again, *picked(again))
     succeeds(capsys, collect.main, COLLECT)
     write_picture(again.images() / "t_99_0000.png", picture(99))
     embedded = []
-    original = embedding.embed_views
-    monkeypatch.setattr(embedding, "embed_views", lambda *a: embedded.append(1) or original(*a))
+    original = mae.embed_views
+    monkeypatch.setattr(mae, "embed_views", lambda *a: embedded.append(1) or original(*a))
     succeeds(capsys, select.main, SELECT)
     assert len(embedded) == 1 and again.selection()["selections"][0]["pool_size"] == 11
 

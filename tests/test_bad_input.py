@@ -608,13 +608,13 @@ def test_dataset_that_takes_no_hand_over_is_found_before_the_work(workspace, cap
 
 
 def test_interrupted_by_the_user(either, capsys, monkeypatch):
-    from nnunetv2_xssr.pretrain import embedding
+    from nnunetv2_xssr.encoders import mae
 
     def interrupt(*args):
         raise KeyboardInterrupt
 
     shutil.rmtree(either.preprocessed / TARGET / "xssr" / "caches" / "embeddings")
-    monkeypatch.setattr(embedding, "embed_views", interrupt)
+    monkeypatch.setattr(mae, "embed_views", interrupt)
     capsys.readouterr()
     assert select.main(SELECT) == 130
     err = capsys.readouterr().err

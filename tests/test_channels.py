@@ -5,12 +5,13 @@ import pytest
 from making import compared_by, fails, picture, succeeds, write_dataset_json, write_picture
 
 from nnunetv2_xssr.commands import pretrain, select
+from nnunetv2_xssr.encoders.embedding import embed
+from nnunetv2_xssr.encoders.mae import load_encoder
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import channel_order, common_channels
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
-from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
 from nnunetv2_xssr.pretrain.training import check_same_channels
 
 T1_FIRST, FLAIR_FIRST = ("T1", "FLAIR"), ("flair", "t1")

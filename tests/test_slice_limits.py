@@ -10,11 +10,11 @@ from making import fails, succeeds, write_dataset_json
 from slicing import CASES, VOLUMES, draw, labels, picks, run, save, sliced
 
 from nnunetv2_xssr.commands import collect, select
+from nnunetv2_xssr.encoders.mae import load_encoder
 from nnunetv2_xssr.images import reading, views
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.images.regions import Regions
-from nnunetv2_xssr.pretrain.embedding import load_encoder
 
 LONG = (300, 12, 12)  # slices of 2 mm: 600 mm
 

@@ -15,12 +15,12 @@ from nnunetv2_xssr.annotation.project import FoldState, project_status
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.commands import collect, report, select, status
 from nnunetv2_xssr.commands.next_steps import next_steps
+from nnunetv2_xssr.encoders.mae import embed_views, load_encoder
+from nnunetv2_xssr.encoders.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.images.extract import extract_views
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.images.slices import slice_pool, volume_of
-from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
-from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.selection import Constraints
 from nnunetv2_xssr.selection import select as select_rows
 

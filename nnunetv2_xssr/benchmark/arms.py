@@ -155,7 +155,7 @@ def embedded_pools(
             pretrain(learn_from, settings=Settings(seed=seed), fabric=start(device), resume=True, folder=encoder.parent)
         seeing = Seeing(encoder=encoder)
         read = read_pools(target, sources, seeing=seeing, unit="case", skip_broken=False, device=device)
-        embedded = embed_pools(read, embedding=seeing.embedding, unit="case", seed=seed, device=device)
+        embedded = embed_pools(read, embedding=seeing.embedding, unit="case", seed=seed)
         row = {case: i for i, case in enumerate(embedded.identifiers)}
         yield Features(
             pool=embedded.pool[[row[case] for case in pool]],

@@ -1,6 +1,7 @@
 """The options of the commands that pretrain: the length, the batch, the processes."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_xssr.commands.running import add_device
@@ -20,6 +21,32 @@ def add_training(parser: argparse.ArgumentParser, *, epochs: int, batch: str) ->
     add("--skip-broken", action="store_true", help="leave out cases that cannot be read, and name them")
     add_device(parser)
     add("-num_gpus", type=int, default=1, help="GPUs of this machine; 1 by default. torchrun and srun work as well")
+    # fmt: on
+
+
+def add_encoder(parser: argparse.ArgumentParser, *, kinds: Sequence[str]) -> None:
+    """Add ``--encoder``, ``--encoder_weights``, and ``--embedding`` with these kinds."""
+    add = parser.add_argument
+    # fmt: off
+    add("--encoder", default="mae", metavar="ENCODER",
+        help="what turns images into features: mae (default, pretrained on the sources where it is missing) or a "
+        "checkpoint_final.pth of nnUNetv2_xssr_pretrain; untrained; intensity; dictionary; nnunet:MODEL_FOLDER, a "
+        "trained 2D nnU-Net of the source; timm:NAME, a foundation model")
+    add("--encoder_weights", type=Path, metavar="FILE",
+        help="with --encoder timm:NAME: its weights; nothing is downloaded")
+    add("--embedding", default="auto", choices=kinds,
+        help="compare cases by what lies where (grid), or only by what there is (average, or gap: the last stage of "
+        "the autoencoder, as in the paper); auto (default): grid where the pool's anatomy is aligned, else average")
+    # fmt: on
+
+
+def add_embeddings(parser: argparse.ArgumentParser) -> None:
+    """Add ``--embeddings`` and ``--source_embeddings``."""
+    add = parser.add_argument
+    # fmt: off
+    add("--embeddings", type=Path, metavar="FILE",
+        help="features made elsewhere in place of an encoder, one row per case: .npz, .npy, .csv or .parquet")
+    add("--source_embeddings", type=Path, metavar="FILE", help="with --embeddings: those of the source")
     # fmt: on
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunetv2_xssr.commands.options import add_dim, add_folders, add_look, add_slices
+from nnunetv2_xssr.commands.options import add_dim, add_embeddings, add_encoder, add_folders, add_look, add_slices
 from nnunetv2_xssr.commands.running import add_device, add_name, run
 from nnunetv2_xssr.errors import UserError
 
@@ -28,10 +28,6 @@ def main(argv: list[str] | None = None) -> int:
         "the autoencoder learns from the pool itself and novelty is off")
     add("-b", "--budget", required=True, metavar="BUDGET",
         help="how many cases to pick: a number, a percentage such as 5%%, or auto for the knee of the coverage")
-    add("--encoder", type=Path, metavar="FILE", help="checkpoint_final.pth of nnUNetv2_xssr_pretrain to embed with")
-    add("--embedding", default="auto", choices=("auto", "grid", "average", "gap"),
-        help="compare cases by what lies where (grid), or only by what there is (average, or gap: the last stage of "
-        "the encoder, as in the paper); auto (default): grid where the pool's anatomy is aligned, else average")
     add("--strategy", default="xssr",
         help="xssr (default), a weighted sum; xssr_cover, the same parts in one objective; xssr without one of its "
         "parts: xssr_no_density, xssr_no_novelty, xssr_no_diversity; or a rival: random, coreset, kmeans, typiclust, "
@@ -65,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     # fmt: on
     add_folders(parser)
     add_name(parser)
+    add_encoder(parser, kinds=("auto", "grid", "average", "gap"))
+    add_embeddings(parser)
     add_dim(parser)
     add_look(parser)
     add_slices(parser)

@@ -57,6 +57,32 @@ def view_channels(channel_names: tuple[str, ...], window: Window | None = None) 
     return names
 
 
+def hounsfield(shown: np.ndarray, window: Window | None = None) -> np.ndarray:
+    """Hounsfield units of CT that is shown in windows, the inverse of `normalise`, as far as the windows reach.
+
+    Parameters
+    ----------
+    shown : array of shape (windows, ...)
+        From 0 to 1 over every window.
+    window : (float, float), optional
+        As for `view_channels`.
+
+    Returns
+    -------
+    float32 array of shape (...)
+        Of every pixel by the narrowest window in which it is neither black nor white; where there is none, the end of
+        all windows.
+    """
+    windows, values = list(_windows(window).values()), shown.astype(np.float32)
+    lowest = min(centre - width / 2 for centre, width in windows)
+    highest = max(centre + width / 2 for centre, width in windows)
+    units = np.where((values <= 0).all(axis=0), lowest, highest).astype(np.float32)
+    for (centre, width), seen in sorted(zip(windows, values, strict=True), key=lambda pair: -pair[0][1]):
+        inside = (seen > 0) & (seen < 1)
+        units[inside] = centre + (seen[inside] - 0.5) * width
+    return units
+
+
 def nonzero_box(image: np.ndarray) -> tuple[slice, slice, slice]:
     """The box around everything that is not zero in some channel, of an array of shape (channels, z, y, x).
 

@@ -12,7 +12,6 @@ from nnunetv2_xssr.images.slices import place_of, volume_of
 from nnunetv2_xssr.pipeline.budget import pick
 from nnunetv2_xssr.pipeline.embed import Embedded
 from nnunetv2_xssr.pipeline.plan import Choice, FoldPlan, SelectionPlan
-from nnunetv2_xssr.pipeline.read import PoolViews
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
 from nnunetv2_xssr.selection import Selection
 
@@ -22,7 +21,6 @@ _PACKAGES = ("nnunetv2_xssr", "nnunetv2", "torch", "numpy", "scikit-learn")
 def make_record(
     target: ImagePool,
     plan: SelectionPlan,
-    read: PoolViews,
     embedded: Embedded,
     *,
     choice: Choice,
@@ -37,7 +35,6 @@ def make_record(
     ----------
     target : ImagePool
     plan : SelectionPlan
-    read : PoolViews
     embedded : Embedded
     choice : Choice
     settings : dict
@@ -56,11 +53,12 @@ def make_record(
         name=name,
         mode=plan.mode,
         settings=settings,
+        encoder=embedded.encoder,
         provenance=embedded.provenance,
         versions={package: version(package) for package in _PACKAGES},
         selections=selections,
-        set_aside=read.set_aside,
-        mixtures=read.mixtures,
+        set_aside=embedded.set_aside,
+        mixtures=embedded.mixtures,
         round=round_number,
         groups={case: group for case, group in plan.groups.items() if case in chosen},
     )

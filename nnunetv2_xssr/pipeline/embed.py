@@ -1,19 +1,15 @@
 """From views to features that cases are compared by: encoder, embedding."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from nnunetv2_xssr.encoders.embedding import embed
+from nnunetv2_xssr.encoders.pooling import COMPONENTS, check_embedding, choose_embedding, features
 from nnunetv2_xssr.images.slices import candidate_rows, row_per_slice
-from nnunetv2_xssr.images.views import Views
-from nnunetv2_xssr.pipeline.read import PoolViews, checkpoint_of
-from nnunetv2_xssr.pretrain.embedding import Encoder, embed, load_encoder
-from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
-from nnunetv2_xssr.pretrain.processes import start
-from nnunetv2_xssr.pretrain.settings import Settings
-from nnunetv2_xssr.pretrain.training import pretrain
-from nnunetv2_xssr.records.files import sha256, sha256_json
-from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.pipeline.read import PoolViews
+from nnunetv2_xssr.records.files import sha256
 from nnunetv2_xssr.selection.standardise import blocks
 
 
@@ -27,18 +23,25 @@ class Embedded:
         Of the rows of ``pool``.
     pool : array of shape (n, d)
     source : array of shape (m, d) or None
+    encoder : dict
+        For the record: ``name``, ``identity``, ``weights`` (hashes), ``transform`` and ``pooling``.
     provenance : dict
         Hashes of everything that decides the features.
+    set_aside, mixtures : list of str
+        See `PoolViews`.
     """
 
     identifiers: list[str]
     pool: np.ndarray
     source: np.ndarray | None
+    encoder: dict
     provenance: dict
+    set_aside: list[str] = field(default_factory=list)
+    mixtures: list[str] = field(default_factory=list)
 
 
-def embed_pools(read: PoolViews, *, embedding: str, unit: str, seed: int, device: str) -> Embedded:
-    """Embed a target and its sources; pretrain the encoder where there is none.
+def embed_pools(read: PoolViews, *, embedding: str, unit: str, seed: int) -> Embedded:
+    """Embed a target and its sources, from which an encoder that must learn learns first.
 
     Parameters
     ----------
@@ -46,17 +49,15 @@ def embed_pools(read: PoolViews, *, embedding: str, unit: str, seed: int, device
     embedding : {"auto", "grid", "average", "gap"}
     unit : {"case", "slice"}
     seed : int
-        Of a pretraining.
-    device : {"cpu", "cuda", "mps"}
+        Of what is random in learning.
 
     Raises
     ------
     UserError
         If pools and encoder do not fit together.
     """
-    learn_from = read.sources or [read.target]
-    encoder = read.encoder or _new_encoder(learn_from, seed=seed, device=device)
-    _check_sources(encoder, learn_from, given=read.given)
+    encoder = read.encoder.ready(read.sources or [read.target], seed=seed)
+    check_embedding(embedding, encoder.layout, encoder=encoder.name)
     embedded = {views.pool.name: embed(encoder, views) for views in read.all}
     kept = [embeddings.rows for embeddings in embedded.values()]
     identifiers = read.target.pool.identifiers
@@ -72,27 +73,26 @@ def embed_pools(read: PoolViews, *, embedding: str, unit: str, seed: int, device
         identifiers=identifiers,
         pool=pool,
         source=np.concatenate(source) if source else None,
+        encoder={
+            "name": encoder.name,
+            "identity": encoder.identity,
+            "weights": encoder.weights,
+            "transform": encoder.transform,
+            "pooling": kind,
+        },
         provenance={
             **read.provenance,
             "embeddings_cache": {name: rows.key for name, rows in embedded.items()},
             "encoder": encoder.identity,
             "embedding": kind,
             "components": COMPONENTS[kind],
-            "embeddings": sha256(block.tobytes() for rows in [pool, *source] for block in blocks(rows)),
+            "embeddings": features_hash([pool, *source]),
         },
+        set_aside=read.set_aside,
+        mixtures=read.mixtures,
     )
 
 
-def _new_encoder(learn_from: list[Views], *, seed: int, device: str) -> Encoder:
-    final = checkpoint_of([views.pool for views in learn_from], learn_from[0].dim)
-    names = ", ".join(views.pool.name for views in learn_from)
-    logger.info("no encoder %s yet: pretraining on %s", final, names)
-    pretrain(learn_from, settings=Settings(seed=seed), fabric=start(device), resume=True)
-    logger.info("wrote %s", final)
-    return load_encoder(final, device=device)
-
-
-def _check_sources(encoder: Encoder, learn_from: list[Views], *, given: bool) -> None:
-    now = {views.pool.name: sha256_json(views.hashes) for views in learn_from}
-    if not given and encoder.sources != now:
-        logger.info("the images have changed since %s learned from them; delete it to pretrain anew", encoder.path)
+def features_hash(arrays: Sequence[np.ndarray]) -> str:
+    """SHA-256 of features, which may be larger than the memory."""
+    return sha256(block.tobytes() for rows in arrays for block in blocks(rows))

@@ -197,7 +197,7 @@ def make_plan(target: ImagePool, choice: Choice, left_out: Collection[str] = ())
     return SelectionPlan("annotation", [_fold_plan(usable, labelled, choice, None)], groups)
 
 
-def describe_plan(plan: SelectionPlan, name: str, sources: list[str]) -> str:
+def describe_plan(plan: SelectionPlan, name: str, *, has_source: bool) -> str:
     """One or two sentences: what will be picked from what."""
     first = plan.folds[0]
     budget = f"{first.budget} of {len(first.pool)} {{}}{plan.unit}s"
@@ -214,8 +214,8 @@ def describe_plan(plan: SelectionPlan, name: str, sources: list[str]) -> str:
     else:
         text = f"{name}: {budget.format('')} are picked for annotation"
         text += f"; {len(first.labelled)} have a label already and cost nothing." if first.labelled else "."
-    if not sources:
-        text += "\nNo source (-s): the autoencoder learns from the pool itself, novelty is off and alpha is 0."
+    if not has_source:
+        text += "\nNo source (-s): what learns learns from the pool itself, novelty is off and alpha is 0."
     return text
 
 

@@ -1,20 +1,21 @@
 """From pools to views: everything is compared before an image is read, and read before anything is trained."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from nnunetv2_xssr.encoders.encoder import Opened
+from nnunetv2_xssr.encoders.pooling import EMBEDDINGS
+from nnunetv2_xssr.encoders.registry import DEFAULT, open_encoder
 from nnunetv2_xssr.errors import UserError, first_few, one_of
 from nnunetv2_xssr.images.channels import common_channels
 from nnunetv2_xssr.images.extract import check_axis
 from nnunetv2_xssr.images.normalise import check_window, parse_window
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.regions import Regions
-from nnunetv2_xssr.images.views import Views, candidates_look, common_look, prepare_views
-from nnunetv2_xssr.pretrain.embedding import Encoder, check_channels, check_look, load_encoder
+from nnunetv2_xssr.images.views import Views, candidates_look, prepare_views
 from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.logs import logger
-from nnunetv2_xssr.records.workspace import encoder_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,12 @@ class Seeing:
 
     Attributes
     ----------
-    encoder : Path or None
-        A checkpoint; None for the one of the sources, or of the target where there are none.
+    encoder : str or Path
+        See `nnunetv2_xssr.encoders.registry`.
+    encoder_weights : Path or None
+        Of a timm model.
+    embeddings, source_embeddings : Path or None
+        Features made elsewhere, in the place of an encoder: see `nnunetv2_xssr.pipeline.given`.
     embedding : {"auto", "grid", "average", "gap"}
     dim : {2, 3}
     axis : str or None
@@ -36,7 +41,10 @@ class Seeing:
         See `nnunetv2_xssr.images.regions.Regions`.
     """
 
-    encoder: Path | None = None
+    encoder: str | Path = DEFAULT
+    encoder_weights: Path | None = None
+    embeddings: Path | None = None
+    source_embeddings: Path | None = None
     embedding: str = "auto"
     dim: int = 2
     axis: str | None = None
@@ -48,6 +56,9 @@ class Seeing:
         """Raise `UserError` if something is no value, or nothing for cases, or slices, as unit."""
         if self.dim not in (2, 3):
             raise one_of("--dim", (2, 3), self.dim)
+        if self.embedding not in EMBEDDINGS:
+            raise one_of("--embedding", EMBEDDINGS, self.embedding)
+        self._check_given(unit)
         if unit == "slice" and self.dim == 3:
             raise UserError("--unit slice needs slices, which --dim 3 does not see; leave --dim out")
         if unit == "case" and (self.slice_range or self.roi):
@@ -56,10 +67,23 @@ class Seeing:
         check_axis(self.axis, dim=self.dim, unit=unit)
         parse_window(self.window)
 
+    def _check_given(self, unit: str) -> None:
+        """Raise `UserError` if files of features are given, and something that would be ignored beside them."""
+        if self.embeddings is None:
+            if self.source_embeddings is not None:
+                raise UserError("--source_embeddings are compared with those of the pool; give --embeddings FILE too")
+            return
+        beside = asdict(Seeing(embeddings=self.embeddings, source_embeddings=self.source_embeddings))
+        for name, value in asdict(self).items():
+            if value != beside[name]:
+                raise UserError(f"--{name} is about images, which --embeddings does not look at; leave one of them out")
+        if unit == "slice":
+            raise UserError("--embeddings has one row per case, not per slice; leave --unit slice out")
+
     def settings(self) -> dict:
         """Plain values, for the record."""
-        paths = {name: str(path) if path else None for name, path in (("encoder", self.encoder), ("roi", self.roi))}
-        return {**asdict(self), **paths}
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return {**values, "encoder": None if self.encoder == DEFAULT else self.encoder}  # as older records have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +94,15 @@ class PoolViews:
     ----------
     target : Views
     sources : list of Views
-    encoder : Encoder or None
-        None where it is still to be trained.
-    given : bool
-        Whether the user named its file.
+    encoder : Opened
+        It may still have to learn from them.
     provenance : dict
         Hashes of what the views were made from, and the keys of their caches.
     """
 
     target: Views
     sources: list[Views]
-    encoder: Encoder | None
-    given: bool
+    encoder: Opened
     provenance: dict
 
     @property
@@ -134,17 +155,19 @@ def read_pools(
     regions = regions or Regions()
     channels = common_channels([target, *sources])
     learn_from = list(sources) or [target]
-    known = _known_encoder(seeing.encoder, learn_from, dim=seeing.dim, device=device)
+    encoder = open_encoder(
+        str(seeing.encoder),
+        weights=seeing.encoder_weights,
+        learn_from=[pool.name for pool in learn_from],
+        dim=seeing.dim,
+        device=device,
+    )
     window = parse_window(seeing.window)
     check_window(window, channels)
     axis = None if unit == "slice" else seeing.axis
-    if known is None:
-        look = common_look(learn_from, dim=seeing.dim, axis=axis, window=window)
-    else:
-        check_look(known, dim=seeing.dim, axis=axis, window=window)
-        if channels:
-            check_channels(known, channels, target.name)
-        look = replace(known.look, axis=axis or known.look.axis)
+    look = encoder.look(learn_from, dim=seeing.dim, axis=axis, window=window)
+    if channels:
+        encoder.check_channels(channels, target.name)
     everything = [
         prepare_views(
             pool,
@@ -159,8 +182,7 @@ def read_pools(
     read = PoolViews(
         target=everything[0],
         sources=everything[1:],
-        encoder=known,
-        given=seeing.encoder is not None,
+        encoder=encoder,
         provenance=_provenance(target, everything, regions),
     )
     for sentence in read.set_aside:
@@ -192,23 +214,16 @@ def _tell_of_candidates(views: Views, regions: Regions) -> None:
 
 def _provenance(target: ImagePool, everything: list[Views], regions: Regions) -> dict:
     views, *of_sources = everything
-    facts = [[case.identifier, case.domain, case.group, case.cost, case.slices] for case in target.cases]
     return {
         "pool": sha256_json(views.hashes),
         "source": {one.pool.name: sha256_json(one.hashes) for one in of_sources},
         "views_cache": {one.pool.name: one.cache for one in everything},
         "facts_cache": {one.pool.name: one.facts_cache for one in everything},
-        "cases": sha256_json(facts),
+        "cases": facts_hash(target),
         **({"roi": sha256_json(regions.hashes)} if regions.masks else {}),
     }
 
 
-def _known_encoder(file: Path | None, learn_from: Sequence[ImagePool], *, dim: int, device: str) -> Encoder | None:
-    """The encoder asked for, or that of these pools; None where it is still to be trained."""
-    final = file or checkpoint_of(learn_from, dim)
-    return load_encoder(final, device=device) if file or final.is_file() else None
-
-
-def checkpoint_of(learn_from: Sequence[ImagePool], dim: int) -> Path:
-    """Where the encoder lies that learns from these pools."""
-    return encoder_folder([pool.name for pool in learn_from], dim=dim) / "checkpoint_final.pth"
+def facts_hash(target: ImagePool) -> str:
+    """SHA-256 of what is known of the cases besides their images."""
+    return sha256_json([[case.identifier, case.domain, case.group, case.cost, case.slices] for case in target.cases])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from nnunetv2_xssr.images.regions import Regions
 from nnunetv2_xssr.images.slices import volume_of
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pipeline.choose import make_record
-from nnunetv2_xssr.pipeline.embed import embed_pools
+from nnunetv2_xssr.pipeline.embed import Embedded, embed_pools
+from nnunetv2_xssr.pipeline.given import given_features
 from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, make_plan
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
 from nnunetv2_xssr.pipeline.scheduler import selector
@@ -45,18 +46,11 @@ def select_cases(
     recursive: bool = False,
     patient_ids: bool = True,
     cases: Path | None = None,
-    encoder: Path | None = None,
-    embedding: str = "auto",
-    dim: int = 2,
-    axis: str | None = None,
-    window: str | None = None,
-    slice_range: str | None = None,
-    roi: Path | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
     skip_broken: bool = False,
     device: str | None = None,
-    **choice,
+    **options,
 ) -> SelectionRecord:
     """Pick the cases of a target that are worth annotating, and write record, split, hand-over and report.
 
@@ -78,19 +72,6 @@ def select_cases(
         How folders are read, ``images`` and those among the sources: `nnunetv2_xssr.images.pools.folder_pool`.
     cases : Path, optional
         CSV table: see `nnunetv2_xssr.images.case_table.with_case_table`.
-    encoder : Path, optional
-        ``checkpoint_final.pth`` to embed with; by default that of the sources, which is pretrained if it is missing.
-    embedding : {"auto", "grid", "average", "gap"}
-    dim : {2, 3}
-        What the encoder sees of volumes: slices, or the whole volume.
-    axis : {"axial", "coronal", "sagittal", "file"}, optional
-        Along which slices of volumes are seen; by default that of acquisition, and of slices as unit that of the file.
-    window : str, optional
-        The only window in which CT is seen, centre and width such as ``"40/400"``; by default three.
-    slice_range : str, optional
-        With slices as unit: where in every file they may lie, such as ``"20%-80%"``.
-    roi : Path, optional
-        With slices as unit: folder with a mask per case; slices in which it is zero everywhere are no candidates.
     scheduler : str, optional
         Address of a Dask scheduler, or ``local``.
     overwrite : bool
@@ -99,8 +80,9 @@ def select_cases(
         Set cases aside that cannot be read.
     device : {"cuda", "cpu", "mps"}, optional
         The best there is by default.
-    **choice
-        Fields of `nnunetv2_xssr.pipeline.plan.Choice`: ``strategy``, ``alpha``, ``labelled``, ``unit``, ...
+    **options
+        Fields of `nnunetv2_xssr.pipeline.read.Seeing`, what is seen of the images: ``encoder``, ``embedding``, ``dim``,
+        ...; and of `nnunetv2_xssr.pipeline.plan.Choice`, how cases are picked: ``strategy``, ``alpha``, ``unit``, ...
 
     Returns
     -------
@@ -113,16 +95,8 @@ def select_cases(
         If anything does not fit; nothing is written then, and a dataset that was made of ``images`` is taken back.
     """
     check_environment()
-    picking = Choice(budget=str(budget), **choice)
-    seeing = Seeing(
-        encoder=encoder,
-        embedding=embedding,
-        dim=dim,
-        axis=axis,
-        window=window,
-        slice_range=slice_range,
-        roi=roi,
-    )
+    seen = {field.name: options.pop(field.name) for field in fields(Seeing) if field.name in options}
+    seeing, picking = Seeing(**seen), Choice(budget=str(budget), **options)
     seeing.check(picking.unit)
     folders = {"recursive": recursive, "patient_ids": patient_ids}
     if images is None and not sources and folders != {"recursive": False, "patient_ids": True}:
@@ -161,6 +135,7 @@ class _Call:
     plan: SelectionPlan
     plan_for: Callable[[Views], SelectionPlan]  # the same plan with what could be read
     seeing: Seeing
+    given: Embedded | None  # features made elsewhere
     regions: Regions
     select: Callable[..., Selection]
     last: SelectionRecord | None
@@ -215,6 +190,7 @@ def _checked(
         plan=plan,
         plan_for=plan_for,
         seeing=seeing,
+        given=given_features(target, pools, seeing),
         regions=Regions.of(usable, slice_range=seeing.slice_range, roi=seeing.roi),
         select=selector(scheduler, choice.strategy, plan.folds[0], workspace.selection),
         last=last,
@@ -251,31 +227,12 @@ def _check_writable(call: _Call) -> None:
 def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
     """Read, embed, choose and write; the record goes last, so that what it tells of is there."""
     workspace, choice = call.workspace, call.choice
-
-    def tell(plan: SelectionPlan) -> None:
-        logger.info(describe_plan(plan, call.target.name, [pool.name for pool in call.sources]))
-
-    if choice.unit == "case":
-        tell(call.plan)
-    read = read_pools(
-        call.target,
-        call.sources,
-        seeing=call.seeing,
-        unit=choice.unit,
-        regions=call.regions,
-        skip_broken=skip_broken,
-        device=device,
-    )
-    plan = call.plan_for(read.target)
-    if choice.unit == "slice":  # how many there are is known now
-        tell(plan)
-    embedded = embed_pools(read, embedding=call.seeing.embedding, unit=choice.unit, seed=choice.seed, device=device)
+    plan, embedded = _embedded(call, skip_broken=skip_broken, device=device)
     if call.same_round:
         check_replaceable(workspace.record, part="provenance", new=embedded.provenance)
     record = make_record(
         call.target,
         plan,
-        read,
         embedded,
         choice=choice,
         settings=call.settings,
@@ -296,3 +253,30 @@ def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
     record.write(workspace.record)
     write_report(call.target.name, name=workspace.name)
     return record
+
+
+def _embedded(call: _Call, *, skip_broken: bool, device: str) -> tuple[SelectionPlan, Embedded]:
+    """Read and embed, unless features are given; the plan is of what could be read."""
+    unit = call.choice.unit
+    has_source = bool(call.sources or call.seeing.source_embeddings)
+
+    def tell(plan: SelectionPlan) -> None:
+        logger.info(describe_plan(plan, call.target.name, has_source=has_source))
+
+    if unit == "case":
+        tell(call.plan)
+    if call.given is not None:
+        return call.plan, call.given
+    read = read_pools(
+        call.target,
+        call.sources,
+        seeing=call.seeing,
+        unit=unit,
+        regions=call.regions,
+        skip_broken=skip_broken,
+        device=device,
+    )
+    plan = call.plan_for(read.target)
+    if unit == "slice":  # how many there are is known now
+        tell(plan)
+    return plan, embed_pools(read, embedding=call.seeing.embedding, unit=unit, seed=call.choice.seed)

@@ -115,6 +115,8 @@ class SelectionRecord:
         What the user chose.
     provenance : dict
         Hashes of pool, sources, encoder and embeddings.
+    encoder : dict
+        Its ``name``, ``identity`` and ``weights`` (hashes), ``transform`` and ``pooling``; empty in older records.
     versions : dict
         Of the packages that took part.
     selections : list of FoldSelection
@@ -139,6 +141,7 @@ class SelectionRecord:
     round: int = 1
     groups: dict[str, str] = field(default_factory=dict)
     name: str = DEFAULT_NAME
+    encoder: dict = field(default_factory=dict)
 
     @property
     def workspace(self) -> Workspace:

@@ -47,7 +47,8 @@ def pictures(kept: SelectionData, facts: dict) -> dict[str, dict[str, Shown]]:
             known = found.setdefault(pool, {})
             if case not in known:
                 views = pools[pool].views(case)
-                known[case] = Shown([view_thumbnail(views[len(views) // 2], kept.channel_names)], [])
+                if views is not None:
+                    known[case] = Shown([view_thumbnail(views[len(views) // 2], kept.channel_names)], [])
     return found
 
 

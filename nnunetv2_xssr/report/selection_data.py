@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_xssr.encoders.pooling import FeatureLayout, features
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_facts import CaseFacts
 from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.images.slices import candidate_rows, row_per_slice, slice_name, volume_of
-from nnunetv2_xssr.pretrain.pooling import FeatureLayout, features
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
 from nnunetv2_xssr.records.split import selected_split
@@ -18,7 +18,7 @@ from nnunetv2_xssr.records.workspace import Workspace, channel_names_of
 
 @dataclass(frozen=True)
 class PoolData:
-    """The views and embeddings of a pool.
+    """The views and embeddings of a pool; without views where embeddings were made elsewhere.
 
     Attributes
     ----------
@@ -28,32 +28,32 @@ class PoolData:
     embeddings : float32 array of shape (identifiers, d)
         What they were compared by.
     hashes : dict
-        SHA-256 of the files of every case, or volume, that the views were made of.
+        SHA-256 of the files of every case, or volume, that the views were made of; empty without views.
     """
 
     name: str
     identifiers: list[str]
     embeddings: np.ndarray
     hashes: dict[str, str]
-    _views: np.ndarray
+    _views: np.ndarray | None
     _row: dict[str, int]
 
     @property
     def views_per_case(self) -> int:
         """How many views are shown of one case."""
-        return len(self._shown(0))
+        return 1 if self._views is None else len(self._shown(self._views[0]))
 
-    def views(self, identifier: str) -> np.ndarray:
+    def views(self, identifier: str) -> np.ndarray | None:
         """The views of one case, all slices of a whole volume, or the one slice that is named.
 
         Returns
         -------
-        float16 array of shape (views, channels, height, width)
+        float16 array of shape (views, channels, height, width), or None
         """
-        return self._shown(self._row[identifier])
+        return None if self._views is None else self._shown(self._views[self._row[identifier]])
 
-    def _shown(self, row: int) -> np.ndarray:
-        views = self._views[row]
+    @staticmethod
+    def _shown(views: np.ndarray) -> np.ndarray:
         return views if views.ndim == 4 else views[0].swapaxes(0, 1)
 
 
@@ -107,9 +107,12 @@ def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> PoolDat
     by_slice = record.settings["unit"] == "slice"
     if "views_cache" not in made_from or (by_slice and "facts_cache" not in made_from):
         raise UserError(f"{record_path} was made by an older version; run nnUNetv2_xssr_select again")
-    views, of_views = CaseRows.load(folder / "views", made_from["views_cache"][name])
     embeddings, index = CaseRows.load(folder / "embeddings", made_from["embeddings_cache"][name])
     layout = FeatureLayout(*index["settings"]["layout"])
+    if name not in made_from["views_cache"]:  # features that were made elsewhere
+        compared = features(embeddings.rows, layout, kind=made_from["embedding"])
+        return PoolData(name, embeddings.identifiers, compared, {}, None, {})
+    views, of_views = CaseRows.load(folder / "views", made_from["views_cache"][name])
     row = {identifier: i for i, identifier in enumerate(views.identifiers)}
     identifiers, rows, shown = embeddings.identifiers, embeddings.rows, views.rows
     n_views = rows.shape[1]

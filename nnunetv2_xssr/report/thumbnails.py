@@ -127,7 +127,9 @@ def pick_thumbnails(kept: SelectionData) -> dict[str, Shown]:
     lost = f"The image {why}: this is the small view that the network saw."
     for identifier in (identifier for of_case in picks.values() for identifier in of_case):
         if identifier not in found:
-            found[identifier] = Shown(_from_views(kept.target.views(identifier), kept.channel_names), [lost])
+            views = kept.target.views(identifier)
+            small = [] if views is None else _from_views(views, kept.channel_names)
+            found[identifier] = Shown(small, [lost if small else f"The image {why}."])
     return found
 
 
@@ -152,7 +154,7 @@ def _draw(
     hashes: Mapping[str, str],
 ) -> dict[str, Shown]:
     try:
-        if sha256_files(case.files) != hashes[case.identifier]:
+        if hashes and sha256_files(case.files) != hashes[case.identifier]:
             return {}
         image, properties = read_image(case, reader)
     except (OSError, BrokenImage):

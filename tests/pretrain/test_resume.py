@@ -20,7 +20,8 @@ from nnunetv2_xssr.images import case_rows, views
 from nnunetv2_xssr.commands import pretrain, select, select_text
 from nnunetv2_xssr.pipeline import plan as select_plan
 from nnunetv2_xssr.trainer_link import linking
-from nnunetv2_xssr.pretrain import embedding, engine, settings
+from nnunetv2_xssr.encoders import mae as mae_encoder
+from nnunetv2_xssr.pretrain import engine, settings
 
 argv, seed = sys.argv[2:], int(sys.argv[1])
 main = {"select": select.main, "pretrain": pretrain.main}[argv.pop(0)]

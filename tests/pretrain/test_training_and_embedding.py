@@ -13,12 +13,14 @@ from PIL import Image
 
 from nnunetv2_xssr.annotation.project import project_status
 from nnunetv2_xssr.commands import pretrain, select
+from nnunetv2_xssr.encoders import mae as mae_encoder
+from nnunetv2_xssr.encoders.embedding import embed
+from nnunetv2_xssr.encoders.mae import embed_views, load_encoder
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import VOLUME_SIZE, prepare_views
-from nnunetv2_xssr.pretrain import embedding, engine, mae, training
+from nnunetv2_xssr.pretrain import engine, mae, training
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
-from nnunetv2_xssr.pretrain.embedding import embed, embed_views, load_encoder
 from nnunetv2_xssr.pretrain.training import MaskedAutoencoding, ViewSampler, split_cases
 
 TINY = ["--epochs", "2", "--batch_size", "4", "-device", "cpu"]
@@ -278,8 +280,8 @@ def test_only_new_and_changed_cases_are_embedded(workspace, monkeypatch):
     write_picture(workspace.images() / "t_99_0000.png", picture(999))
     write_picture(workspace.images() / "t_03_0000.png", picture(998))
     (workspace.images() / "t_05_0000.png").unlink()
-    calls, original = [], embedding.embed_views
-    monkeypatch.setattr(embedding, "embed_views", lambda *args: calls.append(args) or original(*args))
+    calls, original = [], mae_encoder.embed_views
+    monkeypatch.setattr(mae_encoder, "embed_views", lambda *args: calls.append(args) or original(*args))
     after = rows_of(workspace, TARGET)
     assert len(calls) == 2
     assert sorted(after) == sorted({*before, "t_99"} - {"t_05"})
@@ -290,7 +292,7 @@ def test_only_new_and_changed_cases_are_embedded(workspace, monkeypatch):
 def test_kept_are_the_last_stage_averaged_and_the_stage_before_averaged_and_in_a_grid(workspace):
     encoder = load_encoder(workspace.encoder(), device="cpu")
     views = np.random.default_rng(0).normal(size=(3, 1, 128, 128)).astype(np.float16)
-    kept = embedding.embed_views(encoder, views)
+    kept = mae_encoder.embed_views(encoder, views)
     assert kept.shape == (3, encoder.layout.size)
     n_last, n_before, _ = encoder.layout
 

@@ -9,9 +9,10 @@ import pytest
 from making import SOURCE, TARGET, compared_by, fails, succeeds, write_picture
 
 from nnunetv2_xssr.commands import report, select
+from nnunetv2_xssr.encoders.embedding import embed
+from nnunetv2_xssr.encoders.mae import load_encoder
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
-from nnunetv2_xssr.pretrain.embedding import embed, load_encoder
 from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.report import facts as facts_module
 from nnunetv2_xssr.report.facts import gather

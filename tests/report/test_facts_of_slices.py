@@ -9,12 +9,12 @@ from making import SOURCE, fails, succeeds, volume, write_dataset_json, write_pi
 from slicing import CASES, SHAPE, VOLUMES, candidates, draw, picks, run, save, slice_names, sliced, with_volumes
 
 from nnunetv2_xssr.commands import collect, report
+from nnunetv2_xssr.encoders.mae import embed_views, load_encoder
+from nnunetv2_xssr.encoders.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.images.extract import extract_views
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.images.reading import read_image
-from nnunetv2_xssr.pretrain.embedding import embed_views, load_encoder
-from nnunetv2_xssr.pretrain.pooling import COMPONENTS, choose_embedding, features
 from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.selection_data import load_selection_data

@@ -5,14 +5,15 @@ is not, as in fields of cells, a grid compares things that lie at the same place
 the orientation compare things that point in the same direction by chance. docs/embedding.md has the evidence.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
-from nnunetv2_xssr.errors import one_of
+from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection.standardise import Scale
 
 GRID = 4  # cells along every axis of a view
@@ -29,12 +30,13 @@ class FeatureLayout(NamedTuple):
     Attributes
     ----------
     last : int
-        Number of features of the last stage. Their averages over all positions come first.
+        Number of features of the last stage of an autoencoder; 0 for other encoders. Their averages over all positions
+        come first.
     before : int
         Number of features of the stage before it. Their averages over all positions and all `symmetries` of the view
         follow; then each of them in a grid of cells, of the view as it is.
     cells : int
-        Number of cells of the grid: ``GRID`` squared, or cubed for whole volumes.
+        Number of cells of the grid: ``GRID`` squared, or cubed for whole volumes; 0 where features have no places.
     """
 
     last: int
@@ -68,6 +70,27 @@ def symmetries(views: torch.Tensor) -> Iterator[torch.Tensor]:
                 yield turned.flip(mirrored)
 
 
+def pool_places(maps_of: Callable[[torch.Tensor], torch.Tensor], views: torch.Tensor) -> np.ndarray:
+    """Averages over all positions and symmetries, then the grid: a `FeatureLayout` without a last stage.
+
+    Parameters
+    ----------
+    maps_of : callable
+        From images (n, channels, height, width) to features (n, d, rows, columns).
+    views : tensor of shape (n, channels, height, width)
+
+    Returns
+    -------
+    float32 array of shape (n, d + d * GRID**2)
+    """
+    as_it_is, *turned = symmetries(views)
+    with torch.inference_mode():
+        maps = maps_of(as_it_is)
+        averages = [maps.flatten(2).mean(dim=2), *(maps_of(one).flatten(2).mean(dim=2) for one in turned)]
+        grid = F.adaptive_avg_pool2d(maps, GRID).flatten(1)
+        return torch.cat([torch.stack(averages).mean(dim=0), grid], dim=1).float().cpu().numpy()
+
+
 def place_share(pooled: np.ndarray, layout: FeatureLayout) -> float:
     """Share of the variance of the grid that the place alone explains, in [0, 1]: large where anatomy is aligned.
 
@@ -90,19 +113,20 @@ def place_share(pooled: np.ndarray, layout: FeatureLayout) -> float:
     return float(share.mean()) if varies.any() else 0.0
 
 
-def choose_embedding(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> str:
-    """The kind that the user chose; for ``"auto"``, ``"grid"`` or ``"average"`` by the `place_share` of the pool.
-
-    Raises
-    ------
-    UserError
-        If there is no such embedding.
-    """
+def check_embedding(kind: str, layout: FeatureLayout, *, encoder: str) -> None:
+    """Raise `UserError` if there is no such embedding of what this encoder gives."""
     if kind not in EMBEDDINGS:
         raise one_of("--embedding", EMBEDDINGS, kind)
+    if (kind == "grid" and not layout.cells) or (kind == "gap" and not layout.last):
+        what = "features with places" if kind == "grid" else "the last stage of an autoencoder"
+        raise UserError(f"--embedding {kind} needs {what}, which --encoder {encoder} does not give; leave it out")
+
+
+def choose_embedding(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> str:
+    """The kind that the user chose; for ``"auto"``, ``"grid"`` or ``"average"`` by the `place_share` of the pool."""
     if kind != "auto":
         return kind
-    return "grid" if place_share(pooled, layout) >= ALIGNED else "average"
+    return "grid" if layout.cells and place_share(pooled, layout) >= ALIGNED else "average"
 
 
 def features(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> np.ndarray:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from nnunetv2_xssr.encoders.pooling import FeatureLayout, choose_embedding, features, place_share, symmetries
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.pretrain.pooling import FeatureLayout, choose_embedding, features, place_share, symmetries
 
 LAYOUT = FeatureLayout(3, 5, 16)
 

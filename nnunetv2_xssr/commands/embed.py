@@ -1,0 +1,50 @@
+"""nnUNetv2_xssr_embed: write the features by which nnUNetv2_xssr_select would compare cases."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from nnunetv2_xssr.commands.options import add_dim, add_encoder, add_folders, add_look
+from nnunetv2_xssr.commands.running import add_device, run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_xssr_embed",
+        description="Write the features by which nnUNetv2_xssr_select would compare cases: to look at, to change, or "
+        "to give to nnUNetv2_xssr_select --embeddings where the images are not.",
+    )
+    add = parser.add_argument
+    # fmt: off
+    add("-d", dest="target", required=True, metavar="TARGET", help="nnU-Net raw dataset, by name or number")
+    add("-s", dest="sources", nargs="+", default=[], metavar="SOURCE", help="as in nnUNetv2_xssr_select")
+    add("-o", dest="output", type=Path, required=True, metavar="FILE",
+        help="a .npz or a .csv; with -s the features of the sources go to NAME_source beside it")
+    add("--seed", type=int, default=0, help="of what is random in learning; 0 by default")
+    add("--skip-broken", action="store_true", help="leave cases out that cannot be read, and name them")
+    # fmt: on
+    add_encoder(parser, kinds=("auto", "grid", "average"))
+    add_folders(parser)
+    add_dim(parser)
+    add_look(parser)
+    add_device(parser)
+    args = parser.parse_args(argv)
+    return run(parser.prog, lambda: _embed(args))
+
+
+def _embed(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.pipeline.embed_cases import embed_cases
+
+    given = {**vars(args)}
+    given["patient_ids"] = not given.pop("no_patient_ids")
+    files = embed_cases(given.pop("target"), **given)
+    for file in files:
+        print(f"wrote {file}")
+    options = ["--embeddings", str(files[0]), *(["--source_embeddings", str(files[1])] if files[1:] else [])]
+    print(f"next: {shlex.join(['nnUNetv2_xssr_select', '-d', args.target, *options, '-b', '5%'])}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

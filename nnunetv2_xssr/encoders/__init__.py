@@ -1,0 +1,1 @@
+"""What turns views into features: one registry, one protocol, one small module per encoder."""

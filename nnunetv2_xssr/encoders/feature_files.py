@@ -1,0 +1,128 @@
+"""Files of features, one row per case: those that were made elsewhere are read, our own are written."""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_xssr.errors import UserError, first_few, one_of
+from nnunetv2_xssr.records.files import atomic
+
+WRITTEN = (".npz", ".csv")
+
+
+def read_features(path: Path, *, option: str, cases: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
+    """The features of every case of a pool.
+
+    Parameters
+    ----------
+    path : Path
+        ``.npz`` with the arrays ``cases`` and ``features``; ``.npy`` with the cases in a ``.txt`` beside it, one per
+        line; ``.csv`` or ``.parquet`` with a column ``case``, whose other columns are features.
+    option : str
+        That named the file.
+    cases : sequence of str or None
+        The cases of the pool, in whose order rows are returned; None takes those of the file.
+
+    Returns
+    -------
+    cases : list of str
+    features : float32 array of shape (cases, d)
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, or does not hold every case exactly once, or holds what is not a finite number.
+    """
+    where = f"{option} {path}"
+    if path.suffix not in _READERS:
+        raise one_of(f"{option}, by its ending,", _READERS, str(path))
+    if not path.is_file():
+        raise UserError(f"there is no file {where}")
+    try:
+        names, rows = _READERS[path.suffix](path)
+    except ImportError as error:
+        raise UserError(f"{where} needs a package that is not there ({error}); install pandas and pyarrow") from None
+    except (OSError, ValueError, KeyError, EOFError, csv.Error) as error:
+        raise UserError(f"{where} is not as docs/encoders.md has it: {' '.join(str(error).split())}") from None
+    _check(names, rows, where, cases)
+    if cases is not None:
+        row = {name: i for i, name in enumerate(names)}
+        names, rows = list(cases), rows[[row[case] for case in cases]]
+    return names, rows.astype(np.float32)
+
+
+def write_features(path: Path, cases: Sequence[str], features: np.ndarray) -> None:
+    """Write a ``.npz`` or a ``.csv`` that `read_features` reads back to the last digit."""
+    with atomic(path) as temporary:
+        if path.suffix == ".npz":
+            np.savez(temporary, cases=np.array(cases), features=features)
+            return
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["case", *(f"feature_{i}" for i in range(features.shape[1]))])
+            for case, row in zip(cases, features, strict=True):
+                writer.writerow([case, *(f"{value:.9g}" for value in row)])
+
+
+def _check(names: list[str], rows: np.ndarray, where: str, cases: Sequence[str] | None) -> None:
+    if rows.ndim != 2 or 0 in rows.shape or len(rows) != len(names):
+        raise UserError(f"{where} must hold one row of features per case; got {len(names)} cases and {rows.shape}")
+    if rows.dtype.kind not in "fiu":
+        raise UserError(f"{where} must hold numbers; got values of the type {rows.dtype}")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"{where} holds {len(repeated)} cases more than once ({first_few(repeated)}); name each once")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(rows.astype(np.float32)).all(axis=1)
+    if not finite.all():
+        broken = [names[i] for i in np.flatnonzero(~finite)]
+        raise UserError(f"{where} holds NaN or infinity in {len(broken)} cases ({first_few(broken)}); leave none")
+    if cases is None:
+        return
+    missing, unknown = sorted(set(cases) - set(names)), sorted(set(names) - set(cases))
+    if missing:
+        raise UserError(
+            f"{where} lacks {len(missing)} of {len(cases)} cases ({first_few(missing)}); add their features"
+        )
+    if unknown:
+        raise UserError(f"{where} holds {len(unknown)} cases that the pool does not have ({first_few(unknown)})")
+
+
+def _from_npz(path: Path) -> tuple[list[str], np.ndarray]:
+    with np.load(path) as arrays:
+        lacking = {"cases", "features"} - set(arrays)
+        if lacking:
+            raise ValueError(f"it has no array {' or '.join(sorted(lacking))}")
+        return [str(name) for name in arrays["cases"]], arrays["features"]
+
+
+def _from_npy(path: Path) -> tuple[list[str], np.ndarray]:
+    lines = path.with_suffix(".txt").read_text(encoding="utf-8-sig").splitlines()
+    return [line.strip() for line in lines if line.strip()], np.load(path)
+
+
+def _from_csv(path: Path) -> tuple[list[str], np.ndarray]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        header, *lines = [line for line in csv.reader(file) if line] or [[]]
+    if "case" not in header:
+        raise ValueError("it has no column case")
+    at, names, rows = header.index("case"), [], []
+    for line in lines:
+        if len(line) != len(header):
+            raise ValueError(f"a row has {len(line)} columns in place of {len(header)}: {', '.join(line)[:40]}")
+        names.append(line[at])
+        rows.append([float(value) for i, value in enumerate(line) if i != at])
+    return names, np.array(rows)
+
+
+def _from_parquet(path: Path) -> tuple[list[str], np.ndarray]:
+    import pandas
+
+    table = pandas.read_parquet(path)
+    return [str(name) for name in table.pop("case")], table.to_numpy()
+
+
+_READERS = {".npz": _from_npz, ".npy": _from_npy, ".csv": _from_csv, ".parquet": _from_parquet}

@@ -1,0 +1,75 @@
+"""What nnUNetv2_xssr_embed does, for Python: write the features by which select would compare cases."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2_xssr.device import resolve_device
+from nnunetv2_xssr.encoders.feature_files import WRITTEN, write_features
+from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.images.pools import dataset_pool, open_pools
+from nnunetv2_xssr.pipeline.embed import embed_pools
+from nnunetv2_xssr.pipeline.given import source_names
+from nnunetv2_xssr.pipeline.read import Seeing, read_pools
+from nnunetv2_xssr.records.workspace import check_environment, find_dataset
+
+
+def embed_cases(
+    target: str,
+    *,
+    output: Path,
+    sources: Sequence[str] = (),
+    recursive: bool = False,
+    patient_ids: bool = True,
+    skip_broken: bool = False,
+    seed: int = 0,
+    device: str | None = None,
+    **seeing,
+) -> list[Path]:
+    """Write the features of a target, and of its sources beside them.
+
+    Parameters
+    ----------
+    target : str
+        nnU-Net raw dataset, by name or number.
+    output : Path
+        ``.npz`` or ``.csv``; the sources' are written to ``NAME_source`` with the same ending.
+    sources : sequence of str
+        Datasets or folders of unlabelled images.
+    recursive, patient_ids : bool
+        How folders are read: `nnunetv2_xssr.images.pools.folder_pool`.
+    skip_broken : bool
+        Leave cases out that cannot be read.
+    seed : int
+        Of what is random in learning.
+    device : {"cuda", "cpu", "mps"}, optional
+        The best there is by default.
+    **seeing
+        Fields of `nnunetv2_xssr.pipeline.read.Seeing`: ``encoder``, ``embedding``, ``dim``, ...
+
+    Returns
+    -------
+    list of Path
+        The files that were written.
+
+    Raises
+    ------
+    UserError
+        If anything does not fit, or a file is there already.
+    """
+    check_environment()
+    if output.suffix not in WRITTEN:
+        raise one_of("-o, by its ending,", WRITTEN, str(output))
+    files = [output, output.with_stem(f"{output.stem}_source")][: 1 + bool(sources)]
+    for file in files:
+        if file.exists():
+            raise UserError(f"{file} is there already; delete it, or give another -o")
+    chosen = Seeing(**seeing)
+    chosen.check("case")
+    pool = dataset_pool(find_dataset(target))
+    pools = open_pools(list(sources), channel_names=pool.channel_names, recursive=recursive, patient_ids=patient_ids)
+    read = read_pools(pool, pools, seeing=chosen, unit="case", skip_broken=skip_broken, device=resolve_device(device))
+    embedded = embed_pools(read, embedding=chosen.embedding, unit="case", seed=seed)
+    write_features(output, embedded.identifiers, embedded.pool)
+    if embedded.source is not None:
+        write_features(files[1], source_names([views.pool for views in read.sources]), embedded.source)
+    return files
