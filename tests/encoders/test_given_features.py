@@ -1,0 +1,235 @@
+"""Features made elsewhere: by --embeddings, and as nnUNetv2_xssr_embed writes them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from making import SOURCE, fails, succeeds, write_picture
+
+from nnunetv2_xssr.commands import embed, report, select, status
+from nnunetv2_xssr.encoders.feature_files import read_features, write_features
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.selection import select as select_rows
+
+CASES, ARCHIVE = [f"t_{i:02d}" for i in range(10)], [f"s_{i:02d}" for i in range(6)]
+BASE = ["-d", "2", "-b", "3", "-device", "cpu"]
+ENDINGS = (".npz", ".npy", ".csv", ".parquet")
+
+
+def features(n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 5)).astype(np.float32)
+
+
+def write(path, cases, rows):
+    """A file of features as somebody else would write it."""
+    rows = np.asarray(rows)
+    if path.suffix == ".npz":
+        np.savez(path, cases=np.array(cases), features=rows)
+    elif path.suffix == ".npy":
+        np.save(path, rows)
+        path.with_suffix(".txt").write_text("\ufeff" + "\r\n".join(cases) + "\n", "utf-8")
+    elif path.suffix == ".csv":
+        lines = [[case, *row] for case, row in zip(cases, rows.tolist(), strict=False)]
+        header = ["case", *(f"f{i}" for i in range(rows.shape[1]))]
+        path.write_text("\n".join(",".join(map(str, line)) for line in [header, *lines]) + "\n")
+    else:
+        pandas = pytest.importorskip("pandas")
+        pytest.importorskip("pyarrow")
+        pandas.DataFrame(rows, columns=[f"f{i}" for i in range(rows.shape[1])]).assign(case=cases).to_parquet(path)
+    return path
+
+
+def picked(workspace):
+    return [pick["case"] for pick in workspace.selection()["selections"][0]["picks"]]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_rows_are_taken_by_name_and_in_the_order_of_the_pool(tmp_path, ending):
+    file = write(tmp_path / f"f{ending}", CASES[::-1], features(10)[::-1])
+    names, rows = read_features(file, option="--embeddings", cases=CASES)
+    assert names == CASES and rows.tobytes() == features(10).tobytes()
+
+
+@pytest.mark.parametrize("ending", [".npz", ".csv"])
+def test_what_is_written_is_read_to_the_last_digit(tmp_path, ending):
+    rows = features(10) * np.float32(1e-30)
+    write_features(tmp_path / f"f{ending}", CASES, rows)
+    assert read_features(tmp_path / f"f{ending}", option="-o", cases=None)[1].tobytes() == rows.tobytes()
+
+
+def test_select_picks_by_them_and_reads_no_image(again, capsys):
+    again.record().unlink()
+    for image in [*again.images(SOURCE).glob("*"), *again.images().glob("*")]:
+        image.write_bytes(b"nothing that could be read")
+    pool = write(again.root / "pool.npz", CASES, features(10))
+    source = write(again.root / "archive.csv", ARCHIVE, features(6, seed=1))
+    out = succeeds(capsys, select.main, [*BASE, "-s", "1", "--embeddings", pool, "--source_embeddings", source])
+    assert "No source" not in out
+    expected = select_rows(features(10), budget=3, source=features(6, seed=1), components=32)
+    assert picked(again) == [CASES[i] for i in expected.picks]
+    record = again.selection()
+    assert record["encoder"]["name"] == f"embeddings:{pool}" and record["encoder"]["pooling"] == "average"
+    assert record["settings"]["source"] == [SOURCE]
+    told = json.loads(succeeds(capsys, report.main, ["-d", "2", "--json"]))
+    assert list(told["sources"].values()) == [6]
+    page = (again.record().parent / "report.html").read_text()
+    assert "is gone, or is another one since it was chosen" in page
+    assert str(pool) in succeeds(capsys, status.main, ["-d", "2"])
+    succeeds(capsys, status.main, ["-d", "2", "--clean"])
+    succeeds(capsys, report.main, ["-d", "2"])
+
+
+def test_the_report_shows_picks_by_their_images(again, capsys):
+    again.record().unlink()
+    succeeds(capsys, select.main, [*BASE, "--embeddings", write(again.root / "pool.npz", CASES, features(10))])
+    page = (again.record().parent / "report.html").read_text()
+    assert "is gone" not in page
+    images = json.loads(re.search(r'<script type="application/json" id="images">(.*?)</script>', page, re.S)[1])
+    assert sorted(images[""]) == sorted(picked(again))
+
+
+def test_without_features_of_a_source_novelty_is_off(workspace, capsys):
+    pool = write(workspace.root / "pool.npz", CASES, features(10))
+    out = succeeds(capsys, select.main, [*BASE, "--embeddings", pool])
+    assert "No source (-s)" in out and workspace.selection()["selections"][0]["alpha"] == 0
+
+
+def test_the_source_need_not_be_here(workspace, capsys):
+    pool = write(workspace.root / "pool.npz", CASES, features(10))
+    source = write(workspace.root / "archive.npz", ["any", "name"], features(2, seed=1))
+    succeeds(capsys, select.main, [*BASE, "--embeddings", pool, "--source_embeddings", source])
+    assert list(workspace.selection()["provenance"]["source"])[0].startswith("archive_")
+
+
+def test_other_features_are_another_selection(workspace, capsys):
+    pool = write(workspace.root / "pool.npz", CASES, features(10))
+    argv = [*BASE, "--embeddings", pool]
+    succeeds(capsys, select.main, argv)
+    succeeds(capsys, select.main, argv)
+    write(pool, CASES, features(10, seed=5))
+    fails(capsys, select.main, argv, "other provenance", "--overwrite")
+    succeeds(capsys, select.main, [*argv, "--overwrite"])
+
+
+# --- nnUNetv2_xssr_embed
+
+
+@pytest.mark.parametrize("ending", [".npz", ".csv"])
+@pytest.mark.parametrize("sources", [["1"], ["1", "archive"], []])
+def test_select_picks_the_same_with_what_embed_writes(workspace, capsys, ending, sources, monkeypatch):
+    monkeypatch.chdir(workspace.root)
+    for i in range(3):
+        write_picture(workspace.root / "archive" / f"s_0{i}.png", np.full((40, 48), 40 * i + 9, np.uint8))
+    of_source = ["-s", *sources] if sources else []
+    options = ["--encoder", "intensity"]
+    succeeds(capsys, select.main, [*BASE, *of_source, *options])
+    expected = workspace.selection()["selections"]
+    file = workspace.root / f"features{ending}"
+    out = succeeds(capsys, embed.main, ["-d", "2", *of_source, *options, "-o", file, "-device", "cpu"])
+    argv = out.split("next: nnUNetv2_xssr_select ")[1].split()
+    assert argv[-2:] == ["-b", "5%"]
+    succeeds(capsys, select.main, [*argv[:-2], "-b", "3", "-device", "cpu", "--overwrite"])
+    assert workspace.selection()["selections"] == expected
+
+
+def test_embed_writes_by_the_default_encoder_what_select_compares(workspace, capsys):
+    succeeds(capsys, select.main, [*BASE, "-s", "1"])
+    expected = workspace.selection()["selections"]
+    file = workspace.root / "features.npz"
+    succeeds(capsys, embed.main, ["-d", "2", "-s", "1", "-o", file, "-device", "cpu"])
+    given = ["--embeddings", file, "--source_embeddings", workspace.root / "features_source.npz"]
+    succeeds(capsys, select.main, [*BASE, "-s", "1", *given, "--overwrite"])
+    assert workspace.selection()["selections"] == expected
+
+
+def test_embed_replaces_nothing_and_knows_two_endings(workspace, capsys):
+    (workspace.root / "f_source.npz").write_text("mine")
+    argv = ["-d", "2", "-s", "1", "--encoder", "intensity", "-o"]
+    fails(capsys, embed.main, [*argv, workspace.root / "f.npz"], "f_source.npz is there already", "another -o")
+    fails(capsys, embed.main, [*argv, workspace.root / "f.txt"], "-o, by its ending, must be one of .npz, .csv")
+    assert not (workspace.root / "f.npz").exists()
+
+
+# --- what does not fit
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("cases", "change", "parts"),
+    [
+        (CASES[1:], None, ("lacks 1 of 10 cases", "t_00")),
+        ([*CASES, "t_99"], None, ("1 cases that the pool does not have", "t_99")),
+        ([*CASES, "t_03"], None, ("1 cases more than once", "t_03")),
+        (CASES, np.nan, ("NaN or infinity in 1 cases", "t_02")),
+        (CASES, np.inf, ("NaN or infinity in 1 cases", "t_02")),
+    ],
+)
+def test_files_that_do_not_fit(either, capsys, ending, cases, change, parts):
+    rows = features(len(cases))
+    if change is not None:
+        rows[2, 3] = change
+    file = write(either.root / f"pool{ending}", cases, rows)
+    fails(capsys, select.main, [*BASE, "--embeddings", file, "--overwrite"], file, *parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "parts"),
+    [
+        ("f.csv", "case,a\nt_00,red\n", ("could not convert string to float: 'red'",)),
+        ("f.csv", "name,a\nt_00,1\n", ("no column case",)),
+        ("f.csv", "case,a\nt_00,1,2\n", ("a row has 3 columns in place of 2",)),
+        ("f.csv", "", ("no column case",)),
+        ("f.csv", "case\nt_00\n", ("one row of features per case",)),
+        ("f.npz", "hello", ("is not as docs/encoders.md has it",)),
+        ("f.npy", "hello", ("is not as docs/encoders.md has it", "f.txt")),
+        ("f.txt", "hello", (".npz, .npy, .csv, .parquet",)),
+        ("none.npz", None, ("there is no file",)),
+    ],
+)
+def test_files_that_cannot_be_read(either, capsys, name, text, parts):
+    if text is not None:
+        (either.root / name).write_text(text)
+    fails(capsys, select.main, [*BASE, "--embeddings", either.root / name, "--overwrite"], name, *parts)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "parts"),
+    [
+        ({"cases": CASES}, ("no array features",)),
+        ({"cases": CASES, "features": features(9)}, ("10 cases and (9, 5)",)),
+        ({"cases": CASES, "features": features(10)[:, 0]}, ("10 cases and (10,)",)),
+        ({"cases": CASES, "features": features(10).astype(str)}, ("must hold numbers",)),
+        ({"cases": CASES, "features": features(10).astype(object)}, ("is not as docs/encoders.md has it",)),
+        ({"cases": CASES, "features": np.full((10, 2), 1e300)}, ("NaN or infinity in 10 cases",)),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path, arrays, parts):
+    np.savez(tmp_path / "f.npz", **arrays)
+    with pytest.raises(UserError) as caught:
+        read_features(tmp_path / "f.npz", option="--embeddings", cases=CASES)
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["-s", "1"], ("--source_embeddings FILE, or leave -s out",)),
+        (["--encoder", "intensity"], ("--encoder is about images",)),
+        (["--embedding", "grid"], ("--embedding is about images",)),
+        (["--dim", "3"], ("--dim is about images",)),
+        (["--unit", "slice"], ("leave --unit slice out",)),
+        (["--source_embeddings", "other.npz"], ("other.npz has 2 features", "--embeddings has 5")),
+        (["-s", "1", "--source_embeddings", "few.npz"], ("few.npz lacks 2 of 6 cases", "s_04")),
+    ],
+)
+def test_options_that_do_not_fit_together(either, capsys, monkeypatch, argv, parts):
+    monkeypatch.chdir(either.root)
+    write(either.root / "other.npz", ARCHIVE, features(6)[:, :2])
+    write(either.root / "few.npz", ARCHIVE[:4], features(4))
+    file = write(either.root / "pool.npz", CASES, features(10))
+    fails(capsys, select.main, [*BASE, "--embeddings", file, "--overwrite", *argv], *parts)
+
+
+def test_source_embeddings_alone(either, capsys):
+    fails(capsys, select.main, [*BASE, "--source_embeddings", "s.npz", "--overwrite"], "give --embeddings FILE too")

@@ -1,0 +1,245 @@
+"""What single encoders see, and what they refuse in one sentence."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from kinds import TIMM, import_timm, model_folder, timm_weights
+from making import SOURCE, TARGET, fails, picture, write_dataset_json, write_picture
+
+from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.encoders.dictionary import open_dictionary
+from nnunetv2_xssr.encoders.encoder import Request
+from nnunetv2_xssr.encoders.intensity import LEVELS, quantiles
+from nnunetv2_xssr.encoders.registry import SPELLINGS, open_encoder
+from nnunetv2_xssr.images.normalise import CT_WINDOWS, hounsfield, normalise
+from nnunetv2_xssr.images.pools import open_pool
+from nnunetv2_xssr.images.views import prepare_views
+from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
+
+SELECT = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--encoder"]
+
+
+def opened(spelling, weights=None, dim=2):
+    return open_encoder(str(spelling), weights=weights, learn_from=[SOURCE], dim=dim, device="cpu")
+
+
+# --- what they see
+
+
+def test_intensity_is_quantiles_of_values_and_of_slopes():
+    ramp = np.tile(np.linspace(0, 1, 101), (101, 1))[None, None]
+    found = quantiles(ramp.astype(np.float16))
+    np.testing.assert_allclose(found[0, : len(LEVELS)], LEVELS, atol=1e-3)
+    np.testing.assert_allclose(found[0, len(LEVELS) :], 0.01, atol=1e-3)
+
+
+def test_dictionary_tells_textures_apart_and_not_brightness(workspace):
+    views = prepare_views(open_pool(SOURCE))
+    request = Request(argument="", weights=None, learn_from=(SOURCE,), dim=2, device="cpu")
+    encoder = open_dictionary(request).ready([views], seed=0)
+    rng = np.random.default_rng(0)
+    fine, coarse = rng.normal(size=(128, 128)), np.kron(rng.normal(size=(8, 8)), np.ones((16, 16)))
+    embed_case = encoder.for_pool(views)
+    found = [embed_case(image[None, None]) for image in (fine, fine + 5, coarse)]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-4)
+    assert np.abs(found[0] - found[2]).max() > 0.05
+
+
+@pytest.mark.parametrize("window", [None, (40.0, 400.0)])
+def test_hounsfield_units_come_back_from_the_windows(window):
+    units = np.linspace(-3000, 3000, 6001, dtype=np.float32)
+    shown = normalise(units[None, None, None], ("CT",), None, window)[:, 0, 0].astype(np.float16)
+    ends = [-160, 240] if window else [-1350, 1300]
+    expected = np.clip(units, *ends)
+    assert len(shown) == (1 if window else len(CT_WINDOWS))
+    np.testing.assert_allclose(hounsfield(shown, window), expected, atol=2)
+
+
+def test_source_model_keeps_predictions_beside_features(workspace):
+    folder = model_folder(workspace.root / "model")
+    views = prepare_views(open_pool(TARGET))
+    model = opened(f"nnunet:{folder}")
+    row = model.for_pool(views)(views.rows[0])[0]
+    per_fold = 3 * (16 + 4)
+    assert len(row) == 2 * per_fold + 3 + 2
+    shares, doubt, disagreement = row[-5:-2], row[-2], row[-1]
+    assert shares.sum() == pytest.approx(1, abs=1e-5) and (shares > 0).all()
+    assert 0 < disagreement < doubt <= np.log(3)
+    everywhere, inside, outside = row[:16], row[16:32], row[32:48]
+    between = (everywhere - outside) / np.where(inside == outside, 1, inside - outside)
+    np.testing.assert_allclose(between, between[0], atol=0.02)  # the share of the foreground at that stage
+    alone = opened(f"nnunet:{model_folder(workspace.root / 'one', folds=(0,))}").for_pool(views)(views.rows[0])[0]
+    assert alone[-1] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(alone[:16], everywhere, rtol=1e-5)
+
+
+def test_source_model_of_regions_and_of_all_cases(workspace):
+    labels = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+    folder = model_folder(workspace.root / "model", labels={**labels}, folds=("all",), heads=2)
+    views = prepare_views(open_pool(TARGET))
+    row = opened(f"nnunet:{folder}").for_pool(views)(views.rows[0])[0]
+    assert np.isfinite(row).all() and (row[-4:-2] > 0).all() and (row[-4:-2] < 1).all()
+
+
+def test_source_model_sees_channels_in_its_own_order_and_ct_in_hounsfield_units(workspace):
+    schemes = ("CTNormalization", "ZScoreNormalization")
+    for name, order in (("Dataset007_One", "01"), ("Dataset008_Two", "10")):
+        write_picture(workspace.raw / name / "imagesTr" / f"a_000{order[0]}.png", picture(1))
+        write_picture(workspace.raw / name / "imagesTr" / f"a_000{order[1]}.png", picture(2))
+        write_dataset_json(workspace.raw / name, channel_names={order[0]: "CT", order[1]: "MR"})
+    model = opened(f"nnunet:{model_folder(workspace.root / 'model', channels=('CT', 'MR'), schemes=schemes)}")
+    rows = []
+    for name in ("Dataset007_One", "Dataset008_Two"):
+        views = prepare_views(open_pool(name))
+        rows.append(model.for_pool(views)(views.rows[0]))
+    np.testing.assert_allclose(rows[0], rows[1], rtol=1e-5, atol=1e-6)
+
+
+def test_timm_sees_one_grey_channel_as_three_equal_colours(workspace, monkeypatch):
+    timm = import_timm(monkeypatch)
+    views = prepare_views(open_pool(SOURCE))
+    weights = timm_weights(workspace.root / "w.pth", monkeypatch)
+    encoder = opened(f"timm:{TIMM}", weights).ready([views], seed=0)
+    row = encoder.for_pool(views)(views.rows[0])[0]
+    model = timm.create_model(TIMM, pretrained=False).eval()
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    image = torch.from_numpy(views.rows[0].astype(np.float32)).expand(1, 3, 128, 128)
+    image = torch.nn.functional.interpolate(image, (encoder.size, encoder.size), mode="bicubic", align_corners=False)
+    with torch.inference_mode():
+        tokens = model.forward_features(image)[0, model.num_prefix_tokens :]
+    side, width = round(len(tokens) ** 0.5), tokens.shape[1]
+    grid = torch.nn.functional.adaptive_avg_pool2d(tokens.T.reshape(1, width, side, side), 4).flatten()
+    np.testing.assert_allclose(row[width:], grid.numpy(), rtol=1e-3, atol=1e-4)
+
+
+# --- what they refuse
+
+
+def refused(capsys, spelling, *parts, more=()):
+    fails(capsys, select.main, [*SELECT, spelling, "--overwrite", *more], *parts)
+
+
+@pytest.mark.parametrize("spelling", ["intensities", "mae:x", "intensity:3", "none.pth"])
+def test_unknown_encoder(either, capsys, spelling):
+    refused(capsys, spelling, f"there is no encoder checkpoint {spelling}", *SPELLINGS)
+
+
+@pytest.mark.parametrize("name", ["nnunet", "timm"])
+def test_encoder_without_what_it_takes(either, capsys, name):
+    refused(capsys, name, f"--encoder {name}:")
+    refused(capsys, f"{name}:", f"--encoder {name}:")
+
+
+def test_weights_without_a_model_of_timm(either, capsys):
+    refused(capsys, "mae", "--encoder_weights is for --encoder timm:NAME", more=["--encoder_weights", "w.pth"])
+
+
+@pytest.mark.parametrize("kind", ["intensity", "nnunet"])
+@pytest.mark.parametrize("embedding, what", [("grid", "features with places"), ("gap", "the last stage")])
+def test_embedding_that_an_encoder_does_not_give(either, capsys, kind, embedding, what):
+    spelling = kind if kind == "intensity" else f"nnunet:{model_folder(either.root / 'model')}"
+    refused(capsys, spelling, f"--embedding {embedding} needs {what}", kind, more=["--embedding", embedding])
+
+
+def test_checkpoint_of_hssl(either, capsys):
+    file = either.root / "checkpoint_final.pth"
+    save_checkpoint(file, {"plans": "x", "channels": 1, "sources": {}, "groups": [0], "weights": {}, "epoch": 1})
+    refused(capsys, file, file, "checkpoint of nnUNetv2_hssl_pretrain", "nnUNetv2_xssr_pretrain")
+    file = either.root / "hssl_weights.pth"
+    torch.save({"network_weights": {"a": torch.zeros(1)}}, file)
+    refused(capsys, file, file, "is not an nnunetv2_xssr encoder checkpoint")
+
+
+@pytest.mark.parametrize("damage", ["architecture of another version", "weights of another", "no sources"])
+def test_checkpoint_of_another_version(either, capsys, damage):
+    content = load_checkpoint(either.encoder())
+    if damage == "no sources":
+        del content["sources"]
+    elif damage == "weights of another":
+        content["weights"].popitem()
+    else:
+        del content["architecture"]["members"]
+    save_checkpoint(either.root / "old.pth", content)
+    refused(capsys, either.root / "old.pth", "old.pth is no masked autoencoder of this version")
+
+
+def test_model_folders_that_do_not_fit(either, capsys):
+    root = either.root / "models"
+    refused(capsys, f"nnunet:{root / 'none'}", "there is no plans.json", "nnUNetTrainer__nnUNetPlans__2d")
+    folder = model_folder(root / "unfinished", folds=())
+    refused(capsys, f"nnunet:{folder}", folder, "no fold_X/checkpoint_final.pth")
+    folder = model_folder(root / "two", channels=("T1", "T2"))
+    refused(capsys, f"nnunet:{folder}", folder, "2 channels (T1, T2)", f"{TARGET} has 1 (xray)")
+    folder = model_folder(root / "volumes", dim=3)
+    refused(capsys, f"nnunet:{folder}", folder, "3d_tiny", "give the folder of a 2d one")
+    folder = model_folder(root / "otherwise", schemes=("RescaleTo01Normalization",))
+    refused(capsys, f"nnunet:{folder}", folder, "RescaleTo01Normalization", "ZScoreNormalization")
+    folder = model_folder(root / "cut")
+    checkpoint = folder / "fold_1" / "checkpoint_final.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    refused(capsys, f"nnunet:{folder}", checkpoint, "cut off or no checkpoint of nnU-Net")
+    folder = model_folder(root / "own")
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    content["network_weights"].popitem()
+    torch.save(content, checkpoint)
+    refused(capsys, f"nnunet:{folder}", checkpoint, "do not fit the network of plans.json")
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_malicious_model_is_never_unpickled(either, capsys):
+    folder, trace = model_folder(either.root / "model"), either.root / "executed"
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save({**torch.load(checkpoint, weights_only=False), "logging": Payload(trace)}, checkpoint)
+    refused(capsys, f"nnunet:{folder}", checkpoint, "no checkpoint of nnU-Net")
+    assert not trace.exists()
+
+
+def test_timm_by_unknown_names_and_without_weights(either, capsys, monkeypatch):
+    import_timm(monkeypatch)
+    refused(capsys, "timm:vit_smal_patch16_224", "no model 'vit_smal_patch16_224'", "vit_small_patch16_224")
+    refused(capsys, f"timm:{TIMM}.nobody", "nobody")
+    refused(capsys, f"timm:{TIMM}", "--encoder_weights FILE", "https://huggingface.co/timm", "torch.save")
+    more = ["--encoder_weights", either.root / "none.pth"]
+    refused(capsys, f"timm:{TIMM}", "there is no file", "none.pth", more=more)
+
+
+@pytest.mark.parametrize(
+    "changes, parts",
+    [
+        ({"norm.bias": None}, ("fits", "0 in it are of no use", "norm.bias")),
+        ({"norm.bias": torch.zeros(3)}, ("fits", "1 in it are of no use", "norm.bias")),
+        ({"adapter.weight": torch.zeros(3)}, ("1 in it are of no use", "adapter.weight")),
+    ],
+)
+def test_timm_weights_that_fit_partly(either, capsys, monkeypatch, changes, parts):
+    file = timm_weights(either.root / "w.pth", monkeypatch, **changes)
+    refused(capsys, f"timm:{TIMM}", file, TIMM, *parts, more=["--encoder_weights", file])
+
+
+def test_timm_weights_that_are_none(either, capsys, monkeypatch):
+    import_timm(monkeypatch)
+    for file in (either.root / "w.pth", either.root / "w.safetensors"):
+        file.write_text("hello")
+        refused(capsys, f"timm:{TIMM}", file, "cut off or holds no weights", more=["--encoder_weights", file])
+
+
+def test_timm_that_cannot_be_imported(either, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    refused(capsys, f"timm:{TIMM}", "needs the library timm", "torchvision", torch.__version__)
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "nnunet:x", "timm:x"])
+def test_encoders_of_slices_see_no_volumes(either, capsys, kind):
+    refused(capsys, kind, "sees slices, not whole volumes", "leave --dim 3 out", more=["--dim", "3"])
