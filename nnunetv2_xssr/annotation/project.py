@@ -106,7 +106,7 @@ class Project:
         What the last selection chose.
     sources : list of str
     encoder : str or None
-        Its file, as given; None for the one pretrained on the sources.
+        As given, or the file of features; None for the one pretrained on the sources.
     rounds : list of Round
         Empty in a study.
     mean_distance, random_mean_distance : float or None
@@ -194,7 +194,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         mode=last.mode if last else None,
         unit=last.settings["unit"] if last else None,
         sources=last.settings["source"] if last else [],
-        encoder=last.settings["encoder"] if last else None,
+        encoder=(last.settings.get("embeddings") or last.settings["encoder"]) if last else None,
         rounds=[_round(record, labelled) for record in records if record.mode == "annotation"],
         mean_distance=first.mean_distance if first else None,
         random_mean_distance=first.random_mean_distance if first else None,

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from making import SOURCE, fails, succeeds, write_picture
+from making import SOURCE, fails, picture, succeeds, write_picture
 
 from nnunetv2_xssr.commands import embed, report, select, status
 from nnunetv2_xssr.encoders.feature_files import read_features, write_features
@@ -120,7 +120,7 @@ def test_other_features_are_another_selection(workspace, capsys):
 def test_select_picks_the_same_with_what_embed_writes(workspace, capsys, ending, sources, monkeypatch):
     monkeypatch.chdir(workspace.root)
     for i in range(3):
-        write_picture(workspace.root / "archive" / f"s_0{i}.png", np.full((40, 48), 40 * i + 9, np.uint8))
+        write_picture(workspace.root / "archive" / f"s_0{i}.png", picture(700 + i))
     of_source = ["-s", *sources] if sources else []
     options = ["--encoder", "intensity"]
     succeeds(capsys, select.main, [*BASE, *of_source, *options])
