@@ -76,10 +76,10 @@ def given_features(target: ImagePool, sources: Sequence[ImagePool], seeing: Seei
 
 
 def source_names(sources: Sequence[ImagePool]) -> list[str]:
-    """The cases of one source, and of several ``POOL/CASE``, because two may have a case of the same name."""
+    """The cases of one source, and of several ``POOL:CASE``, because two may have a case of the same name."""
     if len(sources) == 1:
         return list(sources[0].identifiers)
-    return [f"{pool.name}/{case}" for pool in sources for case in pool.identifiers]
+    return [f"{pool.name}:{case}" for pool in sources for case in pool.identifiers]
 
 
 def _keep(pool: str, cases: Sequence[str], features: np.ndarray) -> CaseRows:
