@@ -27,10 +27,10 @@ from nnunetv2_xssr.benchmark import fast_judge
 from nnunetv2_xssr.benchmark.arms import random_arms
 from nnunetv2_xssr.benchmark.jobs import DICE, Job, load_result
 from nnunetv2_xssr.commands.running import run
+from nnunetv2_xssr.encoders import mae
+from nnunetv2_xssr.encoders.pooling import COMPONENTS, GRID, FeatureLayout, choose_embedding, features
 from nnunetv2_xssr.images.views import Views
-from nnunetv2_xssr.pretrain.embedding import Encoder, embed_views
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder, cell_targets, random_crops, random_visible, to_cells
-from nnunetv2_xssr.pretrain.pooling import COMPONENTS, GRID, FeatureLayout, choose_embedding, features
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE, CROP, LEARNING_RATE, MASK_RATIO
 from nnunetv2_xssr.records.files import atomic
 from nnunetv2_xssr.selection import select
@@ -156,7 +156,7 @@ class Pool:
         return pool[rows], archive
 
 
-def autoencoder(target: str, source: Views, seed: int, folder: Path, *, training: bool) -> Encoder | None:
+def autoencoder(target: str, source: Views, seed: int, folder: Path, *, training: bool) -> mae.Autoencoder | None:
     """Of a source and a seed, trained where it is missing; None where it is not to be trained."""
     name = f"{source.pool.name}_{target}_{seed}"
     path, channels = folder / f"{name}.pth", source.rows.shape[2]
@@ -172,9 +172,9 @@ def autoencoder(target: str, source: Views, seed: int, folder: Path, *, training
                 torch.save(model.encoder.state_dict(), temporary)
         model.encoder.load_state_dict(torch.load(path))
     before, last = ARCHITECTURE["features_per_stage"][-2:]
-    return Encoder(
-        members=nn.ModuleList([model.encoder]).eval(), identity=name, layout=FeatureLayout(last, before, GRID**2),
-        views={}, sources={}, path=path,
+    return mae.Autoencoder(
+        name="mae", members=nn.ModuleList([model.encoder]).eval(), identity=name, weights=name,
+        layout=FeatureLayout(last, before, GRID**2), views={}, sources={}, where=str(path),
     )  # fmt: skip
 
 
@@ -196,12 +196,12 @@ def learn(model: Autoencoder, source: Views, seed: int) -> None:
         schedule.step()
 
 
-def kept(encoder: Encoder, views: Views, folder: Path) -> np.ndarray:
+def kept(encoder: mae.Autoencoder, views: Views, folder: Path) -> np.ndarray:
     """The pooled features of a pool, from disk where they were computed before."""
     path = folder / f"{encoder.identity}_of_{views.pool.name}_{views.cache}.npy"
     if not path.is_file():
         with atomic(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, np.stack([embed_views(encoder, case) for case in views.rows]).astype(np.float16))
+            np.save(file, np.stack([mae.embed_views(encoder, case) for case in views.rows]).astype(np.float16))
     return np.load(path).astype(np.float32)
 
 

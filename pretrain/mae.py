@@ -164,7 +164,7 @@ class Ensemble(nn.Module):
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Feature maps of all members side by side: shape (batch, features, ... / CELL)."""
-        return torch.cat([member.encoder(image) for member in self.members], dim=1)
+        return torch.cat([member.get_submodule("encoder")(image) for member in self.members], dim=1)
 
 
 def _resize_mask(visible: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -256,7 +256,8 @@ def random_crops(image: torch.Tensor, numbers: torch.Tensor, *, size: int) -> to
     room = torch.tensor([1 + have - size for have in image.shape[2:]])
     starts = (numbers[:, :dim] * room).long().tolist()
     crops = [
-        one[(slice(None), *(slice(at, at + size) for at in start))] for one, start in zip(image, starts, strict=True)
+        one[tuple([slice(None), *(slice(at, at + size) for at in start)])]
+        for one, start in zip(image, starts, strict=True)
     ]
     return torch.stack(
         [crop.flip(-1) if flip < 0.5 else crop for crop, flip in zip(crops, numbers[:, dim], strict=True)]

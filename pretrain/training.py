@@ -3,6 +3,7 @@
 import math
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.engine import train
 from nnunetv2_xssr.pretrain.figures import draw_reconstructions
 from nnunetv2_xssr.pretrain.health import embedding_health
-from nnunetv2_xssr.pretrain.mae import CELL, Ensemble, crop_numbers, random_crops, visible_cells
+from nnunetv2_xssr.pretrain.mae import CELL, Ensemble, MaskedAutoencoder, crop_numbers, random_crops, visible_cells
 from nnunetv2_xssr.pretrain.objective import sample_generator
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.files import sha256_json
@@ -201,7 +202,11 @@ class MaskedAutoencoding:
         """Pictures of the trained model: see `objective.Objective`."""
         images = self.everything.views(range(6))
         draw_reconstructions(
-            folder / "reconstructions.png", model.members[0], images, mask_ratio=MASK_RATIO, seed=self.seed
+            folder / "reconstructions.png",
+            cast(MaskedAutoencoder, model.members[0]),
+            images,
+            mask_ratio=MASK_RATIO,
+            seed=self.seed,
         )
 
 

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class Autoencoder:
         before, last = (len(model.members) * n for n in content["architecture"]["features_per_stage"][-2:])
         return cls(
             name=name,
-            members=nn.ModuleList(member.encoder for member in model.members).eval().to(device),
+            members=nn.ModuleList(member.get_submodule("encoder") for member in model.members).eval().to(device),
             identity=encoder_identity(content),
             weights=weights_hash(content["weights"]),
             layout=FeatureLayout(last, before, GRID ** content["architecture"].get("dim", 2)),
@@ -289,7 +290,7 @@ def embed_views(encoder: Autoencoder, views: np.ndarray) -> np.ndarray:
     return torch.cat([feature for features in of_members for feature in features], dim=1).cpu().numpy()
 
 
-def _pooled(member: nn.Module, turned: torch.Tensor, *, n: int) -> list[torch.Tensor]:
+def _pooled(member: Any, turned: torch.Tensor, *, n: int) -> list[torch.Tensor]:
     """What one member sees of n views, of which all symmetries are given: the three parts of `FeatureLayout`."""
     *stages, last = member.stages
     x = turned
