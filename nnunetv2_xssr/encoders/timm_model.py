@@ -33,6 +33,8 @@ class TimmModel(Opened):
     name, identity, weights : str
         See `nnunetv2_xssr.encoders.encoder.Encoder`.
     model : Module
+    width : int
+        Features of its last feature map.
     channels : int
         Of the views; 0 before they are known.
     """
@@ -41,6 +43,7 @@ class TimmModel(Opened):
     identity: str
     weights: str
     model: Any
+    width: int
     channels: int = 0
 
     @property
@@ -57,7 +60,7 @@ class TimmModel(Opened):
     def layout(self) -> FeatureLayout:
         """See `nnunetv2_xssr.encoders.encoder.Encoder`."""
         images = 1 if self.channels == 3 else self.channels
-        return FeatureLayout(0, images * self.model.num_features, GRID**2)
+        return FeatureLayout(0, images * self.width, GRID**2)
 
     def ready(self, sources: Sequence[Views], *, seed: int) -> "TimmModel":
         """Nothing is learned: see `Opened`."""
@@ -80,8 +83,7 @@ class TimmModel(Opened):
             kept = scores[None] if self.channels == 3 else scores[:, None]
             colours = torch.where(kept, colours, (colours - mean) / std).flatten(0, 1)
             colours = F.interpolate(colours, (self.size, self.size), mode="bicubic", align_corners=False)
-            found = self.model.forward_intermediates(colours.to(device), indices=1, norm=True, intermediates_only=True)
-            return found[-1].unflatten(0, (len(images), -1)).flatten(1, 2)
+            return _last_map(self.model, colours.to(device)).unflatten(0, (len(images), -1)).flatten(1, 2)
 
         return lambda case: pool_places(maps, torch.from_numpy(case.astype(np.float32)))
 
@@ -119,7 +121,14 @@ def open_timm(request: Request) -> TimmModel:
         identity=sha256_json(["timm", 1, name, weights]),
         weights=weights,
         model=model.eval().to(request.device),
+        width=_last_map(model, torch.zeros(1, *model.pretrained_cfg["input_size"], device=request.device)).shape[1],
     )
+
+
+@torch.inference_mode()
+def _last_map(model: Any, images: torch.Tensor) -> torch.Tensor:
+    """The last feature map, shape (n, features, rows, columns)."""
+    return model.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[-1]
 
 
 def _timm() -> ModuleType:
