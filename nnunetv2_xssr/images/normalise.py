@@ -11,6 +11,7 @@ from nnunetv2_xssr.images.channels import normalisation_schemes
 # radiologists look keep what its scheme is for: Hounsfield units stay comparable between cases. Centre and width.
 CT_WINDOWS = {"lung": (-600.0, 1500.0), "soft tissue": (40.0, 400.0), "bone": (400.0, 1800.0)}
 Window = tuple[float, float]
+AIR = -1000.0  # HU
 # For nnU-Net's own scheme, where a pool is preprocessed as nnU-Net would: all of a body, from air to bone.
 CT_STATISTICS = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
 # nnU-Net normalises inside of what is not zero where cropping to that takes away much. How much depends on the margins
@@ -27,8 +28,11 @@ def parse_window(text: str | None) -> Window | None:
         centre, width = (float(number) for number in text.split("/"))
     except ValueError:
         centre, width = 0.0, 0.0
-    if not (np.isfinite(centre) and 0 < width < np.inf):
-        raise UserError(f"--window must be CENTRE/WIDTH in Hounsfield units, such as 40/400; got {text!r}")
+    if not (np.isfinite(centre) and 0 < width < np.inf and centre + width / 2 > AIR):
+        raise UserError(
+            f"--window must be CENTRE/WIDTH in Hounsfield units and reach beyond air ({AIR:g}), such as 40/400; "
+            f"got {text!r}"
+        )
     return centre, width
 
 
@@ -186,15 +190,14 @@ def normalise(
     Returns
     -------
     float32 array of shape (view channels, n, rows, columns)
-        CT from 0 to 1 over every window, z-scores, or what else nnU-Net's scheme for the name gives.
+        CT from 0 (air, or where the window begins) to 1 in every window, z-scores, or what else nnU-Net's scheme for the name gives.
     """
     inside = slices.any(axis=0) if statistics is not None and statistics.masked else None
     done = []
     for c, scheme in enumerate(normalisation_schemes(channel_names)):
         values = slices[c].astype(np.float32)
         if scheme == "CTNormalization":
-            # From 0, so that what lies beyond the image, which is 0, is air.
-            done += [np.clip((values - centre) / width + 0.5, 0, 1) for centre, width in _windows(window).values()]
+            done += [_in_window(values, one) for one in _windows(window).values()]
             continue
         if statistics and scheme == "ZScoreNormalization":
             values -= statistics.mean[c]
@@ -207,6 +210,13 @@ def normalise(
             values = _by_nnunet(values, channel_names[c])
         done.append(values)
     return np.stack(done, dtype=np.float32, casting="same_kind")
+
+
+def _in_window(values: np.ndarray, window: Window) -> np.ndarray:
+    """CT from 0 to 1 over a window, which begins at air: what lies beyond the image is 0 too, and must look like it."""
+    centre, width = window
+    low, high = max(centre - width / 2, AIR), centre + width / 2
+    return np.clip((values - low) / (high - low), 0, 1)
 
 
 def _by_nnunet(values: np.ndarray, channel_name: str) -> np.ndarray:
