@@ -82,10 +82,13 @@ class Measured:
         By what is explained: the names in ``SHARES`` and ``STRATEGIES``.
     own : array of shape (storages,)
         Share of the cases of every storage whose nearest case has the same one.
+    picked : array of shape (storages,)
+        Picks of every storage, mean of the strategies, as a multiple of what chance gives.
     """
 
     of: dict[str, Explained]
     own: np.ndarray
+    picked: np.ndarray
 
 
 Row = tuple[str, str, list[Measured]]  # rules of the views, kind of encoder, one per seed
@@ -186,17 +189,22 @@ def measure(
     z, x = standardise(found.pool, found.source, components=found.components)
     nearest = nearest_neighbours(z, k=1)[1][:, 0]
     novel = novelty(z, x)[:, None]
-    budget = max(1, int(SHARE * len(z)))
     measures: dict[str, Callable[[np.ndarray], float]] = {
         "nearest case": lambda labels: float((labels[nearest] == labels).mean()),
         "features": lambda labels: share_of_variance(z, labels),
         "novelty": lambda labels: share_of_variance(novel, labels),
     }
+    budget, of_storages = max(1, int(SHARE * len(z))), np.bincount(storage)
+    picked = []
     for strategy in STRATEGIES:
-        chosen = select(found.pool, budget, source=found.source, strategy=strategy, components=found.components)
-        measures[strategy] = partial(unevenness, picks=chosen.picks)
-    own = [(storage[nearest[storage == number]] == number).mean() for number in np.unique(storage)]
-    return Measured(of={name: against_chance(one, storage) for name, one in measures.items()}, own=np.array(own))
+        picks = select(found.pool, budget, source=found.source, strategy=strategy, components=found.components).picks
+        measures[strategy] = partial(unevenness, picks=picks)
+        picked.append(np.bincount(storage[picks], minlength=len(of_storages)) * len(z) / budget / of_storages)
+    return Measured(
+        of={name: against_chance(one, storage) for name, one in measures.items()},
+        own=np.bincount(storage, weights=storage[nearest] == storage) / of_storages,
+        picked=np.mean(picked, axis=0),
+    )
 
 
 def against_chance(explained: Callable[[np.ndarray], float], storage: np.ndarray) -> Explained:
@@ -232,13 +240,16 @@ def print_tables(anatomy: str, measured: dict[str, list[Row]]) -> None:
             shares = [_as_share([one.of[name] for one in seeds]) for name in SHARES]
             tests = [_as_test([one.of[name] for one in seeds]) for name in STRATEGIES]
             _print_row(group, rules, kind, *shares, *tests)
-    print(f"\n{anatomy}: nearest case stored alike, by storage; in %, mean of the encoders\n")
+    print(f"\n{anatomy}, by storage: nearest case stored alike, in %; picks, 1 by chance (means)\n")
     _print_row("slices", "views", "encoder", *(storage.name for storage in STORAGES))
     print("|---" * (3 + len(STORAGES)) + "|")
     for group, rows in measured.items():
         for rules, kind, seeds in rows:
-            own = [f"{100 * share:.0f}" for share in np.mean([one.own for one in seeds], axis=0)]
-            _print_row(group, rules, kind, *own, *[""] * (len(STORAGES) - len(own)))
+            own, picked = (
+                np.mean(each, axis=0) for each in zip(*((one.own, one.picked) for one in seeds), strict=True)
+            )
+            cells = [f"{100 * share:.0f}; {picks:.1f}" for share, picks in zip(own, picked, strict=True)]
+            _print_row(group, rules, kind, *cells, *[""] * (len(STORAGES) - len(cells)))
 
 
 def _as_share(seeds: list[Explained]) -> str:
