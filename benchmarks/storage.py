@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does the way in which files are stored decide what is picked? Before and after views were made by geometry.
 
-    python benchmarks/storage.py                                       # about half an hour on one core
+    python benchmarks/storage.py                                       # half an hour on one core
     python benchmarks/storage.py --picture docs/views_before_after.png
 
 A pool holds one anatomy: hippocampi of a real pack, or drawn upper abdomens as CT. Every case is stored in one of
@@ -98,7 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("results/storage"), help="keeps pools, encoders and features")
     parser.add_argument("--pools", nargs="+", choices=list(ANATOMIES), default=list(ANATOMIES), help="all by default")
-    parser.add_argument("--cases", type=int, default=120, help="of a pool; the source has half as many; 120 by default")
+    parser.add_argument("--cases", type=int, default=105, help="of a pool; the source has half as many; 105 by default")
     parser.add_argument("--seeds", type=int, default=2, help="encoders of each kind; 2 by default")
     parser.add_argument("--epochs", type=int, default=1, help="of pretraining; 1 by default")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw a case in four storages, and nothing else")
@@ -232,9 +232,9 @@ def unevenness(labels: np.ndarray, *, picks: np.ndarray) -> float:
 def print_tables(anatomy: str, measured: dict[str, list[Row]]) -> None:
     """What storage explains by the views and the encoders, and of which storages the nearest cases are."""
     print(f"\n{anatomy}: what storage explains, in % (chance: mean, 95 %)\n")
-    picks = [f"picks of {strategy}: chi-square (p)" for strategy in STRATEGIES]
-    _print_row("slices", "views", "encoder", *SHARES.values(), *picks)
-    print("|---" * (3 + len(SHARES) + len(picks)) + "|")
+    tested = [f"picks of {strategy}: chi-square (p)" for strategy in STRATEGIES]
+    _print_row("slices", "views", "encoder", *SHARES.values(), *tested)
+    print("|---" * (3 + len(SHARES) + len(tested)) + "|")
     for group, rows in measured.items():
         for rules, kind, seeds in rows:
             shares = [_as_share([one.of[name] for one in seeds]) for name in SHARES]
@@ -245,9 +245,7 @@ def print_tables(anatomy: str, measured: dict[str, list[Row]]) -> None:
     print("|---" * (3 + len(STORAGES)) + "|")
     for group, rows in measured.items():
         for rules, kind, seeds in rows:
-            own, picked = (
-                np.mean(each, axis=0) for each in zip(*((one.own, one.picked) for one in seeds), strict=True)
-            )
+            own, picked = (np.mean([getattr(one, name) for one in seeds], axis=0) for name in ("own", "picked"))
             cells = [f"{100 * share:.0f}; {picks:.1f}" for share, picks in zip(own, picked, strict=True)]
             _print_row(group, rules, kind, *cells, *[""] * (len(STORAGES) - len(cells)))
 

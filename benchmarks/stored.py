@@ -111,8 +111,8 @@ def drawn_ct(rng: np.random.Generator) -> sitk.Image:
     across = np.hypot(at[..., 1], at[..., 2])
     image = np.where(across < 1, -100.0, AIR)
     for centre, half_axes, density in ORGANS.values():
-        centre, half_axes = rng.normal(centre, 0.03), half_axes * rng.normal(1, 0.1, 3)
-        inside = (((at - centre) / half_axes) ** 2).sum(axis=-1) < 1
+        from_centre = at - rng.normal(centre, 0.03)
+        inside = ((from_centre / (half_axes * rng.normal(1, 0.1, 3))) ** 2).sum(axis=-1) < 1
         image[inside & (across < 0.97)] = density + rng.normal(0, 12)
     image = gaussian_filter(image, (0, 0.6, 0.6)) + rng.normal(0, 12, shape)
     drawn = sitk.GetImageFromArray(np.rint(np.maximum(image, AIR)).astype(np.int16))

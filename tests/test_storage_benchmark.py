@@ -54,9 +54,9 @@ def test_former_views_differ_by_storage_and_present_ones_do_not(empty):
     seen = [{rules: target for rules, target, _ in storage.views_by_rules(pool, pools[0])} for pool in pools]
     plain = seen[0]
     for views in seen[1:]:
-        assert not np.array_equal(views[storage.FORMER].rows, plain[storage.FORMER].rows)
-        for rules in (storage.PRESENT, storage.AXIAL):
-            assert np.array_equal(views[rules].rows, plain[rules].rows)
+        differ = {rules: np.abs(views[rules].rows - plain[rules].rows).mean(dtype=float) for rules in plain}
+        # Sizes are whole pixels of a view, so that a margin moves what it surrounds by less than one.
+        assert differ[storage.FORMER] > 0.05 > 0.01 > max(differ[storage.PRESENT], differ[storage.AXIAL])
 
 
 @pytest.mark.parametrize("anatomy", stored.ANATOMIES)
@@ -67,6 +67,7 @@ def test_tables(anatomy, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv(variable, str(tmp_path))
     for module in (encoders, training):
         monkeypatch.setattr(module, "MEMBERS", 1)
+    monkeypatch.setattr(storage, "PERMUTATIONS", 20)
     n = len(stored.STORAGES)
     storage.benchmark(argparse.Namespace(work=tmp_path, pools=[anatomy], cases=n, seeds=1, epochs=1))
     printed = capsys.readouterr().out

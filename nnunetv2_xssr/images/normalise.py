@@ -190,7 +190,8 @@ def normalise(
     Returns
     -------
     float32 array of shape (view channels, n, rows, columns)
-        CT from 0 (air, or where the window begins) to 1 in every window, z-scores, or what else nnU-Net's scheme for the name gives.
+        CT from 0 (where the window begins, air at the lowest) to 1 in every window, z-scores, or what else nnU-Net's
+        scheme for the name gives.
     """
     inside = slices.any(axis=0) if statistics is not None and statistics.masked else None
     done = []
