@@ -21,18 +21,19 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
-from encoders import compared, untrained_encoder
+from encoders import compared
 from stored import ANATOMIES, PLAIN, STORAGES, as_stored, drawn_cts, write_pool
 from studies import use_folder
 from torch.nn import functional as F
 
 from nnunetv2_xssr.commands.running import run
+from nnunetv2_xssr.encoders.encoder import Encoder
+from nnunetv2_xssr.encoders.registry import open_encoder
 from nnunetv2_xssr.images.extract import LEAST_VIEWS, VIEW_SIZE, Look, evenly_spaced, extract_views, foreground
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
 from nnunetv2_xssr.images.reading import read_image
 from nnunetv2_xssr.images.views import Views, common_look, prepare_views
-from nnunetv2_xssr.pretrain.embedding import Encoder, load_encoder
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
@@ -41,7 +42,7 @@ from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours
 from nnunetv2_xssr.selection.scores import novelty
 from nnunetv2_xssr.selection.standardise import standardise
 
-STRATEGIES = ("xssr", "coreset")
+STRATEGIES = ("xssr", "xssr_cover", "coreset")
 SHARES = {
     "nearest case": "nearest case stored alike",
     "features": "variance of features",
@@ -165,20 +166,14 @@ def former_view(image: np.ndarray, channel_name: str) -> np.ndarray:
 def encoders_of(source: Views, args: argparse.Namespace) -> dict[str, list[Encoder]]:
     """Untrained and trained ensembles of autoencoders for the views of a source, as many as there are seeds."""
     folder = args.work / f"{source.pool.name}_{source.settings.get('rules', PRESENT)}_{args.epochs}"
-    trained = [
-        pretrain(
-            [source],
-            settings=Settings(seed=seed, epochs=args.epochs),
-            fabric=start("cpu"),
-            resume=True,
-            folder=folder / str(seed),
-        )
-        for seed in range(args.seeds)
-    ]
-    return {
-        "untrained": [untrained_encoder(source, seed) for seed in range(args.seeds)],
-        "trained": [load_encoder(path, device="cpu") for path in trained],
-    }
+    found: dict[str, list[Encoder]] = {"untrained": [], "trained": []}
+    for seed in range(args.seeds):
+        settings = Settings(seed=seed, epochs=args.epochs)
+        trained = pretrain([source], settings=settings, fabric=start("cpu"), resume=True, folder=folder / str(seed))
+        for kind, spelling in (("untrained", "untrained"), ("trained", str(trained))):
+            opened = open_encoder(spelling, weights=None, learn_from=[source.pool.name], dim=2, device="cpu")
+            found[kind].append(opened.ready([source], seed=seed))
+    return found
 
 
 def measure(

@@ -12,7 +12,6 @@ from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.pretrain import training
 
 sys.path.append(str(CHECKOUT / "benchmarks"))
-import encoders
 import storage
 import stored
 
@@ -65,8 +64,7 @@ def test_tables(anatomy, tmp_path, monkeypatch, capsys):
         skip_without_pack()
     for variable in VARIABLES:
         monkeypatch.setenv(variable, str(tmp_path))
-    for module in (encoders, training):
-        monkeypatch.setattr(module, "MEMBERS", 1)
+    monkeypatch.setattr(training, "MEMBERS", 1)
     monkeypatch.setattr(storage, "PERMUTATIONS", 20)
     n = len(stored.STORAGES)
     storage.benchmark(argparse.Namespace(work=tmp_path, pools=[anatomy], cases=n, seeds=1, epochs=1))

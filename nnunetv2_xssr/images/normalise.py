@@ -53,6 +53,12 @@ def _windows(window: Window | None) -> dict[str, Window]:
     return CT_WINDOWS if window is None else {window_text(window): window}
 
 
+def _ends(window: Window) -> tuple[float, float]:
+    """Where a window begins and ends, in HU: not below air, as what lies beyond the image is 0 and must be air."""
+    centre, width = window
+    return max(centre - width / 2, AIR), centre + width / 2
+
+
 def view_channels(channel_names: tuple[str, ...], window: Window | None = None) -> list[str]:
     """The channels of a view: those of the image, of CT one per window: the usual ones, or the one that is given."""
     names = []
@@ -77,13 +83,12 @@ def hounsfield(shown: np.ndarray, window: Window | None = None) -> np.ndarray:
         Of every pixel by the narrowest window in which it is neither black nor white; where there is none, the end of
         all windows.
     """
-    windows, values = list(_windows(window).values()), shown.astype(np.float32)
-    lowest = min(centre - width / 2 for centre, width in windows)
-    highest = max(centre + width / 2 for centre, width in windows)
+    ends, values = [_ends(one) for one in _windows(window).values()], shown.astype(np.float32)
+    lowest, highest = min(low for low, _ in ends), max(high for _, high in ends)
     units = np.where((values <= 0).all(axis=0), lowest, highest).astype(np.float32)
-    for (centre, width), seen in sorted(zip(windows, values, strict=True), key=lambda pair: -pair[0][1]):
+    for (low, high), seen in sorted(zip(ends, values, strict=True), key=lambda pair: pair[0][0] - pair[0][1]):
         inside = (seen > 0) & (seen < 1)
-        units[inside] = centre + (seen[inside] - 0.5) * width
+        units[inside] = low + seen[inside] * (high - low)
     return units
 
 
@@ -198,7 +203,8 @@ def normalise(
     for c, scheme in enumerate(normalisation_schemes(channel_names)):
         values = slices[c].astype(np.float32)
         if scheme == "CTNormalization":
-            done += [_in_window(values, one) for one in _windows(window).values()]
+            ends = map(_ends, _windows(window).values())
+            done += [np.clip((values - low) / (high - low), 0, 1) for low, high in ends]
             continue
         if statistics and scheme == "ZScoreNormalization":
             values -= statistics.mean[c]
@@ -211,13 +217,6 @@ def normalise(
             values = _by_nnunet(values, channel_names[c])
         done.append(values)
     return np.stack(done, dtype=np.float32, casting="same_kind")
-
-
-def _in_window(values: np.ndarray, window: Window) -> np.ndarray:
-    """CT from 0 to 1 over a window, which begins at air: what lies beyond the image is 0 too, and must look like it."""
-    centre, width = window
-    low, high = max(centre - width / 2, AIR), centre + width / 2
-    return np.clip((values - low) / (high - low), 0, 1)
 
 
 def _by_nnunet(values: np.ndarray, channel_name: str) -> np.ndarray:
