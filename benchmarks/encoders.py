@@ -37,7 +37,11 @@ def registered(name: str, target: Views, source: Views, rows: Sequence[int], see
     """An encoder of nnUNetv2_xssr_select, as that embeds with it."""
     spelling = str(pretrained(source, seed, folder)) if name == "mae" else name
     opened = open_encoder(spelling, weights=None, learn_from=[source.pool.name], dim=2, device="cpu")
-    encoder = opened.ready([source], seed=seed)
+    return compared(opened.ready([source], seed=seed), target, source, rows, folder)
+
+
+def compared(encoder: Encoder, target: Views, source: Views, rows: Sequence[int], folder: Path) -> Features:
+    """Features by which cases are compared, of the kind that the pool asks for."""
     of_target, of_source = (_pooled(encoder, views, folder) for views in (target, source))
     kind = choose_embedding(of_target[rows], encoder.layout, kind="auto")
     pool, archive = (features(pooled, encoder.layout, kind=kind) for pooled in (of_target[rows], of_source))

@@ -4,7 +4,7 @@
     python benchmarks/view_embeddings.py CXRLung cxrlung.npy
     python benchmarks/selection.py --data cxrlung.npy
 
-The autoencoder learns from the pack itself, 6 epochs. A volume gives eight points, one a slice.
+The autoencoder learns from the pack itself, 6 epochs. A volume gives a point per view.
 """
 
 import argparse

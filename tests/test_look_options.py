@@ -108,6 +108,7 @@ def test_slices_as_unit_leave_whole_cases_their_axis(scans, capsys):
         (["--window", "40"], ["--window must be CENTRE/WIDTH", "'40'"]),
         (["--window", "40/0"], ["--window must be CENTRE/WIDTH"]),
         (["--window", "nan/400"], ["--window must be CENTRE/WIDTH"]),
+        (["--window=-1100/200"], ["--window must be CENTRE/WIDTH", "beyond air (-1000)"]),
     ],
 )
 def test_options_that_do_not_fit(scans, capsys, unread, argv, words):

@@ -11,6 +11,7 @@ from nnunetv2_xssr.images.channels import normalisation_schemes
 # radiologists look keep what its scheme is for: Hounsfield units stay comparable between cases. Centre and width.
 CT_WINDOWS = {"lung": (-600.0, 1500.0), "soft tissue": (40.0, 400.0), "bone": (400.0, 1800.0)}
 Window = tuple[float, float]
+AIR = -1000.0  # HU
 # For nnU-Net's own scheme, where a pool is preprocessed as nnU-Net would: all of a body, from air to bone.
 CT_STATISTICS = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
 # nnU-Net normalises inside of what is not zero where cropping to that takes away much. How much depends on the margins
@@ -27,8 +28,11 @@ def parse_window(text: str | None) -> Window | None:
         centre, width = (float(number) for number in text.split("/"))
     except ValueError:
         centre, width = 0.0, 0.0
-    if not (np.isfinite(centre) and 0 < width < np.inf):
-        raise UserError(f"--window must be CENTRE/WIDTH in Hounsfield units, such as 40/400; got {text!r}")
+    if not (np.isfinite(centre) and 0 < width < np.inf and centre + width / 2 > AIR):
+        raise UserError(
+            f"--window must be CENTRE/WIDTH in Hounsfield units and reach beyond air ({AIR:g}), such as 40/400; "
+            f"got {text!r}"
+        )
     return centre, width
 
 
@@ -47,6 +51,12 @@ def check_window(window: Window | None, channel_names: tuple[str, ...] | None) -
 
 def _windows(window: Window | None) -> dict[str, Window]:
     return CT_WINDOWS if window is None else {window_text(window): window}
+
+
+def _ends(window: Window) -> tuple[float, float]:
+    """Where a window begins and ends, in HU: not below air, as what lies beyond the image is 0 and must be air."""
+    centre, width = window
+    return max(centre - width / 2, AIR), centre + width / 2
 
 
 def view_channels(channel_names: tuple[str, ...], window: Window | None = None) -> list[str]:
@@ -73,13 +83,12 @@ def hounsfield(shown: np.ndarray, window: Window | None = None) -> np.ndarray:
         Of every pixel by the narrowest window in which it is neither black nor white; where there is none, the end of
         all windows.
     """
-    windows, values = list(_windows(window).values()), shown.astype(np.float32)
-    lowest = min(centre - width / 2 for centre, width in windows)
-    highest = max(centre + width / 2 for centre, width in windows)
+    ends, values = [_ends(one) for one in _windows(window).values()], shown.astype(np.float32)
+    lowest, highest = min(low for low, _ in ends), max(high for _, high in ends)
     units = np.where((values <= 0).all(axis=0), lowest, highest).astype(np.float32)
-    for (centre, width), seen in sorted(zip(windows, values, strict=True), key=lambda pair: -pair[0][1]):
+    for (low, high), seen in sorted(zip(ends, values, strict=True), key=lambda pair: pair[0][0] - pair[0][1]):
         inside = (seen > 0) & (seen < 1)
-        units[inside] = centre + (seen[inside] - 0.5) * width
+        units[inside] = low + seen[inside] * (high - low)
     return units
 
 
@@ -186,15 +195,16 @@ def normalise(
     Returns
     -------
     float32 array of shape (view channels, n, rows, columns)
-        CT from 0 to 1 over every window, z-scores, or what else nnU-Net's scheme for the name gives.
+        CT from 0 (where the window begins, air at the lowest) to 1 in every window, z-scores, or what else nnU-Net's
+        scheme for the name gives.
     """
     inside = slices.any(axis=0) if statistics is not None and statistics.masked else None
     done = []
     for c, scheme in enumerate(normalisation_schemes(channel_names)):
         values = slices[c].astype(np.float32)
         if scheme == "CTNormalization":
-            # From 0, so that what lies beyond the image, which is 0, is air.
-            done += [np.clip((values - centre) / width + 0.5, 0, 1) for centre, width in _windows(window).values()]
+            ends = map(_ends, _windows(window).values())
+            done += [np.clip((values - low) / (high - low), 0, 1) for low, high in ends]
             continue
         if statistics and scheme == "ZScoreNormalization":
             values -= statistics.mean[c]

@@ -41,7 +41,7 @@ from nnunetv2_xssr.records.workspace import Workspace
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-VIEWS_VERSION = 3  # of the rules of views; raise it when they change, so that no view made by older ones is used
+VIEWS_VERSION = 4  # of the rules of views; raise it when they change, so that no view made by older ones is used
 _SAMPLE = 16  # cases that tell the scale of a pool
 _STEP = 1.1  # scales are rounded up to a power of this, so that a few more cases seldom change the scale of all
 

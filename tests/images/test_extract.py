@@ -87,7 +87,21 @@ def test_ct_is_seen_in_windows():
     values = dict(zip(tissues, soft, strict=True))
     assert values["lung"] == 0 and values["bone"] == 1
     assert values["fat"] + 0.1 < values["muscle"] < values["liver"] - 0.1  # one grey in a window of 2000 units
-    assert lung[3] > 0.3 and bone[4] > 0.6
+    assert 0.1 < lung[3] < 0.3 and bone[4] > 0.6
+
+
+@pytest.mark.parametrize("window", [None, (-600.0, 1500.0), (-900.0, 400.0)])
+def test_air_is_what_lies_beyond_a_ct(window):
+    around = ((2, 2), (8, 8), (8, 8))
+    image = np.full((10, 24, 24), -1000.0)
+    image[2:8, 4:20, 4:20] = 50
+    views = [
+        extract_views(one[None].astype(np.float32), ("CT",), 4, look=Look(pixel=0.5, window=window))
+        for one in (image, *(np.pad(image, around, constant_values=air) for air in (-1000, -1024)))
+    ]
+    assert (views[0].reshape(4, views[0].shape[1], -1).min(axis=-1) == 0).all()
+    for view in views[1:]:
+        assert np.array_equal(view, views[0])
 
 
 def test_statistics_are_those_of_the_whole_array():
