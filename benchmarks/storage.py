@@ -8,7 +8,8 @@ A pool holds one anatomy: hippocampi of a real pack, or drawn upper abdomens as 
 several ways, drawn at random, so that storage says nothing about it; the source is stored plainly. Whatever storage
 explains is then an artefact, and must be what it explains when it is shuffled among the cases: chance, of which the
 mean and the middle 95 % of 1,000 permutations are printed. One of the storages is acquired in thick sagittal slices,
-which are another picture of the same anatomy: results are told without these cases, and with them.
+which are another picture of the same anatomy: results are told without these cases, and with them. The same cases, all
+stored plainly, are the control: what the labels of storage explain there is chance, for the very same cases.
 """
 
 import argparse
@@ -50,6 +51,7 @@ SHARES = {
 }
 SHARE, PERMUTATIONS = 0.1, 1000
 FORMER, PRESENT, AXIAL = "former", "present", "present, --axis axial"
+CONTROL = "present, all stored plainly"
 GROUPS = {"axial": STORAGES[:-1], "axial and sagittal": STORAGES}  # slices of the pool; the last storage is sagittal
 SHOWN = ("plain", "rows flipped", "sagittal stack", "margin")
 
@@ -111,32 +113,35 @@ def benchmark(args: argparse.Namespace) -> None:
     use_folder(args.work)
     torch.set_num_threads(1)
     for anatomy in args.pools:
-        number = 700 + 2 * list(ANATOMIES).index(anatomy)
-        names = [f"Dataset{number + i}_{anatomy}_{part}_{args.cases}" for i, part in enumerate(("source", "pool"))]
-        n_source = max(1, args.cases // 2)
-        raw = args.work / "nnUNet_raw"
-        write_pool(raw / names[0], anatomy, n_source, storages=(PLAIN,), after=args.cases)
-        storage = write_pool(raw / names[1], anatomy, args.cases, storages=STORAGES)
+        number = 700 + 3 * list(ANATOMIES).index(anatomy)
+        names = [
+            f"Dataset{number + i}_{anatomy}_{part}_{args.cases}" for i, part in enumerate(("mixed", "plain", "source"))
+        ]
+        mixed, plain, source = (args.work / "nnUNet_raw" / name for name in names)
+        storage = write_pool(mixed, anatomy, args.cases, storages=STORAGES)
+        write_pool(plain, anatomy, args.cases, storages=(PLAIN,))
+        write_pool(source, anatomy, max(1, args.cases // 2), storages=(PLAIN,), after=args.cases)
         measured: dict[str, list[Row]] = {group: [] for group in GROUPS}
-        for rules, target, source in views_by_rules(*map(dataset_pool, reversed(names))):
-            for kind, encoders in encoders_of(source, args).items():
+        for rules, target, archive in views_by_rules(*map(dataset_pool, names)):
+            for kind, encoders in encoders_of(archive, args).items():
                 for group, storages in GROUPS.items():
                     if rules == AXIAL and storages is not STORAGES:
                         continue  # all slices are axial
                     rows = np.flatnonzero(storage < len(storages))
-                    found = [measure(encoder, target, source, storage, rows, args.work) for encoder in encoders]
+                    found = [measure(encoder, target, archive, storage, rows, args.work) for encoder in encoders]
                     measured[group].append((rules, kind, found))
         print_tables(anatomy, measured)
 
 
-def views_by_rules(pool: ImagePool, source: ImagePool) -> Iterator[tuple[str, Views, Views]]:
-    """Views of the pool and of the source, by the rules of the former version and by the present ones."""
+def views_by_rules(mixed: ImagePool, plain: ImagePool, source: ImagePool) -> Iterator[tuple[str, Views, Views]]:
+    """Views of a pool and of the source, by the rules of the former version and by the present ones."""
     look = common_look([source], dim=2)
-    target, archive = (prepare_views(one, look=look) for one in (pool, source))
+    target, archive = (prepare_views(one, look=look) for one in (mixed, source))
     yield FORMER, former_views(target), former_views(archive)
     yield PRESENT, target, archive
     # The source has one axis, and needs no other encoder.
-    yield AXIAL, prepare_views(pool, look=replace(look, axis="axial")), archive
+    yield AXIAL, prepare_views(mixed, look=replace(look, axis="axial")), archive
+    yield CONTROL, prepare_views(plain, look=look), archive
 
 
 def former_views(views: Views) -> Views:

@@ -50,7 +50,7 @@ def test_former_views_differ_by_storage_and_present_ones_do_not(empty):
     for number, how in enumerate(lossless):
         stored.write_pool(raw / f"Dataset{100 + number}_Stored", "ct", 1, storages=(how,))
     pools = [dataset_pool(f"Dataset{100 + number}_Stored") for number in range(len(lossless))]
-    seen = [{rules: target for rules, target, _ in storage.views_by_rules(pool, pools[0])} for pool in pools]
+    seen = [{rules: target for rules, target, _ in storage.views_by_rules(pool, pools[0], pools[0])} for pool in pools]
     plain = seen[0]
     for views in seen[1:]:
         differ = {rules: np.abs(views[rules].rows - plain[rules].rows).mean(dtype=float) for rules in plain}
@@ -72,7 +72,7 @@ def test_tables(anatomy, tmp_path, monkeypatch, capsys):
     for title in storage.SHARES.values():
         assert title in printed
     rows = [line for line in printed.splitlines() if line.startswith("| axial")]
-    assert len(rows) == 2 * 2 * (2 + 3)  # tables, encoders, views by what slices there are
+    assert len(rows) == 2 * 2 * (3 + 4)  # tables, encoders, views by what slices there are
     assert all(how.name in printed for how in stored.STORAGES)
 
 
