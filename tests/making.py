@@ -126,10 +126,11 @@ def write_source_and_target(raw):
 
 
 def shorten_pretraining(patch):
-    """One epoch of two batches of four views by default."""
-    from nnunetv2_xssr.pretrain import engine, settings
+    """One epoch of two batches of four views by default, and half as many autoencoders."""
+    from nnunetv2_xssr.pretrain import engine, settings, training
 
     patch.setattr(engine, "BATCHES_PER_EPOCH", 2)
+    patch.setattr(training, "MEMBERS", 2)
     defaults = {"epochs": 1, "batch_size": 4, "seed": 0, "accumulate": 1}
     patch.setattr(settings.Settings.__init__, "__kwdefaults__", defaults)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from nnunetv2_xssr.errors import UserError, one_of
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.selection.standardise import Scale
 
 GRID = 4  # cells along every axis of a view
@@ -114,9 +114,7 @@ def place_share(pooled: np.ndarray, layout: FeatureLayout) -> float:
 
 
 def check_embedding(kind: str, layout: FeatureLayout, *, encoder: str) -> None:
-    """Raise `UserError` if there is no such embedding of what this encoder gives."""
-    if kind not in EMBEDDINGS:
-        raise one_of("--embedding", EMBEDDINGS, kind)
+    """Raise `UserError` if this encoder does not give what such an embedding is made of."""
     if (kind == "grid" and not layout.cells) or (kind == "gap" and not layout.last):
         what = "features with places" if kind == "grid" else "the last stage of an autoencoder"
         raise UserError(f"--embedding {kind} needs {what}, which --encoder {encoder} does not give; leave it out")

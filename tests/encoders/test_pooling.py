@@ -6,6 +6,7 @@ import torch
 
 from nnunetv2_xssr.encoders.pooling import FeatureLayout, choose_embedding, features, place_share, symmetries
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.pipeline.read import Seeing
 
 LAYOUT = FeatureLayout(3, 5, 16)
 
@@ -54,7 +55,7 @@ def test_auto_is_the_grid_where_anatomy_is_aligned():
     assert choose_embedding(pooled(2, 1), LAYOUT, kind="gap") == "gap"
     assert choose_embedding(pooled(0.05, 1), LAYOUT, kind="grid") == "grid"
     with pytest.raises(UserError, match="--embedding must be one of auto, grid, average, gap; got 'mean'"):
-        choose_embedding(pooled(1, 1), LAYOUT, kind="mean")
+        Seeing(embedding="mean").check("case")
 
 
 @pytest.mark.parametrize("views", [1, 4])
