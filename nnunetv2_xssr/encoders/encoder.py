@@ -1,5 +1,6 @@
 """What every encoder is, before the images are read and after."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ class Request:
             raise UserError(f"--encoder {name} sees slices, not whole volumes; leave --dim {self.dim} out")
 
 
-class Opened:
+class Opened(ABC):
     """An encoder that was asked for, opened and checked before an image is read."""
 
     def look(self, pools: Sequence[ImagePool], *, dim: int, axis: str | None, window: Window | None) -> Look:
@@ -97,9 +98,10 @@ class Opened:
         """
         return common_look(pools, dim=dim, axis=axis, window=window)
 
-    def check_channels(self, channel_names: Sequence[str], pool_name: str) -> None:
+    def check_channels(self, channel_names: Sequence[str], pool_name: str) -> None:  # noqa: B027 (most take any)
         """Raise `UserError` if the encoder has learned from other channels; by default any will do."""
 
+    @abstractmethod
     def ready(self, sources: Sequence[Views], *, seed: int) -> Encoder:
         """The encoder, which learns from the views of the sources if it must.
 
@@ -110,4 +112,3 @@ class Opened:
         seed : int
             Of whatever is random.
         """
-        raise NotImplementedError

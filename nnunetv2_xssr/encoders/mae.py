@@ -18,7 +18,7 @@ from nnunetv2_xssr.images.channels import UNNAMED, channel_order, normalisation_
 from nnunetv2_xssr.images.extract import ACQUIRED, FILE, LEAST_VIEWS, Look
 from nnunetv2_xssr.images.normalise import Window, window_text
 from nnunetv2_xssr.images.pools import ImagePool
-from nnunetv2_xssr.images.views import VIEWS_VERSION, Views, common_look
+from nnunetv2_xssr.images.views import VIEWS_VERSION, Views
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint, weights_hash
 from nnunetv2_xssr.pretrain.mae import Ensemble
 from nnunetv2_xssr.pretrain.processes import start
@@ -127,7 +127,7 @@ class OpenedAutoencoder(Opened):
     def look(self, pools: Sequence[ImagePool], *, dim: int, axis: str | None, window: Window | None) -> Look:
         """As it has learned, if it has: see `Opened`."""
         if self.known is None:
-            return common_look(pools, dim=dim, axis=axis, window=window)
+            return super().look(pools, dim=dim, axis=axis, window=window)
         check_look(self.known, dim=dim, axis=axis, window=window)
         return replace(self.known.look, axis=axis or self.known.look.axis)
 

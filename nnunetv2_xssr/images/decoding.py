@@ -5,13 +5,13 @@ The readers make float32 of everything by way of up to four copies. What is not 
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnunetv2_xssr.images.nifti import KEPT, is_nifti, read_voxels
-from nnunetv2_xssr.images.png import read_png
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -130,15 +130,29 @@ def _pictures(files: Sequence[Path]) -> Decoded | None:
 
 
 def _picture(file: Path) -> np.ndarray:
+    from imagecodecs import png_decode
     from skimage import io
 
-    planes = read_png(file)
-    if planes is not None:
-        return planes[:, None]
-    pixels = io.imread(str(file))
+    if _ordinary_png(file):  # Pillow, by which skimage reads, holds a picture three times
+        with open(file, "rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
+            pixels = png_decode(content)
+    else:
+        pixels = io.imread(str(file))
     if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
         return pixels.transpose(2, 0, 1)[:, None]
     return pixels[None, None]
+
+
+def _ordinary_png(file: Path) -> bool:
+    """Whether decoders agree about a file: grey or colours with 8 bits, no other transparency, one picture."""
+    from PIL.PngImagePlugin import PngImageFile
+
+    try:
+        with PngImageFile(file) as header:
+            plain = "transparency" not in header.info and not header.is_animated
+            return plain and header.mode in ("L", "RGB", "RGBA")
+    except SyntaxError:  # Pillow's word for a file of another kind
+        return False
 
 
 def _joined(parts: Iterable[np.ndarray], n: int) -> np.ndarray | None:

@@ -160,7 +160,7 @@ class Statistics:
         turned, _ = _as_in_memory(image)
         step = max(1, _BLOCK // turned[0, 0].size)
         for start in range(0, turned.shape[1], step):
-            part = turned[:, start : start + step]
+            part = np.ascontiguousarray(turned[:, start : start + step])  # of colours that lie pixel by pixel
             count += int(np.count_nonzero(part if len(part) == 1 else part.any(axis=0)))
             for c, values in enumerate(part):
                 shifted = np.subtract(values, centre[c], dtype=np.float64)

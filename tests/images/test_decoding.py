@@ -191,6 +191,36 @@ def test_pictures_of_odd_kinds(tmp_path, mode):
     check(NaturalImage2DIO, tmp_path / "a.png", dtype="float32" if mode == "1" else "uint8")
 
 
+def saved_png(file, size=(90, 120, 3), **more):
+    Image.fromarray(RNG.integers(0, 255, size).astype(np.uint8)).save(file, **more)
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("length", [4, 20, 40, 60, 0.25, 0.5, -40, -17])
+def test_a_picture_that_is_cut_off_is_refused(tmp_path, length):
+    content = saved_png(tmp_path / "a.png")
+    end = int(length * len(content)) if 0 < length < 1 else length
+    (tmp_path / "a.png").write_bytes(content[:end])
+    with pytest.raises(BrokenImage, match="cannot be read"):
+        read(NaturalImage2DIO, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("place", [20, 0.1, 0.5, 0.9, -20])
+def test_a_picture_with_another_byte_is_refused(tmp_path, place):
+    content = bytearray(saved_png(tmp_path / "a.png"))
+    content[int(place * len(content)) if 0 < place < 1 else place] ^= 4
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(BrokenImage, match="cannot be read"):
+        read(NaturalImage2DIO, tmp_path / "a.png")
+
+
+def test_several_pictures_in_one_file_are_refused_as_nnunet_does(tmp_path):
+    picture = Image.fromarray(RNG.integers(0, 255, (30, 40, 3)).astype(np.uint8))
+    picture.save(tmp_path / "a.png", save_all=True, append_images=[picture.rotate(90)])
+    with pytest.raises(BrokenImage, match="cannot be read"):
+        read(NaturalImage2DIO, tmp_path / "a.png")
+
+
 def test_picture_with_two_channels_is_refused(tmp_path):
     Image.fromarray(RNG.integers(0, 255, (30, 40, 2)).astype(np.uint8), mode="LA").save(tmp_path / "a.png")
     with pytest.raises(BrokenImage, match="3 or 4"):
