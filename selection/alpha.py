@@ -69,7 +69,6 @@ def calibrate(
     novelty: np.ndarray,
     alphas: tuple[float, ...] = ALPHAS,
     criterion: str = "mean_distance",
-    tolerance: float = 0.0,
 ) -> tuple[float, np.ndarray, AlphaCurve]:
     """Pick with each alpha and keep the picks that cover the pool best.
 
@@ -81,10 +80,7 @@ def calibrate(
     novelty : array of shape (n,)
     alphas : tuple of float, ascending
     criterion : str
-        A name in ``CRITERIA``: what the best alpha minimises.
-    tolerance : float
-        0 takes the best alpha, and the smallest of equals; more takes the largest alpha, so the most novelty, whose
-        criterion is at most by this share above the best.
+        A name in ``CRITERIA``: what the best alpha minimises; of equals the smallest is taken.
 
     Returns
     -------
@@ -97,8 +93,7 @@ def calibrate(
     overlap = tuple(
         len(np.intersect1d(a, b)) / max(len(a), len(b), 1) for a, b in zip(picks[:-1], picks[1:], strict=True)
     )
-    loss = np.array(curves[criterion])
-    best = int(np.flatnonzero(loss <= (1 + tolerance) * loss.min())[-1]) if tolerance else int(np.argmin(loss))
+    best = int(np.argmin(curves[criterion]))
     return alphas[best], picks[best], AlphaCurve(alpha=tuple(alphas), **curves, overlap=overlap)
 
 

@@ -16,8 +16,6 @@ from nnunetv2_xssr.selection.greedy import greedy_within_cost, nearest_distance
 from nnunetv2_xssr.selection.limits import Limits, first_open, take
 from nnunetv2_xssr.selection.probcover import probcover_picks
 
-_COVERAGE_GIVEN_UP = 0.01  # for novelty: see `xssr_cover`
-
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -80,8 +78,7 @@ def xssr_cover(problem: Problem) -> Outcome:
     Another reading of XSSR (arXiv 2606.04301), one objective for its three parts: density is the mass of cases that a
     pick covers, novelty is how much each of them counts, and diversity is the diminishing return, because what is
     covered by a pick cannot be covered again. The objective is submodular, so the greedy reaches at least 1 - 1/e of
-    the best (Nemhauser et al. 1978). alpha is the largest whose picks cover the pool at most 1 % worse than the best
-    alpha does: as much novelty as coverage allows.
+    the best (Nemhauser et al. 1978). alpha is the one whose picks cover the pool best.
     """
 
     def run(alpha: float) -> tuple[np.ndarray, np.ndarray]:
@@ -89,11 +86,7 @@ def xssr_cover(problem: Problem) -> Outcome:
         return picks, nearest_distance(problem.pool, chosen=np.append(problem.chosen, picks))
 
     alpha, picks, curve = calibrate(
-        run,
-        novelty=problem.novelty,
-        alphas=problem.alphas,
-        criterion=problem.alpha_criterion,
-        tolerance=_COVERAGE_GIVEN_UP,
+        run, novelty=problem.novelty, alphas=problem.alphas, criterion=problem.alpha_criterion
     )
     return Outcome(picks=picks, alpha=alpha, curve=curve)
 

@@ -31,8 +31,6 @@ def alpha_words(
 ) -> str | None:
     """The trade-off taken, and which others would have covered the pool as well; None for strategies without alpha.
 
-    `xssr_cover` takes the largest alpha within 1 % of the best, `xssr` the best.
-
     Parameters
     ----------
     alpha : float or None
@@ -49,8 +47,6 @@ def alpha_words(
         why = "not calibrated"
     elif min(loss) == 0:
         why = f"every {unit}, or a copy of it, is picked"
-    elif loss[alphas.index(alpha)] > min(loss):
-        why = f"the most novelty within 1 % of the {_BEST[criterion]}"
     else:
         near = [f"{a:g}" for a, value in zip(alphas, loss, strict=True) if a != alpha and value <= 1.01 * min(loss)]
         others = f"; alpha = {', '.join(near)} {'are' if len(near) > 1 else 'is'} within 1 %" if near else ""
