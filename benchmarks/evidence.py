@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Does selecting beat random draws? The studies of studies.py, many strategies and encoders, by the fast judge.
 
-    python benchmarks/evidence.py --half tuning --workers 2     # trains what is missing, then prints the tables
-    python benchmarks/evidence.py --half confirming --draws 30 --encoders mae:5 untrained:5 thumbnails
-    python benchmarks/evidence.py --half tuning --tables        # only prints what there is
-    python benchmarks/evidence.py --half tuning --count         # only says how many trainings are missing
+    python benchmarks/evidence.py --half confirming --workers 2  # trains what is missing, then prints the tables
+    python benchmarks/evidence.py --half tuning --encoders mae:2 intensity thumbnails
+    python benchmarks/evidence.py --half confirming --tables     # only prints what there is
+    python benchmarks/evidence.py --half confirming --count      # only says how many trainings are missing
+    python benchmarks/evidence.py --half confirming --figure docs/evidence.png
 
 A run takes ``--workers`` processes of one thread each and keeps every training in ``--work``: stop it at any time and
 run it again. Strategies are tuned on one half of the studies and confirmed once on the other.
@@ -19,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from encoders import ENCODERS, SEEDLESS, checkpoint_of, pretrained
@@ -39,7 +41,7 @@ from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection import STRATEGIES, parse_budget
 
-BUDGETS = ("3", "2.5%", "5%", "10%")
+BUDGETS = ("2.5%", "5%")
 # Further arms: options of `nnunetv2_xssr.selection.select` by name.
 VARIANTS: dict[str, dict[str, Any]] = {"xssr_density_0.25": {"strategy": "xssr", "density_weight": 0.25}}
 OUTCOMES = {"mean Dice": mean_dice, "5th percentile of case Dice": worst_cases}
@@ -54,16 +56,17 @@ def main() -> int:
     # fmt: off
     add("--half", choices=(TUNING, CONFIRMING), default=TUNING)
     add("--studies", default="", metavar="REGEX", help="only studies of the half in whose name this is found")
-    add("--encoders", nargs="+", default=["mae:2", "untrained:1"], metavar="NAME:SEEDS",
-        help=f"of {', '.join(ENCODERS)}; mae:2 untrained:1 by default")
-    add("--strategies", nargs="+", default=["xssr", "xssr_cover", "facility_location", "kmeans"],
-        help=f"of {', '.join([*STRATEGIES, *VARIANTS])}; xssr xssr_cover facility_location kmeans by default")
+    add("--encoders", nargs="+", default=["mae:5", "untrained:5"], metavar="NAME:SEEDS",
+        help=f"of {', '.join(ENCODERS)}; mae:5 untrained:5 by default")
+    add("--strategies", nargs="+", default=["xssr_cover", "xssr", "facility_location"],
+        help=f"of {', '.join([*STRATEGIES, *VARIANTS])}; xssr_cover xssr facility_location by default")
     add("--budgets", nargs="+", default=list(BUDGETS), help=f"{' '.join(BUDGETS)} by default".replace("%", "%%"))
-    add("--draws", type=int, default=10, help="random draws per study; 10 by default")
+    add("--draws", type=int, default=20, help="random draws per study; 20 by default")
     add("--workers", type=int, default=1, help="processes of one thread each; 1 by default")
     add("--work", type=Path, default=Path("results/evidence"), help="folder; results/evidence by default")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--tables", action="store_true", help="only print what there is")
+    mode.add_argument("--figure", type=Path, metavar="FILE", help="only draw the gains of the first arm, by study")
     mode.add_argument("--count", action="store_true", help="only say how many trainings are missing")
     # fmt: on
     args = parser.parse_args()
@@ -77,7 +80,7 @@ def evidence(args: argparse.Namespace) -> None:
     encoders = dict(parse_encoder(text) for text in args.encoders)
     strategies = {name: VARIANTS.get(name, {"strategy": name}) for name in args.strategies}
     studies = [study for study in STUDIES if study.half == args.half and re.search(args.studies, study.name)]
-    training = not (args.tables or args.count)
+    training = not (args.tables or args.count or args.figure)
     if training:
         pretrain_all(studies, encoders.get("mae", 0), work, args.workers)
     designs = []
@@ -94,6 +97,9 @@ def evidence(args: argparse.Namespace) -> None:
         if training and n_missing:
             print(f"{design.study.name}: {n_missing} trainings", flush=True)
             run_jobs(design.jobs, judge=design.judge(), folder=work / "jobs", workers=args.workers)
+    if args.figure:
+        draw_gains(designs, args.figure)
+        return
     print_tables(designs)
 
 
@@ -214,6 +220,7 @@ def print_tables(designs: Sequence[Design]) -> None:
                 part = [design for design in designs if design.study.mixed == mixed]
                 cells.append(over_studies(part, kind, budgets, outcome))
             row(" ".join(kind), cells)
+        print_differences(designs, kinds, budgets, name)
     print_steadiness(designs, kinds, budgets)
     print_kinds_seen(designs, kinds, budgets)
 
@@ -240,6 +247,45 @@ def over_studies(designs: Sequence[Design], kind: Kind, budgets: Sequence[str], 
         return None
     gains = np.array([outcome(ours).mean() - outcome(random).mean() for ours, random in pairs])
     return f"{describe(mean_over_studies(gains)) if len(gains) > 1 else f'{gains[0]:+.1f}'} (n = {len(gains)})"
+
+
+def print_differences(designs: Sequence[Design], kinds: Sequence[Kind], budgets: Sequence[str], name: str) -> None:
+    """How far the first encoder and strategy is ahead of each other one, in pairs of the same study."""
+    first, *others = kinds
+    print(f"\n{' '.join(first)} less each of the others, mean over studies, in {name}:\n")
+    header("less", ["mixed studies", "one-kind studies", "all studies"])
+    for other in others:
+        cells = []
+        for wanted in ((True,), (False,), (True, False)):
+            pairs = [
+                (ours, theirs)
+                for design in designs
+                if design.study.mixed in wanted
+                and (ours := design.dice(first, budgets)) is not None
+                and (theirs := design.dice(other, budgets)) is not None
+            ]
+            differences = np.array([OUTCOMES[name](a).mean() - OUTCOMES[name](b).mean() for a, b in pairs])
+            cells.append(f"{describe(mean_over_studies(differences))} (n = {len(pairs)})" if len(pairs) > 1 else None)
+        row(" ".join(other), cells)
+
+
+def draw_gains(designs: Sequence[Design], file: Path) -> None:
+    """Gain over random draws by study, with 95 % intervals, of the first encoder and strategy."""
+    designs = [design for design in designs if design.compared(design.kinds[0], list(design.budget))]
+    labels = [f"{design.study.name.partition(' ')[2]} ({len(design.pool)})" for design in designs]
+    figure, panels = plt.subplots(1, len(OUTCOMES), figsize=(11, 0.4 * len(designs) + 1.1), sharey=True)
+    for panel, (name, outcome) in zip(panels, OUTCOMES.items(), strict=True):
+        for y, design in enumerate(designs):
+            ours, random = design.compared(design.kinds[0], list(design.budget)) or ()
+            one = gain(ours, random, outcome=outcome)
+            color = "tab:orange" if design.study.mixed else "tab:blue"
+            panel.plot([one.low, one.high], [y, y], color=color)
+            panel.plot(one.mean, y, "o", color=color)
+        panel.axvline(0, color="grey", linewidth=1)
+        panel.set(xlabel=f"gain over random draws, {name}", yticks=range(len(designs)), yticklabels=labels)
+    panels[0].invert_yaxis()
+    figure.savefig(file, dpi=100, bbox_inches="tight")
+    print(f"{file} is written: orange where kinds are mixed, blue where all are of one")
 
 
 def print_steadiness(designs: Sequence[Design], kinds: Sequence[Kind], budgets: Sequence[str]) -> None:
