@@ -43,7 +43,7 @@ from nnunetv2_xssr.selection import STRATEGIES, parse_budget
 
 BUDGETS = ("2.5%", "5%")
 # Further arms: options of `nnunetv2_xssr.selection.select` by name.
-VARIANTS: dict[str, dict[str, Any]] = {"xssr_density_0.25": {"strategy": "xssr", "density_weight": 0.25}}
+VARIANTS: dict[str, dict[str, Any]] = {"xssr_density_0.25": {"strategy": "xssr_sum", "density_weight": 0.25}}
 OUTCOMES = {"mean Dice": mean_dice, "5th percentile of case Dice": worst_cases}
 COMMON_KIND = 0.05  # of the pool: kinds that a selection should see
 Kind = tuple[str, str]  # encoder and strategy
@@ -58,8 +58,8 @@ def main() -> int:
     add("--studies", default="", metavar="REGEX", help="only studies of the half in whose name this is found")
     add("--encoders", nargs="+", default=["mae:5", "untrained:5"], metavar="NAME:SEEDS",
         help=f"of {', '.join(ENCODERS)}; mae:5 untrained:5 by default")
-    add("--strategies", nargs="+", default=["xssr_cover", "xssr", "facility_location"],
-        help=f"of {', '.join([*STRATEGIES, *VARIANTS])}; xssr_cover xssr facility_location by default")
+    add("--strategies", nargs="+", default=["xssr", "xssr_sum", "facility_location"],
+        help=f"of {', '.join([*STRATEGIES, *VARIANTS])}; xssr xssr_sum facility_location by default")
     add("--budgets", nargs="+", default=list(BUDGETS), help=f"{' '.join(BUDGETS)} by default".replace("%", "%%"))
     add("--draws", type=int, default=20, help="random draws per study; 20 by default")
     add("--workers", type=int, default=1, help="processes of one thread each; 1 by default")

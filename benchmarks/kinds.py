@@ -26,7 +26,7 @@ from nnunetv2_xssr.images.views import common_look, prepare_views
 from nnunetv2_xssr.selection import select
 
 POOLS, PICKS, RANDOM_DRAWS = 8, (6, 12), 200
-STRATEGIES = ("xssr", "xssr_cover", "facility_location", "kmeans", "coreset")
+STRATEGIES = ("xssr", "xssr_sum", "facility_location", "kmeans", "coreset")
 
 
 def main():

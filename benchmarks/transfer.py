@@ -44,7 +44,7 @@ ARMS = {
     "both": (1, 2), "cells": (1, 2), "pixels": (1, 2, 4), "untrained": (1, 4),
 }  # fmt: skip
 SEEDS = {"both": 4, "cells": 4, "pixels": 4, "untrained": 8}
-STRATEGIES = ("facility_location", "xssr", "xssr_cover", "kmeans", "typiclust", "coreset")
+STRATEGIES = ("facility_location", "xssr", "xssr_sum", "kmeans", "typiclust", "coreset")
 
 
 class Autoencoder(MaskedAutoencoder):

@@ -33,7 +33,7 @@ class Selection:
     density, novelty, diversity : arrays of shape (k,), in [0, 1]
         The parts of each pick's score when it was picked.
     score : array of shape (k,) or None
-        density_weight * density + alpha * novelty + (1 - alpha) * diversity; None for strategies without a score.
+        density_weight * density + alpha * novelty + (1 - alpha) * diversity, of the weighted sums; else None.
     alpha : float or None
     curve : AlphaCurve or None
     mean_distance, covering_radius : float

@@ -72,10 +72,10 @@ class Outcome:
     density_weight: float | None = None
 
 
-def xssr_cover(problem: Problem) -> Outcome:
+def xssr(problem: Problem) -> Outcome:
     """Greedily maximise sum_i w_i max_{j in S} (2 - |z_i - z_j|) with w_i = (1 - alpha) + alpha novelty_i.
 
-    Another reading of XSSR (arXiv 2606.04301), one objective for its three parts: density is the mass of cases that a
+    XSSR (arXiv 2606.04301) as we read it, one objective for its three parts: density is the mass of cases that a
     pick covers, novelty is how much each of them counts, and diversity is the diminishing return, because what is
     covered by a pick cannot be covered again. The objective is submodular, so the greedy reaches at least 1 - 1/e of
     the best (Nemhauser et al. 1978). alpha is the one whose picks cover the pool best.
@@ -91,10 +91,10 @@ def xssr_cover(problem: Problem) -> Outcome:
     return Outcome(picks=picks, alpha=alpha, curve=curve)
 
 
-def xssr(problem: Problem) -> Outcome:
+def xssr_sum(problem: Problem) -> Outcome:
     """The weighted sum density_weight density_i + alpha novelty_i + (1 - alpha) diversity_i(S).
 
-    XSSR (arXiv 2606.04301) as we read it. alpha is the one whose picks cover the pool best.
+    Another reading of XSSR (arXiv 2606.04301). alpha is the one whose picks cover the pool best.
     """
     alpha, picks, curve = calibrate_sum(
         problem.pool,
@@ -109,19 +109,19 @@ def xssr(problem: Problem) -> Outcome:
     return Outcome(picks=picks, density_weight=problem.density_weight, alpha=alpha, curve=curve)
 
 
-def xssr_no_density(problem: Problem) -> Outcome:
-    """`xssr` without density: alpha novelty_i + (1 - alpha) diversity_i(S)."""
-    return xssr(replace(problem, density_weight=0.0))
+def xssr_sum_no_density(problem: Problem) -> Outcome:
+    """`xssr_sum` without density: alpha novelty_i + (1 - alpha) diversity_i(S)."""
+    return xssr_sum(replace(problem, density_weight=0.0))
 
 
-def xssr_no_novelty(problem: Problem) -> Outcome:
-    """`xssr` without novelty, so alpha = 0: density_weight density_i + diversity_i(S)."""
-    return xssr(replace(problem, alphas=(0.0,)))
+def xssr_sum_no_novelty(problem: Problem) -> Outcome:
+    """`xssr_sum` without novelty, so alpha = 0: density_weight density_i + diversity_i(S)."""
+    return xssr_sum(replace(problem, alphas=(0.0,)))
 
 
-def xssr_no_diversity(problem: Problem) -> Outcome:
-    """`xssr` without diversity, so alpha = 1: density_weight density_i + novelty_i."""
-    return xssr(replace(problem, alphas=(1.0,)))
+def xssr_sum_no_diversity(problem: Problem) -> Outcome:
+    """`xssr_sum` without diversity, so alpha = 1: density_weight density_i + novelty_i."""
+    return xssr_sum(replace(problem, alphas=(1.0,)))
 
 
 def coreset(problem: Problem) -> Outcome:
@@ -233,10 +233,10 @@ STRATEGIES: dict[str, Callable[[Problem], Outcome]] = {
     strategy.__name__: strategy
     for strategy in (
         xssr,
-        xssr_cover,
-        xssr_no_density,
-        xssr_no_novelty,
-        xssr_no_diversity,
+        xssr_sum,
+        xssr_sum_no_density,
+        xssr_sum_no_novelty,
+        xssr_sum_no_diversity,
         random,
         coreset,
         kmeans,

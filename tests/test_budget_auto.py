@@ -89,7 +89,7 @@ def test_auto_with_limits_that_it_knows(workspace, capsys):
     [
         (["--strategy", "kmeans"], "--strategy kmeans"),
         (["--domain_quota", "equal"], "--domain_quota"),
-        (["--scheduler", "local"], "knee"),
+        (["--scheduler", "local", "--strategy", "xssr_sum"], "knee"),
     ],
 )
 def test_auto_says_what_it_does_not_go_with(workspace, capsys, argv, part):

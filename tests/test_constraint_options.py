@@ -117,4 +117,5 @@ def test_budget_of_cost(workspace, capsys, budget, words):
 def test_limits_and_a_scheduler(workspace, capsys):
     pytest.importorskip("distributed")
     argv = ["-d", "2", "-b", "3", "-device", "cpu", "--scheduler", "local", "--min_distance", "0.1"]
+    argv += ["--strategy", "xssr_sum"]
     fails(capsys, select.main, argv, "--scheduler knows no costs", "--min_distance")

@@ -48,7 +48,8 @@ def test_record_is_what_the_selection_of_the_embeddings_gives(workspace, capsys)
     for rank, pick in enumerate(selection["picks"]):
         assert pick["rank"] == rank + 1
         assert pick["domain"] == "AB"[int(pick["case"][-1]) % 2]
-        for part in ("density", "novelty", "diversity", "score", "stands_for"):
+        assert pick["score"] is None  # of the weighted sums only
+        for part in ("density", "novelty", "diversity", "stands_for"):
             assert pick[part] == getattr(expected, part)[rank]
     assert record["mode"] == "annotation" and record["dataset"] == TARGET
     assert set(record["versions"]) >= {"nnunetv2_xssr", "nnunetv2", "torch", "numpy"}
@@ -71,7 +72,7 @@ def test_what_it_tells(workspace, capsys):
     table = [line.split() for line in out.splitlines() if re.match(r"\s*\d+\s+t_", line)]
     assert [row[1] for row in table] == picked(workspace)
     assert [row[0] for row in table] == ["1", "2", "3", "4"]
-    assert re.search(r"rank\s+case\s+domain\s+density\s+novelty\s+diversity\s+stands_for\s+score", out)
+    assert re.search(r"rank\s+case\s+domain\s+density\s+novelty\s+diversity\s+stands_for", out)
     assert "alpha = " in out and re.search(r"mean distance to the nearest pick: \d\.\d{3} \(random picks: ", out)
     assert f"wrote {workspace.record()}" in out and f"wrote {workspace.split()}" in out
     handover = workspace.raw / TARGET / "annotate" / "round_01"
@@ -222,13 +223,14 @@ def test_two_runs_write_the_same_bytes(workspace, capsys):
 
 def test_scheduler_selects_from_partitions(workspace, capsys, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="Dask is not installed")
-    run(capsys, budget="4")
+    by_sum = ("--strategy", "xssr_sum")
+    run(capsys, *by_sum, budget="4")
     here = workspace.selection()
     bytes_of_pool = compared_by(workspace.encoder(), TARGET)[0][0].nbytes
     partitions = workspace.record().parent / "partitions"
     cluster = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(**cluster) as workers:
-        address = ("--scheduler", workers.scheduler_address)
+        address = (*by_sum, "--scheduler", workers.scheduler_address)
         error = fails(capsys, select.main, ["-d", "2", "-s", "1", "-b", "4", "-device", "cpu", *address])
         assert "scheduler was None, now True" in error
         run(capsys, *address, "--overwrite", budget="4")
@@ -245,9 +247,9 @@ def test_scheduler_selects_from_partitions(workspace, capsys, monkeypatch):
         assert (partitions / "distances_00000.npy").stat().st_mtime_ns == measured
 
 
-def test_scheduler_is_for_xssr_only(workspace, capsys):
+def test_scheduler_is_for_the_weighted_sum_only(workspace, capsys):
     argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--scheduler", "local", "--strategy", "coreset"]
-    fails(capsys, select.main, argv, "--scheduler works with --strategy xssr only; got coreset")
+    fails(capsys, select.main, argv, "--scheduler works with --strategy xssr_sum only; got coreset")
 
 
 def test_scheduler_that_does_not_answer_is_found_before_long_work(workspace, capsys, monkeypatch):
@@ -255,5 +257,6 @@ def test_scheduler_that_does_not_answer_is_found_before_long_work(workspace, cap
     monkeypatch.setattr("nnunetv2_xssr.selection.distributed._TIMEOUT", 0.5)
     workspace.encoder().unlink()
     argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--scheduler", "tcp://127.0.0.1:9"]
+    argv += ["--strategy", "xssr_sum"]
     fails(capsys, select.main, argv, "no Dask scheduler with a worker answers at 'tcp://127.0.0.1:9'")
     assert not workspace.encoder().exists()

@@ -15,7 +15,7 @@ def reason(pick: Pick, *, alpha: float | None) -> str:
     - "typical of 31 similar cases": it is the nearest pick of so many others and lies in a dense region
       (density >= ``TYPICAL``); "stands for 31 other cases" if the region is sparse, "one of a kind" for no others
     - "far from anything in the source": novelty >= ``FAR``, unless novelty had no weight
-    - "nothing like it chosen yet": diversity >= ``UNLIKE``, unless diversity had no weight
+    - "nothing like it chosen yet": diversity >= ``UNLIKE``, unless diversity had no weight in the score
 
     Of a slice other volumes are counted ("typical of slices in 12 other volumes"), because its neighbours in its own
     volume are like it anyway; "stands for its own volume" if there are no others.
@@ -42,6 +42,6 @@ def reason(pick: Pick, *, alpha: float | None) -> str:
         said = [f"{'typical of' if typical else 'stands for'} slices in {volumes}"]
     if pick.novelty >= FAR and alpha != 0:
         said.append("far from anything in the source")
-    if pick.diversity >= UNLIKE and alpha != 1:
+    if pick.diversity >= UNLIKE and (alpha != 1 or pick.score is None):
         said.append("nothing like it chosen yet")
     return "; ".join(said)

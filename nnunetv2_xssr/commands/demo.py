@@ -10,7 +10,7 @@ from nnunetv2_xssr.commands.running import add_device, run
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.errors import UserError
 
-_PICKED = "xssr_cover"  # the arm that is compared with random draws
+_PICKED = "xssr"  # the arm that is compared with random draws
 _SOURCE, _TARGET = "Dataset901_XSSRDemoSource", "Dataset902_XSSRDemoTarget"
 _BUDGET = "10%"
 _RANDOM_DRAWS = 3
@@ -115,7 +115,7 @@ def _draw(study, variants: dict[str, str], dice: dict[str, dict[str, float]], ra
         return imread(raw / "imagesTr" / f"{case}_0000.png")
 
     picks = study.folder / "picks.png"
-    shown = {"picked by XSSR (xssr_cover)": _PICKED} | {f"random draw {i + 1}": arm for i, arm in enumerate(random)}
+    shown = {"picked by XSSR": _PICKED} | {f"random draw {i + 1}": arm for i, arm in enumerate(random)}
     contact_sheet(
         picks,
         [

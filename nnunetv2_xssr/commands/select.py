@@ -29,15 +29,15 @@ def main(argv: list[str] | None = None) -> int:
     add("-b", "--budget", required=True, metavar="BUDGET",
         help="how many cases to pick: a number, a percentage such as 5%%, or auto for the knee of the coverage")
     add("--strategy", default="xssr",
-        help="xssr (default), a weighted sum; xssr_cover, the same parts in one objective; xssr without one of its "
-        "parts: xssr_no_density, xssr_no_novelty, xssr_no_diversity; or a rival: random, coreset, kmeans, typiclust, "
-        "probcover, facility_location, maxherding")
+        help="xssr (default), one objective; xssr_sum, the same parts in a weighted sum, and that without one of them: "
+        "xssr_sum_no_density, xssr_sum_no_novelty, xssr_sum_no_diversity; or a rival: random, coreset, kmeans, "
+        "typiclust, probcover, facility_location, maxherding")
     add("--alpha", default="auto",
-        help="of xssr and xssr_cover: weight of novelty, from 0 to 1; calibrated by default (auto)")
+        help="of xssr and xssr_sum: weight of novelty, from 0 to 1; calibrated by default (auto)")
     add("--alpha_criterion", default="mean_distance",
         help="the coverage by which alpha is calibrated: mean_distance of the pool to the picks (default, the paper's "
         "coverage), covering_radius, or novel_mean_distance, where cases count in proportion to their novelty")
-    add("--density_weight", type=float, default=0.5, help="of xssr: weight of density in the score; 0.5 by default")
+    add("--density_weight", type=float, default=0.5, help="of xssr_sum: weight of density in the score; 0.5 by default")
     add("--seed", type=int, default=0, help="of every random number; 0 by default")
     add("--labelled", type=Path, metavar="FILE",
         help="text file, one case per line: labelled already, they count as picked and cost nothing; by default the "

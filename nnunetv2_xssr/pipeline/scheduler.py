@@ -34,8 +34,8 @@ def selector(scheduler: str | None, strategy: str, fold: FoldPlan, folder: Path)
         return select
     from nnunetv2_xssr.selection.distributed import connect
 
-    if strategy != "xssr":
-        raise UserError(f"--scheduler works with --strategy xssr only; got {strategy}")
+    if strategy != "xssr_sum":
+        raise UserError(f"--scheduler works with --strategy xssr_sum only; got {strategy}")
     if fold.budget is None:
         raise UserError("--scheduler does not look for the knee of the coverage; give a number to -b")
     if fold.constraints.limiting:

@@ -1,4 +1,4 @@
-"""`xssr_cover` against its definition: weighted facility location whose novelty is calibrated by coverage."""
+"""`xssr` against its definition: weighted facility location whose novelty is calibrated by coverage."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from nnunetv2_xssr.selection import Constraints, standardise
 from nnunetv2_xssr.selection.scores import novelty
 
 ALPHAS = [i / 10 for i in range(11)]
-select = partial(selection.select, strategy="xssr_cover")
+select = partial(selection.select, strategy="xssr")
 
 
 def problem(seed, n=60, m=20, d=5):

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from nnunetv2_xssr import selection
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.selection import select, standardise
+from nnunetv2_xssr.selection import standardise
 
+select = partial(selection.select, strategy="xssr_sum")
 GRID = [i / 10 for i in range(11)]
 
 
@@ -95,7 +98,13 @@ def test_picks_and_every_part_of_their_score(seed, n, m, labelled, weight):
     pool, source = problem(seed, n, m)
     alpha = GRID[3 + seed]
     result = select(
-        pool, 8, source=source, strategy="xssr", labelled=np.array(labelled, int), alpha=alpha, density_weight=weight
+        pool,
+        8,
+        source=source,
+        strategy="xssr_sum",
+        labelled=np.array(labelled, int),
+        alpha=alpha,
+        density_weight=weight,
     )
     z, x = naive_unit_rows(pool, source)
     rows, margin, chosen = naive_greedy(z, naive_density(z), naive_novelty(z, x), weight, alpha, 8, labelled)
@@ -131,7 +140,7 @@ def test_ties_between_alphas_go_to_the_smallest():
     assert set(result.curve.mean_distance) == {0.0}
 
 
-@pytest.mark.parametrize("strategy", ["xssr", "coreset", "random"])
+@pytest.mark.parametrize("strategy", ["xssr", "xssr_sum", "coreset", "random"])
 @pytest.mark.parametrize("with_source", [False, True])
 def test_prefix_is_the_selection_for_a_smaller_budget(strategy, with_source):
     pool, source = problem(1)
@@ -228,7 +237,7 @@ def problems(draw):
     source = draw(st.none() | hnp.arrays(np.float32, (draw(st.integers(1, 6)), d), elements=values))
     labelled = draw(st.lists(st.integers(0, n - 1), max_size=n - 1, unique=True))
     budget = draw(st.integers(1, n - len(labelled)))
-    strategy = draw(st.sampled_from(["xssr", "coreset", "random"]))
+    strategy = draw(st.sampled_from(["xssr", "xssr_sum", "coreset", "random"]))
     return pool, budget, source, strategy, np.array(labelled, int)
 
 
@@ -250,7 +259,7 @@ def test_whatever_the_points_the_contract_holds(case):
 @given(problems())
 def test_every_pick_has_the_best_score_of_its_moment(case):
     pool, budget, source, _, labelled = case
-    result = select(pool, budget, source=source, strategy="xssr", labelled=labelled)
+    result = select(pool, budget, source=source, strategy="xssr_sum", labelled=labelled)
     z, x = (rows if rows is None else rows.tolist() for rows in standardise(pool, source))
     dens, nov = naive_density(z), naive_novelty(z, x)
     assume(np.isfinite(dens).all())
