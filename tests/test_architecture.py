@@ -27,6 +27,7 @@ ROOMS = {
     "demo": {"report", "records", "device"},
     "benchmark": {
         "pipeline",
+        "encoders",
         "annotation",
         "trainer_link",
         "pretrain",

@@ -1,12 +1,13 @@
 """The arms of a benchmark: what every strategy picks by every encoder, random draws, and the whole pool."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnunetv2_xssr.encoders.registry import DEFAULT
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.channels import common_channels
 from nnunetv2_xssr.images.pools import ImagePool
@@ -129,7 +130,15 @@ def encoder_file(folder: Path, seed: int) -> Path:
 
 
 def embedded_pools(
-    target: ImagePool, sources: Sequence[ImagePool], *, pool: Sequence[str], seeds: int, folder: Path, device: str
+    target: ImagePool,
+    sources: Sequence[ImagePool],
+    *,
+    pool: Sequence[str],
+    seeds: int,
+    folder: Path,
+    device: str,
+    encoder: str = DEFAULT,
+    weights: Path | None = None,
 ) -> Iterator[Features]:
     """The features of the pool's cases by the encoder of every seed, which is pretrained where it is missing.
 
@@ -146,15 +155,22 @@ def embedded_pools(
     folder : Path
         Of the encoders.
     device : {"cpu", "cuda", "mps"}
+    encoder : str
+        See `nnunetv2_xssr.encoders.registry`; the default one is pretrained here, with every seed.
+    weights : Path or None
+        Of a timm model.
     """
+    usable = target.only(pool)
     for seed in range(seeds):
-        encoder = encoder_file(folder, seed)
-        if not encoder.is_file():
-            logger.info("pretraining the encoder of seed %d, of %d encoders", seed, seeds)
-            learn_from = _views(target, sources, pool)
-            pretrain(learn_from, settings=Settings(seed=seed), fabric=start(device), resume=True, folder=encoder.parent)
-        seeing = Seeing(encoder=encoder)
-        read = read_pools(target, sources, seeing=seeing, unit="case", skip_broken=False, device=device)
+        seeing = Seeing(encoder=encoder, encoder_weights=weights)
+        if encoder == DEFAULT:
+            file = encoder_file(folder, seed)
+            if not file.is_file():
+                logger.info("pretraining the encoder of seed %d, of %d encoders", seed, seeds)
+                views = _views(usable, sources)
+                pretrain(views, settings=Settings(seed=seed), fabric=start(device), resume=True, folder=file.parent)
+            seeing = Seeing(encoder=file)
+        read = read_pools(usable, sources, seeing=seeing, unit="case", skip_broken=False, device=device)
         embedded = embed_pools(read, embedding=seeing.embedding, unit="case", seed=seed)
         row = {case: i for i, case in enumerate(embedded.identifiers)}
         yield Features(
@@ -164,12 +180,7 @@ def embedded_pools(
         )
 
 
-def _views(target: ImagePool, sources: Sequence[ImagePool], pool: Sequence[str]) -> list[Views]:
-    channels = common_channels([target, *sources])
-    look = common_look(sources or [target.only(pool)], dim=2)
-    if sources:
-        return [prepare_views(source, channel_names=channels, look=look) for source in sources]
-    views, kept = prepare_views(target, channel_names=channels, look=look), set(pool)
-    rows = [i for i, case in enumerate(views.pool.identifiers) if case in kept]
-    hashes = {case: digest for case, digest in views.hashes.items() if case in kept}
-    return [replace(views, pool=views.pool.only(pool), rows=views.rows[rows], hashes=hashes)]
+def _views(target: ImagePool, sources: Sequence[ImagePool]) -> list[Views]:
+    channels, learn_from = common_channels([target, *sources]), sources or [target]
+    look = common_look(learn_from, dim=2)
+    return [prepare_views(pool, channel_names=channels, look=look) for pool in learn_from]

@@ -17,6 +17,7 @@ from nnunetv2_xssr.benchmark.jobs import Job
 from nnunetv2_xssr.benchmark.nnunet_judge import check_trainable, nnunet_identity
 from nnunetv2_xssr.benchmark.small_cases import count_labels
 from nnunetv2_xssr.benchmark.small_judge import fast_identity
+from nnunetv2_xssr.encoders.registry import DEFAULT, open_encoder
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.case_table import with_case_table
 from nnunetv2_xssr.images.channels import common_channels
@@ -50,6 +51,10 @@ class Settings:
         Test cases; None draws them.
     cases : str or None
         Table with domains and groups.
+    encoder : str
+        See `nnunetv2_xssr.encoders.registry`.
+    encoder_weights : str or None
+        File with the weights of a timm model.
     """
 
     target: str
@@ -65,6 +70,8 @@ class Settings:
     plans_name: str
     test: list[str] | None
     cases: str | None
+    encoder: str = DEFAULT
+    encoder_weights: str | None = None
 
     def __post_init__(self):
         if self.judge not in JUDGES:
@@ -168,6 +175,8 @@ class Plan:
 
     def missing_encoders(self, folder: Path) -> int:
         """How many encoders must be pretrained first."""
+        if self.settings.encoder != DEFAULT:
+            return 0
         return sum(not encoder_file(folder, seed).is_file() for seed in range(self.settings.seeds))
 
     def choose(self, folder: Path, *, device: str) -> Benchmark:
@@ -182,7 +191,14 @@ class Plan:
         arms = [whole_pool(self.pool), *random_arms(self.pool, budgets=self.budgets, draws=settings.draws)]
         strategies = {name: {"strategy": name} for name in settings.strategies}
         found = embedded_pools(
-            self.target, self.sources, pool=self.pool, seeds=settings.seeds, folder=folder, device=device
+            self.target,
+            self.sources,
+            pool=self.pool,
+            seeds=settings.seeds,
+            folder=folder,
+            device=device,
+            encoder=settings.encoder,
+            weights=_weights(settings),
         )
         for seed, features in enumerate(found):
             arms += selected_arms(self.pool, features, strategies=strategies, budgets=self.budgets, number=seed)
@@ -213,6 +229,9 @@ def make_plan(settings: Settings) -> Plan:
     if target.name in [source.name for source in sources]:
         raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
     common_channels([target, *sources])
+    if settings.encoder != DEFAULT or settings.encoder_weights:
+        learn_from = [pool.name for pool in sources or [target]]
+        open_encoder(settings.encoder, weights=_weights(settings), learn_from=learn_from, dim=2, device="cpu")
     pool, test = hold_out(target, test=settings.test)
     budgets = parse_budgets(settings.budgets, pool_size=len(pool))
     if settings.judge == FAST:
@@ -230,3 +249,7 @@ def make_plan(settings: Settings) -> Plan:
         budgets=budgets,
         judge=identity,
     )
+
+
+def _weights(settings: Settings) -> Path | None:
+    return None if settings.encoder_weights is None else Path(settings.encoder_weights)

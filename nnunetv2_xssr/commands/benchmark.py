@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunetv2_xssr.commands.options import add_encoder_name
 from nnunetv2_xssr.commands.running import add_device, run
 
 if TYPE_CHECKING:  # importing them takes seconds, which --help must not
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--cases", type=Path, metavar="CSV", help="table with a column case, and domain or group (patient)")
     add("-o", dest="folder", type=Path, default=Path("xssr_benchmark"), metavar="FOLDER",
         help="for everything that is written; xssr_benchmark by default")
+    add_encoder_name(parser)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="only say how many trainings there are and what they take")
     mode.add_argument("--jobs", type=Path, metavar="FILE",
@@ -104,8 +106,14 @@ def _settings(args: argparse.Namespace) -> "Settings":
         trainer=args.trainer,
         plans_name=args.plans_name,
         test=read_names(args.test),
-        cases=None if args.cases is None else str(args.cases.resolve()),
+        cases=_absolute(args.cases),
+        encoder=args.encoder,
+        encoder_weights=_absolute(args.encoder_weights),
     )
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())
 
 
 def _describe(plan: "Plan", cost: "Cost") -> str:

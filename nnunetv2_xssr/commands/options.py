@@ -26,6 +26,16 @@ def add_training(parser: argparse.ArgumentParser, *, epochs: int, batch: str) ->
 
 def add_encoder(parser: argparse.ArgumentParser, *, kinds: Sequence[str]) -> None:
     """Add ``--encoder``, ``--encoder_weights``, and ``--embedding`` with these kinds."""
+    add_encoder_name(parser)
+    # fmt: off
+    parser.add_argument("--embedding", default="auto", choices=kinds,
+        help="compare cases by what lies where (grid), or only by what there is (average, or gap: the last stage of "
+        "the autoencoder, as in the paper); auto (default): grid where the pool's anatomy is aligned, else average")
+    # fmt: on
+
+
+def add_encoder_name(parser: argparse.ArgumentParser) -> None:
+    """Add ``--encoder`` and ``--encoder_weights``."""
     add = parser.add_argument
     # fmt: off
     add("--encoder", default="mae", metavar="ENCODER",
@@ -34,9 +44,6 @@ def add_encoder(parser: argparse.ArgumentParser, *, kinds: Sequence[str]) -> Non
         "trained 2D nnU-Net of the source; timm:NAME, a foundation model")
     add("--encoder_weights", type=Path, metavar="FILE",
         help="with --encoder timm:NAME: its weights; nothing is downloaded")
-    add("--embedding", default="auto", choices=kinds,
-        help="compare cases by what lies where (grid), or only by what there is (average, or gap: the last stage of "
-        "the autoencoder, as in the paper); auto (default): grid where the pool's anatomy is aligned, else average")
     # fmt: on
 
 

@@ -144,6 +144,16 @@ def _names(*names):
     return lambda workspace: (workspace.root / "test.txt").write_text("\n".join(names))
 
 
+@pytest.mark.parametrize("source", [["-s", "1"], []])
+@pytest.mark.parametrize("encoder", ["intensity", "dictionary"])
+def test_another_encoder_chooses_and_nothing_is_pretrained(labelled, capsys, encoder, source):
+    argv = command(labelled, "--encoder", encoder)
+    argv[argv.index("-s") : argv.index("-s") + 2] = source
+    printed = succeeds(capsys, main, argv)
+    assert "encoders to pretrain: 0" in printed and record(labelled)["settings"]["encoder"] == encoder
+    assert not list(labelled.root.rglob("checkpoint_final.pth"))
+
+
 BAD = {
     "a target without labels": ([], _remove_a_label, ["1 of 24", "t_07", "no label"]),
     "unknown test cases": (["--test", "test.txt"], _names("t_00", "t_99"), ["--test", "t_99"]),
@@ -161,6 +171,8 @@ BAD = {
     "an unknown judge": (["--judge", "me"], None, ["--judge", "fast", "'me'"]),
     "one draw": (["--draws", "1"], None, ["--draws", "2 or more"]),
     "no encoder": (["--seeds", "0"], None, ["--seeds", "1 or more"]),
+    "an unknown encoder": (["--encoder", "eyes"], None, ["--encoder", "eyes", "intensity"]),
+    "weights of an encoder without": (["--encoder_weights", "w.pth"], None, ["--encoder_weights", "timm"]),
     "the whole pool as a budget": (["-b", "100%"], None, ["-b", "'100%'"]),
     "budgets of the same size": (["-b", "2", "12%"], None, ["-b", "2 and 12%"]),
     "a budget that is none": (["-b", "few"], None, ["'few'"]),
