@@ -3,6 +3,7 @@
 from nnunetv2_xssr.records.selection import FoldSelection, SelectionRecord
 from nnunetv2_xssr.report.budget_text import knee_words, next_words
 from nnunetv2_xssr.report.coverage_text import alpha_words, coverage_words
+from nnunetv2_xssr.report.kinds_text import kinds_words
 
 _ROWS = 30  # more picks than a screen shows stand in the record
 
@@ -63,6 +64,7 @@ def describe_result(record: SelectionRecord) -> str:
         picks_table(first),
         spent_words(first, unit),
         alpha_words(first.alpha, curve=first.alpha_curve, criterion=criterion, unit=unit),
+        kinds_words(first.kinds, picked=len(first.picks), unit=unit),
         coverage_words(first.mean_distance, random=first.random_mean_distance),
         how_many_words(first, unit),
     ]

@@ -14,6 +14,7 @@ from nnunetv2_xssr.pipeline.embed import Embedded
 from nnunetv2_xssr.pipeline.plan import Choice, FoldPlan, SelectionPlan
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
 from nnunetv2_xssr.selection import Selection
+from nnunetv2_xssr.selection.kinds import kinds_seen
 
 _PACKAGES = ("nnunetv2_xssr", "nnunetv2", "torch", "numpy", "scikit-learn")
 
@@ -46,7 +47,11 @@ def make_record(
         Of the selection.
     """
     cases = {case.identifier: case for case in target.cases}
-    selections = [_select_fold(fold, embedded, choice=choice, cases=cases, select=select) for fold in plan.folds]
+    in_memory = not settings["scheduler"]
+    selections = [
+        _select_fold(fold, embedded, choice=choice, cases=cases, select=select, in_memory=in_memory)
+        for fold in plan.folds
+    ]
     chosen = {case for one in selections for case in [*one.labelled, *(pick.case for pick in one.picks)]}
     return SelectionRecord(
         dataset=target.name,
@@ -71,20 +76,19 @@ def _select_fold(
     choice: Choice,
     cases: dict[str, Case],
     select: Callable[..., Selection],
+    in_memory: bool,
 ) -> FoldSelection:
     row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
     place = {identifier: i for i, identifier in enumerate(fold.pool)}
     rows = [row[identifier] for identifier in fold.pool]
     whole = rows == list(range(len(embedded.pool)))
+    pool = embedded.pool if whole else embedded.pool[rows]  # a whole pool stays on disk
+    labelled = np.array([place[identifier] for identifier in fold.labelled], int)
+    components = embedded.provenance["components"]
     chosen = pick(
-        fold,
-        embedded.pool if whole else embedded.pool[rows],  # a whole pool stays on disk
-        select=select,
-        choice=choice,
-        source=embedded.source,
-        labelled=np.array([place[identifier] for identifier in fold.labelled], int),
-        components=embedded.provenance["components"],
+        fold, pool, select=select, choice=choice, source=embedded.source, labelled=labelled, components=components
     )
+    kinds = kinds_seen(pool, chosen.picks, labelled=labelled, components=components) if in_memory else None
     curve, by_budget = (None if each is None else asdict(each) for each in (chosen.curve, chosen.by_budget))
     of_pool = [cases[volume_of(identifier)] for identifier in fold.pool]
     return FoldSelection(
@@ -100,6 +104,7 @@ def _select_fold(
         by_budget=by_budget,
         pool_domains=_counts(case.domain for case in of_pool),
         pool_groups=_counts(case.group for case in of_pool),
+        kinds=None if kinds is None else {**asdict(kinds), "sizes": list(kinds.sizes)},
         left_out=[identifier for identifier in row if identifier not in place] if choice.unit == "slice" else [],
     )
 

@@ -80,6 +80,8 @@ class FoldSelection:
         The lists of a `BudgetCurve` and its knee: see `nnunetv2_xssr.selection.by_budget`.
     pool_domains, pool_groups : dict or None
         How many cases of the pool are of each domain and of each group (patient); None where no case has one.
+    kinds : dict or None
+        The fields of `nnunetv2_xssr.selection.kinds.Kinds`; None in older records, and with ``--scheduler``.
     left_out : list of str
         Slices that neither could be chosen nor are stood for: all of excluded volumes, and those of labelled volumes
         that were not drawn.
@@ -97,6 +99,7 @@ class FoldSelection:
     by_budget: dict | None = None
     pool_domains: dict[str, int] | None = None
     pool_groups: dict[str, int] | None = None
+    kinds: dict | None = None
     left_out: list[str] = field(default_factory=list)
 
 

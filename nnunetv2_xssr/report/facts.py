@@ -8,6 +8,7 @@ from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.images.slices import place_of, volume_of
 from nnunetv2_xssr.records.selection import FoldSelection
 from nnunetv2_xssr.report.budget_text import gains, knee_words, next_words
+from nnunetv2_xssr.report.kinds_text import kinds_words
 from nnunetv2_xssr.report.layout import lay_out, most_alike
 from nnunetv2_xssr.report.selection_data import PoolData, SelectionData, identifier_of
 from nnunetv2_xssr.selection.standardise import Scale
@@ -22,14 +23,15 @@ def gather(kept: SelectionData) -> dict:
     Returns
     -------
     dict
-        ``dataset``, ``mode``, ``unit`` (case or slice: what is chosen and counted), ``views_per_case`` (1 in 2D and of
-        slices), ``sources`` (name to number of cases or slices), ``settings``, ``versions``, ``provenance``,
-        ``set_aside``, ``mixtures`` (what differs in how files are stored), and ``selections``: for every fold or the
-        whole pool, ``picks`` with reason and nearest cases, ``map`` with a dot a case, ``coverage``, ``budget`` (None
-        without a curve), ``alpha`` (None for strategies without it), ``domains`` and ``groups`` (None where no case has
-        one). Distances are between standardised
-        embeddings: 0 for copies, 2 for opposites. A pick, a nearest case and a dot have an ``identifier``, their
-        ``case`` (of a slice the volume) and a ``name`` to show; these are the same unless slices are chosen.
+        ``dataset``, ``mode``, ``unit`` (case or slice: what is chosen and counted), ``views_per_case`` (1 in 2D
+        and of slices), ``sources`` (name to number of cases or slices), ``settings``, ``versions``,
+        ``provenance``, ``set_aside``, ``mixtures`` (what differs in how files are stored), and ``selections``:
+        for every fold or the whole pool, ``picks`` with reason and nearest cases, ``map`` with a dot a case,
+        ``coverage``, ``kinds`` (None where nobody looked), ``budget`` (None without a curve), ``alpha`` (None
+        for strategies without it), ``domains`` and ``groups`` (None where no case has one). Distances are
+        between standardised embeddings: 0 for copies, 2 for opposites. A pick, a nearest case and a dot have an
+        ``identifier``, their ``case`` (of a slice the volume) and a ``name`` to show; these are the same unless
+        slices are chosen.
     """
     record = kept.record
     selections = [
@@ -69,6 +71,11 @@ def _selection(kept: SelectionData, number: int, selection: FoldSelection, membe
             "mean_distance": selection.mean_distance,
             "random_mean_distance": selection.random_mean_distance,
             "covering_radius": selection.covering_radius,
+        },
+        "kinds": selection.kinds
+        and {
+            **selection.kinds,
+            "in_words": kinds_words(selection.kinds, picked=len(selection.picks), unit=kept.record.settings["unit"]),
         },
         "budget": _budget(selection, kept.record.settings["unit"]),
         "alpha": _alpha(selection, kept.record.settings["alpha_criterion"]),

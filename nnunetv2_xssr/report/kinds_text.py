@@ -1,0 +1,27 @@
+"""Whether selecting is likely to matter, in words: of how many kinds the pool is, and what a random draw would miss."""
+
+_SHOWN = 6  # sizes of kinds
+
+
+def kinds_words(kinds: dict | None, *, picked: int, unit: str) -> str | None:
+    """Several kinds, and how many a random draw would miss; or one, where little is to be expected.
+
+    Parameters
+    ----------
+    kinds : dict or None
+        The fields of `nnunetv2_xssr.selection.kinds.Kinds`; None in older records, and of pools too large to look.
+    picked : int
+        How many cases or slices are picked.
+    unit : {"case", "slice"}
+    """
+    if kinds is None:
+        return None
+    sizes = kinds["sizes"]
+    if len(sizes) == 1:
+        return f"one kind: no groups of {unit}s stand out in the pool, so expect little from any selection"
+    told = ", ".join(map(str, sizes[:_SHOWN])) + (", ..." if len(sizes) > _SHOWN else "")
+    missed = f"{kinds['missed']}" if kinds["missed"] else "none"
+    return (
+        f"several kinds: the pool falls into {len(sizes)} groups ({told} {unit}s); a random draw of {picked} would "
+        f"miss {kinds['missed_by_random']:.1f} of them on average, the picks miss {missed}"
+    )

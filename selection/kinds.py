@@ -1,0 +1,100 @@
+"""Of how many kinds a pool is, told from its embeddings alone, and how many of them a random draw would miss."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import gammaln
+from sklearn.cluster import KMeans
+from sklearn.metrics import silhouette_score
+
+from nnunetv2_xssr.selection.standardise import standardise
+
+MOST = 8
+SAMPLE = 2000  # cases of a larger pool by which kinds are told
+# Between the separations of pools of one kind (at most 0.18) and of several (0.29 on average) in docs/evidence.md.
+SEPARATED = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """The kinds of a pool.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        Cases of every kind, the largest first; a single one where no kinds stand out.
+    missed : int
+        Kinds of which no case is picked or labelled.
+    missed_by_random : float
+        How many that would be on average if as many cases were drawn at random.
+    """
+
+    sizes: tuple[int, ...]
+    missed: int
+    missed_by_random: float
+
+
+def kinds_seen(
+    pool: np.ndarray, picks: np.ndarray, *, labelled: np.ndarray | None = None, components: int | None = None
+) -> Kinds:
+    """Tell the kinds of a pool, and which of them some picks see.
+
+    Parameters
+    ----------
+    pool : array of shape (n, d)
+        Features, as `nnunetv2_xssr.selection.select` takes them.
+    picks : int array of shape (k,)
+    labelled : int array, optional
+        Rows that have a label already.
+    components : int, optional
+        See `nnunetv2_xssr.selection.select`.
+    """
+    labelled = np.empty(0, int) if labelled is None else labelled
+    kind = tell_kinds(standardise(pool, None, components=components)[0])
+    sizes = np.bincount(kind)
+    known, seen = (np.isin(np.arange(len(sizes)), kind[rows]) for rows in (labelled, np.append(labelled, picks)))
+    return Kinds(
+        sizes=tuple(sorted(sizes.tolist(), reverse=True)),
+        missed=int((~seen).sum()),
+        missed_by_random=expected_missed(sizes[~known], n=len(kind) - len(labelled), drawn=len(picks)),
+    )
+
+
+def tell_kinds(rows: np.ndarray) -> np.ndarray:
+    """The kind of every case, shape (n,): k-means with 2 to 8 clusters, the number with the best silhouette.
+
+    All cases are of one kind, 0, where even the best mean silhouette (Rousseeuw 1987) is below ``SEPARATED``.
+
+    Parameters
+    ----------
+    rows : array of shape (n, d)
+        As `nnunetv2_xssr.selection.standardise` gives them.
+    """
+    order = np.lexsort(rows.T)  # so that nothing depends on the order of the pool
+    sample = rows[order]
+    if len(rows) > SAMPLE:
+        sample = sample[np.random.default_rng(0).choice(len(rows), SAMPLE, replace=False)]
+    most = min(MOST, len(np.unique(sample, axis=0)) - 1)
+    best, clusters = SEPARATED, None
+    for n_clusters in range(2, most + 1):
+        fitted = KMeans(n_clusters, n_init=3, random_state=0).fit(sample)
+        separation = silhouette_score(sample, fitted.labels_)
+        if separation > best:
+            best, clusters = separation, fitted
+    return np.zeros(len(rows), int) if clusters is None else clusters.predict(rows)
+
+
+def expected_missed(sizes: np.ndarray, *, n: int, drawn: int) -> float:
+    """Expected number of kinds that a draw without replacement misses: the sum of C(n - s, drawn) / C(n, drawn).
+
+    Parameters
+    ----------
+    sizes : int array
+        s, the cases of every kind.
+    n, drawn : int
+        Cases to draw from, and drawn.
+    """
+    others = n - np.asarray(sizes)
+    others = others[others >= drawn]
+    logs = gammaln(others + 1) - gammaln(others - drawn + 1) - gammaln(n + 1) + gammaln(n - drawn + 1)
+    return float(np.exp(logs).sum())
