@@ -40,6 +40,7 @@ from nnunetv2_xssr.benchmark.statistics import (
 from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection import STRATEGIES, parse_budget
+from nnunetv2_xssr.selection.kinds import kinds_seen
 
 BUDGETS = ("2.5%", "5%")
 # Further arms: options of `nnunetv2_xssr.selection.select` by name.
@@ -143,6 +144,7 @@ class Design:
         self.pool = sorted(self.target.pool[i] for i in order[: study.pool])
         self.budget = {text: parse_budget(text, pool_size=len(self.pool)) for text in budgets}
         self.sizes = sorted(set(self.budget.values()))
+        self.kinds_told: dict[str, list[int]] = {}
         self.arms: dict[Kind, list[Arm]] = {
             BASELINE: random_arms(self.pool, budgets=self.sizes, draws=draws),
             ("", WHOLE_POOL): [whole_pool(self.pool)],
@@ -159,6 +161,8 @@ class Design:
                 if encoder == "mae" and not checkpoint_of(source, seed, folder).is_file():
                     continue
                 found = ENCODERS[encoder](views, source, rows, seed, folder)
+                told = kinds_seen(found.pool, np.empty(0, int), components=found.components)
+                self.kinds_told.setdefault(encoder, []).append(len(told.sizes))
                 for arm in selected_arms(self.pool, found, strategies=strategies, budgets=self.sizes, number=seed):
                     self.arms.setdefault((encoder, arm.strategy), []).append(arm)
 
@@ -223,6 +227,13 @@ def print_tables(designs: Sequence[Design]) -> None:
         print_differences(designs, kinds, budgets, name)
     print_steadiness(designs, kinds, budgets)
     print_kinds_seen(designs, kinds, budgets)
+    print("\nHow many kinds select tells before anything is annotated, mean over encoder seeds:\n")
+    encoders = list(dict.fromkeys(encoder for encoder, _ in kinds))
+    header("study", [*encoders, "domains"])
+    for design in designs:
+        told = [design.kinds_told.get(encoder) for encoder in encoders]
+        cells = [None if one is None else f"{np.mean(one):.1f}" for one in told]
+        row(design.study.name, [*cells, str(len(design.study.target))])
 
 
 def print_levels(designs: Sequence[Design]) -> None:

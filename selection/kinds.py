@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import cdist
 from scipy.special import gammaln
-from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
 from nnunetv2_xssr.selection.standardise import standardise
@@ -61,27 +62,29 @@ def kinds_seen(
 
 
 def tell_kinds(rows: np.ndarray) -> np.ndarray:
-    """The kind of every case, shape (n,): k-means with 2 to 8 clusters, the number with the best silhouette.
+    """The kind of every case, shape (n,): 2 to 8 clusters by Ward's method, the number with the best silhouette.
 
-    All cases are of one kind, 0, where even the best mean silhouette (Rousseeuw 1987) is below ``SEPARATED``.
+    All cases are of one kind, 0, where even the best mean silhouette (Rousseeuw 1987) is below ``SEPARATED``. Else
+    every case is of the kind whose mean is nearest.
 
     Parameters
     ----------
     rows : array of shape (n, d)
         As `nnunetv2_xssr.selection.standardise` gives them.
     """
-    order = np.lexsort(rows.T)  # so that nothing depends on the order of the pool
-    sample = rows[order]
+    sample = rows[np.lexsort(rows.T)]  # so that nothing depends on the order of the pool
     if len(rows) > SAMPLE:
         sample = sample[np.random.default_rng(0).choice(len(rows), SAMPLE, replace=False)]
     most = min(MOST, len(np.unique(sample, axis=0)) - 1)
-    best, clusters = SEPARATED, None
-    for n_clusters in range(2, most + 1):
-        fitted = KMeans(n_clusters, n_init=3, random_state=0).fit(sample)
-        separation = silhouette_score(sample, fitted.labels_)
-        if separation > best:
-            best, clusters = separation, fitted
-    return np.zeros(len(rows), int) if clusters is None else clusters.predict(rows)
+    if most < 2:
+        return np.zeros(len(rows), int)
+    tree = linkage(sample, "ward")
+    cuts = [fcluster(tree, n_clusters, "maxclust") - 1 for n_clusters in range(2, most + 1)]
+    separation, clusters = max(((silhouette_score(sample, cut), cut) for cut in cuts), key=lambda pair: pair[0])
+    if separation < SEPARATED:
+        return np.zeros(len(rows), int)
+    means = np.stack([sample[clusters == one].mean(axis=0) for one in range(clusters.max() + 1)])
+    return cdist(rows, means).argmin(axis=1)
 
 
 def expected_missed(sizes: np.ndarray, *, n: int, drawn: int) -> float:

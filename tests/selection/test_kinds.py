@@ -10,7 +10,8 @@ from nnunetv2_xssr.selection.kinds import MOST, SAMPLE, expected_missed, kinds_s
 def grouped(sizes, seed=0, d=12):
     rng = np.random.default_rng(seed)
     kind = np.repeat(np.arange(len(sizes)), sizes)
-    return ((6 * np.eye(len(sizes), d))[kind] + rng.normal(size=(len(kind), d))).astype(np.float32), kind
+    centres = 12 * np.linalg.qr(rng.normal(size=(d, d)))[0]  # equally far from each other
+    return (centres[kind] + rng.normal(size=(len(kind), d))).astype(np.float32), kind
 
 
 @pytest.mark.parametrize("sizes", [(30, 30), (60, 20, 10), (40, 30, 20, 10), (SAMPLE, 600, 300)])
