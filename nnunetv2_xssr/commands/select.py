@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_xssr.commands.options import add_dim, add_embeddings, add_encoder, add_folders, add_look, add_slices
-from nnunetv2_xssr.commands.running import add_device, add_name, run
+from nnunetv2_xssr.commands.running import add_device, add_name, add_no_wait, run
 from nnunetv2_xssr.errors import UserError
 
 
@@ -67,8 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     add_look(parser)
     add_slices(parser)
     add_device(parser)
+    add_no_wait(parser)
     args = parser.parse_args(argv)
-    return run(parser.prog, lambda: _select(args))
+    return run(parser.prog, lambda: _select(args), no_wait=args.no_wait)
 
 
 def _select(args: argparse.Namespace) -> None:
@@ -79,6 +80,7 @@ def _select(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     given = {**vars(args), "labelled": read_names(args.labelled), "excluded": read_names(args.excluded) or ()}
+    del given["no_wait"]
     given |= {"alpha": _alpha(args.alpha), "patient_ids": not given.pop("no_patient_ids")}
     record = select_cases(given.pop("target"), **given)
     workspace = record.workspace
