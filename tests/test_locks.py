@@ -1,5 +1,6 @@
 """Of two commands that write into one folder, the second waits for the first, or ends in one sentence."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -68,6 +69,23 @@ def held(lock):
         process.wait()
 
 
+@contextmanager
+def ends_when_waited_for(process):
+    """A holder ends once this process has said that it waits."""
+
+    class Ends(logging.Handler):
+        def emit(self, record):
+            if record.getMessage().startswith("waiting for "):
+                process.stdin.close()
+
+    handler = Ends()
+    locks.logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        locks.logger.removeHandler(handler)
+
+
 def named(argv, folder):
     return [str(folder / word) if word == "OUT.csv" else word for word in argv]
 
@@ -79,8 +97,8 @@ def test_second_command_ends_or_waits(lock, main, argv, again, capsys):
         words = f"nnUNetv2_xssr_other -d 'a name' (process {process.pid} on "
         fails(capsys, main, [*argv, "--no_wait"], "is being written by", words, "--no_wait")
         assert again.results_of_select() == before
-        threading.Timer(0.4, process.stdin.close).start()
-        out = succeeds(capsys, main, argv)
+        with ends_when_waited_for(process):
+            out = succeeds(capsys, main, argv)
     (said,) = (line for line in out.splitlines() if line.startswith("waiting for "))
     assert words in said
 
@@ -90,8 +108,7 @@ def test_second_pretraining_uses_what_the_first_has_made(again, capsys):
     same, other = ["-s", "1", *CPU], ["-s", "1", "--seed", "7", *CPU]
     made = again.encoder().stat().st_ino
     for argv, kept in ((same, True), (other, False)):
-        with held("encoder") as process:
-            threading.Timer(0.4, process.stdin.close).start()
+        with held("encoder") as process, ends_when_waited_for(process):
             succeeds(capsys, pretrain.main, argv)
         assert (again.encoder().stat().st_ino == made) == kept
     succeeds(capsys, pretrain.main, other)  # nobody was waited for: what was typed is done
@@ -264,6 +281,6 @@ def test_two_at_once_end_as_one_after_the_other(again, pair, capsys):
         assert again.encoder().is_file() and not again.encoder().with_name("checkpoint_latest.pth").exists()
         succeeds(capsys, select.main, SELECT[1])
     else:
-        assert "interrupted" not in succeeds(capsys, status.main, ["-d", "2"])
+        assert "was interrupted" not in succeeds(capsys, status.main, ["-d", "2"])
         n_picks = len(again.selection()["selections"][0]["picks"])
         assert n_picks in (2, 4) and len(again.results_of_select()[1].split(b'"val"')) == n_picks + 1

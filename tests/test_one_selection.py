@@ -57,9 +57,15 @@ def test_every_file_has_the_id(again, capsys):
     assert json.loads(succeeds(capsys, status.main, ["-d", "2", "--json"]))["interrupted"] is None
 
 
-@pytest.mark.parametrize("before", ["splits_xssr.json", "worklist.csv", "report.html", "selection.json"])
-@pytest.mark.parametrize("first", [False, True], ids=["replacing", "first"])
+@pytest.mark.parametrize(
+    ("before", "first"),
+    [
+        *((file, False) for file in ("splits_xssr.json", "worklist.csv", "report.html", "selection.json")),
+        ("selection.json", True),
+    ],
+)
 def test_interrupted_select_is_said_and_typed_again(again, capsys, monkeypatch, before, first):
+    """Killed before it has put this file into its place, also where it is the first select."""
     if first:
         again.record().unlink()
         again.split().unlink()
@@ -72,16 +78,16 @@ def test_interrupted_select_is_said_and_typed_again(again, capsys, monkeypatch, 
     before = again.results_of_select()
     fails(capsys, collect.main, ["-d", "2"], typed)
     assert again.results_of_select() == before
-    assert "interrupted" not in succeeds(capsys, select.main, OVERWRITE)
+    assert "was interrupted" not in succeeds(capsys, select.main, OVERWRITE)
     assert len(set(ids(again))) == 1
-    assert "interrupted" not in succeeds(capsys, status.main, ["-d", "2"])
+    assert "was interrupted" not in succeeds(capsys, status.main, ["-d", "2"])
 
 
 def test_nothing_is_wrong_before_the_manifest_is_written(again, capsys, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_before(patch, "manifest.json")
         select.main(OVERWRITE)
-    assert "interrupted" not in succeeds(capsys, status.main, ["-d", "2"])
+    assert "was interrupted" not in succeeds(capsys, status.main, ["-d", "2"])
     assert len(again.selection()["selections"][0]["picks"]) == 3
 
 
@@ -98,7 +104,7 @@ def test_selection_of_an_older_version_has_no_id(again, capsys):
     files.manifest.unlink()
     files.report.write_text("<html></html>")
     files.worklist(1).write_text("rank,case\n1,t_00\n")
-    assert "interrupted" not in succeeds(capsys, status.main, ["-d", "2"])
+    assert "was interrupted" not in succeeds(capsys, status.main, ["-d", "2"])
 
 
 def sliced_picks(*places):

@@ -120,7 +120,8 @@ def test_labels_changed_since_they_were_collected(again, capsys):
         write_picture(returned / f"{one['case']}.png", np.eye(40, 48, dtype=np.uint8))
     succeeds(capsys, collect.main, ["-d", "2"])
     assert verify_selection(TARGET).whole == PARTS
-    write_picture(Workspace(TARGET).labels / f"{pick(again)}.png", np.ones((40, 48), np.uint8))
+    for folder in (Workspace(TARGET).labels, returned):
+        write_picture(folder / f"{pick(again)}.png", np.ones((40, 48), np.uint8))
     (sentence,) = verify_selection(TARGET).changed
     assert "labels in" in sentence and f"changed since they were collected: {pick(again)}" in sentence
     succeeds(capsys, collect.main, ["-d", "2"])

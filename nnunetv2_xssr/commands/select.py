@@ -62,12 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     add_folders(parser)
     add_name(parser)
     add_encoder(parser, kinds=("auto", "grid", "average", "gap"))
-    add_embeddings(parser)
-    add_dim(parser)
-    add_look(parser)
-    add_slices(parser)
-    add_device(parser)
-    add_no_wait(parser)
+    for add_some in (add_embeddings, add_dim, add_look, add_slices, add_device, add_no_wait):
+        add_some(parser)
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _select(args), no_wait=args.no_wait)
 
