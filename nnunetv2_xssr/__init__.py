@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nnunetv2_xssr.errors import UserError
     from nnunetv2_xssr.pipeline.pretraining import pretrain_encoder, pretrain_unet
     from nnunetv2_xssr.pipeline.select_cases import select_cases
+    from nnunetv2_xssr.pipeline.verify import Verification, verify_selection
     from nnunetv2_xssr.records.selection import SelectionRecord
     from nnunetv2_xssr.records.workspace import Workspace
     from nnunetv2_xssr.report.page import write_report
@@ -24,6 +25,7 @@ __all__ = [
     "Project",
     "SelectionRecord",
     "UserError",
+    "Verification",
     "Workspace",
     "__version__",
     "collect_labels",
@@ -31,6 +33,7 @@ __all__ = [
     "pretrain_unet",
     "project_status",
     "select_cases",
+    "verify_selection",
     "write_report",
 ]
 
@@ -45,12 +48,14 @@ _HOME = {
     "Project": "annotation.project",
     "SelectionRecord": "records.selection",
     "UserError": "errors",
+    "Verification": "pipeline.verify",
     "Workspace": "records.workspace",
     "collect_labels": "annotation.collecting",
     "pretrain_encoder": "pipeline.pretraining",
     "pretrain_unet": "pipeline.pretraining",
     "project_status": "annotation.project",
     "select_cases": "pipeline.select_cases",
+    "verify_selection": "pipeline.verify",
     "write_report": "report.page",
 }
 

@@ -37,6 +37,7 @@ from nnunetv2_xssr.pretrain.figures import draw_progress
 from nnunetv2_xssr.pretrain.health import collapse
 from nnunetv2_xssr.pretrain.loader import batches, worker_count
 from nnunetv2_xssr.pretrain.objective import Objective
+from nnunetv2_xssr.pretrain.processes import first_holds_weights
 from nnunetv2_xssr.pretrain.schedule import learning_rate_factor, total_epochs, warmed_up
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.stopping import StopRequest
@@ -76,6 +77,13 @@ def train(objective: Objective, *, settings: Settings, fabric: Fabric, folder: P
         After SIGTERM or SIGUSR1, with the checkpoint saved.
     """
     settings.check_parts(n_processes=fabric.world_size, compares_samples=objective.compares_samples)
+    with first_holds_weights(fabric, folder) as waited:
+        return _train(objective, settings=settings, fabric=fabric, folder=folder, resume=resume, waited=waited)
+
+
+def _train(
+    objective: Objective, *, settings: Settings, fabric: Fabric, folder: Path, resume: bool, waited: bool
+) -> Path:
     training = {**asdict(settings), "precision": _precision(fabric)}
     if not objective.compares_samples:
         del training["accumulate"]  # it changes the memory, not what is learned, and may change when a run is continued
@@ -83,6 +91,8 @@ def train(objective: Objective, *, settings: Settings, fabric: Fabric, folder: P
     latest, final = folder / "checkpoint_latest.pth", folder / "checkpoint_final.pth"
     # The first process looks for all of them: it might have written already when another one looks.
     found = fabric.broadcast((latest.is_file(), final.is_file()))
+    if waited and found == (False, True) and _differing(load_checkpoint(final), description) is None:
+        return final  # what another command has just made is what this one would make
     if resume and found == (False, True):
         _check_resumable(load_checkpoint(final), description, path=final)
         return final
@@ -276,13 +286,19 @@ def _precision(fabric: Fabric) -> str:
 
 
 def _check_resumable(checkpoint: dict, description: dict, *, path: Path) -> None:
-    for part, expected in description.items():
-        found = checkpoint.get(part)
-        if found != expected:
-            if isinstance(found, dict) and isinstance(expected, dict):
-                differ = [key for key in {**found, **expected} if found.get(key) != expected.get(key)]
-                found, expected = ({key: one.get(key) for key in differ} for one in (found, expected))
-            raise UserError(
-                f"{path} was made with other {part} ({reprlib.repr(found)}) than asked for now "
-                f"({reprlib.repr(expected)}); continue it with those, or delete it to start anew"
-            )
+    part = _differing(checkpoint, description)
+    if part is None:
+        return
+    found, expected = checkpoint.get(part), description[part]
+    if isinstance(found, dict) and isinstance(expected, dict):
+        differ = [key for key in {**found, **expected} if found.get(key) != expected.get(key)]
+        found, expected = ({key: one.get(key) for key in differ} for one in (found, expected))
+    raise UserError(
+        f"{path} was made with other {part} ({reprlib.repr(found)}) than asked for now "
+        f"({reprlib.repr(expected)}); continue it with those, or delete it to start anew"
+    )
+
+
+def _differing(checkpoint: dict, description: dict) -> str | None:
+    """The first part of a description that a checkpoint has otherwise; None if it was made as described."""
+    return next((part for part, expected in description.items() if checkpoint.get(part) != expected), None)

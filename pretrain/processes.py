@@ -9,6 +9,7 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,6 +22,7 @@ from lightning_fabric.plugins.environments import (
 )
 
 from nnunetv2_xssr.errors import Stopped, UserError, one_of
+from nnunetv2_xssr.records.locks import reading_only, weights_lock
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 Result = TypeVar("Result")
@@ -116,8 +118,27 @@ def first_on_rank_zero(fabric: Fabric, work: Callable[[], Result]) -> Result:
         raise failure if fabric.is_global_zero else SystemExit(2)
     if fabric.is_global_zero:
         return cast(Result, result)
-    with contextlib.redirect_stderr(io.StringIO()):  # the first process shows the progress bars
+    with contextlib.redirect_stderr(io.StringIO()), reading_only():  # the first process shows the progress bars
         return work()
+
+
+@contextlib.contextmanager
+def first_holds_weights(fabric: Fabric, folder: Path) -> Iterator[bool]:
+    """Let the first process hold the lock of a folder for a block, and tell all whether it had to wait for it.
+
+    An error in taking it ends the others without a message, as in `first_on_rank_zero`.
+    """
+    with contextlib.ExitStack() as held:
+        waited, failure = False, None
+        if fabric.is_global_zero:
+            try:
+                waited = held.enter_context(weights_lock(folder))
+            except (UserError, OSError) as error:
+                failure = error
+        waited, failure = fabric.broadcast((waited, failure))
+        if failure is not None:
+            raise failure if fabric.is_global_zero else SystemExit(2)
+        yield waited
 
 
 @contextlib.contextmanager

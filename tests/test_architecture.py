@@ -8,7 +8,7 @@ from making import CHECKOUT
 
 import nnunetv2_xssr
 
-LONGEST_MODULE, LONGEST_FUNCTION, MOST_PUBLIC_NAMES = 400, 60, 12
+LONGEST_MODULE, LONGEST_FUNCTION, MOST_PUBLIC_NAMES = 400, 60, 14
 EVERYBODY_USES = {"errors", "version"}
 # From top to bottom: a room uses those that are named, which all stand below it.
 ROOMS = {

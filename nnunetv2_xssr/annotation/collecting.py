@@ -1,6 +1,6 @@
 """Take labels back: check what came, copy what fits into the dataset, and tell nnU-Net which cases are labelled."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +11,13 @@ from nnunetv2_xssr.annotation.label_files import copy_whole, write_label
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
-from nnunetv2_xssr.records.files import write_json
+from nnunetv2_xssr.records.files import sha256_files, sha256_json, write_json
 from nnunetv2_xssr.records.folds import grow_folds, split_in_use
-from nnunetv2_xssr.records.rounds import chosen_cases, load_rounds, slices_of_rounds
-from nnunetv2_xssr.records.split import write_split
+from nnunetv2_xssr.records.locks import dataset_lock, selection_lock
+from nnunetv2_xssr.records.manifest import Manifest
+from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds, slices_of_rounds
+from nnunetv2_xssr.records.selection import SelectionRecord
+from nnunetv2_xssr.records.split import Split, write_split
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
 
 
@@ -139,18 +142,40 @@ def collect_labels(
         If nothing was chosen for annotation, or a name or a value is not in the dataset.
     """
     check_environment()
-    pool = dataset_pool(find_dataset(target))
-    workspace = Workspace(pool.name, name)
+    workspace = Workspace(find_dataset(target), name)
+    _check_chosen(workspace)
+    with dataset_lock(workspace), selection_lock(workspace):
+        return _collect(workspace, labels=labels, allow_empty=allow_empty, values=values or {}, fix_names=fix_names)
+
+
+def _check_chosen(workspace: Workspace) -> list[SelectionRecord]:
+    """The records of all rounds; a `UserError` if nothing was chosen for annotation, or a select was interrupted."""
     rounds = load_rounds(workspace)
+    if sentence := interruption(workspace):
+        raise UserError(sentence)
     if not rounds or rounds[-1].mode != "annotation":
         why = "nothing was chosen for annotation" if not rounds else "every case has a label already"
-        raise UserError(f"there is nothing to collect for {pool.name}: {why}; choose with nnUNetv2_xssr_select first")
+        raise UserError(
+            f"there is nothing to collect for {workspace.dataset}: {why}; choose with nnUNetv2_xssr_select first"
+        )
+    return rounds
+
+
+def _collect(
+    workspace: Workspace,
+    *,
+    labels: Path | None,
+    allow_empty: bool | Collection[str],
+    values: Mapping[int, int],
+    fix_names: bool,
+) -> Collected:
+    rounds, pool = _check_chosen(workspace), dataset_pool(workspace.dataset)
     last, chosen, slices = rounds[-1], chosen_cases(rounds), slices_of_rounds(rounds)
     handover = workspace.handover(last.round)
     folder, templates = labels or handover / "labels", template_hashes(handover)
     if slices:
         pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
-    _check_names_and_values(pool, allow_empty, values or {})
+    _check_names_and_values(pool, allow_empty, values)
     found = inspect_labels(
         pool,
         folder=folder,
@@ -167,6 +192,7 @@ def collect_labels(
     if train_on:
         groups = {case: group for record in rounds for case, group in record.groups.items()}
         split = grow_folds(split_in_use(workspace, labelled), train_on, groups=groups)
+        _keep_hashes(workspace, pool, split, train_on)
         write_split(workspace.split, split)
     return Collected(
         workspace=workspace,
@@ -179,6 +205,15 @@ def collect_labels(
         folds=len(split),
         templates=bool(templates),
     )
+
+
+def _keep_hashes(workspace: Workspace, pool: ImagePool, split: Split, labelled: Sequence[str]) -> None:
+    """Say in the manifest what split and labels are; of a selection of an older version there is none."""
+    manifest = Manifest.load(workspace.manifest)
+    if manifest is not None:
+        files = {case: workspace.labels / f"{case}{pool.file_ending}" for case in labelled}
+        labels = {case: sha256_files([file]) for case, file in files.items() if file.is_file()}
+        replace(manifest, split=sha256_json(split), labels=labels).write(workspace.manifest)
 
 
 def _check_names_and_values(pool: ImagePool, allow_empty: bool | Collection[str], values: Mapping[int, int]) -> None:

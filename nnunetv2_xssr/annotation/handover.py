@@ -17,12 +17,12 @@ from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.annotation.sparse_labels import write_template
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import Case, ImagePool
-from nnunetv2_xssr.records.files import atomic, read_json, sha256_files, write_json
+from nnunetv2_xssr.records.files import TEMPORARY, atomic, read_json, sha256_files, write_json
 from nnunetv2_xssr.records.selection import Pick, picked_slices
 from nnunetv2_xssr.records.workspace import Workspace, visible_files
 
 _TEMPLATES = "templates.json"
-_COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reason")
+_COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reason", "selection")
 
 
 def template_hashes(folder: Path) -> set[str]:
@@ -59,7 +59,7 @@ def check_no_labels(folder: Path) -> None:
         )
 
 
-def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: float | None) -> None:
+def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: float | None, selection: str) -> None:
     """Write the hand-over of these picks, and remove the images of earlier picks, of which nobody has begun a label.
 
     Parameters
@@ -69,6 +69,8 @@ def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: f
     picks : list of Pick
     alpha : float or None
         Of their selection: see `nnunetv2_xssr.annotation.reasons.reason`.
+    selection : str
+        Its id.
     """
     cases = {case.identifier: case for case in pool.cases}
     files = {pick.case: _image_names(cases[pick.case], pool) for pick in picks}
@@ -86,7 +88,7 @@ def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: f
         temporary.write_text(_readme(pool, next(iter(files.values())), picks[0]), encoding="utf-8")
     with atomic(folder / "worklist.csv") as temporary:
         # utf-8-sig writes a mark at the beginning, without which spreadsheets do not recognise UTF-8.
-        temporary.write_text(_worklist(pool, picks, files, alpha), encoding="utf-8-sig", newline="")
+        temporary.write_text(_worklist(pool, picks, files, alpha, selection), encoding="utf-8-sig", newline="")
 
 
 def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
@@ -96,20 +98,21 @@ def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
     for old in visible_files(folder / "labels"):
         if old.name not in drawn:
             old.unlink()
-    hashes = {}
-    for case in slices:
-        name = f"{case}{pool.file_ending}"
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-            # nnU-Net's writers choose the format by the ending, and write a spacing beside a stack in .tif.
-            write_template(Path(scratch) / name, cases[case], pool, slices=slices[case])
-            for file in sorted(Path(scratch).iterdir()):
-                hashes[file.name] = sha256_files([file])
-                if name not in drawn:
-                    os.replace(file, folder / "labels" / file.name)
-    if hashes:
-        write_json(folder / _TEMPLATES, hashes)
-    else:
+    if not slices:
         (folder / _TEMPLATES).unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY) as scratch:
+        for case in slices:
+            # nnU-Net's writers choose the format by the ending, and write a spacing beside a stack in .tif.
+            of_case = Path(scratch) / case
+            of_case.mkdir()
+            write_template(of_case / f"{case}{pool.file_ending}", cases[case], pool, slices=slices[case])
+        files = sorted(Path(scratch).glob("*/*"))
+        # Before the templates: one that no hash tells of would count as drawn in.
+        write_json(folder / _TEMPLATES, {file.name: sha256_files([file]) for file in files})
+        for file in files:
+            if f"{file.parent.name}{pool.file_ending}" not in drawn:
+                os.replace(file, folder / "labels" / file.name)
 
 
 def _image_names(case: Case, pool: ImagePool) -> dict[str, Path]:
@@ -127,7 +130,9 @@ def spacing_file(case: Case, pool: ImagePool) -> Path | None:
     return sidecar if sidecar.is_file() else None
 
 
-def _worklist(pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Path]], alpha: float | None) -> str:
+def _worklist(
+    pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Path]], alpha: float | None, selection: str
+) -> str:
     text = io.StringIO()
     table = csv.writer(text)
     table.writerow(_COLUMNS)
@@ -135,7 +140,7 @@ def _worklist(pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Pat
         names = "; ".join(f"images/{name}" for name in files[pick.case])
         label = f"labels/{pick.case}{pool.file_ending}"
         why = reason(pick, alpha=alpha)
-        table.writerow([pick.rank, pick.case, pick.slice, names, label, pick.domain, pick.group, why])
+        table.writerow([pick.rank, pick.case, pick.slice, names, label, pick.domain, pick.group, why, selection])
     return text.getvalue()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.files import TEMPORARY, atomic
 
 
 def read_label(file: Path, reader) -> tuple[np.ndarray, dict, bool]:
@@ -69,7 +69,7 @@ def _in_three_axes(file: Path):
 def write_label(path: Path, label: np.ndarray, grid: dict, *, reader) -> None:
     """Write a label of shape (z, y, x) as nnU-Net writes its own: whole numbers on this grid, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY) as scratch:
         # nnU-Net's writers tell the format by the ending, which a name of `atomic` need not keep.
         written = Path(scratch) / path.name
         reader.write_seg(label, str(written), grid)

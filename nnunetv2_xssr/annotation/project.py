@@ -10,7 +10,7 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS, Plans, changed_labels, preprocessed_cases, read_plans
-from nnunetv2_xssr.records.rounds import chosen_cases, load_rounds
+from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.split import Split, cases_in, cases_of_fold, read_split
 from nnunetv2_xssr.records.trained_fold import TrainedFold
@@ -126,6 +126,8 @@ class Project:
     trained : list of FoldState
         By networks of this selection's trainers.
     network : Network
+    interrupted : str or None
+        What to type because files are not of one selection: see `nnunetv2_xssr.records.rounds.interruption`.
     """
 
     dataset: str
@@ -153,6 +155,7 @@ class Project:
     preprocessed_labels: str
     trained: list[FoldState]
     network: Network
+    interrupted: str | None
 
 
 def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
@@ -209,6 +212,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         preprocessed_labels=str(workspace.preprocessed_labels),
         trained=[_fold_state(workspace, folder, split) for folder in folders],
         network=_network(workspace, folders, split=split, plans=plans, volumes=volumes),
+        interrupted=interruption(workspace),
     )
 
 

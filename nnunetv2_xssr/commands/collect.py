@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from nnunetv2_xssr.commands.running import add_name, run
+from nnunetv2_xssr.commands.running import add_name, add_no_wait, run
 from nnunetv2_xssr.errors import UserError, first_few
 
 _SHOWN = 5  # warnings of one kind
@@ -32,8 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--fix_names", action="store_true",
         help="take files whose name has an ending such as _0000, _label, -mask or .seg too much, if one case fits")
     # fmt: on
+    add_no_wait(parser)
     args = parser.parse_args(argv)
-    return run(parser.prog, lambda: _collect(args))
+    return run(parser.prog, lambda: _collect(args), no_wait=args.no_wait)
 
 
 def _collect(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from nnunetv2_xssr.commands.options import add_dim, add_encoder, add_folders, add_look
-from nnunetv2_xssr.commands.running import add_device, run
+from nnunetv2_xssr.commands.running import add_device, add_no_wait, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,14 +30,16 @@ def main(argv: list[str] | None = None) -> int:
     add_dim(parser)
     add_look(parser)
     add_device(parser)
+    add_no_wait(parser)
     args = parser.parse_args(argv)
-    return run(parser.prog, lambda: _embed(args))
+    return run(parser.prog, lambda: _embed(args), no_wait=args.no_wait)
 
 
 def _embed(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.pipeline.embed_cases import embed_cases
 
     given = {**vars(args)}
+    del given["no_wait"]
     given["patient_ids"] = not given.pop("no_patient_ids")
     files = embed_cases(given.pop("target"), **given)
     for file in files:

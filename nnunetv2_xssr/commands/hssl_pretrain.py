@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from nnunetv2_xssr.commands.options import add_training, training_options
-from nnunetv2_xssr.commands.running import run
+from nnunetv2_xssr.commands.running import add_no_wait, run
 from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
 
 PLANS = "nnUNetPlans"
@@ -32,8 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--like_channels", type=int, metavar="N", help="save a stem for N channels; by default for those of the images")
     # fmt: on
     add_training(parser, epochs=EPOCHS, batch=f"the plans' batch size, but at least {LEAST_BATCH}")
+    add_no_wait(parser)
     args = parser.parse_args(argv)
-    return run(parser.prog, lambda: _pretrain(args), "run the same command with --c")
+    return run(parser.prog, lambda: _pretrain(args), "run the same command with --c", no_wait=args.no_wait)
 
 
 def _pretrain(args: argparse.Namespace) -> None:

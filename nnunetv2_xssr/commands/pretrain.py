@@ -5,7 +5,7 @@ import shlex
 import sys
 
 from nnunetv2_xssr.commands.options import add_dim, add_folders, add_look, add_training, training_options
-from nnunetv2_xssr.commands.running import run
+from nnunetv2_xssr.commands.running import add_no_wait, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,8 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     add_dim(parser)
     add_look(parser)
     add_training(parser, epochs=6, batch="128")
+    add_no_wait(parser)
     args = parser.parse_args(argv)
-    return run(parser.prog, lambda: _pretrain(args), "run the same command with --c")
+    return run(parser.prog, lambda: _pretrain(args), "run the same command with --c", no_wait=args.no_wait)
 
 
 def _pretrain(args: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from nnunetv2_xssr.commands.running import add_name, run
+from nnunetv2_xssr.commands.running import add_name, add_no_wait, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,8 +15,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-d", required=True, metavar="TARGET", help="the dataset of the selection, by name or number")
     add_name(parser)
     parser.add_argument("--json", action="store_true", help="print the facts of the report as JSON, and write nothing")
+    add_no_wait(parser)
     args = parser.parse_args(argv)
-    return run(parser.prog, lambda: _report(args))
+    return run(parser.prog, lambda: _report(args), no_wait=args.no_wait)
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -25,13 +26,13 @@ def _report(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.records.workspace import Workspace, find_dataset
     from nnunetv2_xssr.report.facts import gather
     from nnunetv2_xssr.report.page import write_report
-    from nnunetv2_xssr.report.selection_data import load_selection_data
+    from nnunetv2_xssr.report.selection_data import load_record, load_selection_data
 
     dataset = find_dataset(args.d)
     if args.json:
         print(
             json.dumps(
-                gather(load_selection_data(Workspace(dataset, args.name))),
+                gather(load_selection_data(load_record(Workspace(dataset, args.name)))),
                 indent=2,
                 ensure_ascii=False,
                 allow_nan=False,

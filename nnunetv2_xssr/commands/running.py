@@ -8,21 +8,26 @@ from collections.abc import Callable
 
 from nnunetv2_xssr.device import DEVICES
 from nnunetv2_xssr.errors import Stopped, UserError
+from nnunetv2_xssr.records.locks import no_waiting
 from nnunetv2_xssr.records.logs import log_to_terminal
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def run(prog: str, command: Callable[[], None], again: str = "run the same command again") -> int:
+def run(
+    prog: str, command: Callable[[], int | None], again: str = "run the same command again", *, no_wait: bool = False
+) -> int:
     """Run a command and return its exit code.
 
-    0, 2 after one sentence about the user's mistake, 130 after Ctrl-C, 143 after SIGTERM and 138 after SIGUSR1 (on
-    Linux; 128 + the signal's number, as shells count). ``again`` says how to go on after the last three.
+    0 or what the command returns, 2 after one sentence about the user's mistake, 130 after Ctrl-C, 143 after SIGTERM
+    and 138 after SIGUSR1 (on Linux; 128 + the signal's number, as shells count). ``again`` says how to go on after the
+    last three. With ``no_wait`` a folder that another command is writing ends this one.
     """
+    code = None
     try:
-        with log_to_terminal():
-            command()
+        with log_to_terminal(), no_waiting(no_wait):
+            code = command()
         sys.stdout.flush()
     except UserError as error:
         return _fail(prog, str(error))
@@ -42,7 +47,7 @@ def run(prog: str, command: Callable[[], None], again: str = "run the same comma
     except Stopped as stopped:
         sys.stderr.write(f"\n{prog}: {stopped}; {again} to go on where it stopped\n")
         return 128 + stopped.number
-    return 0
+    return code or 0
 
 
 def _fail(prog: str, sentence: str) -> int:
@@ -65,4 +70,13 @@ def add_name(parser: argparse.ArgumentParser) -> None:
         "--name",
         default=DEFAULT_NAME,
         help=f"of the selection, for several of one dataset side by side; {DEFAULT_NAME} by default",
+    )
+
+
+def add_no_wait(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--no_wait``."""
+    parser.add_argument(
+        "--no_wait",
+        action="store_true",
+        help="end with exit code 2 where another command is writing into a folder, in place of waiting for it",
     )

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_xssr.commands.options import add_dim, add_embeddings, add_encoder, add_folders, add_look, add_slices
-from nnunetv2_xssr.commands.running import add_device, add_name, run
+from nnunetv2_xssr.commands.running import add_device, add_name, add_no_wait, run
 from nnunetv2_xssr.errors import UserError
 
 
@@ -62,13 +62,10 @@ def main(argv: list[str] | None = None) -> int:
     add_folders(parser)
     add_name(parser)
     add_encoder(parser, kinds=("auto", "grid", "average", "gap"))
-    add_embeddings(parser)
-    add_dim(parser)
-    add_look(parser)
-    add_slices(parser)
-    add_device(parser)
+    for add_some in (add_embeddings, add_dim, add_look, add_slices, add_device, add_no_wait):
+        add_some(parser)
     args = parser.parse_args(argv)
-    return run(parser.prog, lambda: _select(args))
+    return run(parser.prog, lambda: _select(args), no_wait=args.no_wait)
 
 
 def _select(args: argparse.Namespace) -> None:
@@ -79,6 +76,7 @@ def _select(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     given = {**vars(args), "labelled": read_names(args.labelled), "excluded": read_names(args.excluded) or ()}
+    del given["no_wait"]
     given |= {"alpha": _alpha(args.alpha), "patient_ids": not given.pop("no_patient_ids")}
     record = select_cases(given.pop("target"), **given)
     workspace = record.workspace

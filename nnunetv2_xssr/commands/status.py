@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from nnunetv2_xssr.commands.running import add_name, run
+from nnunetv2_xssr.commands.running import add_name, add_no_wait, run
 from nnunetv2_xssr.errors import first_few
 
 
@@ -23,8 +23,9 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="remove cached views and embeddings of the dataset that no selection refers to; not while one is running",
     )
+    add_no_wait(parser)
     args = parser.parse_args(argv)
-    return run(parser.prog, lambda: _status(args))
+    return run(parser.prog, lambda: _status(args), no_wait=args.no_wait)
 
 
 def _status(args: argparse.Namespace) -> None:
@@ -39,6 +40,9 @@ def _status(args: argparse.Namespace) -> None:
     print("\n".join(_lines(status)))
     if args.clean:
         print(_cleaned(status.dataset))
+    if status.interrupted:
+        print(status.interrupted)
+        return
     print(describe_next(Workspace(status.dataset, status.name)))
 
 

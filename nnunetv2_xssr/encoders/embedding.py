@@ -6,6 +6,7 @@ from tqdm import tqdm
 from nnunetv2_xssr.encoders.encoder import Encoder
 from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.images.views import Views
+from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.workspace import Workspace
 
 
@@ -17,7 +18,9 @@ def embed(encoder: Encoder, views: Views) -> CaseRows:
     embed_case = encoder.for_pool(views)
     settings = {"encoder": encoder.identity, "views": views.settings, "layout": list(encoder.layout)}
     shape = views.rows.shape[1], encoder.layout.size
-    store = CaseRows.open(Workspace(views.pool.name).caches / "embeddings", views.hashes, settings, shape, np.float32)
-    for i in tqdm(store.missing(), desc=f"embedding {views.pool.name}", unit="case", disable=None):
-        store.write(i, embed_case(views.rows[i]))
+    pool = views.pool.name
+    with caches_lock(pool):
+        store = CaseRows.open(Workspace(pool).caches / "embeddings", views.hashes, settings, shape, np.float32)
+        for i in tqdm(store.missing(), desc=f"embedding {pool}", unit="case", disable=None):
+            store.write(i, embed_case(views.rows[i]))
     return store

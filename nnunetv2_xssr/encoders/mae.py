@@ -24,8 +24,9 @@ from nnunetv2_xssr.pretrain.mae import Ensemble
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.schedule import AUTO
 from nnunetv2_xssr.pretrain.settings import Settings
-from nnunetv2_xssr.pretrain.training import pretrain
+from nnunetv2_xssr.pretrain.training import VIEW_RULES, pretrain
 from nnunetv2_xssr.records.files import sha256_json
+from nnunetv2_xssr.records.locks import weights_lock
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import encoder_folder
 
@@ -140,15 +141,22 @@ class OpenedAutoencoder(Opened):
         """Pretrain it where there is none: see `Opened`."""
         encoder = self.known
         if encoder is None:
-            names = ", ".join(views.pool.name for views in sources)
-            logger.info("no encoder %s yet: pretraining on %s", self.path, names)
-            pretrain(list(sources), settings=Settings(seed=seed), fabric=start(self.device), resume=True)
-            logger.info("wrote %s", self.path)
+            with weights_lock(self.path.parent):
+                if not self.path.is_file():  # else another command has made it since
+                    self._pretrain(sources, seed=seed)
             encoder = load_encoder(self.path, device=self.device)
+            if any(encoder.views[rule] != sources[0].settings[rule] for rule in VIEW_RULES):
+                raise UserError(f"{self.path} was made meanwhile, from other views; run the same command again")
         now = {views.pool.name: sha256_json(views.hashes) for views in sources}
         if not self.given and encoder.sources != now:
             logger.info("the images have changed since %s learned from them; delete it to pretrain anew", self.path)
         return encoder
+
+    def _pretrain(self, sources: Sequence[Views], *, seed: int) -> None:
+        names = ", ".join(views.pool.name for views in sources)
+        logger.info("no encoder %s yet: pretraining on %s", self.path, names)
+        pretrain(list(sources), settings=Settings(seed=seed), fabric=start(self.device), resume=True)
+        logger.info("wrote %s", self.path)
 
 
 def open_mae(request: Request) -> OpenedAutoencoder:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.workspace import Workspace, all_records
 
@@ -28,12 +29,17 @@ def clean_caches(dataset: str) -> dict[Path, int]:
     UserError
         If a record cannot be read; nothing is removed then.
     """
+    with caches_lock(dataset):
+        return _clean(Workspace(dataset).caches, dataset)
+
+
+def _clean(caches: Path, dataset: str) -> dict[Path, int]:
     needed = set()
     for path in all_records():
         provenance = SelectionRecord.load(path).provenance
         needed |= {provenance.get(f"{kind}_cache", {}).get(dataset) for kind in ("views", "facts", "embeddings")}
     removed = {}
-    for file in sorted(Workspace(dataset).caches.glob("*/*")):
+    for file in sorted(caches.glob("*/*")):
         # Former versions wrote an index.json without a key.
         match = re.fullmatch(r"(?:rows|index)_?([0-9a-f]*)\.(?:npy|json)", file.name)
         if match and match[1] not in needed:

@@ -14,6 +14,7 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.records.files import atomic, check_format, read_json, sha256_files, sha256_json, write_json
+from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.workspace import Workspace
 
 KIND, FORMAT_VERSION = "case rows", 2
@@ -25,7 +26,11 @@ def file_hashes(pool: ImagePool) -> dict[str, str]:
 
     They are kept as they come: an interrupted run has lost nothing, and one that was killed only the last seconds.
     """
-    cache = Workspace(pool.name).caches / "files.json"
+    with caches_lock(pool.name):
+        return _file_hashes(pool, Workspace(pool.name).caches / "files.json")
+
+
+def _file_hashes(pool: ImagePool, cache: Path) -> dict[str, str]:
     known = read_json(cache) if cache.is_file() else {}
     stamps = {case.identifier: _stamp(case) for case in pool.cases}
     hashes = {name: known[name] for name, stamp in stamps.items() if known.get(name, {}).get("stamp") == stamp}
@@ -153,6 +158,11 @@ def read_index(folder: Path, key: str) -> dict:
     index = read_json(index_file)
     check_format(index, KIND, FORMAT_VERSION, index_file)
     return index
+
+
+def rows_hash(folder: Path, key: str) -> str:
+    """SHA-256 of the rows with this key."""
+    return sha256_files([_files(folder, key)[0]])
 
 
 def _files(folder: Path, key: str) -> tuple[Path, Path]:

@@ -15,20 +15,22 @@ from nnunetv2_xssr.images.pools import Case, ImagePool, folder_pool, takes_dicom
 from nnunetv2_xssr.images.reading import first_readable
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import atomic, write_json
+from nnunetv2_xssr.records.locks import dataset_lock
 from nnunetv2_xssr.records.workspace import Workspace, dataset_number, datasets_in, nnunet_folder, visible_files
 
 
 @contextmanager
 def new_dataset(folder: Path, name: str, **options) -> Iterator[str]:
     """Make a dataset for a block, as `make_dataset` does; a `UserError` in the block removes a dataset that is new."""
-    dataset = Workspace(_full_name(name)).raw
-    existed = dataset.exists()
-    try:
-        yield make_dataset(folder, name, **options)
-    except UserError:
-        if not existed:
-            shutil.rmtree(dataset, ignore_errors=True)
-        raise
+    workspace = Workspace(_full_name(name))
+    existed = workspace.raw.exists()
+    with dataset_lock(workspace):
+        try:
+            yield make_dataset(folder, name, **options)
+        except UserError:
+            if not existed:
+                shutil.rmtree(workspace.raw, ignore_errors=True)
+            raise
 
 
 def make_dataset(

@@ -16,6 +16,7 @@ from nnunetv2_xssr.images.dicom_headers import is_dicom
 from nnunetv2_xssr.images.trees import case_name, files_below, files_in
 from nnunetv2_xssr.records.dataset_json import name_problem, read_dataset_json
 from nnunetv2_xssr.records.files import sha256
+from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, is_visible, names_dataset
 
@@ -219,7 +220,8 @@ def folder_pool(
     name = f"{folder.resolve().name}_{sha256([str(folder.resolve()).encode()])[:8]}"
     ending, images = _images_in(folder, recursive)
     if ending == _DICOM:
-        volumes = convert_dicom(folder, Workspace(name).dicom, patient_ids=patient_ids)
+        with caches_lock(name):
+            volumes = convert_dicom(folder, Workspace(name).dicom, patient_ids=patient_ids)
         ending = ".nii.gz"
         cases = [Case(identifier=one.case, files=(one.image,), group=one.group) for one in volumes]
     elif not images:

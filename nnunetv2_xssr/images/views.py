@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +36,7 @@ from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, read_image, third_axis
 from nnunetv2_xssr.images.regions import Regions
 from nnunetv2_xssr.records.files import read_json, write_json
+from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import Workspace
 
@@ -140,21 +142,22 @@ def prepare_views(
     settings = _settings(names, order=order, n_views=n_views, dim=dim, reader=type(reader).__name__, look=look)
     settings |= {"limits": regions.digest(pool)}
     shape = (n_views, len(settings["view_channels"]), *([VIEW_SIZE] * 2 if dim == 2 else [VOLUME_SIZE] * 3))
-    hashes = file_hashes(pool)
-    caches = Workspace(pool.name).caches
-    store = CaseRows.open(caches / "views", hashes, settings, shape, np.float16)
-    notes = CaseRows.open(caches / "facts", hashes, settings, (CaseFacts.columns(n_views),), np.float64)
-    views_of = partial(
-        _case_views,
-        reader=reader,
-        channel_names=names,
-        order=order,
-        n_views=n_views,
-        dim=dim,
-        look=look,
-        regions=regions,
-    )
-    broken = _read_missing(pool, views_of, store, notes, skip_broken=skip_broken)
+    with caches_lock(pool.name):
+        hashes = file_hashes(pool)
+        caches = Workspace(pool.name).caches
+        store = CaseRows.open(caches / "views", hashes, settings, shape, np.float16)
+        notes = CaseRows.open(caches / "facts", hashes, settings, (CaseFacts.columns(n_views),), np.float64)
+        views_of = partial(
+            _case_views,
+            reader=reader,
+            channel_names=names,
+            order=order,
+            n_views=n_views,
+            dim=dim,
+            look=look,
+            regions=regions,
+        )
+        broken = _read_missing(pool, views_of, store, notes, skip_broken=skip_broken)
     kept = [i for i, case in enumerate(pool.cases) if case.identifier not in broken]
     if not kept:
         raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
@@ -264,7 +267,12 @@ def _tells_size(pool: ImagePool) -> bool:
 
 def _extents(pool: ImagePool) -> list[dict[str, list[float]]]:
     """`slice_extents` of some cases, kept on disk by what their files hold, because volumes are slow to read."""
-    path, hashes = Workspace(pool.name).caches / "extents.json", file_hashes(pool)
+    with caches_lock(pool.name):
+        return _measured(pool, Workspace(pool.name).caches / "extents.json")
+
+
+def _measured(pool: ImagePool, path: Path) -> list[dict[str, list[float]]]:
+    hashes = file_hashes(pool)
     known = read_json(path) if path.is_file() else {}
     some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _SAMPLE)).astype(int))
     cases = {hashes[pool.cases[i].identifier]: pool.cases[i] for i in some}

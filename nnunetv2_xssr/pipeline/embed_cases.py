@@ -60,16 +60,21 @@ def embed_cases(
     if output.suffix not in WRITTEN:
         raise one_of("-o, by its ending,", WRITTEN, str(output))
     files = [output, output.with_stem(f"{output.stem}_source")][: 1 + bool(sources)]
-    for file in files:
-        if file.exists():
-            raise UserError(f"{file} is there already; delete it, or give another -o")
+    _check_new(files)
     chosen = Seeing(**seeing)
     chosen.check("case")
     pool = dataset_pool(find_dataset(target))
     pools = open_pools(list(sources), channel_names=pool.channel_names, recursive=recursive, patient_ids=patient_ids)
     read = read_pools(pool, pools, seeing=chosen, unit="case", skip_broken=skip_broken, device=resolve_device(device))
     embedded = embed_pools(read, embedding=chosen.embedding, unit="case", seed=seed)
+    _check_new(files)  # another command may have been as fast
     write_features(output, embedded.identifiers, embedded.pool)
     if embedded.source is not None:
         write_features(files[1], source_names([views.pool for views in read.sources]), embedded.source)
     return files
+
+
+def _check_new(files: Sequence[Path]) -> None:
+    for file in files:
+        if file.exists():
+            raise UserError(f"{file} is there already; delete it, or give another -o")

@@ -12,6 +12,7 @@ from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.pipeline.embed import Embedded, features_hash
 from nnunetv2_xssr.pipeline.read import Seeing, facts_hash
 from nnunetv2_xssr.records.files import sha256
+from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.workspace import Workspace
 
 _KIND = "average"  # as our own features without places are compared
@@ -87,7 +88,8 @@ def _keep(pool: str, cases: Sequence[str], features: np.ndarray) -> CaseRows:
     hashes = {case: sha256([row.tobytes()]) for case, row in zip(cases, features, strict=True)}
     layout = FeatureLayout(0, features.shape[1], 0)
     settings = {"encoder": "given", "layout": list(layout)}
-    store = CaseRows.open(Workspace(pool).caches / "embeddings", hashes, settings, (1, layout.size), np.float32)
-    for i in store.missing():
-        store.write(i, features[i])
+    with caches_lock(pool):
+        store = CaseRows.open(Workspace(pool).caches / "embeddings", hashes, settings, (1, layout.size), np.float32)
+        for i in store.missing():
+            store.write(i, features[i])
     return store

@@ -21,6 +21,7 @@ from nnunetv2_xssr.pretrain.hssl.weights import match_weights
 from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start, stop_reported_once
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
+from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.logs import log_to, logger
 from nnunetv2_xssr.records.workspace import Workspace, check_environment, encoder_folder, find_dataset
 
@@ -183,7 +184,11 @@ def pretrain_unet(
 
     def read() -> list[PreprocessedPool]:
         chosen.check_parts(n_processes=fabric.world_size, compares_samples=HSSLObjective.compares_samples)
-        return [preprocess_pool(pool, plans, skip_broken=skip_broken) for pool in pools]
+        prepared = []
+        for pool in pools:
+            with caches_lock(pool.name):
+                prepared.append(preprocess_pool(pool, plans, skip_broken=skip_broken))
+        return prepared
 
     if fabric.is_global_zero:
         _log_what_fits(pools, plans, channels=channels, saved=saved)

@@ -11,6 +11,7 @@ from nnunetv2_xssr.annotation.label_check import label_values
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.case_rows import rows_hash
 from nnunetv2_xssr.images.case_table import with_case_table
 from nnunetv2_xssr.images.new_dataset import new_dataset
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool, open_pools
@@ -24,13 +25,16 @@ from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, ma
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
 from nnunetv2_xssr.pipeline.scheduler import selector
 from nnunetv2_xssr.pipeline.slice_plan import make_slice_plan
+from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.folds import split_in_use
+from nnunetv2_xssr.records.locks import selection_lock
 from nnunetv2_xssr.records.logs import log_to, logger
+from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.rounds import begins_round, keep_round, last_round, load_rounds, slices_of_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord, check_replaceable
-from nnunetv2_xssr.records.split import write_split
+from nnunetv2_xssr.records.split import read_split, write_split
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
-from nnunetv2_xssr.report.page import write_report
+from nnunetv2_xssr.report.page import write_page
 from nnunetv2_xssr.selection import Selection
 
 
@@ -107,20 +111,21 @@ def select_cases(
         else new_dataset(images, target, channel_names=channel_names, labels=labels, **folders)
     )
     with made as dataset:
-        call = _checked(
-            dataset or find_dataset(target),
-            picking,
-            name=name,
-            cases=cases,
-            sources=sources,
-            folders=folders,
-            scheduler=scheduler,
-            overwrite=overwrite,
-            seeing=seeing,
-        )
-        device = resolve_device(device)
-        with log_to(call.workspace.selection / "select.log"):
-            return _run(call, skip_broken=skip_broken, device=device)
+        workspace = Workspace(dataset or find_dataset(target), name)
+        with selection_lock(workspace):
+            call = _checked(
+                workspace,
+                picking,
+                cases=cases,
+                sources=sources,
+                folders=folders,
+                scheduler=scheduler,
+                overwrite=overwrite,
+                seeing=seeing,
+            )
+            device = resolve_device(device)
+            with log_to(workspace.log):
+                return _run(call, skip_broken=skip_broken, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,14 +147,14 @@ class _Call:
     new_round: bool
     same_round: bool
     number: int
+    collected: dict[str, str]  # hashes of labels, which the next manifest keeps
     writes_split: bool
 
 
 def _checked(
-    dataset: str,
+    workspace: Workspace,
     choice: Choice,
     *,
-    name: str,
     cases: Path | None,
     sources: Sequence[str],
     folders: dict[str, bool],
@@ -157,12 +162,12 @@ def _checked(
     overwrite: bool,
     seeing: Seeing,
 ) -> _Call:
-    target, workspace = dataset_pool(dataset), Workspace(dataset, name)
+    target = dataset_pool(workspace.dataset)
     if cases:
         target = with_case_table(target, cases)
     pools = open_pools(list(sources), channel_names=target.channel_names, **folders)
-    if dataset in [pool.name for pool in pools]:
-        raise UserError(f"the source {dataset} is the target itself; leave -s out to learn from the pool alone")
+    if target.name in [pool.name for pool in pools]:
+        raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
     last = last_round(workspace, overwrite=overwrite)
     picked = slices_of_rounds(load_rounds(workspace)) if last else {}
     if choice.unit == "slice":
@@ -197,11 +202,22 @@ def _checked(
         new_round=new_round,
         same_round=not overwrite and not new_round,
         number=last.round + new_round if last else first_round(workspace),
+        collected=_collected(workspace, overwrite=overwrite),
         # Folds that were trained on the labelled cases need their split until collect writes the next one.
         writes_split=plan.mode == "study" or split_in_use(workspace, with_label) is None,
     )
     _check_writable(call)
     return call
+
+
+def _collected(workspace: Workspace, *, overwrite: bool) -> dict[str, str]:
+    try:
+        manifest = Manifest.load(workspace.manifest)
+    except UserError:
+        if overwrite:
+            return {}
+        raise
+    return manifest.labels if manifest else {}
 
 
 def _plan(target: ImagePool, choice: Choice, picked: dict[str, list[int]], views: Views | None = None) -> SelectionPlan:
@@ -225,7 +241,7 @@ def _check_writable(call: _Call) -> None:
 
 
 def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
-    """Read, embed, choose and write; the record goes last, so that what it tells of is there."""
+    """Read, embed, choose and write."""
     workspace, choice = call.workspace, call.choice
     plan, embedded = _embedded(call, skip_broken=skip_broken, device=device)
     if call.same_round:
@@ -240,19 +256,36 @@ def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
         round_number=call.number,
         name=workspace.name,
     )
+    _write(call, plan, record)
+    return record
+
+
+def _write(call: _Call, plan: SelectionPlan, record: SelectionRecord) -> None:
+    """Write what belongs to a selection: the manifest first and the record last, so that what it tells of is there."""
+    workspace = call.workspace
+    split = plan.split([[pick.case for pick in one.picks] for one in record.selections])
+    views = {
+        pool: rows_hash(Workspace(pool).caches / "views", key) for pool, key in record.provenance["views_cache"].items()
+    }
+    Manifest(
+        selection=record.id,
+        split=sha256_json(split if call.writes_split else read_split(workspace.split)),
+        views=views,
+        labels=call.collected,
+    ).write(workspace.manifest)
     if call.writes_split:
-        write_split(workspace.split, plan.split([[pick.case for pick in one.picks] for one in record.selections]))
+        write_split(workspace.split, split)
         logger.info(f"wrote {workspace.split}")
     else:
         logger.info(f"kept {workspace.split}, on which folds may be trained; nnUNetv2_xssr_collect adds the new cases")
     if plan.mode == "annotation" and record.picked:
         only = record.selections[0]
-        write_handover(workspace.handover(call.number), call.target, only.picks, alpha=only.alpha)
+        folder = workspace.handover(call.number)
+        write_handover(folder, call.target, only.picks, alpha=only.alpha, selection=record.id)
     if call.new_round and call.last:
         keep_round(workspace, call.last)
+    write_page(record, selection=record.id)
     record.write(workspace.record)
-    write_report(call.target.name, name=workspace.name)
-    return record
 
 
 def _embedded(call: _Call, *, skip_broken: bool, device: str) -> tuple[SelectionPlan, Embedded]:

@@ -1,14 +1,18 @@
 """Records on disk: written whole or not at all, read back with one clear sentence when they do not fit."""
 
+import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
+
+TEMPORARY = ".xssr_tmp_"  # begins the names of temporary files and folders, by which those of killed runs are known
 
 
 @contextmanager
@@ -19,9 +23,8 @@ def atomic(path: Path, *, keep_existing: bool = False) -> Iterator[Path]:
     file that another process has put there meanwhile stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Writers of images go by endings, of which .nii.gz is one.
-    ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name.removesuffix(ending)}_", suffix=ending)
+    stem, ending = _stem_and_ending(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{stem}_", suffix=ending)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -35,6 +38,38 @@ def atomic(path: Path, *, keep_existing: bool = False) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _stem_and_ending(path: Path) -> tuple[str, str]:
+    """What a temporary name has of a file's: the beginning, and the ending, of which .nii.gz is one for writers."""
+    ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    return path.name.removesuffix(ending)[:50], ending
+
+
+def leftovers(folder: Path, *, of: Path | None = None, below: bool = False) -> Iterator[Path]:
+    """Temporary files and folders in a folder, which killed runs have left if nobody writes there now.
+
+    Parameters
+    ----------
+    folder : Path
+    of : Path, optional
+        Only those of this file.
+    below : bool
+        In all folders below, too.
+    """
+    name = f"{TEMPORARY}*"
+    if of is not None:
+        stem, ending = _stem_and_ending(of)
+        name = f"{TEMPORARY}{glob.escape(stem)}_{'?' * 8}{glob.escape(ending)}"  # mkstemp draws eight characters
+    yield from list(folder.rglob(name) if below else folder.glob(name))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _link_if_first(temporary: Path, path: Path) -> None:

@@ -1,12 +1,28 @@
 """The log: what long work says on its way, and the file beside the records that keeps it."""
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 logger = logging.getLogger("nnunetv2_xssr")
+_BEGAN = "began: "
+
+
+def command_line() -> str:
+    """What was typed, as a shell takes it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def last_command(path: Path) -> str | None:
+    """The command that wrote into a log last; None where none of ours did."""
+    if not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    typed = [line.partition(_BEGAN)[2] for line in lines if _BEGAN + "nnUNetv2_" in line]
+    return typed[-1] if typed else None
 
 
 @contextmanager
@@ -22,7 +38,7 @@ def log_to(path: Path) -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        handler.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, "began: %s", (" ".join(sys.argv),), None))
+        handler.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, _BEGAN + "%s", (command_line(),), None))
         yield
     except BaseException as error:
         ended = logger.makeRecord(logger.name, logging.ERROR, "", 0, "ended: %r", (error,), None)

@@ -6,7 +6,9 @@
 from collections.abc import Collection
 
 from nnunetv2_xssr.errors import UserError, first_few
-from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.files import atomic, read_json
+from nnunetv2_xssr.records.logs import last_command
+from nnunetv2_xssr.records.manifest import Manifest, id_in_report, id_in_worklist, selection_id
 from nnunetv2_xssr.records.selection import SelectionRecord, picked_slices
 from nnunetv2_xssr.records.workspace import Workspace
 
@@ -29,6 +31,28 @@ def last_round(workspace: Workspace, *, overwrite: bool) -> SelectionRecord | No
         if overwrite:
             return None
         raise
+
+
+def interruption(workspace: Workspace) -> str | None:
+    """A sentence on what is of another selection than the record, and what to type; None where all is of one."""
+    manifest = Manifest.load(workspace.manifest)
+    found = {workspace.manifest: manifest and manifest.selection, workspace.report: id_in_report(workspace.report)}
+    own = None
+    if workspace.record.is_file():
+        own, last = selection_id(read_json(workspace.record)), SelectionRecord.load(workspace.record)
+        if last.mode == "annotation" and last.picked:
+            worklist = workspace.worklist(last.round)
+            found[worklist] = id_in_worklist(worklist)
+    elif not workspace.split.is_file():
+        return None
+    others = [path.name for path, selection in found.items() if selection not in (None, own)]
+    if not others:
+        return None
+    typed = last_command(workspace.log) or f"nnUNetv2_xssr_select -d {workspace.dataset}{workspace.options} ..."
+    return (
+        f"{first_few(others)} and {workspace.record} are not of one selection: a select was interrupted, or a file was "
+        f"changed; type again: {typed}"
+    )
 
 
 def keep_round(workspace: Workspace, last: SelectionRecord) -> None:

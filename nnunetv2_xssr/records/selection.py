@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import check_format, read_json, write_json
+from nnunetv2_xssr.records.manifest import selection_id
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 
 KIND, FORMAT_VERSION = "selection", 1
@@ -145,6 +146,11 @@ class SelectionRecord:
     groups: dict[str, str] = field(default_factory=dict)
     name: str = DEFAULT_NAME
     encoder: dict = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """By which its files know each other: see `nnunetv2_xssr.records.manifest`."""
+        return selection_id(self.to_dict())
 
     @property
     def workspace(self) -> Workspace:

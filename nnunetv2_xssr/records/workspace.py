@@ -186,6 +186,16 @@ class Workspace:
         return self.selection / f"selection_round_{number:02d}.json"
 
     @property
+    def manifest(self) -> Path:
+        """What belongs to the selection besides the record: see `nnunetv2_xssr.records.manifest`."""
+        return self.selection / "manifest.json"
+
+    @property
+    def log(self) -> Path:
+        """What select has said."""
+        return self.selection / "select.log"
+
+    @property
     def report(self) -> Path:
         """The page that shows the last selection."""
         return self.selection / "report.html"
@@ -207,6 +217,14 @@ class Workspace:
         """
         folder = self.raw / "annotate"
         return (folder if self.name == DEFAULT_NAME else folder / self.name) / f"round_{number:02d}"
+
+    def worklist(self, number: int) -> Path:
+        """The list of what is to be annotated in a round."""
+        return self.handover(number) / "worklist.csv"
+
+    def handovers(self) -> list[Path]:
+        """The hand-overs of all rounds."""
+        return sorted(self.handover(1).parent.glob("round_*"))
 
     @property
     def options(self) -> str:

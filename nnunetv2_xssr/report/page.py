@@ -7,11 +7,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.files import atomic, read_json
+from nnunetv2_xssr.records.locks import selection_lock
+from nnunetv2_xssr.records.manifest import selection_id
+from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 from nnunetv2_xssr.report.charts import HEIGHT, WIDTH, alpha_chart, budget_chart
 from nnunetv2_xssr.report.facts import gather
-from nnunetv2_xssr.report.selection_data import SelectionData, load_selection_data
+from nnunetv2_xssr.report.selection_data import SelectionData, load_record, load_selection_data
 from nnunetv2_xssr.report.thumbnails import Shown, pick_thumbnails, view_thumbnail
 
 _HERE = Path(__file__).resolve().parent
@@ -28,11 +31,19 @@ def write_report(dataset: str, *, name: str = DEFAULT_NAME) -> Path:
         If there is no selection, or what it was made from is not on disk any more.
     """
     workspace = Workspace(dataset, name)
-    kept = load_selection_data(workspace)
+    load_record(workspace)  # before a folder is made for its lock
+    with selection_lock(workspace):
+        return write_page(load_record(workspace), selection=selection_id(read_json(workspace.record)))
+
+
+def write_page(record: SelectionRecord, *, selection: str) -> Path:
+    """Write the report of a record, which may not be written yet, and its id: see `write_report`."""
+    kept = load_selection_data(record)
     facts = gather(kept)
-    path = workspace.report
+    path = record.workspace.report
     with atomic(path) as temporary:
-        temporary.write_text(render(facts, pictures(kept, facts)), encoding="utf-8")
+        page = render(facts, pictures(kept, facts), selection=selection)
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
@@ -52,7 +63,7 @@ def pictures(kept: SelectionData, facts: dict) -> dict[str, dict[str, Shown]]:
     return found
 
 
-def render(facts: dict, shown: dict[str, dict[str, Shown]]) -> str:
+def render(facts: dict, shown: dict[str, dict[str, Shown]], *, selection: str) -> str:
     """The page as text.
 
     Parameters
@@ -61,6 +72,8 @@ def render(facts: dict, shown: dict[str, dict[str, Shown]]) -> str:
         See `nnunetv2_xssr.report.facts.gather`.
     shown : dict
         See `pictures`.
+    selection : str
+        Its id.
     """
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -70,6 +83,7 @@ def render(facts: dict, shown: dict[str, dict[str, Shown]]) -> str:
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
     return environment.get_template("page.html").render(
         facts=facts,
+        selection=selection,
         sections=[_drawn(selection) for selection in facts["selections"]],
         shown=shown[""],
         # Every picture is in the file once, however often it is shown.

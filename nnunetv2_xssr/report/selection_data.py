@@ -83,19 +83,25 @@ def identifier_of(pick: Pick) -> str:
     return pick.case if pick.slice is None else slice_name(pick.case, pick.slice)
 
 
-def load_selection_data(workspace: Workspace) -> SelectionData:
-    """Read a selection back.
+def load_record(workspace: Workspace) -> SelectionRecord:
+    """The record of a selection; a `UserError` says if there is none."""
+    path = workspace.record
+    if not path.is_file():
+        command = f"nnUNetv2_xssr_select -d {workspace.dataset}{workspace.options}"
+        raise UserError(f"there is no selection {path} to report on; make one with {command}")
+    return SelectionRecord.load(path)
+
+
+def load_selection_data(record: SelectionRecord) -> SelectionData:
+    """Read back what a selection was made from.
 
     Raises
     ------
     UserError
-        If there is none, or what lies on disk is not what it was made from any more.
+        If what lies on disk is not what it was made from any more.
     """
+    workspace = record.workspace
     path, dataset = workspace.record, workspace.dataset
-    if not path.is_file():
-        command = f"nnUNetv2_xssr_select -d {dataset}{workspace.options}"
-        raise UserError(f"there is no selection {path} to report on; make one with {command}")
-    record = SelectionRecord.load(path)
     target = _open_pool(dataset, record, path)
     sources = [_open_pool(name, record, path) for name in record.provenance["source"]]
     channel_names = list(channel_names_of(read_dataset_json(workspace.dataset_json)))

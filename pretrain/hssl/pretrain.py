@@ -15,6 +15,7 @@ from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, PreprocessedPool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.pretrain.hssl.weights import check_loadable, checkpoint_content
+from nnunetv2_xssr.pretrain.processes import first_holds_weights
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.files import atomic, read_json
 from nnunetv2_xssr.records.workspace import Workspace
@@ -126,11 +127,12 @@ def pretrain_hssl(
         health_note="on held-out images" if some else "on images that it learns from",
     )
     folder = Workspace(plans.dataset).hssl(plans_name=plans.plans_name, configuration=plans.configuration_name)
-    final = train(objective, settings=settings, fabric=fabric, folder=folder, resume=resume)
     path = folder / WEIGHTS
-    if fabric.is_global_zero:
-        weights = load_checkpoint(final)["weights"]
-        _export(path, weights, plans=plans, channels=channels, saved_channels=saved_channels)
+    with first_holds_weights(fabric, folder):
+        final = train(objective, settings=settings, fabric=fabric, folder=folder, resume=resume)
+        if fabric.is_global_zero:
+            weights = load_checkpoint(final)["weights"]
+            _export(path, weights, plans=plans, channels=channels, saved_channels=saved_channels)
     fabric.barrier()
     return path
 

@@ -5,7 +5,7 @@ import re
 from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.page import pictures, render
-from nnunetv2_xssr.report.selection_data import load_selection_data
+from nnunetv2_xssr.report.selection_data import load_record, load_selection_data
 
 NAMES = [
     "</script><script>window.hacked=1</script>",
@@ -23,7 +23,7 @@ NAMES = [
 
 def hostile_page(dataset="Dataset002_Target"):
     """The report of a dataset with cases t_00 to t_09, or v_0 to v_9, renamed, and the names of its picks."""
-    kept = load_selection_data(Workspace(dataset))
+    kept = load_selection_data(load_record(Workspace(dataset)))
     facts = gather(kept)
     shown = pictures(kept, facts)
 
@@ -42,4 +42,4 @@ def hostile_page(dataset="Dataset002_Target"):
         row["domain"] = name
     facts["set_aside"] = facts["settings"]["source"] = NAMES
     facts["settings"]["excluded"] = [name for name in NAMES if "\n" not in name]
-    return render(facts, rename(shown)), [pick["case"] for pick in facts["selections"][0]["picks"]]
+    return render(facts, rename(shown), selection="s0"), [pick["case"] for pick in facts["selections"][0]["picks"]]

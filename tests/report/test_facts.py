@@ -17,7 +17,7 @@ from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.report import facts as facts_module
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.layout import lay_out, most_alike
-from nnunetv2_xssr.report.selection_data import load_selection_data
+from nnunetv2_xssr.report.selection_data import load_record, load_selection_data
 from nnunetv2_xssr.selection.standardise import Scale, standardise
 
 CASES = [f"t_{i:02d}" for i in range(10)]
@@ -104,7 +104,7 @@ def test_domains_and_patients_of_a_table(workspace, capsys):
 def test_map_samples_the_pool_and_the_source_but_never_the_picks(again, monkeypatch):
     monkeypatch.setattr(facts_module, "POOL_DOTS", 2)
     monkeypatch.setattr(facts_module, "SOURCE_DOTS", 1)
-    (selection,) = gather(load_selection_data(Workspace(TARGET)))["selections"]
+    (selection,) = gather(load_selection_data(load_record(Workspace(TARGET))))["selections"]
     kinds = [dot["kind"] for dot in selection["map"]["dots"]]
     assert sorted(kinds) == ["pick"] * 3 + ["pool"] * 2 + ["source"]
     picks = {dot["case"]: dot["rank"] for dot in selection["map"]["dots"] if dot["kind"] == "pick"}

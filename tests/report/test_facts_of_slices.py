@@ -17,7 +17,7 @@ from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.images.reading import read_image
 from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.report.facts import gather
-from nnunetv2_xssr.report.selection_data import load_selection_data
+from nnunetv2_xssr.report.selection_data import load_record, load_selection_data
 from nnunetv2_xssr.selection.standardise import standardise
 
 
@@ -71,7 +71,7 @@ def test_most_alike_slices(volumes, capsys):
 
 def test_a_pick_is_shown_by_its_own_slice(volumes, capsys):
     run(capsys)
-    kept = load_selection_data(Workspace(VOLUMES))
+    kept = load_selection_data(load_record(Workspace(VOLUMES)))
     pool, encoder = dataset_pool(VOLUMES), load_encoder(volumes.encoder(VOLUMES), device="cpu")
     for pick in gather(kept)["selections"][0]["picks"]:
         case = pool.cases[CASES.index(pick["case"])]

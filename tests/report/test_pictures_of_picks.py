@@ -14,7 +14,7 @@ from nnunetv2_xssr.commands import report, select
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.report import thumbnails
-from nnunetv2_xssr.report.selection_data import load_selection_data
+from nnunetv2_xssr.report.selection_data import load_record, load_selection_data
 from nnunetv2_xssr.report.thumbnails import pick_thumbnails
 
 LOST, VIEW = "is gone, or is another one", "this is the small view that the network saw"
@@ -34,7 +34,7 @@ def pictures_on(text):
 
 
 def shown_of(dataset):
-    return pick_thumbnails(load_selection_data(Workspace(dataset)))
+    return pick_thumbnails(load_selection_data(load_record(Workspace(dataset))))
 
 
 def test_pictures_have_the_aspect_of_their_files(again):
