@@ -6,14 +6,14 @@
 from collections.abc import Collection
 
 from nnunetv2_xssr.errors import UserError, first_few
-from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.files import atomic, is_there
 from nnunetv2_xssr.records.selection import SelectionRecord, picked_slices
 from nnunetv2_xssr.records.workspace import Workspace
 
 
 def load_rounds(workspace: Workspace) -> list[SelectionRecord]:
     """The records of all rounds of a selection, oldest first; none if nothing was chosen yet."""
-    if not workspace.record.is_file():
+    if not is_there(workspace.record):
         return []
     last = SelectionRecord.load(workspace.record)
     kept = [SelectionRecord.load(path) for path in sorted(workspace.selection.glob("selection_round_*.json"))]
