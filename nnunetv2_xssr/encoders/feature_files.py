@@ -100,6 +100,8 @@ def _from_npz(path: Path) -> tuple[list[str], np.ndarray]:
         lacking = {"cases", "features"} - set(arrays)
         if lacking:
             raise ValueError(f"it has no array {' or '.join(sorted(lacking))}")
+        if arrays["cases"].ndim != 1:
+            raise ValueError(f"cases must be one name after the other; got an array of shape {arrays['cases'].shape}")
         return [str(name) for name in arrays["cases"]], arrays["features"]
 
 

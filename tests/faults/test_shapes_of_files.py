@@ -194,7 +194,7 @@ def test_plans_for_hssl(inside):
         plans.build_network(1)
         assert plans.identity and plans.patch_size and plans.configuration.batch_size
 
-    for words, content in list(mutations(json.loads(path.read_text()), others=(None, -1, "text", [], {}))):
+    for words, content in list(mutations(json.loads(path.read_text()), others=(None, -1, "text", [], {})))[::2]:
         path.write_text(json.dumps(content))
         _returns_or_says(build, path, words)
 
@@ -203,7 +203,7 @@ def test_checkpoints(inside, tmp_path):
     content = torch.load(inside.encoder(), weights_only=True)
     weights = content.pop("weights")
     path = tmp_path / "checkpoint.pth"
-    for words, changed in mutations(content, others=(None, -1, "text", [], {})):
+    for words, changed in list(mutations(content, others=(None, -1, "text", [], {})))[::3]:
         torch.save({**changed, "weights": weights} if isinstance(changed, dict) else changed, path)
         _returns_or_says(lambda file: load_encoder(file, device="cpu"), path, words)
     first = next(iter(weights))
