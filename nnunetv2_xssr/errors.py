@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+_LONGEST = 100  # characters of a name in a sentence
+
 
 class UserError(ValueError):
     """A mistake in the input: what, where, what was got and what to do, in one sentence.
@@ -12,12 +14,13 @@ class UserError(ValueError):
 
 def one_of(name: str, allowed, got) -> UserError:
     """The sentence for a value outside a fixed set: name, allowed, got."""
-    return UserError(f"{name} must be one of {', '.join(map(str, allowed))}; got {got!r}")
+    return UserError(f"{name} must be one of {', '.join(map(str, allowed))}; got {repr(got)[:_LONGEST]}")
 
 
 def first_few(names: Sequence, most: int = 3) -> str:
     """The first names of a list, for a sentence: ``a, b, c, ...``."""
-    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
+    shown = (str(name) if len(str(name)) <= _LONGEST else f"{str(name)[:_LONGEST]}..." for name in names[:most])
+    return ", ".join(shown) + (", ..." if len(names) > most else "")
 
 
 class Stopped(Exception):

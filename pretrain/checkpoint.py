@@ -1,14 +1,13 @@
 """The encoder checkpoint: tensors and plain values only, so that loading it never runs foreign code."""
 
 import io
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import atomic, check_format, sha256, sha256_json
+from nnunetv2_xssr.records.files import atomic, check_format, is_there, sha256, sha256_json
 
 KIND, FORMAT_VERSION = "encoder checkpoint", 1
 
@@ -30,15 +29,16 @@ def load_checkpoint(path: Path) -> dict:
     UserError
         If the file is missing, cut off, not ours, or of a newer format.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise UserError(f"there is no encoder checkpoint {path}; run nnUNetv2_xssr_pretrain or give another file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, pickle.UnpicklingError):
-        raise UserError(
-            f"{path} is cut off or not an nnunetv2_xssr {KIND}; give another file, or delete it and run "
-            f"nnUNetv2_xssr_pretrain again"
-        ) from None
+    with open(path, "rb") as file:  # a file that cannot be opened is not one to delete
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:  # the reader raises whatever it meets
+            raise UserError(
+                f"{path} is cut off or not an nnunetv2_xssr {KIND}; give another file, or delete it and run "
+                f"nnUNetv2_xssr_pretrain again"
+            ) from None
     check_format(content, KIND, FORMAT_VERSION, path)
     return content
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.pretrain.schedule import AUTO
 
+_MOST = 2**32  # generators of random numbers take no larger seed, and nobody trains so long
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -34,8 +36,10 @@ class Settings:
     def __post_init__(self):
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 1)):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value >= least or (name, value) == ("epochs", AUTO)):
-                raise UserError(f"{name} must be {least} or more{' or auto' * (name == 'epochs')}; got {value}")
+            if not (isinstance(value, int) and least <= value < _MOST or (name, value) == ("epochs", AUTO)):
+                raise UserError(
+                    f"{name} must be {least} or more{' or auto' * (name == 'epochs')}, and less than 2^32; got {value}"
+                )
 
     def check_parts(self, *, n_processes: int, compares_samples: bool) -> None:
         """Raise `UserError` if the batch does not divide into equal parts, or a part has nothing to compare.

@@ -6,6 +6,8 @@ from math import floor
 
 from nnunetv2_xssr.errors import UserError
 
+_NUMBER = r"\d{1,15}(?:\.\d{1,15})?"  # more digits than a double has are a slip
+
 
 def parse_budget(text: str, *, pool_size: int, available: int | None = None) -> int:
     """Return how many cases a budget buys.
@@ -27,21 +29,22 @@ def parse_budget(text: str, *, pool_size: int, available: int | None = None) -> 
         If the text is neither, or the budget is not between 1 and the number of available cases.
     """
     available = pool_size if available is None else available
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)%|(\d+)", text)
+    match = re.fullmatch(rf"({_NUMBER})%|(\d{{1,15}})", text)
     if not match:
         raise UserError(
-            f"budget must be a whole number of cases such as 22 or a percentage such as 5% (no space); got {text!r}"
+            f"budget must be a whole number of cases such as 22 or a percentage such as 5% (no space); "
+            f"got {text[:50]!r}"
         )
     percent, cases = match.groups()
     if percent is not None:
         # Decimal, because 0.29 * 100 is 28.999... in binary and would lose a case.
         if not 0 < Decimal(percent) <= 100:
-            raise UserError(f"budget must be more than 0% and at most 100% of the pool; got {text!r}")
+            raise UserError(f"budget must be more than 0% and at most 100% of the pool; got {text[:50]!r}")
         # A percentage is of the whole pool; there may be fewer cases without a label.
         return min(max(1, floor(Decimal(percent) * pool_size / 100)), available)
     if not 1 <= int(cases) <= available:
         raise UserError(
-            f"budget must be between 1 and {available}, the number of cases that can be picked; got {text!r}"
+            f"budget must be between 1 and {available}, the number of cases that can be picked; got {text[:50]!r}"
         )
     return int(cases)
 
@@ -63,10 +66,10 @@ def parse_cost_budget(text: str, *, total: float, available: float) -> float:
     UserError
         If the text is neither.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
+    match = re.fullmatch(rf"({_NUMBER})(%?)", text)
     if not match or float(match[1]) == 0 or (match[2] and float(match[1]) > 100):
         raise UserError(
             f"budget must be a total cost such as 90 or a percentage of the pool's cost such as 5% (no space), because "
-            f"the cases have costs; got {text!r}"
+            f"the cases have costs; got {text[:50]!r}"
         )
     return min(float(match[1]) * (total / 100 if match[2] else 1), available)

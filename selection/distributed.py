@@ -60,8 +60,13 @@ def connect(scheduler: str) -> Iterator["Client"]:
             'a scheduler needs Dask, which is not installed; run: pip install "nnunetv2_xssr[scale]"'
         ) from None
     if scheduler == "local":
+        # Whoever reaches a port of the cluster can run code in it: only this machine can, and there is no dashboard.
         # One thread per worker: each compiled loop and matrix product keeps a core busy.
-        with LocalCluster(threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
+        own = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        with (
+            LocalCluster(host="127.0.0.1", threads_per_worker=1, scheduler_kwargs=own) as cluster,
+            Client(cluster) as client,
+        ):
             yield client
         return
     try:

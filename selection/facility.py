@@ -5,9 +5,9 @@ from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from nnunetv2_xssr.selection._engine.cells import Cells, cells_of, rough_squared_distance, squared_distance
+from nnunetv2_xssr.selection._engine.compiling import compiled
 from nnunetv2_xssr.selection._engine.coverage import Coverage
 from nnunetv2_xssr.selection.limits import Limits, is_open, nearest_of, take
 
@@ -192,7 +192,7 @@ def _as_left(features: np.ndarray, slack: float) -> np.ndarray:
     return np.column_stack([-2 * features, squares, np.ones(len(features), np.float32)])
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _nearer(pool, rows, residual, start, near, bounds, hits, nearest, tolerance):
     """Keep the hits whose case is nearer to the candidate than to S.
 
@@ -239,7 +239,7 @@ def _nearer(pool, rows, residual, start, near, bounds, hits, nearest, tolerance)
     return counts, cases[:kept], distances[:kept]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _lazy_greedy(services, served, weights, prices, available, count, pool, sample, taken, limits):
     """Pick up to ``count`` available candidates, each with the largest gain at its turn; return their rows of the pool.
 
@@ -270,7 +270,7 @@ def _lazy_greedy(services, served, weights, prices, available, count, pool, samp
     return picks[:done]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _gain(services, i, served, weights):
     gain = 0.0
     for e in range(services.starts[i], services.starts[i + 1]):

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from nnunetv2_xssr.selection._engine.cells import squared_distance
+from nnunetv2_xssr.selection._engine.compiling import compiled
 
 
 class Limits(NamedTuple):
@@ -71,7 +71,7 @@ def unlimited(n: int) -> Limits:
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def is_open(limits, i, nearest):
     """Whether case i may be picked, given its distance to the nearest chosen case."""
     for p in range(len(limits.label)):
@@ -80,14 +80,14 @@ def is_open(limits, i, nearest):
     return nearest >= limits.min_distance
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def take(limits, i):
     """Count case i as picked."""
     for p in range(len(limits.label)):
         limits.room[p, limits.label[p, i]] -= limits.use[p, i]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def nearest_of(rows, i, chosen, picks, limits):
     """Distance of case i to the nearest case of two lists; infinite, and quick, if no limit needs it."""
     nearest = np.inf
@@ -98,7 +98,7 @@ def nearest_of(rows, i, chosen, picks, limits):
     return nearest
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def first_open(rows, order, budget, chosen, limits):
     """Go through the cases in this order and return the first ``budget`` of them that are open at their turn."""
     picks = np.empty(budget, np.int64)

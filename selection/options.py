@@ -6,6 +6,8 @@ from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection.alpha import CRITERIA
 from nnunetv2_xssr.selection.strategies import STRATEGIES
 
+LARGEST_SEED = 2**32 - 1  # that generators of random numbers take
+
 
 def check_options(
     *,
@@ -30,8 +32,8 @@ def check_options(
         raise UserError(f"density_weight must be 0 or more and finite; got {density_weight}")
     if alpha_criterion not in CRITERIA:
         raise one_of("alpha_criterion", CRITERIA, alpha_criterion)
-    if seed < 0:
-        raise UserError(f"seed must be 0 or more; got {seed}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed must be 0 or more, and at most {LARGEST_SEED}; got {seed}")
 
 
 def labelled_rows(labelled: np.ndarray | None, *, n: int) -> np.ndarray:

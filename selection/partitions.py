@@ -1,17 +1,32 @@
 """A pool as partitions on disk, so that no process ever holds all its features."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
+from typing_extensions import TypedDict
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import check_format, read_json, sha256, write_json
+from nnunetv2_xssr.records.files import is_there, read_json, sha256, write_json
+from nnunetv2_xssr.records.schema import OURS, Count, read_as
 from nnunetv2_xssr.selection.standardise import Scale, blocks, check_features
 
 RECORD_FILE = "partitions.json"
 KIND, FORMAT_VERSION = "partitions", 1
+
+
+class _Record(TypedDict):
+    __pydantic_config__ = OURS
+
+    n_cases: Annotated[Count, Ge(1)]
+    n_features: Annotated[Count, Ge(1)]
+    n_partitions: Annotated[Count, Ge(1)]
+    n_source: Count
+    seed: int
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +66,15 @@ class Partitions:
             If it is missing, broken or of another format; the sentence names it.
         """
         folder = Path(folder).absolute()  # workers start elsewhere
-        path = folder / RECORD_FILE
-        record = read_json(path)
-        check_format(record, KIND, FORMAT_VERSION, path)
-        numbers = {field.name: record.get(field.name) for field in fields(cls) if field.name != "folder"}
-        for name, value in numbers.items():
-            if not isinstance(value, int) or value < (name != "n_source"):
-                raise UserError(f"{path} must hold a whole number as {name}; got {value!r}; delete the folder {folder}")
-        return cls(folder=folder, **numbers)
+        advice = f"delete the folder {folder}"
+        record = read_as(folder / RECORD_FILE, _Record, kind=KIND, version=FORMAT_VERSION, advice=advice)
+        return cls(
+            folder=folder,
+            n_cases=record["n_cases"],
+            n_features=record["n_features"],
+            n_partitions=record["n_partitions"],
+            n_source=record["n_source"],
+        )
 
     def rows(self, p: int) -> np.ndarray:
         """Rows of partition p, shape (n_p, d), memory-mapped."""
@@ -169,7 +185,7 @@ def write_partitions(
     record |= {name: value for name, value in vars(partitions).items() if name != "folder"}
     arrays = [pool] if source is None else [pool, source]
     record["sha256"] = sha256(block.tobytes() for features in arrays for block in blocks(features))
-    if (folder / RECORD_FILE).is_file() and read_json(folder / RECORD_FILE) == record:
+    if is_there(folder / RECORD_FILE) and read_json(folder / RECORD_FILE) == record:
         return partitions
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD_FILE).unlink(missing_ok=True)

@@ -529,7 +529,7 @@ def test_record_that_cannot_be_read_back(again, capsys, damage):
         "cut off": (text[: len(text) // 2], "not a whole JSON file"),
         "newer": (text.replace('"format_version": 1', '"format_version": 2'), "format version 2"),
         "foreign": ('{"kind": "something"}', "is not an nnunetv2_xssr selection"),
-        "a part missing": (text.replace('"rank"', '"place"'), "not a whole selection record"),
+        "a part missing": (text.replace('"rank"', '"place"'), "picks[0].rank is missing"),
     }[damage]
     path.write_text(damaged)
     fails(capsys, select.main, SELECT, path, part)

@@ -98,6 +98,26 @@ def test_hashes(tmp_path):
     assert both != sha256_files([tmp_path / "a", tmp_path / "b"])
 
 
+SETTINGS = {
+    "source": [],
+    "budget": "3",
+    "strategy": "xssr",
+    "alpha": None,
+    "alpha_criterion": "mean_distance",
+    "unit": "case",
+    "excluded": [],
+    "encoder": None,
+    "dim": 2,
+}
+PROVENANCE = {
+    "pool": "x",
+    "source": {},
+    "embedding": "grid",
+    "components": 32,
+    "embeddings_cache": {"Dataset001_A": "0a"},
+}
+
+
 def record(**settings):
     pick = Pick(
         rank=1,
@@ -111,7 +131,13 @@ def record(**settings):
         score=0.75,
         stands_for=2,
     )
-    curve = {"alpha": [0.0], "mean_distance": [0.1], "covering_radius": [0.2]}
+    curve = {
+        "alpha": [0.0],
+        "mean_distance": [0.1],
+        "covering_radius": [0.2],
+        "novel_mean_distance": [0.1],
+        "overlap": [],
+    }
     selection = FoldSelection(
         pool_size=3,
         budget=1,
@@ -126,8 +152,8 @@ def record(**settings):
     return SelectionRecord(
         dataset="Dataset001_A",
         mode="annotation",
-        settings=settings,
-        provenance={"pool": "x"},
+        settings={**SETTINGS, **settings},
+        provenance=PROVENANCE,
         versions={"numpy": "2"},
         selections=[selection],
         set_aside=["s"],
@@ -146,9 +172,9 @@ def test_replacing_is_refused_with_what_differs(tmp_path):
     path = tmp_path / "selection.json"
     check_replaceable(path, part="settings", new={"budget": "3"})  # there is none yet
     record(budget="5%", seed=0, gone=1).write(path)
-    check_replaceable(path, part="settings", new={"budget": "5%", "seed": 0, "gone": 1})
+    check_replaceable(path, part="settings", new={**SETTINGS, "budget": "5%", "seed": 0, "gone": 1})
     with pytest.raises(UserError) as caught:
-        check_replaceable(path, part="settings", new={"budget": "3", "seed": 0, "new": 2})
+        check_replaceable(path, part="settings", new={**SETTINGS, "budget": "3", "seed": 0, "new": 2})
     words = ("budget was '5%', now '3'", "gone was 1, now None", "new was None, now 2", "--overwrite")
     assert all(word in str(caught.value) for word in words)
     assert "seed" not in str(caught.value)

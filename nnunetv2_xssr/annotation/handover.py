@@ -17,18 +17,21 @@ from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.annotation.sparse_labels import write_template
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import Case, ImagePool
-from nnunetv2_xssr.records.files import TEMPORARY, atomic, read_json, sha256_files, write_json
+from nnunetv2_xssr.records.files import TEMPORARY, atomic, is_there, sha256_files, write_json
+from nnunetv2_xssr.records.schema import read_as
 from nnunetv2_xssr.records.selection import Pick, picked_slices
+from nnunetv2_xssr.records.spreadsheets import safe_cell
 from nnunetv2_xssr.records.workspace import Workspace, visible_files
 
 _TEMPLATES = "templates.json"
+_ADVICE = "restore it: it tells which templates nobody has drawn in"
 _COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reason", "selection")
 
 
 def template_hashes(folder: Path) -> set[str]:
     """SHA-256 of the templates that a hand-over was given; empty where whole cases are drawn."""
     path = folder / _TEMPLATES
-    return set(read_json(path).values()) if path.is_file() else set()
+    return set(read_as(path, dict[str, str], advice=_ADVICE).values()) if is_there(path) else set()
 
 
 def drawn_files(labels: Path, templates: Collection[str]) -> list[Path]:
@@ -140,7 +143,8 @@ def _worklist(
         names = "; ".join(f"images/{name}" for name in files[pick.case])
         label = f"labels/{pick.case}{pool.file_ending}"
         why = reason(pick, alpha=alpha)
-        table.writerow([pick.rank, pick.case, pick.slice, names, label, pick.domain, pick.group, why, selection])
+        row = [pick.rank, pick.case, pick.slice, names, label, pick.domain, pick.group, why, selection]
+        table.writerow([safe_cell(cell) if isinstance(cell, str) else cell for cell in row])
     return text.getvalue()
 
 

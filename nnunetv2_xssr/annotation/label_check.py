@@ -57,8 +57,9 @@ def label_values(dataset_json: dict) -> dict[int, str]:
         raise UserError("dataset.json names no labels, which annotators and nnU-Net need; add them")
     try:
         manager = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
-    except AssertionError as error:  # nnU-Net checks them this way
-        raise UserError(f"the labels in dataset.json do not fit nnU-Net ({error}); fix them") from None
+    except Exception as error:  # nnU-Net asserts, and raises whatever it meets
+        reason = str(error)[:100] or type(error).__name__
+        raise UserError(f"the labels in dataset.json do not fit nnU-Net ({reason}); fix them") from None
     values = [*manager.all_labels, *([manager.ignore_label] if manager.has_ignore_label else [])]
     names = {value: name for name, value in dataset_json["labels"].items() if isinstance(value, int)}
     return {int(value): names.get(value, "part of a region") for value in values}

@@ -9,6 +9,7 @@ from nnunetv2_xssr.annotation.inspecting import listed_cases
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.pools import dataset_pool
+from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS, Plans, changed_labels, preprocessed_cases, read_plans
 from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
@@ -182,7 +183,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
     labelled = {case.identifier for case in pool.cases if case.labelled}
     # Without a table nnU-Net takes every image for labelled.
     listed = labelled if len(labelled) == len(pool) else set(listed_cases(pool))
-    split = read_split(workspace.split) if workspace.split.is_file() else []
+    split = read_split(workspace.split) if is_there(workspace.split) else []
     in_split = cases_in(split)
     plans, ending = read_plans(workspace), pool.file_ending
     folders, volumes = _fold_folders(workspace), last is not None and _has_volumes(last)
@@ -258,7 +259,7 @@ def _fold_state(workspace: Workspace, folder: Path, split: Split) -> FoldState:
     fold = folder.name.removeprefix("fold_")
     record = workspace.trained_fold(trainer=trainer, plans_name=plans_name, configuration=configuration, fold=fold)
     current = False
-    if record.is_file():
+    if is_there(record):
         trained = TrainedFold.load(record)
         try:
             now = cases_of_fold(split, fold=int(fold) if fold.isdigit() else fold, path=workspace.split)

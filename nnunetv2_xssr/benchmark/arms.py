@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Len
 
 from nnunetv2_xssr.encoders.registry import DEFAULT
 from nnunetv2_xssr.errors import UserError, one_of
@@ -18,6 +19,7 @@ from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
 from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.schema import OURS, Count, FileName
 from nnunetv2_xssr.selection import STRATEGIES, select
 
 RANDOM, WHOLE_POOL = "random", "whole pool"
@@ -38,10 +40,12 @@ class Arm:
     cases : list of str
     """
 
+    __pydantic_config__ = OURS
+
     strategy: str
-    budget: int
-    number: int
-    cases: list[str]
+    budget: Count
+    number: Count
+    cases: Annotated[list[FileName], Len(1)]
 
 
 @dataclass(frozen=True, kw_only=True)

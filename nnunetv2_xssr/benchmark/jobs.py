@@ -8,11 +8,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import AfterValidator
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import atomic, check_format, read_json, sha256_json, write_json
+from nnunetv2_xssr.records.files import atomic, is_there, sha256_json, write_json
+from nnunetv2_xssr.records.schema import Number, read_as
 
 KIND, FORMAT_VERSION = "benchmark job", 1
 DICE = "dice"  # the measure that every judge gives
@@ -45,8 +48,14 @@ class Job:
         return sha256_json(asdict(self))[:16]
 
 
-Measures = dict[str, dict[str, float]]  # the name of each measure, DICE at least, to its value for every test case
+Measures = dict[str, dict[str, Number]]  # the name of each measure, DICE at least, to its value for every test case
 Judge = Callable[[Job], Measures]  # trains on the cases of a job and measures the test cases
+
+
+def _with_dice(measures: Measures) -> Measures:
+    if not measures.get(DICE):
+        raise ValueError(f"must hold the {DICE} of every test case")
+    return measures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +69,10 @@ class JobResult:
     seconds : float
     """
 
-    measures: Measures
-    seconds: float
+    __pydantic_config__ = {"extra": "ignore"}  # the job itself, by whose hash the file is found
+
+    measures: Annotated[Measures, AfterValidator(_with_dice)]
+    seconds: Number
 
 
 def result_file(folder: Path, job: Job) -> Path:
@@ -72,11 +83,20 @@ def result_file(folder: Path, job: Job) -> Path:
 def load_result(folder: Path, job: Job) -> JobResult | None:
     """The result of a finished job; None if it is not finished."""
     path = result_file(folder, job)
-    if not path.is_file():
+    if not is_there(path):
         return None
-    content = read_json(path)
-    check_format(content, KIND, FORMAT_VERSION, path)
-    return JobResult(measures=content["measures"], seconds=content["seconds"])
+    return read_result(path)
+
+
+def read_result(path: Path) -> JobResult:
+    """Read the file of a finished job.
+
+    Raises
+    ------
+    UserError
+        If it is not as `run_jobs` writes it.
+    """
+    return read_as(path, JobResult, kind=KIND, version=FORMAT_VERSION, advice="delete it to train again")
 
 
 def unfinished(jobs: Iterable[Job], folder: Path) -> list[Job]:

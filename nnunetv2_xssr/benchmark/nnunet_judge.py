@@ -11,18 +11,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from nnunetv2_xssr.benchmark.hold_out import data_hash, label_files
 from nnunetv2_xssr.benchmark.jobs import DICE, Job, Measures
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
-from nnunetv2_xssr.records.files import read_json, sha256_files, sha256_json
+from nnunetv2_xssr.records.files import sha256_files, sha256_json
 from nnunetv2_xssr.records.preprocessed import preprocessed_cases, read_plans
+from nnunetv2_xssr.records.schema import THEIRS, read_as
 from nnunetv2_xssr.records.split import write_split
 from nnunetv2_xssr.records.workspace import Workspace, dataset_number
 
 SURFACE_DICE = "surface_dice"
 TOLERANCE = 2.0  # of the normalised surface Dice, in units of the largest spacing of the image's plane
+
+
+class _OfLabel(TypedDict):
+    __pydantic_config__ = THEIRS
+
+    Dice: float  # NaN where neither truth nor prediction has the label
+
+
+class _OfCase(TypedDict):
+    __pydantic_config__ = THEIRS
+
+    metrics: dict[str, _OfLabel]
+    prediction_file: str
+
+
+class _Summary(TypedDict):
+    __pydantic_config__ = THEIRS
+
+    metric_per_case: list[_OfCase]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +111,8 @@ class NnunetJudge:
     def _measures(self, validation: Path) -> Measures:
         target = dataset_pool(self.dataset)
         ending, dice = target.file_ending, {}
-        for entry in read_json(validation / "summary.json")["metric_per_case"]:
+        advice = f"delete {validation} to validate again"
+        for entry in read_as(validation / "summary.json", _Summary, advice=advice)["metric_per_case"]:
             of_labels = [label["Dice"] for label in entry["metrics"].values()]
             # nnU-Net has no number where neither truth nor prediction has the label; both agree then.
             dice[Path(entry["prediction_file"]).name[: -len(ending)]] = float(np.mean(np.nan_to_num(of_labels, nan=1)))

@@ -2,6 +2,9 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Len
 
 from nnunetv2_xssr.benchmark.arms import (
     Arm,
@@ -22,7 +25,8 @@ from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.case_table import with_case_table
 from nnunetv2_xssr.images.channels import common_channels
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool, open_pools
-from nnunetv2_xssr.records.files import check_format, read_json, write_json
+from nnunetv2_xssr.records.files import write_json
+from nnunetv2_xssr.records.schema import OURS, Count, FileName, read_as
 from nnunetv2_xssr.records.workspace import check_environment, find_dataset
 
 KIND, FORMAT_VERSION = "benchmark", 1
@@ -57,13 +61,15 @@ class Settings:
         File with the weights of a timm model.
     """
 
-    target: str
+    __pydantic_config__ = OURS
+
+    target: FileName
     sources: list[str]
     budgets: list[str]
     strategies: list[str]
-    draws: int
-    seeds: int
-    training_seeds: int
+    draws: Count
+    seeds: Count
+    training_seeds: Count
     judge: str
     configuration: str
     trainer: str
@@ -103,12 +109,14 @@ class Benchmark:
     arms : list of Arm
     """
 
+    __pydantic_config__ = OURS
+
     settings: Settings
     judge: str
-    test: list[str]
+    test: Annotated[list[FileName], Len(1)]
     domains: list[str]
-    pool_size: int
-    arms: list[Arm]
+    pool_size: Count
+    arms: Annotated[list[Arm], Len(1)]
 
     def jobs_of(self, arm: Arm) -> list[Job]:
         """One job per training seed."""
@@ -128,16 +136,7 @@ class Benchmark:
     @classmethod
     def load(cls, path: Path) -> "Benchmark":
         """Read the record back."""
-        content = read_json(path)
-        check_format(content, KIND, FORMAT_VERSION, path)
-        try:
-            return cls(
-                settings=Settings(**content["settings"]),
-                arms=[Arm(**arm) for arm in content["arms"]],
-                **{key: content[key] for key in ("judge", "test", "domains", "pool_size")},
-            )
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a whole record of a {KIND} ({error}); delete it to plan anew") from None
+        return read_as(path, cls, kind=KIND, version=FORMAT_VERSION, advice="delete it to plan anew")
 
 
 @dataclass(frozen=True, kw_only=True)

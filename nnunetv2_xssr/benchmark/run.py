@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_xssr.benchmark.jobs import Job, Judge, find_job, load_result, run_jobs, unfinished
+from nnunetv2_xssr.benchmark.jobs import Job, Judge, find_job, load_result, read_result, run_jobs, unfinished
 from nnunetv2_xssr.benchmark.nnunet_judge import NnunetJudge, epochs_of
 from nnunetv2_xssr.benchmark.page import write_page
 from nnunetv2_xssr.benchmark.plan import FAST, Benchmark, Plan
@@ -15,7 +15,7 @@ from nnunetv2_xssr.benchmark.small_cases import read_small_cases
 from nnunetv2_xssr.benchmark.small_judge import FastJudge
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
-from nnunetv2_xssr.records.files import read_json
+from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
@@ -90,7 +90,7 @@ def kept_benchmark(plan: Plan, folder: BenchmarkFolder) -> Benchmark | None:
     UserError
         If the folder holds a benchmark whose results or encoders cannot be those of this plan.
     """
-    if not folder.record.is_file():
+    if not is_there(folder.record):
         return None
     kept = Benchmark.load(folder.record)
     if (kept.judge, kept.settings.sources) != (plan.judge, plan.settings.sources):
@@ -120,7 +120,7 @@ def choose_arms(plan: Plan, folder: BenchmarkFolder, *, device: str) -> Benchmar
 def cost_of(plan: Plan, folder: BenchmarkFolder, *, device: str) -> Cost:
     """What is still to be done, before anything is."""
     benchmark = kept_benchmark(plan, folder)
-    finished = [read_json(path)["seconds"] for path in folder.jobs.glob("*.json")]
+    finished = [read_result(path).seconds for path in folder.jobs.glob("*.json")]
     settings = plan.settings
     expected = SECONDS_OF_FAST_JUDGE if settings.judge == FAST else SECONDS_PER_EPOCH * epochs_of(settings.trainer)
     return Cost(

@@ -82,8 +82,10 @@ def _collect(args: argparse.Namespace) -> None:
 def _values(texts: list[str]) -> dict[int, int]:
     values = {}
     for text in texts:
-        match = re.fullmatch(r"(\d+)=(\d+)", text)
+        match = re.fullmatch(r"(\d{1,9})=(\d{1,9})", text)
         if not match or int(match[1]) in values:
-            raise UserError(f"--values must be whole numbers such as 255=1, each number once on the left; got {text!r}")
+            raise UserError(
+                f"--values must be whole numbers such as 255=1, each number once on the left; got {text[:50]!r}"
+            )
         values[int(match[1])] = int(match[2])
     return values

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,15 @@ from nnunetv2_xssr.records.logs import log_to_terminal
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_REMEDIES = {
+    errno.EMFILE: "allow more open files (ulimit -n 1024) and",
+    errno.ENFILE: "close other programs and",
+    errno.ENAMETOOLONG: "choose shorter names and",
+    errno.EIO: "see whether the disk is well and",
+    errno.ESTALE: "see whether the network drive is there and",
+    errno.EISDIR: "move the folder away and",
+    errno.ELOOP: "see where the link leads and",
+}
 
 
 def run(
@@ -25,22 +35,22 @@ def run(
     last three. With ``no_wait`` a folder that another command is writing ends this one.
     """
     code = None
+    _open_closed_streams()
     try:
         with log_to_terminal(), no_waiting(no_wait):
             code = command()
         sys.stdout.flush()
     except UserError as error:
         return _fail(prog, str(error))
-    except BrokenPipeError:
-        # Whoever read the output, such as head, has seen enough; Python would complain once more when it closes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        _leave_stdout()
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno is None:
             raise
-        where = f" {error.filename}" if error.filename else ""
-        return _fail(
-            prog, f"cannot write{where}: {error.strerror}; make room or get permission and run the command again"
-        )
+        _leave_stdout()
+        return _fail(prog, _sentence(error))
+    except UnicodeEncodeError as error:
+        return _fail(prog, f"{error.object[:100]!r} is not text in UTF-8; rename the file or folder that is called so")
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{prog}: interrupted; {again} to go on where it stopped\n")
         return 130
@@ -48,6 +58,32 @@ def run(
         sys.stderr.write(f"\n{prog}: {stopped}; {again} to go on where it stopped\n")
         return 128 + stopped.number
     return code or 0
+
+
+def _open_closed_streams() -> None:
+    """Let what a closed stream (``>&-``) would get go nowhere: the next file to be opened would get it otherwise."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+
+
+def _leave_stdout() -> None:
+    """Give up the output if it cannot be written: Python would complain once more when it closes it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _sentence(error: OSError) -> str:
+    file = error.filename2 or error.filename  # what a temporary file was to become
+    where = f" {file}" if file else ""
+    if error.errno in _DISK:
+        return f"cannot write{where}: {error.strerror}; make room or get permission and run the command again"
+    remedy = _REMEDIES.get(error.errno or 0, "")
+    return f"cannot read or write{where}: {error.strerror}; {remedy} run the command again".replace("  ", " ")
 
 
 def _fail(prog: str, sentence: str) -> int:

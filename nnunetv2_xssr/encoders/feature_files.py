@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError, first_few, one_of
-from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.files import atomic, is_there
+from nnunetv2_xssr.records.names import check_line, refuse_names
+from nnunetv2_xssr.records.spreadsheets import plain_cell, safe_cell
 
 WRITTEN = (".npz", ".csv")
 
@@ -39,15 +41,17 @@ def read_features(path: Path, *, option: str, cases: Sequence[str] | None) -> tu
     where = f"{option} {path}"
     if path.suffix not in _READERS:
         raise one_of(f"{option}, by its ending,", _READERS, str(path))
-    if not path.is_file():
+    if not is_there(path):
         raise UserError(f"there is no file {where}")
     try:
         names, rows = _READERS[path.suffix](path)
     except ImportError as error:
         raise UserError(f"{where} needs a package that is not there ({error}); install pandas and pyarrow") from None
-    except (OSError, ValueError, KeyError, EOFError, csv.Error) as error:
-        raise UserError(f"{where} is not as docs/encoders.md has it: {' '.join(str(error).split())}") from None
+    except Exception as error:  # readers raise whatever they meet
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise UserError(f"{where} is not as docs/encoders.md has it: {reason}") from None
     _check(names, rows, where, cases)
+    refuse_names(f"a case in {where}", names, check=check_line)
     if cases is not None:
         row = {name: i for i, name in enumerate(names)}
         names, rows = list(cases), rows[[row[case] for case in cases]]
@@ -64,7 +68,7 @@ def write_features(path: Path, cases: Sequence[str], features: np.ndarray) -> No
             writer = csv.writer(file)
             writer.writerow(["case", *(f"feature_{i}" for i in range(features.shape[1]))])
             for case, row in zip(cases, features, strict=True):
-                writer.writerow([case, *(f"{value:.9g}" for value in row)])
+                writer.writerow([safe_cell(case), *(f"{value:.9g}" for value in row)])
 
 
 def _check(names: list[str], rows: np.ndarray, where: str, cases: Sequence[str] | None) -> None:
@@ -96,12 +100,17 @@ def _from_npz(path: Path) -> tuple[list[str], np.ndarray]:
         lacking = {"cases", "features"} - set(arrays)
         if lacking:
             raise ValueError(f"it has no array {' or '.join(sorted(lacking))}")
+        if arrays["cases"].ndim != 1:
+            raise ValueError(f"cases must be one name after the other; got an array of shape {arrays['cases'].shape}")
         return [str(name) for name in arrays["cases"]], arrays["features"]
 
 
 def _from_npy(path: Path) -> tuple[list[str], np.ndarray]:
     lines = path.with_suffix(".txt").read_text(encoding="utf-8-sig").splitlines()
-    return [line.strip() for line in lines if line.strip()], np.load(path)
+    rows = np.load(path)
+    if not isinstance(rows, np.ndarray):
+        raise ValueError("it holds several arrays, as a .npz does")
+    return [line.strip() for line in lines if line.strip()], rows
 
 
 def _from_csv(path: Path) -> tuple[list[str], np.ndarray]:
@@ -113,7 +122,7 @@ def _from_csv(path: Path) -> tuple[list[str], np.ndarray]:
     for line in lines:
         if len(line) != len(header):
             raise ValueError(f"a row has {len(line)} columns in place of {len(header)}: {', '.join(line)[:40]}")
-        names.append(line[at])
+        names.append(plain_cell(line[at]))
         rows.append([float(value) for i, value in enumerate(line) if i != at])
     return names, np.array(rows)
 

@@ -4,12 +4,14 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Len
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import NotRequired, TypedDict
 
 from nnunetv2_xssr.encoders.encoder import Opened, Request
 from nnunetv2_xssr.encoders.pooling import GRID, FeatureLayout, symmetries
@@ -25,10 +27,50 @@ from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.schedule import AUTO
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import VIEW_RULES, pretrain
-from nnunetv2_xssr.records.files import sha256_json
+from nnunetv2_xssr.records.files import is_there, sha256_json
 from nnunetv2_xssr.records.locks import weights_lock
 from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.schema import THEIRS, Count, Number, check_shape
 from nnunetv2_xssr.records.workspace import encoder_folder
+
+
+class _Architecture(TypedDict):
+    __pydantic_config__ = THEIRS
+
+    members: Annotated[Count, Ge(1)]
+    features_per_stage: Annotated[list[Annotated[Count, Ge(1)]], Len(2)]
+    dim: NotRequired[Literal[2, 3]]
+
+
+class _Training(TypedDict):
+    __pydantic_config__ = THEIRS
+
+    epochs: Any  # checked with the number of those that are done
+
+
+class _Views(TypedDict):
+    __pydantic_config__ = THEIRS
+
+    view_size: int | list[int]
+    views: Annotated[Count, Ge(1)]
+    channel_names: Annotated[list[str], Len(1)]
+    view_channels: Annotated[list[str], Len(1)]
+    pixel: Number | None
+    axis: Literal["acquired", "axial", "coronal", "sagittal", "file"] | None
+    window: Annotated[list[Number], Len(2, 2)] | None
+
+
+class _Checkpoint(TypedDict):
+    """What is read of a finished pretraining; `Autoencoder.of` compares the weights with the architecture."""
+
+    __pydantic_config__ = {**THEIRS, "arbitrary_types_allowed": True}
+
+    architecture: _Architecture
+    weights: dict[str, torch.Tensor]
+    views: dict[str, Any]
+    sources: dict[str, str]
+    epoch: Count
+    training: _Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +114,7 @@ class Autoencoder:
             model = Ensemble(**content["architecture"])
             model.load_state_dict(content["weights"])
             views, sources = content["views"], content["sources"]
-        except (KeyError, TypeError, RuntimeError):
+        except Exception:  # torch raises whatever it meets
             raise UserError(
                 f"{where} is no masked autoencoder of this version of nnunetv2_xssr; give a checkpoint of "
                 f"nnUNetv2_xssr_pretrain, or pretrain anew"
@@ -164,7 +206,7 @@ def open_mae(request: Request) -> OpenedAutoencoder:
     given = bool(request.argument)
     folder = encoder_folder(request.learn_from, dim=request.dim)
     path = Path(request.argument) if given else folder / "checkpoint_final.pth"
-    known = load_encoder(path, device=request.device) if given or path.is_file() else None
+    known = load_encoder(path, device=request.device) if given or is_there(path) else None
     return OpenedAutoencoder(path=path, given=given, known=known, device=request.device)
 
 
@@ -182,6 +224,8 @@ def load_encoder(path: Path, *, device: str) -> Autoencoder:
             f"{path} is a checkpoint of nnUNetv2_hssl_pretrain, whose weights are for nnUNetv2_train; give one of "
             f"nnUNetv2_xssr_pretrain"
         )
+    advice = "delete it to pretrain anew, or give another"
+    check_shape(checkpoint, _Checkpoint, where=str(path), advice=advice)
     done, epochs = checkpoint["epoch"], checkpoint["training"]["epochs"]
     if "optimizer" in checkpoint or (isinstance(epochs, int) and done < epochs):
         raise UserError(
@@ -192,6 +236,7 @@ def load_encoder(path: Path, *, device: str) -> Autoencoder:
         raise UserError(
             f"{path} learned from views as an older version made them; pretrain anew, or delete it and run select"
         )
+    check_shape(checkpoint["views"], _Views, where=f"{path}: views", advice=advice)
     return Autoencoder.of(checkpoint, name="mae", where=str(path), device=device)
 
 

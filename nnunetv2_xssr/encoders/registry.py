@@ -6,6 +6,7 @@ from pathlib import Path
 from nnunetv2_xssr.encoders import dictionary, intensity, mae, source_model, timm_model, untrained
 from nnunetv2_xssr.encoders.encoder import Opened, Request
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.records.files import is_there
 
 DEFAULT = "mae"
 ENCODERS: dict[str, Callable[[Request], Opened]] = {
@@ -46,7 +47,7 @@ def open_encoder(spelling: str, *, weights: Path | None, learn_from: Sequence[st
         raise UserError(f"--encoder {name} needs to be told which: --encoder {name}:{_TAKES[name]}")
     if name not in ENCODERS or (colon and name not in _TAKES):
         name, argument = "mae", spelling
-        if not Path(spelling).is_file():
+        if not is_there(Path(spelling)):
             raise UserError(
                 f"there is no encoder checkpoint {spelling}; --encoder takes a file of nnUNetv2_xssr_pretrain or one "
                 f"of {', '.join(SPELLINGS)}"

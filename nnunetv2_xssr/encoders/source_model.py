@@ -1,15 +1,15 @@
 """A trained nnU-Net of the source site as an encoder: what it sees, what it predicts, and how sure it is."""
 
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import TypedDict
 
 from nnunetv2_xssr.encoders.encoder import Opened, Request
 from nnunetv2_xssr.encoders.pooling import FeatureLayout
@@ -19,13 +19,29 @@ from nnunetv2_xssr.images.extract import VIEW_SIZE
 from nnunetv2_xssr.images.normalise import hounsfield, view_channels
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
-from nnunetv2_xssr.records.files import read_json, sha256_files, sha256_json
+from nnunetv2_xssr.records.files import sha256_files, sha256_json
+from nnunetv2_xssr.records.preprocessed import NetworkPlans, PlansFile, nnunet_reading
+from nnunetv2_xssr.records.schema import THEIRS, check_shape, read_as
 from nnunetv2_xssr.records.workspace import channel_names_of
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 EXAMPLE = ".../nnUNetTrainer__nnUNetPlans__2d"
+_ADVICE = "give another model, or train it again"
+
+
+class _Configured(TypedDict):
+    __pydantic_config__ = THEIRS
+
+    configuration: str
+
+
+class _Checkpoint(TypedDict):
+    __pydantic_config__ = THEIRS
+
+    network_weights: dict[str, Any]
+    init_args: _Configured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,10 +208,15 @@ def open_source_model(request: Request) -> SourceModel:
     files = sorted(folder.glob(f"fold_[0-9]*/{one}")) or sorted(folder.glob(f"fold_all/{one}"))
     if not files:
         raise UserError(f"{folder} has no fold_X/checkpoint_final.pth: its training is not finished; finish one fold")
-    plans, dataset_json = PlansManager(read_json(plans_file)), read_dataset_json(dataset_file)
+    content, dataset_json = read_as(plans_file, PlansFile, advice=_ADVICE), read_dataset_json(dataset_file)
     checkpoints = [_load(file) for file in files]
     name = checkpoints[0]["init_args"]["configuration"]
-    configuration = plans.get_configuration(name)
+    with nnunet_reading(plans_file):
+        plans = PlansManager(cast(dict, content))
+        configuration, intensities = plans.get_configuration(name), plans.foreground_intensity_properties_per_channel
+        check_shape(
+            configuration.configuration, NetworkPlans, where=f"{plans_file}: configurations.{name}", advice=_ADVICE
+        )
     if len(configuration.patch_size) != 2:
         raise UserError(f"{folder} is of the configuration {name}, but views are 2D; give the folder of a 2d one")
     names = channel_names_of(dataset_json)
@@ -204,11 +225,14 @@ def open_source_model(request: Request) -> SourceModel:
             f"{folder} normalises by {', '.join(configuration.normalization_schemes)}, but views of {', '.join(names)} "
             f"by {', '.join(normalisation_schemes(names))}; give another --encoder"
         )
-    labels, weights = plans.get_label_manager(dataset_json), sha256_files(files)
-    networks = [
-        _network(configuration, len(names), labels.num_segmentation_heads, checkpoint["network_weights"], file)
-        for file, checkpoint in zip(files, checkpoints, strict=True)
-    ]
+    weights = sha256_files(files)
+    with nnunet_reading(dataset_file):
+        labels = plans.get_label_manager(dataset_json)
+    with nnunet_reading(plans_file):
+        networks = [
+            _network(configuration, len(names), labels.num_segmentation_heads, checkpoint["network_weights"], file)
+            for file, checkpoint in zip(files, checkpoints, strict=True)
+        ]
     return SourceModel(
         name=f"nnunet:{folder}",
         folder=folder,
@@ -218,7 +242,7 @@ def open_source_model(request: Request) -> SourceModel:
         labels=labels,
         channel_names=names,
         configuration=configuration,
-        intensities=plans.foreground_intensity_properties_per_channel,
+        intensities=intensities,
     )
 
 
@@ -229,13 +253,11 @@ def _load(file: Path) -> dict:
     try:
         with torch.serialization.safe_globals(numbers):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        if not {"network_weights", "init_args"} <= content.keys():
-            raise ValueError
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the reader raises whatever it meets
         raise UserError(
             f"{file} is cut off or no checkpoint of nnU-Net ({type(error).__name__}); train it again"
         ) from None
-    return content
+    return cast(dict, check_shape(content, _Checkpoint, where=str(file), advice=_ADVICE))
 
 
 def _network(configuration: Any, channels: int, outputs: int, weights: dict, file: Path) -> nn.Module:

@@ -4,21 +4,43 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
+from annotated_types import Ge, Len
 from numpy.typing import DTypeLike
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
-from nnunetv2_xssr.records.files import atomic, check_format, read_json, sha256_files, sha256_json, write_json
+from nnunetv2_xssr.records.files import atomic, is_there, naming, sha256_files, sha256_json, write_json
 from nnunetv2_xssr.records.locks import caches_lock
+from nnunetv2_xssr.records.schema import OURS, Count, read_as
 from nnunetv2_xssr.records.workspace import Workspace
 
-KIND, FORMAT_VERSION = "case rows", 2
+_KIND = {"kind": "case rows", "format_version": 2}
 _SAVE_EVERY = 10.0  # seconds from one file of hashes to the next
+_ADVICE = "delete it and run nnUNetv2_xssr_select again, which makes it anew"
+
+
+class _FileHash(TypedDict):
+    __pydantic_config__ = OURS
+
+    stamp: list[Annotated[list[str | int], Len(3, 3)]]  # path, bytes and nanoseconds of every file
+    sha256: str
+
+
+class Index(TypedDict):
+    """What rows hold, beside them."""
+
+    __pydantic_config__ = OURS
+
+    settings: dict[str, Any]
+    row_shape: Annotated[list[Annotated[Count, Ge(1)]], Len(1)]
+    dtype: Literal["float16", "float32", "float64"]
+    cases: dict[str, str]
 
 
 def file_hashes(pool: ImagePool) -> dict[str, str]:
@@ -31,9 +53,9 @@ def file_hashes(pool: ImagePool) -> dict[str, str]:
 
 
 def _file_hashes(pool: ImagePool, cache: Path) -> dict[str, str]:
-    known = read_json(cache) if cache.is_file() else {}
+    known = read_as(cache, dict[str, _FileHash], advice=_ADVICE) if is_there(cache) else {}
     stamps = {case.identifier: _stamp(case) for case in pool.cases}
-    hashes = {name: known[name] for name, stamp in stamps.items() if known.get(name, {}).get("stamp") == stamp}
+    hashes = {name: known[name] for name, stamp in stamps.items() if name in known and known[name]["stamp"] == stamp}
     new = [case for case in pool.cases if case.identifier not in hashes]
     progress = tqdm(new, desc=f"checking {pool.name}", unit="case", disable=None)
     saved = time.monotonic()
@@ -105,24 +127,20 @@ class CaseRows:
         UserError
             If the file of the rows is cut off.
         """
-        index = {
-            "kind": KIND,
-            "format_version": FORMAT_VERSION,
-            "settings": settings,
-            "row_shape": list(row_shape),
-            "dtype": np.dtype(dtype).name,
-            "cases": hashes,
-        }
-        key = sha256_json([_without_cases(index), list(hashes.items())])[:12]
+        index = cast(
+            Index,
+            {"settings": settings, "row_shape": list(row_shape), "dtype": np.dtype(dtype).name, "cases": hashes},
+        )
+        key = _key(index)
         path, index_file = _files(folder, key)
-        if not path.is_file():
+        if not is_there(path):
             _create(path, index, _earlier_rows(folder, index))
-        if not index_file.is_file():
-            write_json(index_file, index)  # after the rows, so that an index tells of rows that are there
+        if not is_there(index_file):
+            write_json(index_file, {**_KIND, **index})  # after the rows, so that an index tells of rows that are there
         return cls(path, list(hashes), _map(path, index))
 
     @classmethod
-    def load(cls, folder: Path, key: str) -> tuple["CaseRows", dict]:
+    def load(cls, folder: Path, key: str) -> tuple["CaseRows", Index]:
         """The rows with this key, and their index: ``cases`` (hashes), ``settings``, ...; nothing is written.
 
         Raises
@@ -139,24 +157,25 @@ class CaseRows:
 
     def write(self, i: int, row: np.ndarray) -> None:
         """Write row i."""
-        with open(self.path, "r+b") as file:
+        with naming(self.path), open(self.path, "r+b") as file:
             file.seek(cast(np.memmap, self.rows).offset + i * self.rows[0].nbytes)
             file.write(np.ascontiguousarray(row, self.rows.dtype).tobytes())
 
 
-def read_index(folder: Path, key: str) -> dict:
+def read_index(folder: Path, key: str) -> Index:
     """The index of the rows with this key.
 
     Raises
     ------
     UserError
-        If there is none.
+        If there is none, or it is not the one that the key was made of.
     """
     _, index_file = _files(folder, key)
-    if not index_file.is_file():
+    if not is_there(index_file):
         raise UserError(f"the cache {index_file} is gone; run nnUNetv2_xssr_select again, which makes it anew")
-    index = read_json(index_file)
-    check_format(index, KIND, FORMAT_VERSION, index_file)
+    index = read_as(index_file, Index, kind=_KIND["kind"], version=_KIND["format_version"], advice=_ADVICE)
+    if _key(index) != key:
+        raise UserError(f"{index_file} has changed since it was written; {_ADVICE}")
     return index
 
 
@@ -165,15 +184,19 @@ def rows_hash(folder: Path, key: str) -> str:
     return sha256_files([_files(folder, key)[0]])
 
 
+def _key(index: Index) -> str:
+    return sha256_json([_without_cases(index), list(index["cases"].items())])[:12]
+
+
 def _files(folder: Path, key: str) -> tuple[Path, Path]:
     return folder / f"rows_{key}.npy", folder / f"index_{key}.json"
 
 
-def _without_cases(index: dict) -> dict:
-    return {part: value for part, value in index.items() if part != "cases"}
+def _without_cases(index: Index) -> dict:
+    return {**_KIND, **{part: value for part, value in index.items() if part != "cases"}}
 
 
-def _map(path: Path, index: dict) -> np.ndarray:
+def _map(path: Path, index: Index) -> np.ndarray:
     try:
         rows = np.load(path, mmap_mode="r")
     except (ValueError, EOFError, FileNotFoundError) as error:
@@ -184,7 +207,7 @@ def _map(path: Path, index: dict) -> np.ndarray:
     return rows
 
 
-def _earlier_rows(folder: Path, index: dict) -> dict[str, np.ndarray]:
+def _earlier_rows(folder: Path, index: Index) -> dict[str, np.ndarray]:
     """Whole rows of these cases that lie in the folder with the same settings, whatever pool they were made for."""
     found = {}
     for file in folder.glob("index_*.json"):
@@ -198,7 +221,7 @@ def _earlier_rows(folder: Path, index: dict) -> dict[str, np.ndarray]:
     return found
 
 
-def _create(path: Path, index: dict, rows: dict[str, np.ndarray]) -> None:
+def _create(path: Path, index: Index, rows: dict[str, np.ndarray]) -> None:
     nothing = np.full(index["row_shape"], np.nan, index["dtype"])
     # Another run that makes the same rows may be first: then its file is taken, which it has mapped already.
     with atomic(path, keep_existing=True) as temporary, open(temporary, "wb") as file:

@@ -12,7 +12,10 @@ import numpy as np
 
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.records.files import read_file
 from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.names import check_line, refuse_names
+from nnunetv2_xssr.records.spreadsheets import plain_cell
 
 _DELIMITERS = ",;\t"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -34,6 +37,8 @@ def with_case_table(pool: ImagePool, path: Path) -> ImagePool:
     """
     table = _Table.read(path)
     check_names(f"the table of cases {path}", list(table.rows), pool)
+    texts = [row[column] for row in table.rows.values() for column in ("domain", "group", "patient") if row.get(column)]
+    refuse_names(f"a domain or group in {path}", texts, check=check_line)
 
     def described(case: Case) -> Case:
         row = table.rows.get(case.identifier, {})
@@ -86,12 +91,14 @@ class _Table:
             delimiter = _delimiter(text)
             reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
             lines = [(reader.line_num, cells) for row in reader if (cells := _cells(row))]
-        except (OSError, ValueError, csv.Error) as error:
+        except (ValueError, csv.Error) as error:
             raise UserError(f"the table of cases {path} cannot be read ({error}); save it as CSV") from None
         columns = [name.casefold() for name in lines[0][1]] if lines else []
         named = [name for name in columns if name]
         if "case" not in named or len(set(named)) < len(named):
-            raise UserError(f"the table of cases {path} must have a column 'case', and no column twice; got {named}")
+            raise UserError(
+                f"the table of cases {path} must have a column 'case', and no column twice; got {first_few(named)}"
+            )
         rows: dict[str, dict[str, str]] = {}
         for number, cells in lines[1:]:
             row = dict(zip(columns, cells, strict=False))
@@ -100,7 +107,7 @@ class _Table:
                 what = "has no case" if not case else f"has {len(cells)} cells for {len(columns)} columns"
                 raise UserError(f"line {number} of the table of cases {path} {what}; fix it")
             if case in rows:
-                raise UserError(f"the table of cases {path} names case {case} twice; keep one row")
+                raise UserError(f"the table of cases {path} names case {first_few([case])} twice; keep one row")
             rows[case] = row
         comma = delimiter != "," and any("," in row.get("cost", "") for row in rows.values())
         return cls(path=path, columns=columns, rows=rows, decimal="," if comma else ".")
@@ -115,7 +122,7 @@ class _Table:
         if not 0 < cost < np.inf:
             raise UserError(
                 f"the table of cases {self.path} must give every case a cost above 0, or have no column 'cost'; "
-                f"got {text or 'none'!r} for case {case}"
+                f"got {text[:50] or 'none'!r} for case {case}"
             )
         return cost
 
@@ -123,18 +130,18 @@ class _Table:
         texts = [self.rows.get(case, {}).get(column, "") for column in ("slice_from", "slice_to")]
         if not any(texts):
             return None
-        if all(re.fullmatch(r"\d*", text) for text in texts):
+        if all(re.fullmatch(r"\d{0,9}", text) for text in texts):
             first, last = int(texts[0] or 0), int(texts[1]) if texts[1] else None
             if last is None or first <= last:
                 return first, last
         raise UserError(
             f"the table of cases {self.path} must have whole numbers from 0 in slice_from and slice_to, which rise; "
-            f"got {texts[0]!r} and {texts[1]!r} for case {case}"
+            f"got {texts[0][:50]!r} and {texts[1][:50]!r} for case {case}"
         )
 
 
 def _text(path: Path) -> str:
-    content = path.read_bytes()
+    content = read_file(path)
     encoding = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
@@ -159,8 +166,8 @@ def _delimiter(text: str) -> str:
 
 
 def _cells(row: Sequence[str]) -> list[str]:
-    """The cells of a row without spaces around them, and without the empty ones at its end."""
-    cells = [cell.strip() for cell in row]
+    """The cells of a row as they were meant, without spaces around them, and without the empty ones at its end."""
+    cells = [plain_cell(cell.strip()) for cell in row]
     while cells and not cells[-1]:
         cells.pop()
     return cells
@@ -172,6 +179,6 @@ def read_names(path: Path | None) -> list[str] | None:
         return None
     try:
         lines = _text(path).splitlines()
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"the list of cases {path} cannot be read ({error}); give text, one case per line") from None
-    return sorted({line.strip() for line in lines if line.strip()})
+    return sorted({plain_cell(line.strip()) for line in lines if line.strip()})

@@ -7,18 +7,34 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.dicom_geometry import Grid, NoVolume
 from nnunetv2_xssr.images.dicom_headers import Header, is_dicom
 from nnunetv2_xssr.images.dicom_series import Series, case_names, find_series, place
 from nnunetv2_xssr.images.trees import files_below
-from nnunetv2_xssr.records.files import atomic, check_format, read_json, sha256, sha256_json, write_json
+from nnunetv2_xssr.records.files import atomic, is_there, sha256, sha256_json, write_json
 from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.schema import OURS, FileName, read_as
 
 _KIND, _FORMAT = "dicom_conversion", 1
 _RULES = 1  # of the conversion: volumes that other rules made are converted again
 _MOST_LINES = 20  # of the log; the record holds all
+
+
+class _Volume(TypedDict):
+    __pydantic_config__ = OURS
+
+    series: str
+    files: str
+
+
+class _Conversion(TypedDict):
+    __pydantic_config__ = OURS
+
+    volumes: dict[FileName, _Volume]
+    set_aside: list[dict[str, str | list[str]]]  # written anew every time
 
 
 @dataclass(frozen=True)
@@ -110,11 +126,11 @@ def convert_dicom(tree: Path, into: Path, *, patient_ids: bool = True) -> list[D
 
 
 def _read_record(path: Path) -> dict:
-    if not path.is_file():
-        return {"kind": _KIND, "format_version": _FORMAT, "volumes": {}, "set_aside": []}
-    record = read_json(path)
-    check_format(record, _KIND, _FORMAT, path)
-    return record
+    head = {"kind": _KIND, "format_version": _FORMAT}
+    if not is_there(path):
+        return {**head, "volumes": {}, "set_aside": []}
+    advice = "delete it to convert anew"
+    return {**head, **read_as(path, _Conversion, kind=_KIND, version=_FORMAT, advice=advice)}
 
 
 def _checksum(series: Series) -> str:

@@ -31,7 +31,7 @@ def parse_window(text: str | None) -> Window | None:
     if not (np.isfinite(centre) and 0 < width < np.inf and centre + width / 2 > AIR):
         raise UserError(
             f"--window must be CENTRE/WIDTH in Hounsfield units and reach beyond air ({AIR:g}), such as 40/400; "
-            f"got {text!r}"
+            f"got {text[:50]!r}"
         )
     return centre, width
 

@@ -14,10 +14,11 @@ from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.dicom import convert_dicom, holds_dicom
 from nnunetv2_xssr.images.dicom_headers import is_dicom
 from nnunetv2_xssr.images.trees import case_name, files_below, files_in
-from nnunetv2_xssr.records.dataset_json import name_problem, read_dataset_json
+from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import sha256
 from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.names import check_line, refuse_names
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, is_visible, names_dataset
 
 if TYPE_CHECKING:
@@ -376,9 +377,11 @@ def _check_numbering(grouped: dict[str, tuple[Path, ...]], ending: str) -> None:
 def _checked(pool: ImagePool) -> ImagePool:
     n_files = max(len(case.files) for case in pool.cases)
     seen: dict[str, str] = {}
+    refuse_names("a folder", [pool.name])
+    refuse_names(f"a case of {pool.name}", pool.identifiers)
+    facts = {fact for case in pool.cases for fact in (case.domain, case.group) if fact is not None}
+    refuse_names(f"a domain or group of {pool.name}", sorted(facts), check=check_line)
     for case in pool.cases:
-        if problem := name_problem(case.identifier):
-            raise UserError(f"a file of {pool.name} {problem}")
         missing = [file for file in case.files if not file.is_file()]
         if missing:
             raise UserError(f"case {case.identifier} of {pool.name}: {missing[0]} does not exist; add it")

@@ -110,7 +110,7 @@ def parse_range(text: str | None) -> tuple[float, float]:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*-\s*(\d+(?:\.\d+)?)\s*%\s*", text)
     low, high = (float(number) / 100 for number in found.groups()) if found else (1.0, 0.0)
     if not 0 <= low < high <= 1:
-        raise UserError(f"--slice_range must be two percentages that rise, such as 20%-80%; got {text!r}")
+        raise UserError(f"--slice_range must be two percentages that rise, such as 20%-80%; got {text[:50]!r}")
     return low, high
 
 

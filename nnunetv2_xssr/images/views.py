@@ -6,10 +6,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from annotated_types import Ge, Gt
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_facts import CaseFacts, mixture
@@ -35,9 +37,10 @@ from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, read_image, third_axis
 from nnunetv2_xssr.images.regions import Regions
-from nnunetv2_xssr.records.files import read_json, write_json
+from nnunetv2_xssr.records.files import is_there, write_json
 from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.schema import OURS, Number, read_as
 from nnunetv2_xssr.records.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -46,6 +49,21 @@ if TYPE_CHECKING:
 VIEWS_VERSION = 4  # of the rules of views; raise it when they change, so that no view made by older ones is used
 _SAMPLE = 16  # cases that tell the scale of a pool
 _STEP = 1.1  # scales are rounded up to a power of this, so that a few more cases seldom change the scale of all
+
+
+_Extent = tuple[Annotated[Number, Gt(0)], Annotated[Number, Ge(0)]]
+
+
+class _Extents(TypedDict):
+    """What `slice_extents` measures."""
+
+    __pydantic_config__ = OURS
+
+    acquired: _Extent
+    axial: _Extent
+    coronal: _Extent
+    sagittal: _Extent
+    file: _Extent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +291,7 @@ def _extents(pool: ImagePool) -> list[dict[str, list[float]]]:
 
 def _measured(pool: ImagePool, path: Path) -> list[dict[str, list[float]]]:
     hashes = file_hashes(pool)
-    known = read_json(path) if path.is_file() else {}
+    known = read_as(path, dict[str, _Extents], advice="delete it: it is made anew") if is_there(path) else {}
     some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _SAMPLE)).astype(int))
     cases = {hashes[pool.cases[i].identifier]: pool.cases[i] for i in some}
     unknown = {digest: case for digest, case in cases.items() if digest not in known}

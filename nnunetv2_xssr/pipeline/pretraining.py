@@ -218,8 +218,8 @@ def _saved_channels(like_channels: int | None, *, channels: int, plans: TargetPl
             f"the images have {channels} channels but {plans.dataset} has {wanted}; --like_channels {wanted} saves a "
             f"stem that fits it"
         )
-    if like_channels is not None and like_channels < 1:
-        raise UserError(f"--like_channels must be 1 or more; got {like_channels}")
+    if like_channels is not None and not 1 <= like_channels <= 1000:
+        raise UserError(f"--like_channels must be between 1 and 1000; got {like_channels}")
     return like_channels or channels
 
 

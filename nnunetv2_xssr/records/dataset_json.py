@@ -1,12 +1,16 @@
 """nnU-Net's dataset.json: one schema for all who read it."""
 
-import json
-import unicodedata
-from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any, cast
 
-from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import read_json
+from annotated_types import Ge, Le, Len
+from pydantic import AfterValidator, BeforeValidator
+from typing_extensions import NotRequired, TypedDict
+
+from nnunetv2_xssr.records.schema import THEIRS, FileName, Line, read_as
+
+_ADVICE = "fix it: nnU-Net's documentation, dataset_format.md"
+_LARGEST = 2**16 - 1  # a label: nnU-Net stores them in 16 bits
 
 
 def read_dataset_json(path: Path) -> dict:
@@ -18,117 +22,78 @@ def read_dataset_json(path: Path) -> dict:
         If the file or a part that nnU-Net needs is missing, or a part is not as nnU-Net v2 has it; the sentence names
         the file and the key.
     """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold an object with the keys of nnU-Net's dataset.json; got {_shown(content)}")
-    for key in ("channel_names", "file_ending"):
-        if content.get(key) in (None, "", {}, []):
-            raise UserError(f"{path} has no {key!r}, which nnU-Net needs; add it")
-    for key, problem_of in _PARTS.items():
-        problem = problem_of(content[key]) if key in content else None
-        if problem:
-            raise UserError(f"{path}: {key!r} {problem}")
-    return content
+    return cast(dict, read_as(path, _Description, advice=_ADVICE))
 
 
-def name_problem(case: str) -> str | None:
-    """Why no case can have this name, of which names of files and lines of lists are made; None if one can."""
-    no_file = case in ("", ".", "..") or any(character in "/\\" for character in case)
-    if no_file or any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in case):
-        return f"names a case {case!r}; a name must be that of a file, without / and \\ and in one line"
-    return None
-
-
-def _channel_names(names) -> str | None:
-    if not isinstance(names, dict):
-        return f'must be an object such as {{"0": "MRI"}}; got {_shown(names)}'
+def _numbered(names: dict[str, str]) -> dict[str, str]:
     if set(names) != {str(number) for number in range(len(names))}:
-        return f"must number the channels from 0 without a gap; got {', '.join(names)}"
-    if wrong := [name for name in names.values() if not (isinstance(name, str) and name.strip())]:
-        return f"must give every channel a name; got {_shown(wrong[0])}"
-    return None
+        raise ValueError("must number the channels from 0 without a gap")
+    return names
 
 
-def _file_ending(ending) -> str | None:
-    if not (isinstance(ending, str) and ending.startswith(".") and len(ending) > 1 and "/" not in ending):
-        return f'must be text that begins with a point, such as ".nii.gz"; got {_shown(ending)}'
-    return None
+def _name(name: str) -> str:
+    if not name.strip():
+        raise ValueError("must give the channel a name")
+    return name
 
 
-def _labels(labels) -> str | None:
-    example = '{"background": 0, "tumour": 1}'
-    if labels is None:
-        return None  # a pool needs none
-    if not isinstance(labels, dict):
-        return f"must be an object such as {example}; got {_shown(labels)}"
-    for name, value in labels.items():
-        if isinstance(value, str) and name.isdigit():
-            return f"are the other way round, as in nnU-Net v1; write them as {example}"
-        if not (_is_whole(value) or _is_list_of(value, _is_whole)):
-            return f"must give {name!r} a whole number, or a list of them for a region; got {_shown(value)}"
-    if labels.get("background") != 0:
-        return f'must give "background" the value 0, as in {example}; got {_shown(labels.get("background"))}'
-    return None
+def _ending(ending: str) -> str:
+    if not ending.startswith(".") or len(ending) < 2 or "/" in ending:
+        raise ValueError('must be text that begins with a point, such as ".nii.gz"')
+    return ending
 
 
-def _class_order(order) -> str | None:
-    if order is not None and not _is_list_of(order, _is_whole):
-        return f"must be a list of whole numbers, one per region; got {_shown(order)}"
-    return None
+def _value_or_region(value: Any) -> Any:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(type(one) is int and 0 <= one <= _LARGEST for one in values):
+        raise ValueError(f"must be a whole number up to {_LARGEST}, or a list of them for a region")
+    return value
 
 
-def _table(table) -> str | None:
-    if not isinstance(table, dict):
-        return f'must be an object such as {{"case_1": {{"images": [...], "label": ...}}}}; got {_shown(table)}'
-    for case, entry in table.items():
-        if problem := name_problem(case):
-            return problem
-        if not (isinstance(entry, dict) and _is_list_of(entry.get("images"), _is_file)):
-            return f'must give case {case!r} "images", a list of files; got {_shown(entry)}'
-        if "label" in entry and not _is_file(entry["label"]):
-            return f'must give case {case!r} a file as "label", or leave it out; got {_shown(entry["label"])}'
-    return None
+def _from_background(labels: dict[str, Any] | None) -> dict[str, Any] | None:
+    if labels is not None and labels.get("background") != 0:
+        raise ValueError('must give "background" the value 0, as in {"background": 0, "tumour": 1}')
+    return labels
 
 
-def _domains(domains) -> str | None:
-    if not isinstance(domains, dict):
-        return f'must be an object such as {{"case_1": "Hannover"}}; got {_shown(domains)}'
-    for case, domain in domains.items():
-        if problem := name_problem(case):
-            return problem
-        if not (isinstance(domain, str) and domain):
-            return f"must give case {case!r} a text; got {_shown(domain)}"
-    return None
+def _names_first(labels: Any) -> Any:
+    if isinstance(labels, dict) and any(isinstance(value, str) and key.isdigit() for key, value in labels.items()):
+        raise ValueError('are the other way round, as in nnU-Net v1; write {"background": 0, "tumour": 1}')
+    return labels
 
 
-def _reader(name) -> str | None:
-    return None if isinstance(name, str) else f"must be the name of one of nnU-Net's readers; got {_shown(name)}"
+def _file(path: str) -> str:
+    if not path or "\0" in path:
+        raise ValueError("must be the path of a file")
+    return path
 
 
-_PARTS: dict[str, Callable[[object], str | None]] = {
-    "channel_names": _channel_names,
-    "file_ending": _file_ending,
-    "labels": _labels,
-    "regions_class_order": _class_order,
-    "dataset": _table,
-    "domains": _domains,
-    "groups": _domains,
-    "overwrite_image_reader_writer": _reader,
-}
+File = Annotated[str, AfterValidator(_file)]
+Value = Annotated[int, Ge(0), Le(_LARGEST)]
 
 
-def _is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+class _Case(TypedDict):
+    __pydantic_config__ = THEIRS
+
+    images: Annotated[list[File], Len(1)]
+    label: NotRequired[File]
 
 
-def _is_file(value) -> bool:
-    return isinstance(value, str) and value != "" and "\0" not in value
+class _Description(TypedDict):
+    __pydantic_config__ = THEIRS
 
-
-def _is_list_of(values, fits: Callable[[object], bool]) -> bool:
-    return isinstance(values, list) and len(values) > 0 and all(map(fits, values))
-
-
-def _shown(value) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 50 else f"{text[:50]}..."
+    channel_names: Annotated[dict[str, Annotated[str, AfterValidator(_name)]], Len(1), AfterValidator(_numbered)]
+    file_ending: Annotated[str, AfterValidator(_ending)]
+    # A pool needs no labels.
+    labels: NotRequired[
+        Annotated[
+            dict[str, Annotated[Any, AfterValidator(_value_or_region)]] | None,
+            BeforeValidator(_names_first),
+            AfterValidator(_from_background),
+        ]
+    ]
+    regions_class_order: NotRequired[Annotated[list[Value], Len(1)] | None]
+    dataset: NotRequired[dict[FileName, _Case]]
+    domains: NotRequired[dict[FileName, Line]]
+    groups: NotRequired[dict[FileName, Line]]
+    overwrite_image_reader_writer: NotRequired[str]

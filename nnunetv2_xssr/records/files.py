@@ -28,9 +28,10 @@ def atomic(path: Path, *, keep_existing: bool = False) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "r+b") as file:  # Windows flushes only what may be written
-            os.fsync(file.fileno())
+        with naming(path):
+            yield temporary
+            with open(temporary, "r+b") as file:  # Windows flushes only what may be written
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         if keep_existing:
             _link_if_first(temporary, path)
@@ -72,6 +73,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an `OSError` in the block that tells no file, such as one of a read or a write, tell this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def _link_if_first(temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)
@@ -94,14 +106,35 @@ def write_json(path: Path, content) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_file(path: Path) -> bytes:
+    """What a file holds; a `UserError` says if there is none, or a folder, pipe or device in its place."""
+    if not is_there(path):
+        raise UserError(f"{path} does not exist")
+    with naming(path):
+        return path.read_bytes()
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file; a `UserError` says if something else is in its place.
+
+    Reading a pipe would wait for ever, and a device may have no end.
+    """
+    if path.is_file():
+        return True
+    if not os.path.lexists(path):
+        return False
+    kind = "a folder" if path.is_dir() else "a pipe or device" if path.exists() else "a link that leads nowhere"
+    raise UserError(f"{path} must be a file, but is {kind}; move it away, or give another")
+
+
 def read_json(path: Path):
     """Read JSON; a `UserError` names the file when it is missing, cut off or not JSON."""
+    content = read_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a whole JSON file ({error}); restore it or delete it") from None
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path} is not a whole JSON file ({reason}); restore it or delete it") from None
 
 
 def check_format(record, kind: str, version: int, path: Path) -> None:
@@ -109,7 +142,7 @@ def check_format(record, kind: str, version: int, path: Path) -> None:
     if not isinstance(record, dict) or record.get("kind") != kind:
         raise UserError(f"{path} is not an nnunetv2_xssr {kind}; give another file or delete it")
     found = record.get("format_version")
-    if not isinstance(found, int) or found > version:
+    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= version:
         raise UserError(
             f"{path} has format version {found!r} but this version of nnunetv2_xssr reads up to {version}; "
             f"upgrade nnunetv2_xssr"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.split import Split, cases_in, read_split
 from nnunetv2_xssr.records.workspace import Workspace
@@ -95,7 +96,7 @@ def split_in_use(workspace: Workspace, labelled: Collection[str]) -> Split | Non
     labelled : collection of str
         All cases that have a label.
     """
-    split = read_split(workspace.split) if workspace.split.is_file() else None
+    split = read_split(workspace.split) if is_there(workspace.split) else None
     return split if split and cases_in(split) <= set(labelled) else None
 
 
@@ -118,7 +119,7 @@ def study_folds(cases: Sequence[str], *, folders: Sequence[Path], groups: Mappin
     """
     for folder in folders:
         path = folder / "splits_final.json"
-        if not path.is_file():
+        if not is_there(path):
             continue
         folds = read_split(path)
         unknown = sorted(cases_in(folds) - set(cases))

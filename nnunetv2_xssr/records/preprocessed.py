@@ -2,15 +2,23 @@
 
 import filecmp
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Len
+from typing_extensions import NotRequired, TypedDict
 
-from nnunetv2_xssr.records.files import read_json
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.records.dataset_json import read_dataset_json
+from nnunetv2_xssr.records.files import is_there, read_json
+from nnunetv2_xssr.records.schema import THEIRS, Count, FileName, read_as
 from nnunetv2_xssr.records.workspace import Workspace
 
+PLAN_AGAIN = "plan again: nnUNetv2_plan_and_preprocess"
 DEFAULT_PLANS, DEFAULT_PLANNER = "nnUNetPlans", "ExperimentPlanner"  # which nnU-Net takes where none is named
 
 
@@ -33,25 +41,65 @@ class Plans:
     data: dict[str, Path]
 
 
+class _Configuration(TypedDict):
+    __pydantic_config__ = THEIRS
+
+    data_identifier: NotRequired[FileName]
+    inherits_from: NotRequired[str]
+
+
+class NetworkPlans(TypedDict):
+    """A configuration, with what it inherits; its network is built by nnU-Net, which knows several forms of it."""
+
+    __pydantic_config__ = THEIRS
+
+    patch_size: Annotated[list[Annotated[Count, Ge(1)]], Len(2, 3)]
+    normalization_schemes: Annotated[list[str], Len(1)]
+
+
+class PlansFile(TypedDict):
+    """A plans file as far as it is read here; nnU-Net reads more of it."""
+
+    __pydantic_config__ = THEIRS
+
+    plans_name: str
+    configurations: dict[str, _Configuration]
+    experiment_planner_used: NotRequired[str | None]
+
+
 def read_plans(workspace: Workspace) -> list[Plans]:
     """All plans of a dataset, by name.
 
     Raises
     ------
     UserError
-        If a JSON file among nnU-Net's is cut off.
+        If a JSON file among nnU-Net's is cut off, or plans are not as nnU-Net has them.
     """
     found = []
     for path in sorted(workspace.preprocessed.glob("*.json")):
         content = read_json(path)
         if isinstance(content, dict) and "plans_name" in content and "configurations" in content:
-            identifiers = {name: _identifier(content["configurations"], name) for name in content["configurations"]}
+            plans = read_as(path, PlansFile, advice=PLAN_AGAIN)
+            identifiers = {name: _identifier(plans["configurations"], name) for name in plans["configurations"]}
             data = {name: workspace.preprocessed / folder for name, folder in identifiers.items() if folder}
-            found.append(Plans(name=path.stem, planner=content.get("experiment_planner_used"), data=data))
+            found.append(Plans(name=path.stem, planner=plans.get("experiment_planner_used"), data=data))
     return found
 
 
-def _identifier(configurations: dict, name: str | None) -> str | None:
+@contextmanager
+def nnunet_reading(path: Path) -> Iterator[None]:
+    """Turn what nnU-Net raises while it reads a file, whatever it is, into a `UserError` that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"nnU-Net cannot use {path} ({type(error).__name__}: {str(error)[:100]}); {PLAN_AGAIN}"
+        ) from None
+
+
+def _identifier(configurations: dict[str, _Configuration], name: str | None) -> str | None:
     """The folder's name of a configuration, or of the one that it inherits from."""
     seen = set()
     while name in configurations and name not in seen:
@@ -94,7 +142,7 @@ def changed_labels(workspace: Workspace, cases: Iterable[str], *, file_ending: s
     # On a computer that only trains, the raw dataset may be missing: then nothing can have changed.
     if not os.environ.get("nnUNet_raw"):
         return []
-    description = read_json(workspace.dataset_json) if workspace.dataset_json.is_file() else {}
+    description = read_dataset_json(workspace.dataset_json) if is_there(workspace.dataset_json) else {}
     table = description.get("dataset", {})
     changed = []
     for case in cases:

@@ -6,7 +6,7 @@
 from collections.abc import Collection
 
 from nnunetv2_xssr.errors import UserError, first_few
-from nnunetv2_xssr.records.files import atomic, read_json
+from nnunetv2_xssr.records.files import atomic, is_there, read_json
 from nnunetv2_xssr.records.logs import last_command
 from nnunetv2_xssr.records.manifest import Manifest, id_in_report, id_in_worklist, selection_id
 from nnunetv2_xssr.records.selection import SelectionRecord, picked_slices
@@ -15,7 +15,7 @@ from nnunetv2_xssr.records.workspace import Workspace
 
 def load_rounds(workspace: Workspace) -> list[SelectionRecord]:
     """The records of all rounds of a selection, oldest first; none if nothing was chosen yet."""
-    if not workspace.record.is_file():
+    if not is_there(workspace.record):
         return []
     last = SelectionRecord.load(workspace.record)
     kept = [SelectionRecord.load(path) for path in sorted(workspace.selection.glob("selection_round_*.json"))]
@@ -39,7 +39,8 @@ def interruption(workspace: Workspace) -> str | None:
     found = {workspace.manifest: manifest and manifest.selection, workspace.report: id_in_report(workspace.report)}
     own = None
     if workspace.record.is_file():
-        own, last = selection_id(read_json(workspace.record)), SelectionRecord.load(workspace.record)
+        last = SelectionRecord.load(workspace.record)
+        own = selection_id(read_json(workspace.record))
         if last.mode == "annotation" and last.picked:
             worklist = workspace.worklist(last.round)
             found[worklist] = id_in_worklist(worklist)

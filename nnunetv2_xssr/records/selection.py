@@ -3,13 +3,101 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Len
+from pydantic import AfterValidator, StringConstraints
+from typing_extensions import NotRequired, TypedDict
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import check_format, read_json, write_json
+from nnunetv2_xssr.records.files import is_there, write_json
 from nnunetv2_xssr.records.manifest import selection_id
+from nnunetv2_xssr.records.schema import OURS, THEIRS, Count, FileName, Line, Number, read_as
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 
 KIND, FORMAT_VERSION = "selection", 1
+_ADVICE = "replace it by nnUNetv2_xssr_select with --overwrite"
+
+Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]+$")]  # of rows in a cache
+Curve = Annotated[list[Number], Len(1)]
+
+
+def _equally_long(curve: dict) -> dict:
+    lists = {name: len(values) for name, values in curve.items() if isinstance(values, list) and name != "overlap"}
+    if len(set(lists.values())) > 1:
+        raise ValueError(f"must have equally long lists {', '.join(lists)}")
+    return curve
+
+
+def _knee_among_budgets(curve: dict) -> dict:
+    if curve["knee"] not in curve["budget"] or curve["budget"] != sorted(set(curve["budget"])):
+        raise ValueError("must have rising numbers in budget, of which knee is one")
+    return curve
+
+
+class AlphaLists(TypedDict):
+    """An `AlphaCurve` as JSON holds it: see `nnunetv2_xssr.selection.alpha`."""
+
+    __pydantic_config__ = OURS
+
+    alpha: Curve
+    mean_distance: Curve
+    covering_radius: Curve
+    novel_mean_distance: Curve
+    overlap: list[Number]
+
+
+class BudgetLists(TypedDict):
+    """A `BudgetCurve` as JSON holds it: see `nnunetv2_xssr.selection.by_budget`."""
+
+    __pydantic_config__ = OURS
+
+    budget: Annotated[list[Count], Len(1)]
+    mean_distance: Curve
+    random_least: Curve
+    random_median: Curve
+    random_most: Curve
+    knee: Count
+
+
+class KindsSeen(TypedDict):
+    """The fields of `nnunetv2_xssr.selection.kinds.Kinds`."""
+
+    __pydantic_config__ = OURS
+
+    sizes: Annotated[list[Count], Len(1)]
+    missed: Count
+    missed_by_random: Number
+
+
+class ChosenSettings(TypedDict):
+    """What the user chose, as far as it is read again."""
+
+    __pydantic_config__ = THEIRS
+
+    source: list[FileName]
+    budget: str
+    strategy: str
+    alpha: Number | None
+    alpha_criterion: Literal["mean_distance", "covering_radius", "novel_mean_distance"]
+    unit: Literal["case", "slice"]
+    excluded: list[str]
+    encoder: str | None
+    dim: Literal[2, 3]
+    embeddings: NotRequired[str | None]
+
+
+class Provenance(TypedDict):
+    """Hashes of what a selection was made from, as far as they are read again."""
+
+    __pydantic_config__ = THEIRS
+
+    source: dict[FileName, str]
+    embedding: Literal["grid", "average", "gap"]
+    components: Count | None
+    embeddings_cache: dict[FileName, Key]
+    views_cache: NotRequired[dict[FileName, Key]]
+    facts_cache: NotRequired[dict[FileName, Key]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +124,28 @@ class Pick:
         Of a slice: other volumes of whose slices any is nearer to it than to any other pick or labelled slice.
     """
 
-    rank: int
-    case: str
-    domain: str | None
-    group: str | None
-    cost: float | None
-    density: float
-    novelty: float
-    diversity: float
-    score: float | None
-    stands_for: int
-    slice: int | None = None
-    other_volumes: int | None = None
+    __pydantic_config__ = {"extra": "ignore"}  # former versions numbered the views of a volume; its slice tells enough
+
+    rank: Annotated[Count, Ge(1)]
+    case: FileName
+    domain: Line | None
+    group: Line | None
+    cost: Number | None
+    density: Number
+    novelty: Number
+    diversity: Number
+    score: Number | None
+    stands_for: Count
+    slice: Count | None = None
+    other_volumes: Count | None = None
+
+
+def _ranked(picks: list[Pick]) -> list[Pick]:
+    if [pick.rank for pick in picks] != list(range(1, len(picks) + 1)):
+        raise ValueError("must have the ranks 1, 2, ... in this order")
+    if len({(pick.case, pick.slice) for pick in picks}) < len(picks):
+        raise ValueError("must name no case or slice twice")
+    return picks
 
 
 def picked_slices(picks: Iterable[Pick]) -> dict[str, list[int]]:
@@ -88,20 +186,28 @@ class FoldSelection:
         that were not drawn.
     """
 
-    pool_size: int
-    budget: float | None
-    labelled: list[str]
-    picks: list[Pick]
-    alpha: float | None
-    alpha_curve: dict | None
-    mean_distance: float
-    covering_radius: float
-    random_mean_distance: float
-    by_budget: dict | None = None
-    pool_domains: dict[str, int] | None = None
-    pool_groups: dict[str, int] | None = None
-    kinds: dict | None = None
+    __pydantic_config__ = OURS
+
+    pool_size: Annotated[Count, Ge(1)]
+    budget: Number | None
+    labelled: list[FileName]
+    picks: Annotated[list[Pick], AfterValidator(_ranked)]
+    alpha: Number | None
+    alpha_curve: Annotated[AlphaLists, AfterValidator(_equally_long)] | None
+    mean_distance: Number
+    covering_radius: Number
+    random_mean_distance: Number
+    by_budget: Annotated[BudgetLists, AfterValidator(_equally_long), AfterValidator(_knee_among_budgets)] | None = None
+    pool_domains: dict[str, Count] | None = None
+    pool_groups: dict[str, Count] | None = None
+    kinds: KindsSeen | None = None
     left_out: list[str] = field(default_factory=list)
+
+
+def _on_curve(selection: FoldSelection) -> FoldSelection:
+    if selection.by_budget and len(selection.picks) not in selection.by_budget["budget"]:
+        raise ValueError("must have the number of its picks among the budgets of by_budget")
+    return selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,18 +240,20 @@ class SelectionRecord:
         Case to group (patient) of the labelled and picked cases, where it is known.
     """
 
-    dataset: str
-    mode: str
-    settings: dict
-    provenance: dict
-    versions: dict
-    selections: list[FoldSelection]
+    __pydantic_config__ = OURS
+
+    dataset: FileName
+    mode: Literal["annotation", "study"]
+    settings: ChosenSettings
+    provenance: Provenance
+    versions: dict[str, str]
+    selections: Annotated[list[Annotated[FoldSelection, AfterValidator(_on_curve)]], Len(1)]
     set_aside: list[str] = field(default_factory=list)
     mixtures: list[str] = field(default_factory=list)
-    round: int = 1
-    groups: dict[str, str] = field(default_factory=dict)
-    name: str = DEFAULT_NAME
-    encoder: dict = field(default_factory=dict)
+    round: Annotated[Count, Ge(1)] = 1
+    groups: dict[FileName, Line] = field(default_factory=dict)
+    name: FileName = DEFAULT_NAME
+    encoder: dict[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -173,22 +281,7 @@ class SelectionRecord:
     @classmethod
     def load(cls, path: Path) -> "SelectionRecord":
         """Read a record back; a `UserError` says in one sentence what does not fit."""
-        content = read_json(path)
-        check_format(content, KIND, FORMAT_VERSION, path)
-        try:
-            selections = [
-                FoldSelection(**{**one, "picks": [_pick(**pick) for pick in one["picks"]]})
-                for one in content["selections"]
-            ]
-            rest = {k: v for k, v in content.items() if k not in ("kind", "format_version", "selections")}
-            return cls(selections=selections, **rest)
-        except (TypeError, KeyError) as error:
-            raise UserError(f"{path} is not a whole selection record ({error}); replace it: --overwrite") from None
-
-
-def _pick(view: int | None = None, **rest) -> Pick:
-    """A pick of a record; former versions numbered the views of a volume, and its slice tells enough."""
-    return Pick(**rest)
+        return read_as(path, cls, kind=KIND, version=FORMAT_VERSION, advice=_ADVICE)
 
 
 def check_replaceable(path: Path, *, part: str, new: dict) -> None:
@@ -196,7 +289,7 @@ def check_replaceable(path: Path, *, part: str, new: dict) -> None:
 
     Nobody should lose a list that an annotator is working through because a command was typed again.
     """
-    if not path.is_file():
+    if not is_there(path):
         return
     old = getattr(SelectionRecord.load(path), part)
     differing = [

@@ -2,11 +2,21 @@
 
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import read_json, write_json
+from nnunetv2_xssr.records.files import is_there, write_json
+from nnunetv2_xssr.records.schema import OURS, FileName, read_as
 from nnunetv2_xssr.records.workspace import Workspace
 
 Split = list[dict[str, list[str]]]
+
+
+class _Fold(TypedDict):
+    __pydantic_config__ = OURS
+
+    train: list[FileName]
+    val: list[FileName]
 
 
 def write_split(path: Path, split: Split) -> None:
@@ -22,18 +32,8 @@ def read_split(path: Path) -> Split:
     UserError
         If there is none, or it is not in nnU-Net's format.
     """
-    split = read_json(path)
-    for fold in split if isinstance(split, list) else [None]:
-        fits = isinstance(fold, dict) and all(
-            isinstance(fold.get(part), list) and all(isinstance(case, str) for case in fold[part])
-            for part in ("train", "val")
-        )
-        if not fits:
-            raise UserError(
-                f'{path} must be a list of {{"train": [...], "val": [...]}} with names of cases, as in nnU-Net; '
-                f"fix or replace it"
-            )
-    return split
+    folds = read_as(path, list[_Fold], advice='fix or replace it: nnU-Net has [{"train": [...], "val": [...]}, ...]')
+    return [{"train": fold["train"], "val": fold["val"]} for fold in folds]
 
 
 def selected_split(workspace: Workspace) -> Split:
@@ -44,7 +44,7 @@ def selected_split(workspace: Workspace) -> Split:
     UserError
         If nothing was selected under this name, or the file is not in nnU-Net's format.
     """
-    if not workspace.split.is_file():
+    if not is_there(workspace.split):
         raise UserError(
             f"there is no split {workspace.split}; choose the cases first: "
             f"nnUNetv2_xssr_select -d {workspace.dataset} -s SOURCE -b 5%{workspace.options}"

@@ -3,8 +3,9 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nnunetv2_xssr.errors import UserError, first_few
-from nnunetv2_xssr.records.files import check_format, read_json, sha256_json, write_json
+from nnunetv2_xssr.errors import first_few
+from nnunetv2_xssr.records.files import sha256_json, write_json
+from nnunetv2_xssr.records.schema import OURS, FileName, read_as
 
 KIND, FORMAT_VERSION = "trained fold", 1
 
@@ -21,9 +22,11 @@ class TrainedFold:
         Training and validation cases.
     """
 
-    selection: str
-    train: list[str]
-    val: list[str]
+    __pydantic_config__ = OURS
+
+    selection: FileName
+    train: list[FileName]
+    val: list[FileName]
 
     @property
     def sha256(self) -> str:
@@ -37,12 +40,7 @@ class TrainedFold:
     @classmethod
     def load(cls, path: Path) -> "TrainedFold":
         """Read the record back; a `UserError` says in one sentence what does not fit."""
-        content = read_json(path)
-        check_format(content, KIND, FORMAT_VERSION, path)
-        try:
-            return cls(selection=content["selection"], train=content["train"], val=content["val"])
-        except KeyError as error:
-            raise UserError(f"{path} is not a whole record of a {KIND} (no {error}); train anew without --c") from None
+        return read_as(path, cls, kind=KIND, version=FORMAT_VERSION, advice="train anew without --c")
 
     def changes(self, *, train: list[str], val: list[str]) -> str:
         """What cases came into the parts of the fold since, and what left them; empty if none did."""

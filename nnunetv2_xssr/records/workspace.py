@@ -100,7 +100,7 @@ def check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*", name) or re.fullmatch(_RESERVED, name) or len(name) > 40:
         raise UserError(
             f"--name must be at most 40 letters, digits and single - or _, and not final, caches, demo, round_N or "
-            f"Nepochs; got {name!r}"
+            f"Nepochs; got {name[:50]!r}"
         )
 
 

@@ -111,19 +111,27 @@ def load_selection_data(record: SelectionRecord) -> SelectionData:
 def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> PoolData:
     folder, made_from = Workspace(name).caches, record.provenance
     by_slice = record.settings["unit"] == "slice"
-    if "views_cache" not in made_from or (by_slice and "facts_cache" not in made_from):
-        raise UserError(f"{record_path} was made by an older version; run nnUNetv2_xssr_select again")
-    embeddings, index = CaseRows.load(folder / "embeddings", made_from["embeddings_cache"][name])
+
+    def key(kind: str) -> str:
+        keys = made_from.get(f"{kind}_cache", {})
+        if name not in keys:
+            raise UserError(
+                f"{record_path} does not tell which {kind} of {name} it was made from, as those of an older version; "
+                f"run nnUNetv2_xssr_select again"
+            )
+        return keys[name]
+
+    embeddings, index = CaseRows.load(folder / "embeddings", key("embeddings"))
     layout = FeatureLayout(*index["settings"]["layout"])
-    if name not in made_from["views_cache"]:  # features that were made elsewhere
+    if record.settings.get("embeddings"):  # made elsewhere, without views
         compared = features(embeddings.rows, layout, kind=made_from["embedding"])
         return PoolData(name, embeddings.identifiers, compared, {}, None, {})
-    views, of_views = CaseRows.load(folder / "views", made_from["views_cache"][name])
+    views, of_views = CaseRows.load(folder / "views", key("views"))
     row = {identifier: i for i, identifier in enumerate(views.identifiers)}
     identifiers, rows, shown = embeddings.identifiers, embeddings.rows, views.rows
     n_views = rows.shape[1]
     if by_slice and n_views > 1:  # a flat source is compared as it is
-        facts, _ = CaseRows.load(folder / "facts", made_from["facts_cache"][name])
+        facts, _ = CaseRows.load(folder / "facts", key("facts"))
         slices = candidate_rows({case: CaseFacts.of_row(facts.rows[row[case]]) for case in identifiers})
         rows, shown = row_per_slice(rows, slices.values()), shown.reshape(-1, 1, *shown.shape[2:])
         row = {name: row[volume_of(name)] * n_views + number % n_views for name, number in slices.items()}

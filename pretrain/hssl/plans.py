@@ -1,17 +1,30 @@
 """The target's plans: the network, the patch, and the preprocessing of images."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, cast
 
 import numpy as np
+from annotated_types import Ge, Len
 
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.channels import normalisation_schemes
 from nnunetv2_xssr.images.normalise import CT_STATISTICS
 from nnunetv2_xssr.pretrain.hssl.network import UNet
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
-from nnunetv2_xssr.records.files import read_json, sha256_json
+from nnunetv2_xssr.records.files import is_there, sha256_json
+from nnunetv2_xssr.records.preprocessed import PLAN_AGAIN, NetworkPlans, PlansFile, nnunet_reading
+from nnunetv2_xssr.records.schema import Count, Number, check_shape, read_as
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, dataset_number
+
+
+class _ImagePlans(NetworkPlans):
+    """What images are preprocessed by."""
+
+    batch_size: Annotated[Count, Ge(1)]
+    spacing: Annotated[list[Number], Len(2, 3)]
+    use_mask_for_norm: Annotated[list[bool], Len(1)]
+    resampling_fn_data: str
+    resampling_fn_data_kwargs: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,24 +60,36 @@ class TargetPlans:
         workspace = Workspace(dataset)
         dataset_json = read_dataset_json(workspace.dataset_json)
         file = workspace.plans(plans_name)
-        if not file.is_file():
+        if not is_there(file):
             raise UserError(
                 f"{dataset} has no plans {file}; run nnUNetv2_plan_experiment -d {dataset_number(dataset)} (after "
                 f"nnUNetv2_extract_fingerprint), or name others with -p"
             )
-        plans = read_json(file)
+        plans = cast(dict, read_as(file, PlansFile, advice=PLAN_AGAIN))
         if configuration_name not in plans["configurations"]:
             raise one_of(f"-c, the configurations of {file},", plans["configurations"], configuration_name)
-        manager = PlansManager(plans)
-        configuration = manager.get_configuration(configuration_name)
-        return cls(
-            dataset=dataset,
-            plans_name=plans_name,
-            configuration_name=configuration_name,
-            manager=manager,
-            configuration=configuration,
-            dataset_json=dataset_json,
-        )
+        with nnunet_reading(file):
+            manager = PlansManager(plans)
+            configuration = manager.get_configuration(configuration_name)
+            check_shape(
+                configuration.configuration,
+                _ImagePlans,
+                where=f"{file}: configurations.{configuration_name}",
+                advice=PLAN_AGAIN,
+            )
+            loaded = cls(
+                dataset=dataset,
+                plans_name=plans_name,
+                configuration_name=configuration_name,
+                manager=manager,
+                configuration=configuration,
+                dataset_json=dataset_json,
+            )
+            # What is read later must be there, and of every channel.
+            _ = loaded.identity, manager.get_label_manager(dataset_json), configuration.preprocessor_class
+            if len(configuration.normalization_schemes) != len(loaded.channel_names):
+                raise UserError(f"{file} is not for the channels of {workspace.dataset_json}; {PLAN_AGAIN}")
+        return loaded
 
     def for_channels(self, names: tuple[str, ...]) -> "TargetPlans":
         """These plans for images with other channels, which are normalised by their names.
@@ -138,16 +163,17 @@ class TargetPlans:
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
         architecture = self.architecture
-        outputs = self.manager.get_label_manager(self.dataset_json).num_segmentation_heads
-        network = get_network_from_plans(
-            architecture["network_class_name"],
-            architecture["arch_kwargs"],
-            architecture["_kw_requires_import"],
-            input_channels,
-            outputs,
-            allow_init=True,
-            deep_supervision=True,
-        )
+        with nnunet_reading(Workspace(self.dataset).plans(self.plans_name)):
+            outputs = self.manager.get_label_manager(self.dataset_json).num_segmentation_heads
+            network = get_network_from_plans(
+                architecture["network_class_name"],
+                architecture["arch_kwargs"],
+                architecture["_kw_requires_import"],
+                input_channels,
+                outputs,
+                allow_init=True,
+                deep_supervision=True,
+            )
         if not all(hasattr(network, part) for part in ("encoder", "decoder", "keys_to_in_proj")):
             raise UserError(
                 f"HSSL pretrains PlainConvUNet and ResidualEncoderUNet; the plans {self.plans_name} of {self.dataset} "

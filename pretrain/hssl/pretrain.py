@@ -17,7 +17,8 @@ from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.pretrain.hssl.weights import check_loadable, checkpoint_content
 from nnunetv2_xssr.pretrain.processes import first_holds_weights
 from nnunetv2_xssr.pretrain.settings import Settings
-from nnunetv2_xssr.records.files import atomic, read_json
+from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.schema import read_as
 from nnunetv2_xssr.records.workspace import Workspace
 
 WEIGHTS = "hssl_weights.pth"
@@ -48,9 +49,7 @@ def group_of(pools: list[ImagePool], *, file: Path | None) -> list[int]:
 
 
 def _groups_by_file(pools: list[ImagePool], file: Path) -> list[str]:
-    groups = read_json(file)
-    if not isinstance(groups, dict) or not all(isinstance(members, list) for members in groups.values()):
-        raise UserError(f'{file} must hold groups of datasets such as {{"CT": ["Dataset003_Liver"]}}')
+    groups = read_as(file, dict[str, list[str]], advice='write groups of datasets such as {"CT": ["Dataset003_Liver"]}')
     named = [(member, group) for group, members in groups.items() for member in members]
     known = [pool.name for pool in pools]
     for member, _ in named:

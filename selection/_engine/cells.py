@@ -7,8 +7,9 @@ The greedy and the search for nearest neighbours both rely on this.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from sklearn.utils.extmath import randomized_svd
+
+from nnunetv2_xssr.selection._engine.compiling import compiled
 
 WIDTH = 32  # numbers in a sketch: two cache lines
 SMALL = 5000  # with fewer cases, plain passes over all of them are fastest
@@ -17,7 +18,7 @@ _SAMPLE = 1024  # rows to which the principal directions are fitted
 _BLOCK = 1024  # rows per block
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@compiled(fastmath=True)
 def squared_distance(a, b):
     """|a - b|^2 in double precision: exact for rows on the grid of `standardise`, in any order of summation."""
     total = 0.0
@@ -27,7 +28,7 @@ def squared_distance(a, b):
     return total
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@compiled(fastmath=True)
 def rough_squared_distance(a, b):
     """|a - b|^2 in single precision."""
     total = np.float32(0)
@@ -222,7 +223,7 @@ def _nearest_centre(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return np.concatenate([np.argmax(block @ centres.T - half, axis=1) for block in blocks])
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def picks_near_cell(cells, c, squares, products, radius, near):
     """Write to ``near`` which of k picks lie within ``radius`` of the centre of cell c; return how many do.
 

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from nnunetv2_xssr.selection._engine.cells import Cells, cells_of, picks_near_cell, squared_distance, whole
+from nnunetv2_xssr.selection._engine.compiling import compiled
 
 BLOCK = 256  # picks that are applied together
 _FALSE_HITS = 0.02  # share of pairs with a useless true distance from which on plain products are cheaper
@@ -71,14 +71,14 @@ class Pending(NamedTuple):
     least: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _apply_first(pool, pick, nearest):
     """All true distances are needed: read the pool in its own order."""
     for i in range(len(pool)):
         nearest[i] = np.sqrt(squared_distance(pool[i], pool[pick]))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _settle(pool, rows, nearest, pending):
     for i in rows:
         if pending.pick[i] >= 0:
@@ -86,7 +86,7 @@ def _settle(pool, rows, nearest, pending):
             pending.pick[i] = -1
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _apply(cells, picks, nearest, pending, pruning_radii, most_false_hits):
     """Update the distances of all cases with new picks; False if it stopped early, after too many false hits.
 
@@ -124,7 +124,7 @@ def _apply(cells, picks, nearest, pending, pruning_radii, most_false_hits):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _any_below(row, norms, limit):
     count = 0  # a count, because compilers vectorise sums but not early exits
     for j in range(row.size):
@@ -132,7 +132,7 @@ def _any_below(row, norms, limit):
     return count > 0
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _below(row, norms, limit, hits):
     """Write down which entries are below the limit, and return how many."""
     found = 0
@@ -142,7 +142,7 @@ def _below(row, norms, limit, hits):
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _apply_to(cells, e, entries, products, hits, nearest, pending):
     """Update the case at entry e with the picks ``hits``; return the number of false hits.
 

@@ -1,9 +1,9 @@
 """The mean distance of a pool to its nearest picks after each single pick: exact, with one pass for many picks."""
 
 import numpy as np
-from numba import njit
 
 from nnunetv2_xssr.selection._engine.cells import Cells, cells_of, picks_near_cell, squared_distance, whole
+from nnunetv2_xssr.selection._engine.compiling import compiled
 from nnunetv2_xssr.selection._engine.coverage import BLOCK, Coverage
 
 _FIRST = 32  # picks in the first block, which shows whether bounds help
@@ -40,7 +40,7 @@ def mean_distances(pool: np.ndarray | Cells, *, ranking: np.ndarray, chosen: np.
     return sums / len(nearest)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _add_distances(cells, picks, nearest, pruning_radii, sums):
     """Update each case with one pick after the other, and add its distance after each of them to ``sums``.
 

@@ -8,9 +8,9 @@ start of a block. While the best candidate beats the upper bounds of all others,
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from nnunetv2_xssr.selection._engine.cells import rough_squared_distance, squared_distance
+from nnunetv2_xssr.selection._engine.compiling import compiled
 from nnunetv2_xssr.selection._engine.coverage import Coverage
 from nnunetv2_xssr.selection.limits import Limits, is_open, take
 
@@ -97,7 +97,7 @@ def _top(values: np.ndarray, count: int) -> np.ndarray:
     return above if len(above) >= count else np.append(above, np.flatnonzero(values == cut)[: count - len(above)])
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _pick(cells, rows, fixed, nearest, weight, radius, outside, limits, picks):
     """Fill ``picks`` with rows as far as the candidates alone decide, and return how far that is.
 
@@ -136,7 +136,7 @@ def _pick(cells, rows, fixed, nearest, weight, radius, outside, limits, picks):
     return len(picks)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _replay(cells, rows, nearest, outside, picks, positions, diversity):
     """Fill ``diversity`` as far as the candidates alone decide the covering radius, and return how far that is."""
     applied = np.zeros(len(rows), np.int64)
@@ -151,7 +151,7 @@ def _replay(cells, rows, nearest, outside, picks, positions, diversity):
     return len(picks)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _farthest(cells, rows, nearest, applied, picks, t):
     """Largest distance of a candidate after t picks of this block."""
     c = _first_largest(nearest)
@@ -161,7 +161,7 @@ def _farthest(cells, rows, nearest, applied, picks, t):
     return nearest[c]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _apply(cells, rows, c, nearest, applied, picks, t):
     """Update candidate c with those of the first t picks of this block that are not applied to it yet."""
     row = rows[c]
@@ -172,14 +172,14 @@ def _apply(cells, rows, c, nearest, applied, picks, t):
     applied[c] = t
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _best(scale, fixed, weight, nearest, score):
     for c in range(score.size):
         score[c] = scale * fixed[c] + weight[c] * nearest[c]
     return _first_largest(score)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _first_largest(values):
     # Four running maxima, because the steps of a single one depend on each other.
     a = b = c = d = values[0]

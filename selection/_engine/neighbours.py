@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import numpy as np
-from numba import njit
 
 from nnunetv2_xssr.selection._engine.cells import (
     Cells,
@@ -13,6 +12,7 @@ from nnunetv2_xssr.selection._engine.cells import (
     squared_distance,
     whole,
 )
+from nnunetv2_xssr.selection._engine.compiling import compiled
 
 _CHUNK = 256  # others that are compared with a cell in one matrix product
 _FALSE_HITS = 0.01  # share of pairs with a useless true distance from which on plain products are cheaper
@@ -84,7 +84,7 @@ def _look_among(cells: Cells, others: np.ndarray | None, squared: np.ndarray, ro
     return cells
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _search(cells, targets, mutual, squared, rows, most_false_hits):
     """Improve squared distances and rows; False if it stopped early, after too many false hits.
 
@@ -131,7 +131,7 @@ def _search(cells, targets, mutual, squared, rows, most_false_hits):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _radii(cells):
     """Largest distance of a case from the centre of its cell."""
     radii = np.zeros(len(cells.centres))
@@ -141,7 +141,7 @@ def _radii(cells):
     return radii
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _pruning_radius(cells, c, squared):
     radius = 0.0
     for e in range(cells.starts[c], cells.starts[c + 1]):
@@ -149,7 +149,7 @@ def _pruning_radius(cells, c, squared):
     return radius
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _compare(cells, c, targets, near, mutual, own, squared, rows):
     """Compare the cases of cell c with the targets ``near``; return the number of false hits.
 
@@ -185,13 +185,13 @@ def _compare(cells, c, targets, near, mutual, own, squared, rows):
     return false_hits
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _limit(squared, slack):
     """Squared distances in single precision below this need a closer look; none do if the distance so far is 0."""
     return np.float32(squared + slack if squared > 0 else -np.inf)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _any_below(row, norms, square, ours, theirs):
     count = 0  # a count, because compilers vectorise sums but not early exits
     for j in range(row.size):
@@ -200,7 +200,7 @@ def _any_below(row, norms, square, ours, theirs):
     return count > 0
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _below(row, norms, square, ours, theirs, first, hits):
     found = 0
     for j in range(first, row.size):
@@ -210,7 +210,7 @@ def _below(row, norms, square, ours, theirs, first, hits):
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _insert(distances, rows, distance, row):
     """Insert a neighbour in ascending order if it is among the nearest so far; return whether it was."""
     at = distances.size - 1

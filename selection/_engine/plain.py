@@ -1,13 +1,13 @@
 """The greedy for few cases, where lazy evaluation costs more than it saves: one pass over all cases per pick."""
 
 import numpy as np
-from numba import njit
 
 from nnunetv2_xssr.selection._engine.cells import rough_squared_distance, squared_distance
+from nnunetv2_xssr.selection._engine.compiling import compiled
 from nnunetv2_xssr.selection.limits import is_open, take
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def plain_greedy(pool, fixed, weight, budget, nearest, slack, limits):
     """Return the picks as `nnunetv2_xssr.selection.greedy.greedy` defines them, and update ``nearest`` in place.
 

@@ -10,6 +10,7 @@ import tracemalloc
 
 import naive
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -380,3 +381,15 @@ def test_an_existing_scheduler_is_used_and_left_running(client):
     with connect(address) as ours:
         assert ours.scheduler.address == address
     assert len(client.scheduler_info()["workers"]) == 2
+
+
+def test_a_cluster_of_this_machine_listens_to_this_machine_only():
+    with connect("local") as client:
+        processes = [os.getpid(), *client.run(os.getpid).values()]
+        listening = {
+            connection.laddr.ip
+            for process in processes
+            for connection in psutil.Process(process).net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+    assert listening == {"127.0.0.1"}

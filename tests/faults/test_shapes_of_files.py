@@ -1,0 +1,212 @@
+"""Files of another shape: every command that reads one ends well or with one sentence, and never with a traceback.
+
+A file that is read anew gets a row in `FILES` or `READERS`.
+"""
+
+import json
+import shutil
+
+import pytest
+import torch
+from making import SOURCE, TARGET, Workspace
+from mutating import kept, mutations, outcome
+from plans import write_plans
+
+from nnunetv2_xssr.annotation.handover import template_hashes
+from nnunetv2_xssr.benchmark.arms import Arm
+from nnunetv2_xssr.benchmark.jobs import read_result
+from nnunetv2_xssr.benchmark.plan import Benchmark, Settings
+from nnunetv2_xssr.commands import collect, embed, report, select, status
+from nnunetv2_xssr.encoders.mae import load_encoder
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.case_rows import read_index
+from nnunetv2_xssr.images.dicom import _read_record
+from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
+from nnunetv2_xssr.records.split import read_split
+from nnunetv2_xssr.records.trained_fold import TrainedFold
+from nnunetv2_xssr.selection.partitions import Partitions
+
+STATUS = (status.main, ["-d", "2"])
+STATUS_JSON = (status.main, ["-d", "2", "--json"])
+REPORT = (report.main, ["-d", "2", "--json"])
+COLLECT = (collect.main, ["-d", "2"])
+SELECT = (select.main, ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"])
+EMBED = (embed.main, ["-d", "2", "--encoder", "intensity", "-o", "features.npz", "-device", "cpu"])
+RECORD, CACHES = f"preprocessed/{TARGET}/xssr/xssr/selection.json", f"preprocessed/{TARGET}/xssr/caches"
+FOLD = f"results/{TARGET}/XSSRTrainer__nnUNetPlans__2d/fold_0/xssr_fold.json"
+
+FILES = {
+    "dataset.json": (f"raw/{TARGET}/dataset.json", [STATUS, COLLECT, REPORT, SELECT]),
+    "dataset.json of the source": (f"raw/{SOURCE}/dataset.json", [SELECT]),
+    "selection.json": (RECORD, [STATUS, STATUS_JSON, COLLECT, REPORT, SELECT]),
+    "split": (f"preprocessed/{TARGET}/splits_xssr.json", [STATUS, COLLECT, SELECT]),
+    "plans": (f"preprocessed/{TARGET}/nnUNetPlans.json", [STATUS, COLLECT]),
+    "frozen fold": (FOLD, [STATUS]),
+    "hashes of files": (f"{CACHES}/files.json", [SELECT, EMBED]),
+    "index of views": (f"{CACHES}/views/index_*.json", [STATUS, REPORT]),
+    "index of embeddings": (f"{CACHES}/embeddings/index_*.json", [REPORT, SELECT]),
+}
+
+
+@pytest.fixture(scope="module")
+def study(_ready, tmp_path_factory):
+    """A dataset with a selection, a label in the hand-over, plans, and a fold that nnU-Net has begun."""
+    root = tmp_path_factory.mktemp("shapes") / "nnunet"
+    shutil.copytree(_ready.root, root)
+    workspace = Workspace(root)
+    write_plans(workspace.preprocessed / TARGET)
+    split = json.loads(workspace.split().read_text())
+    TrainedFold(selection="xssr", **split[0]).write(root / FOLD)
+    return workspace
+
+
+@pytest.fixture
+def inside(study, monkeypatch):
+    for name, value in study.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(study.root)
+    with kept(study.root):
+        yield study
+
+
+def changed_files(workspace, name):
+    pattern, _ = FILES[name]
+    (path,) = sorted(workspace.root.glob(pattern))[:1]
+    return path, list(mutations(json.loads(path.read_text())))
+
+
+def check(inside, capsys, name, some):
+    path, changes = changed_files(inside, name)
+    wrong = []
+    for number, (words, content) in enumerate(changes):
+        for place, (main, argv) in enumerate(FILES[name][1]):
+            if not some(number + place):
+                continue
+            with kept(inside.root):
+                path.write_text(json.dumps(content))
+                if problem := outcome(capsys, main, argv):
+                    wrong.append(f"{main.__module__} {words}: {problem}")
+    assert not wrong, "\n".join([f"{len(wrong)} of {len(changes)}", *wrong[:30]])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_some_changes(inside, capsys, name):
+    check(inside, capsys, name, lambda number: number % 41 == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_all_changes(inside, capsys, name):
+    check(inside, capsys, name, lambda number: True)
+
+
+# ---------------------------------------------------------------------------------------- what one function reads
+def benchmark(path):
+    settings = Settings(
+        target=TARGET,
+        sources=[],
+        budgets=["3"],
+        strategies=["kmeans"],
+        draws=2,
+        seeds=1,
+        training_seeds=1,
+        judge="fast",
+        configuration="2d",
+        trainer="XSSRTrainer_5epochs",
+        plans_name="nnUNetPlans",
+        test=None,
+        cases=None,
+    )
+    arm = Arm(strategy="random", budget=3, number=0, cases=["a", "b"])
+    Benchmark(settings=settings, judge="x", test=["c"], domains=["A"], pool_size=9, arms=[arm]).write(path)
+
+
+HEAD = {"kind": "case rows", "format_version": 2}
+READERS = {
+    "split": ("s.json", [{"train": ["a"], "val": ["b"]}], read_split),
+    "templates": ("templates.json", {"a.png": "00"}, lambda path: template_hashes(path.parent)),
+    "partitions": (
+        "partitions.json",
+        {
+            "kind": "partitions",
+            "format_version": 1,
+            "seed": 0,
+            "n_cases": 9,
+            "n_features": 2,
+            "n_partitions": 3,
+            "n_source": 0,
+            "sha256": "0",
+        },
+        lambda path: Partitions.open(path.parent),
+    ),
+    "job": (
+        "job.json",
+        {"kind": "benchmark job", "format_version": 1, "measures": {"dice": {"a": 0.5}}, "seconds": 1.0, "seed": 0},
+        read_result,
+    ),
+    "dicom": (
+        "dicom.json",
+        {
+            "kind": "dicom_conversion",
+            "format_version": 1,
+            "volumes": {"a": {"series": "1.2", "files": "0"}},
+            "set_aside": [{"where": "b", "reason": "c", "files": ["d"]}],
+        },
+        _read_record,
+    ),
+    "index": (
+        "index_0123.json",
+        {**HEAD, "settings": {"layout": [1, 2, 3]}, "row_shape": [1], "dtype": "float16", "cases": {"a": "0"}},
+        lambda path: read_index(path.parent, "0123"),
+    ),
+    "benchmark": ("benchmark.json", benchmark, Benchmark.load),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_readers(tmp_path, name):
+    file, content, read = READERS[name]
+    path = tmp_path / file
+    if callable(content):
+        content(path)
+        content = json.loads(path.read_text())
+    for words, changed in mutations(content):
+        path.write_text(json.dumps(changed))
+        _returns_or_says(read, path, words)
+
+
+def _returns_or_says(read, path, words):
+    try:
+        read(path)
+    except UserError as error:
+        assert str(path) in str(error) and len(str(error).replace(str(path), "")) < 300, (words, str(error))
+    except Exception as error:
+        raise AssertionError(f"{words}: {type(error).__name__}: {error}") from error
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_plans_for_hssl(inside):
+    """The network is built too: what nnU-Net cannot use is one sentence."""
+    path = inside.preprocessed / TARGET / "nnUNetPlans.json"
+
+    def build(_):
+        plans = TargetPlans.load(TARGET, configuration_name="2d")
+        plans.build_network(1)
+        assert plans.identity and plans.patch_size and plans.configuration.batch_size
+
+    for words, content in list(mutations(json.loads(path.read_text()), others=(None, -1, "text", [], {})))[::2]:
+        path.write_text(json.dumps(content))
+        _returns_or_says(build, path, words)
+
+
+def test_checkpoints(inside, tmp_path):
+    content = torch.load(inside.encoder(), weights_only=True)
+    weights = content.pop("weights")
+    path = tmp_path / "checkpoint.pth"
+    for words, changed in list(mutations(content, others=(None, -1, "text", [], {})))[::3]:
+        torch.save({**changed, "weights": weights} if isinstance(changed, dict) else changed, path)
+        _returns_or_says(lambda file: load_encoder(file, device="cpu"), path, words)
+    first = next(iter(weights))
+    for other in (None, [], {}, {**weights, first: 1}, {**weights, first: weights[first][:1]}):
+        torch.save({**content, "weights": other}, path)
+        _returns_or_says(lambda file: load_encoder(file, device="cpu"), path, other)
