@@ -214,7 +214,8 @@ def test_handover(again):
         assert copy.read_bytes() == image.read_bytes() and not copy.samefile(image)
     with open(folder / "worklist.csv", newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
-    selection = SelectionRecord.load(again.record()).selections[0]
+    record = SelectionRecord.load(again.record())
+    (selection,) = record.selections
     for row, pick in zip(rows, selection.picks, strict=True):
         assert row == {
             "rank": str(pick.rank),
@@ -225,6 +226,7 @@ def test_handover(again):
             "domain": pick.domain,
             "group": "",
             "reason": reason(pick, alpha=selection.alpha),
+            "selection": record.id,
         }
     note = (folder / "README.txt").read_text()
     assert "1       blob" in note and f"labels/{cases[0]}.png" in note

@@ -5,12 +5,13 @@ Dataclasses and typed dictionaries are the types; pydantic checks them, without 
 
 import json
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationError, WrapValidator
 from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
 from nnunetv2_xssr.errors import UserError
@@ -20,12 +21,21 @@ from nnunetv2_xssr.records.names import check_file_name, check_line
 T = TypeVar("T")
 
 Count = Annotated[int, Ge(0), Le(2**53)]  # beyond, programs that read numbers as doubles see another one
-Number = FiniteFloat
 Line = Annotated[str, AfterValidator(check_line)]
 FileName = Annotated[str, AfterValidator(check_file_name)]
 
 OURS = {"extra": "forbid"}  # a key that we do not know may change what the others mean
 THEIRS = {"extra": "allow"}  # nnU-Net and users add keys
+
+
+def _as_it_came(value: T, check: Callable[[T], Any]) -> T:
+    check(value)
+    return value
+
+
+# Checked values would be others: a whole number a float, a typed dictionary in the order of its declaration.
+AS_IT_CAME = WrapValidator(_as_it_came)
+Number = Annotated[FiniteFloat, AS_IT_CAME]
 
 _ADVICE = "restore it or delete it"
 _WORDS = {

@@ -12,7 +12,7 @@ from typing_extensions import NotRequired, TypedDict
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import is_there, write_json
 from nnunetv2_xssr.records.manifest import selection_id
-from nnunetv2_xssr.records.schema import OURS, THEIRS, Count, FileName, Line, Number, read_as
+from nnunetv2_xssr.records.schema import AS_IT_CAME, OURS, THEIRS, Count, FileName, Line, Number, read_as
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 
 KIND, FORMAT_VERSION = "selection", 1
@@ -244,8 +244,8 @@ class SelectionRecord:
 
     dataset: FileName
     mode: Literal["annotation", "study"]
-    settings: ChosenSettings
-    provenance: Provenance
+    settings: Annotated[ChosenSettings, AS_IT_CAME]
+    provenance: Annotated[Provenance, AS_IT_CAME]
     versions: dict[str, str]
     selections: Annotated[list[Annotated[FoldSelection, AfterValidator(_on_curve)]], Len(1)]
     set_aside: list[str] = field(default_factory=list)

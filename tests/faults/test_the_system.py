@@ -188,7 +188,7 @@ def features(tmp_path_factory):
 
 @pytest.mark.parametrize("main, option", [(main, option) for main, options in OPTIONS.items() for option in options])
 def test_numbers(again, capsys, monkeypatch, features, main, option):
-    monkeypatch.setattr("nnunetv2_xssr.pipeline.select_cases.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("nnunetv2_xssr.pipeline.select_cases.write_page", lambda *_, **__: None)
     argv = ["-d", "2", "-b", "3", "--embeddings", features, "--overwrite", "-device", "cpu"]
     argv = argv if main is select.main else ["-s", "1", "-device", "cpu"]
     for number in NUMBERS:
