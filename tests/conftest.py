@@ -7,12 +7,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from command_shell import Shell
 from making import (
     VARIABLES,
     Workspace,
-    command,
     copy_of_nnunet,
-    run_python,
     shorten_pretraining,
     trainer_folder,
     write_source_and_target,
@@ -131,9 +130,17 @@ def _use(workspace, monkeypatch):
 
 @pytest.fixture(scope="session")
 def linked_nnunet(tmp_path_factory):
-    """A copy of nnU-Net for PYTHONPATH into which the real command has made the link."""
+    """A copy of nnU-Net for PYTHONPATH into which the link is made."""
+    from nnunetv2_xssr.trainer_link import linking
+
     site = copy_of_nnunet(tmp_path_factory.mktemp("site_linked"))
-    result = run_python(command("link"), env={"PYTHONPATH": str(site)}, cwd=site)
-    assert result.returncode == 0, result.stderr
-    assert f"linked XSSRTrainer into nnU-Net: {trainer_folder(site)}" in result.stdout
+    shutil.copy(linking.LINK_MODULE, trainer_folder(site))
     return site
+
+
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory, linked_nnunet):
+    """What runs commands as a user types them."""
+    shell = Shell(tmp_path_factory.mktemp("shell"), linked_nnunet)
+    yield shell
+    shell.close()
