@@ -1,5 +1,6 @@
 """Small generated datasets, and what tests ask of commands."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from PIL import Image
 
@@ -133,6 +135,22 @@ def shorten_pretraining(patch):
     patch.setattr(training, "MEMBERS", 2)
     defaults = {"epochs": 1, "batch_size": 4, "seed": 0, "accumulate": 1}
     patch.setattr(settings.Settings.__init__, "__kwdefaults__", defaults)
+
+
+@contextlib.contextmanager
+def prepared(root):
+    """A workspace for commands that run once, before the tests that copy what they write."""
+    from nnunetv2_xssr.trainer_link import linking
+
+    workspace = Workspace(root).make_folders()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in workspace.environment().items():
+            patch.setenv(name, value)
+        link = root / linking.LINK_MODULE.name
+        link.write_bytes(linking.LINK_MODULE.read_bytes())
+        patch.setattr(linking, "link_path", lambda: link)
+        shorten_pretraining(patch)
+        yield workspace
 
 
 def fails(capsys, main, argv, *parts, not_parts=()):
