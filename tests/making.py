@@ -127,12 +127,18 @@ def write_source_and_target(raw):
     write_dataset_json(raw / TARGET, domains={f"t_{i:02d}": "AB"[i % 2] for i in range(10)})
 
 
+def _draw_nothing(path, *args, **options):
+    path.touch()
+
+
 def shorten_pretraining(patch):
-    """One epoch of two batches of four views by default, and half as many autoencoders."""
+    """One epoch of two batches of four views by default, half as many autoencoders, and pictures that are empty."""
     from nnunetv2_xssr.pretrain import engine, settings, training
 
     patch.setattr(engine, "BATCHES_PER_EPOCH", 2)
     patch.setattr(training, "MEMBERS", 2)
+    patch.setattr(engine, "draw_progress", _draw_nothing)
+    patch.setattr(training, "draw_reconstructions", _draw_nothing)
     defaults = {"epochs": 1, "batch_size": 4, "seed": 0, "accumulate": 1}
     patch.setattr(settings.Settings.__init__, "__kwdefaults__", defaults)
 
