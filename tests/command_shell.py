@@ -152,17 +152,14 @@ def _tell(connection):
 def _run(folder, environment, module, function, *argv):
     """Run one command in this process, and end it as the command would."""
     import importlib
-    import multiprocessing
 
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *argv]
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
-    # nnU-Net's workers would load all libraries again.
-    fork = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda method=None: fork
-    multiprocessing.cpu_count = lambda: 1  # which its training on a CPU takes for torch's threads
+    if module.partition(".")[0] == _NNUNET:
+        _fork_workers()
     code = 1
     try:
         if SHORTENED in environment:
@@ -181,6 +178,15 @@ def _run(folder, environment, module, function, *argv):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _fork_workers():
+    """nnU-Net's workers would load all libraries again."""
+    import multiprocessing
+
+    fork = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: fork
+    multiprocessing.cpu_count = lambda: 1  # which its training on a CPU takes for torch's threads
 
 
 def run_script():
