@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Two processes; what a file sets up is set up once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 STAGES := pretrain selection trainers
 # The package as it is installed, for the type checker: the stages lie beside it in a checkout.
 TYPED := $(VENV)/typed/nnunetv2_xssr
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 # torch goes first and pinned, so that nothing that follows replaces it with another build.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
@@ -19,7 +21,11 @@ demo: $(VENV)/installed
 	$(BIN)/nnUNetv2_xssr_demo
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile  # two processes; what a file sets up is set up once
+	$(PYTEST) -m "not slow"
+
+# With what `make test` leaves out because it is slow.
+test-all: $(VENV)/installed lint
+	$(PYTEST)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

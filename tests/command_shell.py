@@ -1,17 +1,21 @@
 """A shell in which commands are typed as in the documentation, but end in seconds.
 
 Commands are run by processes forked from one that has the large libraries loaded already, because loading them takes
-longer than most commands do on small data. Pretraining and training are cut short; nothing else is changed.
+longer than most commands do on small data, and nnU-Net's workers are forked too.
 """
 
 import json
 import os
+import runpy
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from importlib.metadata import distribution
 
+SHORTENED = "XSSR_TESTS_SHORTENED"  # set where pretraining and training are cut short
+_SCRIPT = "run_script"
 _OURS, _NNUNET = "nnunetv2_xssr", "nnunetv2"
 _CLIENT = """#!/bin/sh
 exec {python} -S -E {server} client {socket} {module} {function} "$@"
@@ -25,7 +29,7 @@ def entry_points():
 
 
 class Shell:
-    """Runs bash programs in which the commands of nnU-Net and of this package cost little.
+    """Runs the commands of nnU-Net and of this package so that they cost little.
 
     Parameters
     ----------
@@ -38,7 +42,8 @@ class Shell:
     def __init__(self, folder, site):
         self.scripts, self.socket = folder / "bin", folder / "socket"
         self.scripts.mkdir(parents=True)
-        for name, (module, function) in entry_points().items():
+        programs = {_SCRIPT: ("command_shell", "run_script")}
+        for name, (module, function) in {**entry_points(), **programs}.items():
             self._write(
                 name,
                 _CLIENT.format(
@@ -50,7 +55,7 @@ class Shell:
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")},
             "PATH": f"{self.scripts}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(site),
+            "PYTHONPATH": os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "OMP_NUM_THREADS": "1",
         }
         self.server = subprocess.Popen(
@@ -62,21 +67,32 @@ class Shell:
         (self.scripts / name).chmod(0o755)
 
     def run(self, program, cwd):
-        """Exit code and all that a bash program printed; it ends at the first command that fails."""
+        """Exit code and all that a bash program printed, with short trainings; it ends at the first failure."""
+        process = self.start(["bash", "-c", f"set -eo pipefail\n{program}"], cwd, {SHORTENED: "1"})
+        out, _ = process.communicate(timeout=280)
+        return process.returncode, out
+
+    def start_python(self, program, cwd, environment=None):
+        """Start a Python program: its file and arguments, or its text."""
+        if isinstance(program, str):
+            (cwd / "program.py").write_text(program)
+            program = ["program.py"]
+        environment = {**os.environ, **self.environment, **(environment or {})}
+        return self.start([_SCRIPT, *program], cwd, environment, stderr=subprocess.PIPE)
+
+    def start(self, argv, cwd, environment, stderr=subprocess.STDOUT):
+        """Start a program; a PYTHONPATH in its environment stands before that of the server."""
         while not self.socket.exists():
             assert self.server.poll() is None, "the server has ended"
             time.sleep(0.1)
-        program = f"set -eo pipefail\n{program}"
-        result = subprocess.run(
-            ["bash", "-c", program],
+        return subprocess.Popen(
+            [shutil.which(argv[0], path=self.environment["PATH"]), *map(str, argv[1:])],
             cwd=cwd,
-            env=self.environment,
+            env={**self.environment, **environment},
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             text=True,
-            timeout=280,
         )
-        return result.returncode, result.stdout
 
     def close(self):
         self.server.terminate()
@@ -136,19 +152,18 @@ def _tell(connection):
 def _run(folder, environment, module, function, *argv):
     """Run one command in this process, and end it as the command would."""
     import importlib
-    import multiprocessing
 
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *argv]
-    # nnU-Net's workers would load all libraries again.
-    fork = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda method=None: fork
-    multiprocessing.cpu_count = lambda: 1  # which its training on a CPU takes for torch's threads
+    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    if module.partition(".")[0] == _NNUNET:
+        _fork_workers()
     code = 1
     try:
-        _shorten()
+        if SHORTENED in environment:
+            _shorten()
         code = getattr(importlib.import_module(module), function)()
     except SystemExit as end:
         code = end.code
@@ -163,6 +178,21 @@ def _run(folder, environment, module, function, *argv):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _fork_workers():
+    """nnU-Net's workers would load all libraries again."""
+    import multiprocessing
+
+    fork = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: fork
+    multiprocessing.cpu_count = lambda: 1  # which its training on a CPU takes for torch's threads
+
+
+def run_script():
+    """What ``python FILE ARGUMENT...`` does."""
+    del sys.argv[0]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def _shorten():

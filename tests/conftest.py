@@ -7,12 +7,12 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from command_shell import Shell
 from making import (
     VARIABLES,
     Workspace,
-    command,
     copy_of_nnunet,
-    run_python,
+    prepared,
     shorten_pretraining,
     trainer_folder,
     write_source_and_target,
@@ -75,20 +75,34 @@ def short_pretraining(monkeypatch):
 def _ready(tmp_path_factory):
     """Source and target, an encoder of one short epoch, and a selection of three cases."""
     from nnunetv2_xssr.commands import pretrain, select
-    from nnunetv2_xssr.trainer_link import linking
 
-    ready = Workspace(tmp_path_factory.mktemp("ready")).make_folders()
-    write_source_and_target(ready.raw)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ready.environment().items():
-            patch.setenv(name, value)
-        link = ready.root / linking.LINK_MODULE.name
-        link.write_bytes(linking.LINK_MODULE.read_bytes())
-        patch.setattr(linking, "link_path", lambda: link)
-        shorten_pretraining(patch)
+    with prepared(tmp_path_factory.mktemp("ready")) as ready:
+        write_source_and_target(ready.raw)
         assert pretrain.main(["-s", "1", "-device", "cpu"]) == 0
         assert select.main(["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]) == 0
     return ready
+
+
+@pytest.fixture(scope="session")
+def _volumes(tmp_path_factory):
+    """Six volumes, whose slices have taught an encoder."""
+    from slicing import SELECT, VOLUMES, with_volumes
+
+    from nnunetv2_xssr.commands import select
+
+    with prepared(tmp_path_factory.mktemp("volumes")) as ready:
+        with_volumes(ready)
+        assert select.main([*SELECT, "-b", "4"]) == 0
+    shutil.rmtree(ready.preprocessed / VOLUMES)
+    shutil.rmtree(ready.raw / VOLUMES / "annotate")
+    return ready
+
+
+@pytest.fixture
+def volumes(_volumes, tmp_path, monkeypatch):
+    """Six unlabelled volumes on a grid that is not the default, and an encoder of their slices."""
+    shutil.copytree(_volumes.root, tmp_path / "nnunet")
+    return _use(Workspace(tmp_path / "nnunet"), monkeypatch)
 
 
 @pytest.fixture
@@ -131,9 +145,17 @@ def _use(workspace, monkeypatch):
 
 @pytest.fixture(scope="session")
 def linked_nnunet(tmp_path_factory):
-    """A copy of nnU-Net for PYTHONPATH into which the real command has made the link."""
+    """A copy of nnU-Net for PYTHONPATH into which the link is made."""
+    from nnunetv2_xssr.trainer_link import linking
+
     site = copy_of_nnunet(tmp_path_factory.mktemp("site_linked"))
-    result = run_python(command("link"), env={"PYTHONPATH": str(site)}, cwd=site)
-    assert result.returncode == 0, result.stderr
-    assert f"linked XSSRTrainer into nnU-Net: {trainer_folder(site)}" in result.stdout
+    shutil.copy(linking.LINK_MODULE, trainer_folder(site))
     return site
+
+
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory, linked_nnunet):
+    """What runs commands as a user types them."""
+    shell = Shell(tmp_path_factory.mktemp("shell"), linked_nnunet)
+    yield shell
+    shell.close()

@@ -1,5 +1,6 @@
 """Small generated datasets, and what tests ask of commands."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from PIL import Image
 
@@ -125,14 +127,36 @@ def write_source_and_target(raw):
     write_dataset_json(raw / TARGET, domains={f"t_{i:02d}": "AB"[i % 2] for i in range(10)})
 
 
+def _draw_nothing(path, *args, **options):
+    path.touch()
+
+
 def shorten_pretraining(patch):
-    """One epoch of two batches of four views by default, and half as many autoencoders."""
+    """One epoch of two batches of four views by default, half as many autoencoders, and pictures that are empty."""
     from nnunetv2_xssr.pretrain import engine, settings, training
 
     patch.setattr(engine, "BATCHES_PER_EPOCH", 2)
     patch.setattr(training, "MEMBERS", 2)
+    patch.setattr(engine, "draw_progress", _draw_nothing)
+    patch.setattr(training, "draw_reconstructions", _draw_nothing)
     defaults = {"epochs": 1, "batch_size": 4, "seed": 0, "accumulate": 1}
     patch.setattr(settings.Settings.__init__, "__kwdefaults__", defaults)
+
+
+@contextlib.contextmanager
+def prepared(root):
+    """A workspace for commands that run once, before the tests that copy what they write."""
+    from nnunetv2_xssr.trainer_link import linking
+
+    workspace = Workspace(root).make_folders()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in workspace.environment().items():
+            patch.setenv(name, value)
+        link = root / linking.LINK_MODULE.name
+        link.write_bytes(linking.LINK_MODULE.read_bytes())
+        patch.setattr(linking, "link_path", lambda: link)
+        shorten_pretraining(patch)
+        yield workspace
 
 
 def fails(capsys, main, argv, *parts, not_parts=()):

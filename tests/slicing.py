@@ -13,6 +13,7 @@ from nnunetv2_xssr.records.selection import SelectionRecord
 VOLUMES = "Dataset031_Volumes"
 CASES = [f"v_{i}" for i in range(6)]
 SHAPE = (16, 20, 20)
+SELECT = ["-d", "31", "--unit", "slice", "-device", "cpu"]
 
 
 def with_volumes(workspace):
@@ -35,7 +36,7 @@ def load(path):
 
 
 def run(capsys, *argv, budget="4"):
-    return succeeds(capsys, select.main, ["-d", "31", "--unit", "slice", "-b", budget, "-device", "cpu", *argv])
+    return succeeds(capsys, select.main, [*SELECT, "-b", budget, *argv])
 
 
 def picks(volumes):

@@ -555,7 +555,9 @@ def leftovers(workspace):
     return [p for p in workspace.root.rglob(".*") if p.is_file()]
 
 
-def test_full_disk_while_a_record_is_written(either, capsys):
+@pytest.mark.parametrize("log", ["", "of an older run\n" * 100], ids=["a record is too large", "the log is too large"])
+def test_full_disk_while_a_record_is_written(either, capsys, log):
+    (either.record().parent / "select.log").write_text(log)
     with files_no_larger_than(1000):
         fails(capsys, select.main, [*SELECT, "--overwrite", "--seed", "1"], "cannot write", "make room", "again")
     assert leftovers(either) == []

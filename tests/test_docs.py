@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from command_shell import Shell, entry_points
-from making import CHECKOUT, run_python
+from command_shell import entry_points
+from making import CHECKOUT
 
 from nnunetv2_xssr.selection import CRITERIA, STRATEGIES
 
@@ -58,13 +58,6 @@ def options_of(command):
 
 
 # --- what the tutorials type
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory, linked_nnunet):
-    shell = Shell(tmp_path_factory.mktemp("shell"), linked_nnunet)
-    yield shell
-    shell.close()
 
 
 def shape(line):
@@ -124,15 +117,15 @@ def test_blocks_that_are_not_run_say_why():
     ("page", "code"),
     [(page.name, text) for page in PAGES for language, text, _ in fences(page) if language == "python"],
 )
-def test_python_block_runs(page, code, tmp_path):
+def test_python_block_runs(page, code, shell, tmp_path):
     if "distributed" in code:
         pytest.importorskip("distributed")
     rng = np.random.default_rng(0)
     np.save(tmp_path / "pool.npy", rng.normal(size=(2100, 8)).astype(np.float32))
     np.save(tmp_path / "source.npy", rng.normal(size=(50, 8)).astype(np.float32))
-    (tmp_path / "block.py").write_text(code)
-    result = run_python(["block.py"], cwd=tmp_path)
-    assert result.returncode == 0, f"{page}: {result.stderr[-3000:]}"
+    process = shell.start_python(code, tmp_path)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, f"{page}: {err[-3000:]}"
 
 
 # --- the reference and the options

@@ -3,11 +3,10 @@
 import errno
 import importlib.util
 import os
-import shutil
 import sys
 
 import pytest
-from making import command, fails, only_sentence, run_python, succeeds, trainer_folder
+from making import command, copy_of_nnunet, fails, only_sentence, succeeds, trainer_folder
 
 from nnunetv2_xssr.commands import link
 from nnunetv2_xssr.errors import UserError
@@ -132,21 +131,26 @@ for name in ("XSSRTrainer_7epochs", "XSSRTrainer_final", "XSSRTrainer_a__b"):
 """
 
 
-def test_nnunet_finds_every_trainer_through_the_link(linked_nnunet):
-    result = run_python(FIND, env={"PYTHONPATH": str(linked_nnunet)}, cwd=linked_nnunet)
-    assert result.returncode == 0, result.stderr
+def test_nnunet_finds_every_trainer_through_the_link(shell, tmp_path):
+    process = shell.start_python(FIND, tmp_path)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
 
 
-def test_commands_on_an_installation(linked_nnunet, tmp_path):
-    site = tmp_path / "site"
-    shutil.copytree(linked_nnunet, site)
+def test_commands_on_an_installation(shell, tmp_path):
+    site = copy_of_nnunet(tmp_path / "site")
     path = trainer_folder(site) / "xssr_trainer_link.py"
-    env = {"PYTHONPATH": str(site), "nnUNet_extTrainer": ""}
 
-    result = run_python(command("link", "--check"), env=env, cwd=tmp_path)
-    assert result.returncode == 0 and f"nnU-Net finds XSSRTrainer ({path})" in result.stdout, result.stderr
-    result = run_python(command("link", "--remove"), env=env, cwd=tmp_path)
-    assert result.returncode == 0 and not path.exists(), result.stderr
-    result = run_python(command("link", "--check"), env=env, cwd=tmp_path)
-    assert result.returncode == 2
-    assert "does not find XSSRTrainer" in only_sentence(result.stderr)
+    def link(*argv):
+        environment = {"PYTHONPATH": str(site), "nnUNet_extTrainer": ""}
+        process = shell.start_python(command("link", *argv), tmp_path, environment)
+        return *process.communicate(timeout=240), process.returncode
+
+    out, err, code = link()
+    assert code == 0 and f"linked XSSRTrainer into nnU-Net: {trainer_folder(site)}" in out, err
+    out, err, code = link("--check")
+    assert code == 0 and f"nnU-Net finds XSSRTrainer ({path})" in out, err
+    out, err, code = link("--remove")
+    assert code == 0 and not path.exists(), err
+    out, err, code = link("--check")
+    assert code == 2 and "does not find XSSRTrainer" in only_sentence(err)

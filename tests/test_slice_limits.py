@@ -2,12 +2,13 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from making import fails, succeeds, write_dataset_json
-from slicing import CASES, VOLUMES, draw, labels, picks, run, save, sliced
+from making import fails, prepared, succeeds, write_dataset_json
+from slicing import CASES, SELECT, VOLUMES, draw, labels, picks, run, save, sliced
 
 from nnunetv2_xssr.commands import collect, select
 from nnunetv2_xssr.encoders.mae import load_encoder
@@ -37,12 +38,22 @@ def write_mask(path, inside, shape=LONG, **geometry):
         sitk.WriteImage(image, str(path))
 
 
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """Three long scans and a short one, whose slices have taught an encoder."""
+    with prepared(tmp_path_factory.mktemp("scans")) as workspace:
+        for i, case in enumerate(CASES[:4]):
+            save(workspace.images(VOLUMES) / f"{case}_0000.nii.gz", body(i, LONG if i else (30, 12, 12)))
+        write_dataset_json(workspace.raw / VOLUMES, ".nii.gz", channel_names={"0": "T1"}, numTraining=0, dataset={})
+        assert select.main([*SELECT, "-b", "2"]) == 0
+    return workspace
+
+
 @pytest.fixture
-def scans(empty):
-    """Three long scans and a short one."""
-    for i, case in enumerate(CASES[:4]):
-        save(empty.images(VOLUMES) / f"{case}_0000.nii.gz", body(i, LONG if i else (30, 12, 12)))
-    write_dataset_json(empty.raw / VOLUMES, ".nii.gz", channel_names={"0": "T1"}, numTraining=0, dataset={})
+def scans(ready, empty):
+    """The same before a selection."""
+    shutil.copytree(ready.images(VOLUMES).parent, empty.raw / VOLUMES, ignore=shutil.ignore_patterns("annotate"))
+    shutil.copytree(ready.results, empty.results, dirs_exist_ok=True)
     return empty
 
 
@@ -61,6 +72,7 @@ def test_long_scans_get_more_candidates(scans):
 
 
 def test_whole_scans_get_more_views_too_and_the_encoder_decides_for_all(scans, capsys):
+    scans.encoder(VOLUMES).unlink()
     succeeds(capsys, select.main, ["-d", "31", "-b", "2", "-device", "cpu"])
     index = next((scans.preprocessed / VOLUMES / "xssr" / "caches" / "views").glob("index_*.json"))
     assert json.loads(index.read_text())["settings"]["views"] == 32
@@ -116,7 +128,7 @@ def test_range_per_case(scans, capsys):
     chosen = {case: [pick.slice for pick in picks(scans) if pick.case == case] for case in CASES[:4]}
     assert set(chosen["v_1"]) <= set(range(100, 111)) and set(chosen["v_2"]) <= set(range(290, 300))
     assert set(chosen["v_0"]) <= set(range(5)) and all(chosen.values())
-    argv = ["-d", "31", "--unit", "slice", "-b", "12", "-device", "cpu", "--max_per_volume", "3"]
+    argv = [*SELECT, "-b", "12", "--max_per_volume", "3"]
     fails(capsys, select.main, argv, "other provenance")
 
 
@@ -134,7 +146,7 @@ def test_finding_in_few_slices_can_be_chosen(scans, capsys):
     run(capsys, "--roi", roi, "--max_per_volume", "5", budget="9")
     assert scans.results_of_select(VOLUMES) == before
     write_mask(roi / "v_3.nii.gz", [100, 120])
-    argv = ["-d", "31", "--unit", "slice", "-device", "cpu", "--roi", roi, "--max_per_volume", "5", "-b", "9"]
+    argv = [*SELECT, "--roi", roi, "--max_per_volume", "5", "-b", "9"]
     fails(capsys, select.main, argv, "other provenance", "roi")
     succeeds(capsys, select.main, [*argv, "--overwrite"])
     assert {pick.slice for pick in picks(scans) if pick.case == "v_3"} <= {100, 120}
@@ -148,7 +160,7 @@ def test_empty_mask_leaves_a_volume_out_and_is_named(scans, capsys):
     out = run(capsys, "--roi", roi, budget="3")
     assert "no slice of 1 of 4 volumes may be chosen: v_2" in out
     assert {pick.case for pick in picks(scans)} == {"v_0", "v_1", "v_3"}
-    argv = ["-d", "31", "--unit", "slice", "-device", "cpu", "--roi", roi, "-b", "4", "--overwrite"]
+    argv = [*SELECT, "--roi", roi, "-b", "4", "--overwrite"]
     for case in ("v_0", "v_1", "v_3"):
         write_mask(roi / f"{case}.nii.gz", [], LONG if case != "v_0" else (30, 12, 12))
     fails(capsys, select.main, argv, "no slice of", "--roi")
@@ -169,7 +181,7 @@ def test_mask_that_does_not_fit(scans, capsys, change, words):
     for case in CASES[:4]:
         write_mask(roi / f"{case}.nii.gz", [3, 4, 5, 6], LONG if case != "v_0" else (30, 12, 12))
     change(roi)
-    argv = ["-d", "31", "--unit", "slice", "-device", "cpu", "--roi", roi, "-b", "2", "--skip-broken"]
+    argv = [*SELECT, "--roi", roi, "-b", "2", "--skip-broken"]
     fails(capsys, select.main, argv, *words)
     listed = scans.root / "list.txt"
     listed.write_text("v_1\n")
@@ -187,7 +199,7 @@ def test_mask_that_does_not_fit(scans, capsys, change, words):
     ],
 )
 def test_options_that_do_not_fit(scans, capsys, argv, words):
-    fails(capsys, select.main, ["-d", "31", "--unit", "slice", "-b", "2", "-device", "cpu", *argv], *words)
+    fails(capsys, select.main, [*SELECT, "-b", "2", *argv], *words)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +215,7 @@ def test_options_that_do_not_fit(scans, capsys, argv, words):
 def test_ranges_that_do_not_fit(scans, capsys, rows, words):
     table = scans.root / "cases.csv"
     table.write_text(f"case,slice_from,slice_to\n{rows}\n")
-    argv = ["-d", "31", "--unit", "slice", "-b", "2", "-device", "cpu", "--cases", table]
+    argv = [*SELECT, "-b", "2", "--cases", table]
     fails(capsys, select.main, argv, *words)
 
 

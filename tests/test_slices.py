@@ -5,11 +5,24 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import SimpleITK as sitk
 from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from slicing import CASES, SHAPE, VOLUMES, candidates, draw, labels, load, picks, run, save, sliced, with_volumes
+from slicing import (
+    CASES,
+    SELECT,
+    SHAPE,
+    VOLUMES,
+    candidates,
+    draw,
+    labels,
+    load,
+    picks,
+    run,
+    save,
+    sliced,
+    with_volumes,
+)
 
 from nnunetv2_xssr.annotation.project import FoldState, project_status
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
@@ -25,12 +38,6 @@ from nnunetv2_xssr.selection import Constraints
 from nnunetv2_xssr.selection import select as select_rows
 
 IGNORE = 2
-
-
-@pytest.fixture
-def volumes(empty):
-    """Six unlabelled volumes on a grid that is not the default."""
-    return with_volumes(empty)
 
 
 def described(volumes):
@@ -104,7 +111,7 @@ def test_thin_volumes_give_no_slice_twice(volumes, capsys):
     out = run(capsys, "--max_per_volume", "8", budget="18")
     chosen = [(pick.case, pick.slice) for pick in picks(volumes)]
     assert len(chosen) == len(set(chosen)) == 18 and "only" not in out
-    argv = ["-d", "31", "--unit", "slice", "--max_per_volume", "8", "-b", "19", "-device", "cpu", "--overwrite"]
+    argv = [*SELECT, "--max_per_volume", "8", "-b", "19", "--overwrite"]
     fails(capsys, select.main, argv, "between 1 and 18", "'19'")
 
 

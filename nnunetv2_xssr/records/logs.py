@@ -4,7 +4,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 logger = logging.getLogger("nnunetv2_xssr")
@@ -25,6 +25,20 @@ def last_command(path: Path) -> str | None:
     return typed[-1] if typed else None
 
 
+class _LogFile(logging.FileHandler):
+    """A file that says so when it cannot be written, where logging would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            error.filename = error.filename or self.baseFilename
+        raise
+
+    def close(self) -> None:
+        with suppress(OSError):  # what is left to write is what could not be written
+            super().close()
+
+
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Append what is logged in this block to a file, with the time, the command and whatever ends the block early.
@@ -32,7 +46,7 @@ def log_to(path: Path) -> Iterator[None]:
     A run that fails on a cluster, whose terminal nobody sees, is found there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     level = logger.level
     logger.addHandler(handler)
@@ -42,7 +56,8 @@ def log_to(path: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         ended = logger.makeRecord(logger.name, logging.ERROR, "", 0, "ended: %r", (error,), None)
-        handler.handle(ended)
+        with suppress(OSError):  # the error itself is what must be heard
+            handler.handle(ended)
         raise
     finally:
         logger.removeHandler(handler)

@@ -1,11 +1,11 @@
 """The training loop: alone, with others, in parts, stopped and continued."""
 
+import importlib
 import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -110,24 +110,21 @@ def test_one_process_of_a_batch_script_does_not_wait_for_others(cluster):
     assert start("cpu").world_size == 1
 
 
-def together(launcher, program):
-    """Run a program in two processes; returns their exit codes and what they printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "OMP_WAIT_POLICY": "PASSIVE"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *map(str, program)],
-            env={**os.environ, **{k: str(v) for k, v in {**shared, **LAUNCHERS[launcher](rank)}.items()}},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=200) for process in processes]
-    return [process.returncode for process in processes], outputs
+@pytest.fixture
+def together(shell, tmp_path):
+    """Runs a program in two processes; returns their exit codes and what they printed."""
+
+    def run(launcher, program):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environments = [{k: str(v) for k, v in {**address, **LAUNCHERS[launcher](rank)}.items()} for rank in range(2)]
+        processes = [shell.start_python(program, tmp_path, environment) for environment in environments]
+        outputs = [process.communicate(timeout=200) for process in processes]
+        return [process.returncode for process in processes], outputs
+
+    return run
 
 
 def toy(*jobs):
@@ -150,7 +147,7 @@ def assert_alike(one, other, tolerance):
 # --- many processes, many parts
 
 
-def test_two_processes_learn_what_one_does_with_the_whole_batch(tmp_path):
+def test_two_processes_learn_what_one_does_with_the_whole_batch(together, tmp_path):
     """Contrast compares all samples with all: its features are gathered over the processes, with gradients."""
     jobs = {
         "plain": {"objective": "Regression", "settings": SETTINGS},
@@ -196,6 +193,12 @@ def test_parts_are_shared_by_processes():
         settings.check_parts(n_processes=4, compares_samples=True)
 
 
+SHORT = """
+from nnunetv2_xssr.pretrain import engine, training
+engine.BATCHES_PER_EPOCH, training.MEMBERS = 2, 2
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "argv", "written"),
     [
@@ -203,24 +206,24 @@ def test_parts_are_shared_by_processes():
         ("hssl_pretrain", ["-d", "2", "-c", "2d", "-s", "1", "2"], f"{TARGET}/XSSR_HSSL__nnUNetPlans__2d"),
     ],
 )
-def test_two_processes_of_a_command(workspace, name, argv, written):
+def test_two_processes_of_a_command(workspace, together, monkeypatch, name, argv, written):
     """The first process reads the images and writes; both learn."""
+    monkeypatch.setattr(engine, "BATCHES_PER_EPOCH", 2)
     write_plans(workspace.preprocessed / TARGET)
     shutil.rmtree(workspace.preprocessed / SOURCE, ignore_errors=True)
     shutil.rmtree(workspace.results / written, ignore_errors=True)
-    short = "from nnunetv2_xssr.pretrain import engine\nengine.BATCHES_PER_EPOCH = 2\n"
-    program = short + command(name, *argv, "--epochs", "2", "--batch_size", "4", "-device", "cpu")
-    codes, outputs = together("torchrun", ["-c", program])
+    argv = [*argv, "--epochs", "2", "--batch_size", "4", "-device", "cpu"]
+    codes, outputs = together("torchrun", SHORT + command(name, *argv))
     assert codes == [0, 0], outputs
     assert "wrote" in outputs[0][0] and outputs[1] == ("", "")
     two = load_checkpoint(workspace.results / written / "checkpoint_final.pth")
     shutil.rmtree(workspace.results / written)
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+    assert importlib.import_module(f"nnunetv2_xssr.commands.{name}").main(argv) == 0
     assert_alike(load_checkpoint(workspace.results / written / "checkpoint_final.pth"), two, 1e-4)
 
 
-def test_mistake_is_told_once_by_many_processes(workspace):
-    codes, outputs = together("torchrun", ["-c", command("pretrain", "-s", "77", "-device", "cpu")])
+def test_mistake_is_told_once_by_many_processes(workspace, together):
+    codes, outputs = together("torchrun", command("pretrain", "-s", "77", "-device", "cpu"))
     assert codes == [2, 2]
     assert "77" in outputs[0][1] and "Traceback" not in outputs[0][1]
     assert outputs[1][1] == ""
@@ -263,7 +266,7 @@ def test_signal_in_the_last_step_comes_too_late(tmp_path):
     assert final.name == "checkpoint_final.pth"
 
 
-def test_all_processes_stop_at_the_same_step(tmp_path):
+def test_all_processes_stop_at_the_same_step(together, tmp_path):
     """Only the second one gets the signal."""
     folder = tmp_path / "two"
     job = {"folder": folder, "objective": "Regression", "settings": SETTINGS, "stop": [1, 6, "SIGUSR1"]}
@@ -277,12 +280,11 @@ def test_all_processes_stop_at_the_same_step(tmp_path):
     assert_alike(whole, load_checkpoint(final), 1e-5)
 
 
-def test_command_says_how_to_go_on(workspace):
+def test_command_says_how_to_go_on(workspace, shell, tmp_path):
     argv = ["-s", "1", "--epochs", "2", "--batch_size", "4", "--seed", "3", "-device", "cpu"]
     program = f"""
 import os, signal
-from nnunetv2_xssr.pretrain import engine
-engine.BATCHES_PER_EPOCH = 2
+{SHORT}
 step = engine.Run.train_step
 def signalled(self, request):
     if self.step == 1:
@@ -291,10 +293,11 @@ def signalled(self, request):
 engine.Run.train_step = signalled
 {command("pretrain", *argv)}
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
-    assert result.returncode == 143
-    sentence = result.stderr.splitlines()[-1]
-    assert "stopped after" in sentence and "with --c" in sentence and "Traceback" not in result.stderr
+    process = shell.start_python(program, tmp_path)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 143
+    sentence = err.splitlines()[-1]
+    assert "stopped after" in sentence and "with --c" in sentence and "Traceback" not in err
 
 
 @pytest.mark.parametrize(("change", "part"), [({"seed": 3}, "training"), ({"batch_size": 4}, "training")])

@@ -19,7 +19,7 @@ from nnunetv2_xssr.encoders.mae import embed_views, load_encoder
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import VOLUME_SIZE, prepare_views
-from nnunetv2_xssr.pretrain import engine, mae, training
+from nnunetv2_xssr.pretrain import engine, figures, mae, training
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2_xssr.pretrain.training import MaskedAutoencoding, ViewSampler, split_cases
 
@@ -32,7 +32,9 @@ def rows_of(workspace, name):
     return dict(zip(store.identifiers, np.array(store.rows), strict=True))
 
 
-def test_files_beside_the_checkpoint(workspace, capsys):
+def test_files_beside_the_checkpoint(workspace, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "draw_progress", figures.draw_progress)
+    monkeypatch.setattr(training, "draw_reconstructions", figures.draw_reconstructions)
     out = succeeds(capsys, pretrain.main, ["-s", "1", *TINY])
     folder = workspace.encoder().parent
     written = ["checkpoint_final.pth", "pretrain.log", "progress.png", "reconstructions.png"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from making import SOURCE, fails, succeeds, volume, write_dataset_json, write_pictures
-from slicing import CASES, SHAPE, VOLUMES, candidates, draw, picks, run, save, slice_names, sliced, with_volumes
+from slicing import CASES, SHAPE, VOLUMES, candidates, draw, picks, run, save, slice_names, sliced
 
 from nnunetv2_xssr.commands import collect, report
 from nnunetv2_xssr.encoders.mae import embed_views, load_encoder
@@ -19,11 +19,6 @@ from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.selection_data import load_record, load_selection_data
 from nnunetv2_xssr.selection.standardise import standardise
-
-
-@pytest.fixture
-def volumes(empty):
-    return with_volumes(empty)
 
 
 def facts_of(capsys):

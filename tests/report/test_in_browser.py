@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hostile import NAMES, hostile_page
 from making import TARGET, succeeds, write_picture
-from slicing import CASES, VOLUMES, picks, run, with_volumes
+from slicing import CASES, VOLUMES, picks, run
 
 from nnunetv2_xssr.commands import select
 from nnunetv2_xssr.images.case_table import read_names
@@ -275,13 +275,12 @@ def test_study_shows_one_fold_at_a_time(driver, workspace, capsys):
     assert ticked == [folds[0][0]] * len(both)  # vetoed wherever it is picked
 
 
-def test_veto_of_a_slice_is_of_its_volume(driver, empty, capsys):
-    with_volumes(empty)
+def test_veto_of_a_slice_is_of_its_volume(driver, volumes, capsys):
     run(capsys, "--max_per_volume", "2", budget="8")
-    page = empty.record(VOLUMES).parent / "report.html"
+    page = volumes.record(VOLUMES).parent / "report.html"
     visit(driver, page)
     assert driver.get_log("browser") == []
-    chosen = [pick.case for pick in picks(empty)]
+    chosen = [pick.case for pick in picks(volumes)]
     twice = next(case for case in chosen if chosen.count(case) == 2)
     box = driver.find_element("css selector", f"input[data-veto='{twice}']")
     driver.execute_script("arguments[0].click()", box)
@@ -291,20 +290,19 @@ def test_veto_of_a_slice_is_of_its_volume(driver, empty, capsys):
     path = saved(driver)
     assert read_names(path) == [twice]
     run(capsys, "--max_per_volume", "2", "--exclude", path, "--overwrite", budget="8")
-    assert len(picks(empty)) == 8 and twice not in {pick.case for pick in picks(empty)}
+    assert len(picks(volumes)) == 8 and twice not in {pick.case for pick in picks(volumes)}
     visit(driver, page)
     names = {dot.get_attribute("data-case") for dot in dots(driver)}
     assert names == set(CASES) - {twice}
 
 
-def test_slice_that_is_pointed_at_shows_its_own_picture(driver, empty, capsys):
-    with_volumes(empty)
+def test_slice_that_is_pointed_at_shows_its_own_picture(driver, volumes, capsys):
     run(capsys)
-    visit(driver, empty.record(VOLUMES).parent / "report.html")
+    visit(driver, volumes.record(VOLUMES).parent / "report.html")
     # The slice, its neighbours and its place, and its four nearest.
     assert len(sides(driver)) == 4 * 8 and set(sides(driver)) <= {256, 160, 96}
     assert all(sides(driver)[8 * i : 8 * i + 4] == [256, 160, 160, 160] for i in range(4))
-    first = picks(empty)[0]
+    first = picks(volumes)[0]
     sources = set()
     for dot in (dots(driver, ".pick")[0], *dots(driver, ".pool")[:3]):
         driver.execute_script("arguments[0].focus()", dot)

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 from hostile import NAMES, hostile_page
-from slicing import CASES, VOLUMES, picks, run, with_volumes
+from slicing import CASES, VOLUMES, picks, run
 
 from nnunetv2_xssr.report.charts import ticks, x_axis, y_axis
 from nnunetv2_xssr.report.page import can_be_listed
@@ -91,15 +91,8 @@ def test_hostile_names_are_text(again):
     assert set(NAMES) <= set(images[""])
 
 
-@pytest.fixture
-def volumes(empty, capsys):
-    """Slices of volumes are chosen."""
-    with_volumes(empty)
+def test_page_of_slices_speaks_of_slices(volumes, capsys):
     run(capsys, "--max_per_volume", "3", budget="12")
-    return empty
-
-
-def test_page_of_slices_speaks_of_slices(volumes):
     text = (volumes.record(VOLUMES).parent / "report.html").read_text("utf-8")
     check_is_sound(Page(text))
     shown = re.sub(r"<style>.*?</style>", "", text.split('id="made"')[0], flags=re.S)

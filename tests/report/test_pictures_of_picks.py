@@ -93,12 +93,11 @@ def test_a_picked_volume_that_has_gone_is_shown_by_three_views(empty, capsys):
     assert text.count(VIEW) == 2 and len(pictures_on(text)) == 6
 
 
-def test_a_picked_slice_is_shown_with_its_neighbours_and_its_place(empty, capsys):
+def test_a_picked_slice_is_shown_with_its_neighbours_and_its_place(volumes, capsys):
     """Volumes of 16 slices of 20 x 20 pixels, of 2 mm and 1.5 x 1 mm."""
-    with_volumes(empty)
     run(capsys, budget="3")
-    found = pictures_on(page_of(empty, VOLUMES))
-    for pick, four in zip(picks(empty), zip(*[iter(found)] * 4, strict=True), strict=True):
+    found = pictures_on(page_of(volumes, VOLUMES))
+    for pick, four in zip(picks(volumes), zip(*[iter(found)] * 4, strict=True), strict=True):
         name, number = f"{pick.case}, slice {pick.slice}", pick.slice
         assert [alt for alt, *_ in four] == [
             f"Image of {name}: axial slice {number}",

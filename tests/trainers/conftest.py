@@ -12,7 +12,7 @@ from making import shorten_pretraining
 
 
 @pytest.fixture(scope="session")
-def planned(session_workspace):
+def planned(session_workspace, shell):
     """Both datasets, planned and preprocessed, with a configuration of a tiny network each."""
     from tiny_training import STUDY, TINY, VOLUMES, finish, start, write_study, write_volumes
 
@@ -24,7 +24,7 @@ def planned(session_workspace):
     plan = ["nnUNetv2_plan_and_preprocess", "-np", 1, "-npfp", 1]
     # Planning gives this number of workers to torch as its number of threads, which must not be 0.
     both = [
-        start([*plan, "-d", number, "-c", c], ws, nnUNet_n_proc_DA="1")
+        start(shell, [*plan, "-d", number, "-c", c], ws, nnUNet_n_proc_DA="1")
         for number, c in ((11, "2d"), (12, "3d_fullres"))
     ]
     for process in both:

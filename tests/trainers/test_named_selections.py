@@ -2,12 +2,12 @@
 
 import json
 import pickle
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from making import picture, trainer_folder, write_picture
+from command_shell import SHORTENED
+from making import picture, write_picture
 from tiny_training import STUDY, finish, make_trainer, refuses, start
 
 from nnunetv2_xssr import trainers
@@ -109,27 +109,18 @@ def test_each_trains_on_its_own_selection(arms):
     assert len(folders) == 2
 
 
-@pytest.fixture(scope="module")
-def quick(linked_nnunet, tmp_path_factory):
-    """A copy of nnU-Net in which an epoch of XSSRTrainer_5epochs has two iterations."""
-    site = shutil.copytree(linked_nnunet, tmp_path_factory.mktemp("quick") / "site")
-    program = "from nnunetv2_xssr import trainers as _ours\n\n_ours.XSSRTrainer_5epochs.iterations_per_epoch = 2\n"
-    (trainer_folder(site) / "a_quick_one.py").write_text(program)
-    return site
-
-
 def validated_cases(folder):
     summary = json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())
     return [Path(case["prediction_file"]).stem for case in summary["metric_per_case"]]
 
 
-def test_two_selections_trained_at_the_same_time(arms, quick, tmp_path):
+def test_two_selections_trained_at_the_same_time(arms, shell, tmp_path):
     """And nnU-Net's other commands find what came of them by the names of the trainers."""
     names = {arm: f"XSSRTrainer_5epochs_{arm}" for arm in ARMS}
     train = {
         arm: ["nnUNetv2_train", STUDY, "2d_tiny", "0", "-tr", name, "-device", "cpu"] for arm, name in names.items()
     }
-    processes = [start(command, arms, quick) for command in train.values()]
+    processes = [start(shell, command, arms, **{SHORTENED: "1"}) for command in train.values()]
     for process in processes:
         finish(process)
     for arm, split in ARMS.items():
@@ -138,10 +129,10 @@ def test_two_selections_trained_at_the_same_time(arms, quick, tmp_path):
         assert (frozen["selection"], frozen["train"], frozen["val"]) == (arm, split[0]["train"], split[0]["val"])
         assert validated_cases(folder) == split[0]["val"]
         checkpoint = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)
-        assert checkpoint["trainer_name"] == "nnUNetTrainer" and checkpoint["current_epoch"] == 5
+        assert checkpoint["trainer_name"] == "nnUNetTrainer" and checkpoint["current_epoch"] == 1
 
     write_picture(tmp_path / "in" / "new_0000.png", picture(900, (48, 48)))
-    again = start([*train["arm-1"], "--c"], arms, quick)
+    again = start(shell, [*train["arm-1"], "--c"], arms, **{SHORTENED: "1"})
     predict = [
         "nnUNetv2_predict",
         "-i",
@@ -155,9 +146,9 @@ def test_two_selections_trained_at_the_same_time(arms, quick, tmp_path):
         "-f",
         "0",
     ]
-    predict = start([*predict, "-tr", names["two"], "-device", "cpu", "-npp", "1", "-nps", "1"], arms, quick)
+    predict = start(shell, [*predict, "-tr", names["two"], "-device", "cpu", "-npp", "1", "-nps", "1"], arms)
     best = ["nnUNetv2_find_best_configuration", STUDY, "-c", "2d_tiny", "-f", "0", "-np", "1", "--disable_ensembling"]
-    best = start([*best, "-tr", *names.values()], arms, quick)
+    best = start(shell, [*best, "-tr", *names.values()], arms)
     assert "Training done" in finish(again)
     finish(predict)
     assert (tmp_path / "out" / "new.png").is_file()

@@ -3,16 +3,14 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from making import Workspace, picture, trainer_folder, write_picture
+from command_shell import SHORTENED
+from making import Workspace, picture, run_python, trainer_folder, write_picture
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from PIL import Image
 from tiny_training import STUDY, VOLUMES, finish, make_trainer, refuses, start
@@ -162,66 +160,47 @@ def test_checkpointing_can_be_switched_off(study):
 # --- training by nnU-Net's commands
 
 
-def wait_for(file, process):
-    while not file.is_file():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-
-
 TRAIN = ["nnUNetv2_train", STUDY, "2d_tiny", "0", "-tr", "XSSRTrainer_demo", "-device", "cpu"]
-SHORT = """
-from nnunetv2_xssr.trainers import XSSRTrainer
+DEATH = """
+import os, signal
+from nnunetv2_xssr.trainers.demo import XSSRTrainer_demo as _ours
+
+_ended = _ours.on_epoch_end
 
 
-class XSSRTrainerShort(XSSRTrainer):
-    epochs, iterations_per_epoch = 2, 2
+def _end_and_die(trainer):
+    _ended(trainer)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if "KILLED_AFTER_AN_EPOCH" in os.environ:
+    _ours.on_epoch_end = _end_and_die
 """
 
 
 @dataclass
 class Trained:
-    """A training by nnUNetv2_train that was killed after its first checkpoint and continued with --c."""
+    """A training by nnUNetv2_train that was killed after its first epoch and continued with --c."""
 
     workspace: Workspace
-    site: Path
     folder: Path
     first: Path
     log: str
-    fold_all: subprocess.Popen
 
 
 @pytest.fixture(scope="session")
-def trained(study, linked_nnunet, tmp_path_factory):
-    # A copy of its own: in the shared one the short trainer, which imports XSSRTrainer, would be a second link.
-    nnunet = shutil.copytree(linked_nnunet, tmp_path_factory.mktemp("short") / "site")
-    (trainer_folder(nnunet) / "a_short_one.py").write_text(SHORT)
+def trained(study, shell, linked_nnunet, tmp_path_factory):
+    # A copy of its own: in the shared one this module, which imports our trainers, would be a second link.
+    site = shutil.copytree(linked_nnunet, tmp_path_factory.mktemp("killed") / "site")
+    (trainer_folder(site) / "a_death.py").write_text(DEATH)
     folder = study.results / STUDY / "XSSRTrainer_demo__nnUNetPlans__2d_tiny"
-    process = start(TRAIN, study, nnunet)
-    # Beside it, because most of the time goes into starting processes; the test of fold all waits for its end.
-    fold_all = ["nnUNetv2_train", "11", "2d_tiny", "all", "-tr", "XSSRTrainerShort", "-device", "cpu"]
-    fold_all = start(fold_all, study, nnunet)
-    wait_for(folder / "fold_0" / "checkpoint_best.pth", process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process = start(shell, TRAIN, study, site, KILLED_AFTER_AN_EPOCH="1")
+    out, _ = process.communicate(timeout=280)
+    assert process.returncode not in (0, 1), out
     first = folder / "killed.pth"
     shutil.copy(folder / "fold_0" / "checkpoint_best.pth", first)
     assert not (folder / "fold_0" / "checkpoint_final.pth").exists()
-    log = finish(start([*TRAIN, "--c"], study, nnunet))
-    yield Trained(study, nnunet, folder, first, log, fold_all)
-    if fold_all.poll() is None:
-        os.killpg(fold_all.pid, signal.SIGKILL)
-
-
-@pytest.fixture(scope="session")
-def validated(trained):
-    """The summary of the first validation, and a running process that repeats it."""
-    summary = trained.folder / "fold_0" / "validation" / "summary.json"
-    before = json.loads(summary.read_text())
-    summary.unlink()
-    process = start([*TRAIN, "--val"], trained.workspace, trained.site)
-    yield summary, before, process
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+    return Trained(study, folder, first, finish(start(shell, [*TRAIN, "--c"], study)))
 
 
 def test_trained_to_the_end_after_an_interruption(trained):
@@ -246,12 +225,11 @@ def test_checkpoint_names_nnunets_trainer_and_its_origin(trained):
         assert {"train": frozen.train, "val": frozen.val} == split
 
 
-def test_prediction_where_nobody_has_heard_of_the_plugin(trained, validated, tmp_path):
+def test_prediction_where_nobody_has_heard_of_the_plugin(trained, linked_nnunet, tmp_path):
     """nnU-Net without the link, and a package of our name that cannot be imported."""
     stranger = tmp_path / "site"
-    shutil.copytree(trained.site, stranger)
-    for file in ("xssr_trainer_link.py", "a_short_one.py"):
-        (trainer_folder(stranger) / file).unlink()
+    shutil.copytree(linked_nnunet, stranger)
+    (trainer_folder(stranger) / "xssr_trainer_link.py").unlink()
     (stranger / "nnunetv2_xssr.py").write_text('raise ModuleNotFoundError("not here", name="nnunetv2_xssr")\n')
     for i in range(2):
         write_picture(tmp_path / "in" / f"new_{i}_0000.png", picture(900 + i, (48, 48)))
@@ -259,9 +237,11 @@ def test_prediction_where_nobody_has_heard_of_the_plugin(trained, validated, tmp
     for name in ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth"):
         (model / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(trained.folder / name, model / name)
-    argv = ["nnUNetv2_predict_from_modelfolder", "-i", tmp_path / "in", "-o", tmp_path / "out", "-m", model]
+    predict = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder as main; main()"
+    argv = ["-c", predict, "-i", tmp_path / "in", "-o", tmp_path / "out", "-m", model]
     argv += ["-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1"]
-    finish(start(argv, trained.workspace, stranger))
+    result = run_python(argv, env={**trained.workspace.environment(), "PYTHONPATH": str(stranger)}, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
     for i in range(2):
         mask = np.asarray(Image.open(tmp_path / "out" / f"new_{i}.png"))
         truth = picture(900 + i, (48, 48)) > 110
@@ -270,32 +250,35 @@ def test_prediction_where_nobody_has_heard_of_the_plugin(trained, validated, tmp
         assert 2 * (truth & (mask == 1)).sum() / (truth.sum() + mask.sum()) > 0.5
 
 
-def test_refusal_through_nnunets_command(trained, validated):
+def test_refusal_through_nnunets_command(study, shell):
     argv = ["nnUNetv2_train", "11", "2d_tiny", "7", "-tr", "XSSRTrainer_5epochs", "-device", "cpu"]
-    out = finish(start(argv, trained.workspace, trained.site), code=2)
+    out = finish(start(shell, argv, study), code=2)
     assert "XSSRTrainer_5epochs: error: fold must be one of 0, 1, 2, 3, 4 or all" in out and "Traceback" not in out
 
 
-def test_validation_alone(trained, validated):
-    summary, before, process = validated
-    finish(process)
+def test_validation_alone(trained, shell):
+    summary = trained.folder / "fold_0" / "validation" / "summary.json"
+    before = json.loads(summary.read_text())
+    summary.unlink()
+    finish(start(shell, [*TRAIN, "--val"], trained.workspace))
     after = json.loads(summary.read_text())
     assert after["foreground_mean"] == before["foreground_mean"]
     val = json.loads(trained.workspace.split(STUDY).read_text())[0]["val"]
     assert sorted(Path(case["prediction_file"]).stem for case in after["metric_per_case"]) == sorted(val)
 
 
-def test_fold_all(trained):
-    out = finish(trained.fold_all)
-    folder = trained.workspace.results / STUDY / "XSSRTrainerShort__nnUNetPlans__2d_tiny" / "fold_all"
+def test_fold_all(study, shell):
+    argv = ["nnUNetv2_train", "11", "2d_tiny", "all", "-tr", "XSSRTrainer_demo", "-device", "cpu"]
+    out = finish(start(shell, argv, study, **{SHORTENED: "1"}))
+    folder = study.results / STUDY / "XSSRTrainer_demo__nnUNetPlans__2d_tiny" / "fold_all"
     assert torch.load(folder / "checkpoint_final.pth", weights_only=False)["trainer_name"] == "nnUNetTrainer"
-    selected = {c for fold in json.loads(trained.workspace.split(STUDY).read_text()) for c in fold["train"]}
+    selected = {c for fold in json.loads(study.split(STUDY).read_text()) for c in fold["train"]}
     assert f"{len(selected)} for training, {len(selected)} for validation" in out
 
 
 @pytest.mark.parametrize("option", ["--c", "--val"])
-def test_other_split_through_nnunets_command(trained, split_file, option):
+def test_other_split_through_nnunets_command(trained, shell, split_file, option):
     write_split(split_file, [{"train": ["p_00", "p_01"], "val": ["p_02"]}])
-    out = finish(start([*TRAIN, option], trained.workspace, trained.site), code=2)
+    out = finish(start(shell, [*TRAIN, option], trained.workspace), code=2)
     assert "XSSRTrainer_demo: error: fold 0 of" in out and "has changed since this training began" in out
     assert "Traceback" not in out

@@ -1,10 +1,6 @@
 """Tiny datasets and networks for nnU-Net, a trainer of two iterations, and nnU-Net's commands."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -45,25 +41,11 @@ def write_volumes(folder):
     write_dataset_json(folder, ".nii.gz", channels, labels=labels, regions_class_order=[1, 2])
 
 
-def script(name):
-    """nnU-Net's command as the user types it."""
-    found = shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
-    assert found, f"{name} is not installed"
-    return found
-
-
-def start(argv, workspace, site=None, **env):
-    python_path = {"PYTHONPATH": str(site)} if site else {}
+def start(shell, argv, workspace, site=None, **env):
+    """Start one of nnU-Net's commands, with the nnU-Net of ``site`` or of the shell."""
     settings = {"OMP_WAIT_POLICY": "PASSIVE", "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"}
-    return subprocess.Popen(
-        [script(argv[0]), *map(str, argv[1:])],
-        env={**os.environ, **workspace.environment(), **settings, **python_path, **env},
-        cwd=workspace.root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    python_path = {"PYTHONPATH": str(site)} if site else {}
+    return shell.start(argv, workspace.root, {**workspace.environment(), **settings, **python_path, **env})
 
 
 def finish(process, code=0):
