@@ -68,8 +68,8 @@ def _read(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict, boo
 
 
 def _is_constant(image: np.ndarray) -> bool:
-    """Whether all values are one; mostly the first slice tells that they are not."""
-    return all(part.min() == image.flat[0] == part.max() for part in (image[:, 0], image))
+    """Whether all values are one; mostly the first row or slice tells that they are not."""
+    return all(part.min() == image.flat[0] == part.max() for part in (image[:, 0, 0], image[:, 0], image))
 
 
 def first_readable(pool: ImagePool) -> tuple[Case, np.ndarray]:
