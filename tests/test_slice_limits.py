@@ -11,6 +11,7 @@ from slicing import CASES, VOLUMES, draw, labels, picks, run, save, sliced
 
 from nnunetv2_xssr.commands import collect, select
 from nnunetv2_xssr.encoders.mae import load_encoder
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images import reading, views
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import dataset_pool
@@ -49,6 +50,14 @@ def scans(empty):
 def places(regions=None):
     found = sliced(dataset_pool(VOLUMES), regions=regions)
     return {case: list(facts.candidates) for case, facts in found.facts.items()}
+
+
+def test_two_masks_of_a_case(scans):
+    roi = scans.root / "roi"
+    for name in ("v_0.nii.gz", "v_1.nii.gz", "v_2.nii.gz", "v_3.nii.gz", "v_3.nii"):
+        write_mask(roi / name, [100])
+    with pytest.raises(UserError, match=r"v_3\.nii\.gz and v_3\.nii beside it"):
+        Regions.of(dataset_pool(VOLUMES), slice_range=None, roi=roi)
 
 
 def test_long_scans_get_more_candidates(scans):
