@@ -180,7 +180,7 @@ class Statistics:
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _sums(values: np.ndarray, centre: float) -> tuple[float, float, float, float]:
-    """The sum and the sum of squares around a centre, the lowest and the highest of some finite numbers, in one pass."""
+    """The sum and the sum of squares around a centre, the lowest and the highest of finite numbers, in one pass."""
     total, squares, low, high = 0.0, 0.0, values[0], values[0]
     for value in values:
         shifted = float(value) - centre
@@ -215,7 +215,8 @@ def normalise(
     into = iter(done)  # no further array of its size is made: most of the time would be spent on memory
     for c, scheme in enumerate(normalisation_schemes(channel_names)):
         if scheme == "CTNormalization":
-            for (low, high), values in zip(map(_ends, _windows(window).values()), into):
+            for low, high in map(_ends, _windows(window).values()):
+                values = next(into)
                 np.subtract(slices[c], low, out=values, dtype=np.float32)
                 values /= high - low
                 np.clip(values, 0, 1, out=values)
