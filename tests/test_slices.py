@@ -194,7 +194,7 @@ def test_next_round_is_proposed_in_slices(volumes, capsys):
     trained = FoldState(name="XSSRTrainer__nnUNetPlans__2d/fold_0", finished=True, current=True)
     project = replace(project_status(VOLUMES), not_preprocessed=0, trained=[trained])
     (step,) = next_steps(project, device="cpu")
-    assert step.startswith("nnUNetv2_xssr_select -d 31") and step.endswith("-b 12 --unit slice")
+    assert step.startswith("nnUNetv2_xssr_select -d 31") and step.endswith("-b 12 --unit slice --max_per_volume 8")
 
 
 def test_next_round_takes_other_volumes(volumes, capsys):

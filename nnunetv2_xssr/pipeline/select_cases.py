@@ -12,7 +12,7 @@ from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import rows_hash
-from nnunetv2_xssr.images.case_table import with_case_table
+from nnunetv2_xssr.images.case_table import unknown_domains, with_case_table
 from nnunetv2_xssr.images.new_dataset import new_dataset
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool, open_pools
 from nnunetv2_xssr.images.regions import Regions
@@ -163,6 +163,8 @@ def _checked(
     seeing: Seeing,
 ) -> _Call:
     target = dataset_pool(workspace.dataset)
+    if sentence := unknown_domains(target):
+        logger.warning(sentence)
     if cases:
         target = with_case_table(target, cases)
     pools = open_pools(list(sources), channel_names=target.channel_names, **folders)
@@ -190,7 +192,11 @@ def _checked(
             **asdict(choice),
             "excluded": list(choice.excluded),
             **seeing.settings(),
-            "scheduler": True if scheduler else None,  # whether, not which: that does not change the picks
+            # Whether, not which: that does not change the picks.
+            "scheduler": True if scheduler else None,
+            "cases": True if cases else None,
+            "recursive": folders["recursive"] or None,
+            "no_patient_ids": not folders["patient_ids"] or None,
         },
         plan=plan,
         plan_for=plan_for,
