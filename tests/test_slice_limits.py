@@ -126,7 +126,9 @@ def test_range_per_case(scans, capsys):
     assert set(chosen["v_1"]) <= set(range(100, 111)) and set(chosen["v_2"]) <= set(range(290, 300))
     assert set(chosen["v_0"]) <= set(range(5)) and all(chosen.values())
     argv = ["-d", "31", "--unit", "slice", "-b", "12", "-device", "cpu", "--max_per_volume", "3"]
-    fails(capsys, select.main, argv, "other provenance")
+    fails(capsys, select.main, argv, "other settings", "cases was True, now None")
+    table.write_text("case;slice_from;slice_to\nv_0;;4\n")
+    fails(capsys, select.main, [*argv, "--cases", table], "other provenance")
 
 
 def test_finding_in_few_slices_can_be_chosen(scans, capsys):

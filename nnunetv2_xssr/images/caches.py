@@ -31,19 +31,20 @@ def clean_caches(dataset: str) -> dict[Path, int]:
     UserError
         If a record cannot be read; nothing is removed then.
     """
-    provenances = [SelectionRecord.load(path).provenance for path in all_records()]
-    removed = {}
+    removed: dict[Path, int] = {}
     for pool in (dataset, *folder_pools()):
-        kinds = [f"{kind}_cache" for kind in ("views", "facts", "embeddings")]
-        needed = {provenance.get(kind, {}).get(pool) for provenance in provenances for kind in kinds}
         with caches_lock(pool):
-            removed |= _clean(Workspace(pool).caches, needed)
+            removed |= _clean(pool)
     return removed
 
 
-def _clean(caches: Path, needed: Collection[str | None]) -> dict[Path, int]:
+def _clean(pool: str) -> dict[Path, int]:
+    needed = set()
+    for path in all_records():
+        provenance = SelectionRecord.load(path).provenance
+        needed |= {provenance.get(f"{kind}_cache", {}).get(pool) for kind in ("views", "facts", "embeddings")}
     removed = {}
-    for file in sorted(caches.glob("*/*")):
+    for file in sorted(Workspace(pool).caches.glob("*/*")):
         if _unneeded(file, needed):
             removed[file] = file.stat().st_size
             file.unlink()

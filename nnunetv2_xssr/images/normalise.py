@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from nnunetv2_xssr.compiling import compiled
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import normalisation_schemes
 
@@ -178,7 +178,7 @@ class Statistics:
         return cls(masked, (mean + centre).tolist(), np.sqrt(variance).tolist(), low.tolist(), high.tolist())
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _sums(values: np.ndarray, centre: float) -> tuple[float, float, float, float]:
     """The sum and the sum of squares around a centre, the lowest and the highest of finite numbers, in one pass."""
     total, squares, low, high = 0.0, 0.0, values[0], values[0]

@@ -192,11 +192,10 @@ def _checked(
             **asdict(choice),
             "excluded": list(choice.excluded),
             **seeing.settings(),
-            # Whether, not which: that does not change the picks.
-            "scheduler": True if scheduler else None,
-            "cases": True if cases else None,
-            "recursive": folders["recursive"] or None,
-            "no_patient_ids": not folders["patient_ids"] or None,
+            **_whether(scheduler=scheduler, cases=cases),
+            **_whether(  # of the sources; the dataset is made
+                recursive=sources and folders["recursive"], no_patient_ids=sources and not folders["patient_ids"]
+            ),
         },
         plan=plan,
         plan_for=plan_for,
@@ -224,6 +223,11 @@ def _collected(workspace: Workspace, *, overwrite: bool) -> dict[str, str]:
             return {}
         raise
     return manifest.labels if manifest else {}
+
+
+def _whether(**options) -> dict[str, bool | None]:
+    """Whether options were given, not how: which scheduler changes no picks, and what a table says has its hash."""
+    return {name: True if value else None for name, value in options.items()}
 
 
 def _plan(target: ImagePool, choice: Choice, picked: dict[str, list[int]], views: Views | None = None) -> SelectionPlan:
