@@ -192,10 +192,7 @@ def _checked(
             **asdict(choice),
             "excluded": list(choice.excluded),
             **seeing.settings(),
-            **_whether(scheduler=scheduler, cases=cases),
-            **_whether(  # of the sources; the dataset is made
-                recursive=sources and folders["recursive"], no_patient_ids=sources and not folders["patient_ids"]
-            ),
+            **_whether(sources, folders, scheduler=scheduler, cases=cases),
         },
         plan=plan,
         plan_for=plan_for,
@@ -225,9 +222,12 @@ def _collected(workspace: Workspace, *, overwrite: bool) -> dict[str, str]:
     return manifest.labels if manifest else {}
 
 
-def _whether(**options) -> dict[str, bool | None]:
+def _whether(sources: Sequence[str], folders: dict[str, bool], **options) -> dict[str, bool | None]:
     """Whether options were given, not how: which scheduler changes no picks, and what a table says has its hash."""
-    return {name: True if value else None for name, value in options.items()}
+    if sources:  # of -i they say nothing any more once the dataset is made
+        options |= {"recursive": folders["recursive"], "no_patient_ids": not folders["patient_ids"]}
+    known = ("scheduler", "cases", "recursive", "no_patient_ids")
+    return {name: True if options.get(name) else None for name in known}
 
 
 def _plan(target: ImagePool, choice: Choice, picked: dict[str, list[int]], views: Views | None = None) -> SelectionPlan:
