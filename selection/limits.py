@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nnunetv2_xssr.compiling import compiled
 from nnunetv2_xssr.selection._engine.cells import squared_distance
-from nnunetv2_xssr.selection._engine.compiling import compiled
 
 
 class Limits(NamedTuple):

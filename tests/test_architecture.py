@@ -43,11 +43,12 @@ ROOMS = {
     "trainer_link": {"trainers", "records"},
     "encoders": {"pretrain", "images", "selection", "records"},
     "pretrain": {"images", "selection", "records"},
-    "images": {"records"},
+    "images": {"records", "compiling"},
     "trainers": {"records"},
-    "selection": {"records"},
+    "selection": {"records", "compiling"},
     "records": set(),
     "device": set(),
+    "compiling": set(),
 }
 HEAVY = {"torch", "nnunetv2", "SimpleITK", "nibabel", "skimage", "lightning_fabric"}
 

@@ -35,7 +35,7 @@ def test_caches_of_replaced_selections_go(again, capsys):
     assert before < caches(again) and len(after) == 6
     out = clean(capsys, "2")
     assert caches(again) == after
-    assert "MB that no selection refers to" in out
+    assert "MB that nothing needs any more" in out
     assert all(file in out for file in before) and not any(file in out for file in after)
     succeeds(capsys, report.main, ["-d", "2"])
 
@@ -53,12 +53,36 @@ def test_caches_of_every_name_and_round_stay(again, capsys):
 
 def test_files_of_former_versions_go_and_files_of_others_stay(again, capsys):
     folder = again.preprocessed / TARGET / "xssr" / "caches"
-    for name in ("views/index.json", "volumes/rows_0123456789ab.npy", "hssl_1/case.npy", "views/notes.txt"):
+    for name in ("views/index.json", "volumes/rows_0123456789ab.npy", "hssl_notes/case.npy", "views/notes.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("{}")
     before = caches(again)
     clean(capsys, "2")
     assert before - caches(again) == {"views/index.json", "volumes/rows_0123456789ab.npy"}
+
+
+def test_caches_of_hssl_and_of_plain_folders_go(again, capsys):
+    """What a selection needs of a plain folder stays."""
+    folder = again.root / "archive"
+    for i in range(3):
+        write_picture(folder / f"a_{i}.png", picture(i))
+    encoder = ["--encoder", "intensity", "-device", "cpu"]
+    succeeds(capsys, select.main, ["-d", "2", "-s", folder, "-b", "3", "--name", "other", *encoder])
+    (pool,) = [path.name for path in again.preprocessed.iterdir() if path.name.startswith("archive")]
+    needed = caches(again, pool)
+    assert needed and "hssl" not in str(needed)
+    made = ["hssl_0123456789ab/a_0_0123456789ab.npy", "views/rows_0123456789ab.npy"]
+    for name in (TARGET, pool):
+        for file in made:
+            path = again.preprocessed / name / "xssr" / "caches" / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("")
+    before = caches(again)
+    out = clean(capsys, "2")
+    assert caches(again) == before - set(made) and caches(again, pool) == needed
+    for name in (TARGET, pool):
+        home = again.preprocessed / name / "xssr" / "caches"
+        assert all(str(home / file) in out for file in made) and not (home / made[0]).parent.exists()
 
 
 @pytest.mark.parametrize("damage", ["cut off", "of a newer version"])

@@ -434,22 +434,23 @@ def channels(empty):
     return empty.raw / VOLUMES
 
 
-def test_channels_along_a_fourth_axis(channels, empty):
-    image = nibabel.load(empty.root / "returned" / "v_0.nii.gz")
-    nearly = np.asarray(image.dataobj) * np.float32(0.99999994)
-    nibabel.save(nibabel.Nifti1Image(nearly, image.affine), empty.root / "returned" / "v_0.nii.gz")
-    labels = taken(channels, empty.root / "returned", ["v_0", "v_1"])
-    for case in ("v_0", "v_1"):
-        label = nibabel.load(labels / f"{case}.nii.gz")
-        assert label.shape == (8, 7, 6) and (np.asarray(label.dataobj) == drawn((6, 7, 8)).T).all()
-        assert np.allclose(label.affine, image.affine)
+def test_images_on_which_the_integrity_check_fails_are_refused(channels, empty):
+    returned = empty.root / "returned"
+    image, reader = channels / "imagesTr" / "v_0_0000.nii.gz", dataset_pool(channels.name).reader()
+    with pytest.raises(ValueError, match="broadcast"):
+        check_cases([str(image)], str(returned / "v_0.nii.gz"), 2, type(reader))
+    (returned / "v_1.nii.gz").unlink()
+    words = f"v_0.nii.gz: its image {image} has its channels along a fourth axis", "split it into one file per channel"
+    assert not refused(channels, returned, *words, chosen=["v_0", "v_1"]).fit
 
 
-def test_label_off_an_image_with_channels_along_a_fourth_axis(channels, empty):
-    label = nibabel.Nifti1Image(drawn((6, 7, 8)).T, np.diag([1, 1.5, 3, 1]))
-    nibabel.save(label, empty.root / "returned" / "v_0.nii.gz")
-    found = refused(channels, empty.root / "returned", "v_0.nii.gz: has the spacing 1, 1.5, 3", chosen=["v_0", "v_1"])
+def test_label_beside_one_with_another_ending_is_refused(volumes):
+    """ITK takes the voxels of the other one."""
+    returned = volume_label(volumes)
+    save(returned / "v_0.nii", drawn((6, 7, 8), value=0))
+    found = inspect_labels(dataset_pool(volumes.name), folder=returned, chosen=["v_0", "v_1"])
     assert list(found.fit) == ["v_1"]
+    assert [one for one in found.unfit if "v_0.nii.gz and v_0.nii beside it" in one]
 
 
 def test_template_of_an_image_with_channels_along_a_fourth_axis(channels, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from making import fails, succeeds, volume, write_dataset_json, write_volume
+from making import fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 
 from nnunetv2_xssr.commands import pretrain, report, select
 from nnunetv2_xssr.images import views as views_module
@@ -144,7 +144,16 @@ def test_axis_of_a_file_that_tells_no_directions(empty, capsys):
         ([{}, {}, {"orientation": "RAS"}], ["stored orientations: 2 LPS, 1 RAS"]),
         ([{}, {}, {"spacing": (2.0, 2.0, 5.0)}], ["spacings: 2 kinds, from 2 to 5 mm"]),
         ([{}, {"spacing": (5.0, 2.0, 2.0)}], ["slicing axes: 1 axial, 1 sagittal", "spacings: 2 kinds"]),
-        ([{}, {"size": (9, 20, 24)}], ["sizes: 2 kinds, from 24 x 20 x 9 to 24 x 20 x 16"]),
+        ([{}, {"size": (9, 20, 24)}], None),  # less slices, of the same size
+        ([{}, {"size": (16, 28, 28)}], None),
+        (
+            [{}, {}, {"size": (16, 20, 60)}],
+            [
+                "fields of view in mm: 2 of 3 are less than half of the largest, from 48 x 40 to 120 x 40",
+                "sizes in pixels: 2 of 3 are less than half of the largest, from 24 x 20 to 60 x 20",
+            ],
+        ),
+        ([{}, {"spacing": (4.0, 4.0, 5.0)}], ["spacings: 2 kinds", "fields of view in mm: 1 of 2"]),
         ([{"spacing": (2.0, 2.0, 2.0001)}, {}], None),
     ],
 )
@@ -160,9 +169,41 @@ def test_what_a_pool_mixes_is_said_once(empty, caplog, unread, files, words):
         assert len(said) == (words is not None)
         if words:
             assert said[0].startswith(pool.name) and all(part in said[0] for part in words)
-            kinds = ("orientations", "axes", "spacings", "sizes")
+            kinds = ("orientations: ", "axes: ", "spacings: ", "fields of view", "sizes in")
             assert sum(kind in said[0] for kind in kinds) == len(words)
         unread()  # it is known without reading
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ([(40, 48), (50, 60), (44, 40)], None),
+        ([(40, 48), (40, 48), (90, 48)], "sizes in pixels: 2 of 3 are less than half of the largest, from 48 x 40"),
+    ],
+)
+def test_pictures_of_various_sizes_are_told_where_it_matters(empty, caplog, sizes, words):
+    for i, size in enumerate(sizes):
+        write_picture(empty.images("folder") / f"p_{i}.png", picture(i, size))
+    with caplog.at_level(logging.INFO, "nnunetv2_xssr"):
+        prepare_views(open_pool(str(empty.images("folder"))))
+    said = [message for message in caplog.messages if " mixes " in message]
+    assert len(said) == (words is not None) and all(words in one and "fields of view" not in one for one in said)
+
+
+def test_channels_that_are_missing_are_told_of_the_pool(empty, caplog, unread):
+    for i in range(4):
+        for channel in range(2):
+            missing = channel == 1 and i in (1, 3)
+            values = np.full((16, 20, 24), 7 * i, np.float32) if missing else volume(i, (16, 20, 24))[0]
+            write_volume(empty.images(CTS) / f"v_{i}_{channel:04d}.nii.gz", values)
+    write_dataset_json(empty.raw / CTS, ".nii.gz", channel_names={"0": "T1", "1": "T2"}, numTraining=0, dataset={})
+    sentence = f"{CTS}: channel T2 holds one value only in 2 of 4 cases (v_1, v_3); it may be missing"
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "nnunetv2_xssr"):
+            views = prepare_views(open_pool("41"))
+        assert [one for one in caplog.messages if "one value" in one] == [sentence] == views.mixtures
+        unread()
 
 
 def test_mixtures_stand_in_record_and_report(scans, capsys):

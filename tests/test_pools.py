@@ -26,6 +26,29 @@ def test_dataset_by_name_and_by_number(workspace):
     assert not any(case.labelled for case in pool.cases)
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_two_files_of_one_case_and_channel(empty, ending):
+    """Where a.nii.gz is asked for ITK takes the voxels of a.nii, of which no hash tells."""
+    folder = empty.raw / "Dataset009_Twins"
+    for i in range(2):
+        write_volume(folder / "imagesTr" / f"v_{i}_0000{ending}", volume(i)[0])
+    write_dataset_json(folder, ending, numTraining=0, dataset={}, overwrite_image_reader_writer="NibabelIO")
+    assert len(open_pool("9")) == 2
+    other = ".nii" if ending == ".nii.gz" else ".nii.gz"
+    write_volume(folder / "imagesTr" / f"v_1_0000{other}", volume(7)[0])
+    with pytest.raises(UserError, match=f"v_1_0000{ending} and v_1_0000{other} beside it"):
+        open_pool("9")
+
+
+def test_names_in_domains_that_no_case_has(workspace, caplog, capsys):
+    path = workspace.raw / TARGET / "dataset.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"domains": {**content["domains"], "t_10": "A", "T_01": "B"}}))
+    succeeds(capsys, select.main, ["-d", "2", "-b", "2", "--encoder", "intensity", "-device", "cpu"])
+    (said,) = [message for message in caplog.messages if message.startswith("domains in")]
+    assert said.startswith("domains in dataset.json names 2 of 12 cases that") and "(T_01, t_10)" in said
+
+
 def test_numbers_of_four_digits(empty):
     write_picture(empty.root / "images" / "a.png", picture(1))
     with new_dataset(empty.root / "images", "1337_Four", channel_names=["xray"], labels=["blob"]) as name:

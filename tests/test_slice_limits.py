@@ -12,6 +12,7 @@ from slicing import CASES, SELECT, VOLUMES, draw, labels, picks, run, save, slic
 
 from nnunetv2_xssr.commands import collect, select
 from nnunetv2_xssr.encoders.mae import load_encoder
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images import reading, views
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import dataset_pool
@@ -60,6 +61,14 @@ def scans(ready, empty):
 def places(regions=None):
     found = sliced(dataset_pool(VOLUMES), regions=regions)
     return {case: list(facts.candidates) for case, facts in found.facts.items()}
+
+
+def test_two_masks_of_a_case(scans):
+    roi = scans.root / "roi"
+    for name in ("v_0.nii.gz", "v_1.nii.gz", "v_2.nii.gz", "v_3.nii.gz", "v_3.nii"):
+        write_mask(roi / name, [100])
+    with pytest.raises(UserError, match=r"v_3\.nii\.gz and v_3\.nii beside it"):
+        Regions.of(dataset_pool(VOLUMES), slice_range=None, roi=roi)
 
 
 def test_long_scans_get_more_candidates(scans):
@@ -129,7 +138,9 @@ def test_range_per_case(scans, capsys):
     assert set(chosen["v_1"]) <= set(range(100, 111)) and set(chosen["v_2"]) <= set(range(290, 300))
     assert set(chosen["v_0"]) <= set(range(5)) and all(chosen.values())
     argv = [*SELECT, "-b", "12", "--max_per_volume", "3"]
-    fails(capsys, select.main, argv, "other provenance")
+    fails(capsys, select.main, argv, "other settings", "cases was True, now None")
+    table.write_text("case;slice_from;slice_to\nv_0;;4\n")
+    fails(capsys, select.main, [*argv, "--cases", table], "other provenance")
 
 
 def test_finding_in_few_slices_can_be_chosen(scans, capsys):

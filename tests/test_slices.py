@@ -182,6 +182,22 @@ def test_chosen_slice_that_is_not_drawn_whole(volumes, capsys):
     refused(capsys, f"{pick.case}.nii.gz: slice {pick.slice} still holds 2 (ignore)")
 
 
+def test_templates_are_written_without_decoding(volumes, capsys, monkeypatch):
+    pool = dataset_pool(VOLUMES)
+    expected = {case.identifier: pool.reader().read_images([str(case.files[0])])[0].shape[1:] for case in pool.cases}
+
+    def refuse(*_):
+        raise AssertionError("nnU-Net's reader is asked to decode")
+
+    monkeypatch.setattr(type(pool.reader()), "read_images", refuse)
+    run(capsys)
+    for pick in picks(volumes):
+        template = sitk.ReadImage(str(labels(volumes) / f"{pick.case}.nii.gz"))
+        image = sitk.ReadImage(str(volumes.images(VOLUMES) / f"{pick.case}_0000.nii.gz"))
+        assert sitk.GetArrayViewFromImage(template).shape == expected[pick.case]
+        assert (template.GetSpacing(), template.GetOrigin()) == (image.GetSpacing(), image.GetOrigin())
+
+
 def test_empty_slice(volumes, capsys):
     run(capsys)
     case = picks(volumes)[0].case
@@ -201,7 +217,7 @@ def test_next_round_is_proposed_in_slices(volumes, capsys):
     trained = FoldState(name="XSSRTrainer__nnUNetPlans__2d/fold_0", finished=True, current=True)
     project = replace(project_status(VOLUMES), not_preprocessed=0, trained=[trained])
     (step,) = next_steps(project, device="cpu")
-    assert step.startswith("nnUNetv2_xssr_select -d 31") and step.endswith("-b 12 --unit slice")
+    assert step.startswith("nnUNetv2_xssr_select -d 31") and step.endswith("-b 12 --unit slice --max_per_volume 8")
 
 
 def test_next_round_takes_other_volumes(volumes, capsys):

@@ -235,6 +235,12 @@ def test_rgb_out_of_range_names_the_case(empty):
         prepare_views(open_pool("8"))
 
 
+def test_rgb_in_range_is_divided():
+    image = picture(1, (VIEW_SIZE, VIEW_SIZE)).astype(np.float32)[None, None]
+    view = extract_views(image, ("rgb_to_0_1",), 1)[0, 0].astype(np.float32)
+    assert view == pytest.approx(image[0, 0] / 255, abs=1e-3)
+
+
 def test_folder_takes_the_channel_names_of_the_target(workspace):
     folder = open_pool(str(workspace.images(SOURCE)))
     assert prepare_views(folder, channel_names=("CT",)).settings["normalisation"] == ["CTNormalization"]

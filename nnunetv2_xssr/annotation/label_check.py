@@ -9,9 +9,10 @@ import numpy as np
 
 from nnunetv2_xssr.annotation.label_files import read_label
 from nnunetv2_xssr.errors import UserError, first_few
-from nnunetv2_xssr.images.grids import axes, differences, image_grid
+from nnunetv2_xssr.images.grids import axes, differences
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.reading import stored_finite
+from nnunetv2_xssr.images.trees import check_alone
 from nnunetv2_xssr.records.workspace import Workspace
 
 _ROUNDING = 1e-3  # of a value: labels that were scaled or saved as floats
@@ -82,8 +83,9 @@ def check_label(
     """Read the label of a case and check it against the case's image.
 
     The sizes and, where the format has them, spacing, origin and direction are compared along the axes that both files
-    have: a 2D image fits a label with a third axis of length 1, and an image with channels along a fourth axis a label
-    without them. A label in ``labelsTr`` may have another origin and direction, of which nnU-Net only warns.
+    have: a 2D image fits a label with a third axis of length 1. An image with channels along a fourth axis fits none:
+    nnU-Net's integrity check and its validation fail on it. A label in ``labelsTr`` may have another origin and
+    direction, of which nnU-Net only warns.
 
     Parameters
     ----------
@@ -109,9 +111,13 @@ def check_label(
             f"{name}: has the size {_size(label.shape[1:])}, its image {_size(shape)}; draw and save it on its image's "
             f"grid"
         )
-    grid = image_grid(of_image)
+    if axes(of_image) == 4:
+        raise UnfitLabel(
+            f"{name}: its image {case.files[0]} has its channels along a fourth axis, on which nnU-Net's integrity "
+            f"check and validation fail; split it into one file per channel, then collect again"
+        )
     try:
-        shifted = differences(grid, of_label)
+        shifted = differences(of_image, of_label)
     except Exception as error:
         raise UnfitLabel(f"{name}: cannot be compared with its image ({_short(error)}); save it again") from None
     in_dataset = file.parent.resolve() == Workspace(pool.name).labels.resolve()
@@ -125,8 +131,8 @@ def check_label(
     warning = f"{name}: {'; '.join(shifted.values())}; nnU-Net goes by the voxels alone, so look whether it fits"
     return CheckedLabel(
         values=whole,
-        grid=grid,
-        plain=plain and np.array_equal(whole, label[0]) and axes(of_label) == axes(grid),
+        grid=of_image,
+        plain=plain and np.array_equal(whole, label[0]) and axes(of_label) == axes(of_image),
         warning=warning if shifted else None,
     )
 
@@ -139,8 +145,11 @@ def _read(file: Path, case: Case, pool: ImagePool, name: str) -> tuple[tuple[int
     except Exception as error:  # readers raise whatever their library raises
         raise UnfitLabel(f"{name}: its image {case.files[0]} cannot be read ({_short(error)})") from None
     try:
+        check_alone([file])
         label, of_label, plain = read_label(file, reader)
         finite = np.isfinite(label).all() and stored_finite(file)
+    except UserError as error:
+        raise UnfitLabel(f"{name}: {error}") from None
     except Exception as error:
         raise UnfitLabel(f"{name}: cannot be read ({_short(error)}); save it again") from None
     if not finite:

@@ -105,6 +105,8 @@ class Project:
         None before the first selection.
     unit : {"case", "slice"} or None
         What the last selection chose.
+    settings : dict
+        Of the last selection, and ``skip_broken``, whether it has set cases aside; empty before the first one.
     sources : list of str
     encoder : str or None
         As given, or the file of features; None for the one pretrained on the sources.
@@ -140,6 +142,7 @@ class Project:
     uncollected: int
     mode: str | None
     unit: str | None
+    settings: dict
     sources: list[str]
     encoder: str | None
     rounds: list[Round]
@@ -197,6 +200,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         uncollected=len(labelled & set(chosen_cases(records)) - listed),
         mode=last.mode if last else None,
         unit=last.settings["unit"] if last else None,
+        settings={**last.settings, "skip_broken": bool(last.set_aside)} if last else {},
         sources=last.settings["source"] if last else [],
         encoder=(last.settings.get("embeddings") or last.settings["encoder"]) if last else None,
         rounds=[_round(record, labelled) for record in records if record.mode == "annotation"],

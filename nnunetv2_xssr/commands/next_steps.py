@@ -3,9 +3,18 @@
 import shlex
 
 from nnunetv2_xssr.annotation.project import Project, project_status
+from nnunetv2_xssr.commands.select import make_parser
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANNER, DEFAULT_PLANS
 from nnunetv2_xssr.records.workspace import Workspace, dataset_number, names_dataset
+
+# Options of select that stand in every proposal, that make a new dataset, or that say how and not what is chosen.
+NOT_REPEATED = {
+    *("target", "name", "sources", "budget"),
+    *("images", "channel_names", "labels"),
+    *("help", "overwrite", "device", "no_wait"),
+}
+_ELSEWHERE = ("labelled", "excluded", "cases", "scheduler")  # the record has what they tell, and not where it lies
 
 
 def describe_next(workspace: Workspace, *, device: str | None = None) -> str:
@@ -26,7 +35,7 @@ def next_steps(project: Project, *, device: str) -> list[str]:
     of_target = ["-d", str(dataset_number(project.dataset))]
     of_selection = [*of_target, *Workspace(project.dataset, project.name).options.split()]
     if project.mode is None:
-        return [_select(project, of_selection, budget="5%")]
+        return [_select(project, of_selection)]
     steps = []
     last = project.rounds[-1] if project.mode == "annotation" else None
     if last and (last.missing or project.uncollected):
@@ -43,19 +52,35 @@ def next_steps(project: Project, *, device: str) -> list[str]:
     ):
         steps.append(shlex.join(_train(project, device)))
     if last and not steps:
-        steps.append(_select(project, of_selection, budget=str(last.budget)))
+        steps.append(_select(project, of_selection))
     return steps
 
 
-def _select(project: Project, of_selection: list[str], *, budget: str) -> str:
+def _select(project: Project, of_selection: list[str]) -> str:
     # Of a plain folder the record has the name only.
     sources = [source if names_dataset(source) else "FOLDER" for source in project.sources]
     if project.mode is None:
         sources = ["SOURCE"]
-    unit = ["--unit", "slice"] if project.unit == "slice" else []
-    return shlex.join(
-        ["nnUNetv2_xssr_select", *of_selection, *(["-s", *sources] if sources else []), "-b", budget, *unit]
-    )
+    of_sources = ["-s", *sources] if sources else []
+    budget = project.settings.get("budget", "5%")
+    return shlex.join(["nnUNetv2_xssr_select", *of_selection, *of_sources, "-b", budget, *_repeated(project.settings)])
+
+
+def _repeated(settings: dict) -> list[str]:
+    """The options of the last selection that decide what is chosen, where they are not the defaults."""
+    words = []
+    for action in make_parser()._actions:
+        value, option = settings.get(action.dest), action.option_strings[0]
+        if action.dest in NOT_REPEATED or value is None or value is False or value in ([], action.default):
+            continue
+        if action.dest in _ELSEWHERE:
+            words += [option, str(action.metavar)]
+        elif action.nargs == 0:
+            words.append(option)
+        else:
+            values = list(map(str, value if isinstance(value, list) else [value]))
+            words += [f"{option}={values[0]}"] if values[0].startswith("-") else [option, *values]
+    return words
 
 
 def _preprocess(project: Project, of_target: list[str]) -> list[list[str]]:

@@ -10,6 +10,13 @@ from nnunetv2_xssr.errors import UserError
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    return run(parser.prog, lambda: _select(args), no_wait=args.no_wait)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command's options."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_xssr_select",
         description="Pick the few cases of a target dataset that are worth annotating, and write the split that "
@@ -64,8 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     add_encoder(parser, kinds=("auto", "grid", "average", "gap"))
     for add_some in (add_embeddings, add_dim, add_look, add_slices, add_device, add_no_wait):
         add_some(parser)
-    args = parser.parse_args(argv)
-    return run(parser.prog, lambda: _select(args), no_wait=args.no_wait)
+    return parser
 
 
 def _select(args: argparse.Namespace) -> None:

@@ -21,7 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     either.add_argument(
         "--clean",
         action="store_true",
-        help="remove cached views and embeddings of the dataset that no selection refers to; not while one is running",
+        help="remove caches of the dataset and of plain folders: views and embeddings that no selection refers to, and "
+        "what HSSL has preprocessed; not while select or HSSL is running",
     )
     add_no_wait(parser)
     args = parser.parse_args(argv)
@@ -52,7 +53,7 @@ def _cleaned(dataset: str) -> str:
     removed = clean_caches(dataset)
     if not removed:
         return "caches: all are needed, none was removed"
-    lines = [f"caches: removed {sum(removed.values()) / 1e6:.1f} MB that no selection refers to"]
+    lines = [f"caches: removed {sum(removed.values()) / 1e6:.1f} MB that nothing needs any more"]
     return "\n".join([*lines, *(f"  {size / 1e6:.1f} MB  {file}" for file, size in removed.items())])
 
 

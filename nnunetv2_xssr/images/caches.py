@@ -1,23 +1,25 @@
-"""Removal of caches that no selection needs any more."""
+"""Removal of caches that nothing needs any more."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.selection import SelectionRecord
-from nnunetv2_xssr.records.workspace import Workspace, all_records
+from nnunetv2_xssr.records.workspace import Workspace, all_records, folder_pools
 
 
 def clean_caches(dataset: str) -> dict[Path, int]:
-    """Remove the views, their facts and the embeddings of a dataset that no record of a selection refers to.
+    """Remove caches of a dataset and of all plain folders: what no record of a selection refers to, and all of HSSL's.
 
-    Records of every name, round and dataset count: the dataset may be the source of another one. A selection that has
-    not been written yet is not known of, so none should be running.
+    Views, their facts and embeddings stay while a record of any name, round and dataset refers to them: the pool may be
+    the source of another one. What HSSL has preprocessed serves only to go on with a pretraining, which makes it anew.
+    A selection that has not been written yet is not known of, so neither it nor HSSL should be running.
 
     Parameters
     ----------
     dataset : str
-        Full name of the dataset, or name of the pool of a plain folder.
+        Full name of the dataset.
 
     Returns
     -------
@@ -29,20 +31,32 @@ def clean_caches(dataset: str) -> dict[Path, int]:
     UserError
         If a record cannot be read; nothing is removed then.
     """
-    with caches_lock(dataset):
-        return _clean(Workspace(dataset).caches, dataset)
+    removed: dict[Path, int] = {}
+    for pool in (dataset, *folder_pools()):
+        with caches_lock(pool):
+            removed |= _clean(pool)
+    return removed
 
 
-def _clean(caches: Path, dataset: str) -> dict[Path, int]:
+def _clean(pool: str) -> dict[Path, int]:
     needed = set()
     for path in all_records():
         provenance = SelectionRecord.load(path).provenance
-        needed |= {provenance.get(f"{kind}_cache", {}).get(dataset) for kind in ("views", "facts", "embeddings")}
+        needed |= {provenance.get(f"{kind}_cache", {}).get(pool) for kind in ("views", "facts", "embeddings")}
     removed = {}
-    for file in sorted(caches.glob("*/*")):
-        # Former versions wrote an index.json without a key.
-        match = re.fullmatch(r"(?:rows|index)_?([0-9a-f]*)\.(?:npy|json)", file.name)
-        if match and match[1] not in needed:
+    for file in sorted(Workspace(pool).caches.glob("*/*")):
+        if _unneeded(file, needed):
             removed[file] = file.stat().st_size
             file.unlink()
+    for folder in {file.parent for file in removed}:
+        if not any(folder.iterdir()):
+            folder.rmdir()
     return removed
+
+
+def _unneeded(file: Path, needed: Collection[str | None]) -> bool:
+    if re.fullmatch("hssl_[0-9a-f]+", file.parent.name):
+        return file.suffix == ".npy"
+    # Former versions wrote an index.json without a key.
+    match = re.fullmatch(r"(?:rows|index)_?([0-9a-f]*)\.(?:npy|json)", file.name)
+    return match is not None and match[1] not in needed

@@ -1,15 +1,17 @@
 """What reading a case tells besides its views: which slices these show, and how its file lies in the patient."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from nnunetv2_xssr.errors import first_few
+from nnunetv2_xssr.images.channels import UNNAMED
 from nnunetv2_xssr.images.extract import PLANES
 
 _LETTERS = "?LRPAIS"  # where an axis of a file runs; numbers are kept in their place
-_NUMBERS = 12  # of a row, before the slices
+_NUMBERS = 14  # of a row, before the slices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +28,12 @@ class CaseFacts:
         Millimetres along x, y and z of the array that was read.
     size : tuple of int
         Along the same axes.
+    across : int
+        Which of these axes its slices lie across; -1 of whole volumes.
     open, of : int
         Slices that may be candidates, and how many they would be without a region of interest.
+    constant : tuple of int
+        The channels, from 0, that hold one value only, as those of a missing sequence do.
     slices : tuple of int
         What every view shows, as the file counts along its third axis where slices are taken along that; -1 if the
         volume has no candidate.
@@ -37,8 +43,10 @@ class CaseFacts:
     orientation: str
     spacing: tuple[float, ...]
     size: tuple[int, ...]
+    across: int
     open: int
     of: int
+    constant: tuple[int, ...] = ()
     slices: tuple[int, ...]
 
     @staticmethod
@@ -49,7 +57,9 @@ class CaseFacts:
     def row(self) -> np.ndarray:
         """The facts as float64 numbers, none of them NaN."""
         letters = [_LETTERS.index(letter) for letter in self.orientation]
-        return np.array([self.axis, *letters, *self.spacing, *self.size, self.open, self.of, *self.slices], float)
+        constant = sum(2**channel for channel in self.constant)
+        numbers = [self.axis, *letters, *self.spacing, *self.size, self.across, self.open, self.of, constant]
+        return np.array([*numbers, *self.slices], float)
 
     @classmethod
     def of_row(cls, row: np.ndarray) -> "CaseFacts":
@@ -60,8 +70,10 @@ class CaseFacts:
             orientation="".join(_LETTERS[number] for number in whole[1:4]),
             spacing=tuple(row[4:7].tolist()),
             size=tuple(whole[7:10]),
-            open=whole[10],
-            of=whole[11],
+            across=whole[10],
+            open=whole[11],
+            of=whole[12],
+            constant=tuple(channel for channel in range(whole[13].bit_length()) if whole[13] >> channel & 1),
             slices=tuple(whole[_NUMBERS:]),
         )
 
@@ -70,6 +82,11 @@ class CaseFacts:
         """Every slice that may be chosen, and the first view that shows it."""
         first = {place: self.slices.index(place) for place in self.slices}
         return {place: view for place, view in first.items() if place >= 0}
+
+    @property
+    def plane(self) -> list[int]:
+        """The axes of `size` and `spacing` that lie in its slices; all of whole volumes."""
+        return [axis for axis in range(3) if axis != self.across]
 
 
 def mixture(name: str, facts: Sequence[CaseFacts]) -> str | None:
@@ -88,11 +105,34 @@ def mixture(name: str, facts: Sequence[CaseFacts]) -> str | None:
     if len(spacings) > 1:
         every = [mm for spacing in spacings for mm in spacing]
         said.append(f"spacings: {len(spacings)} kinds, from {min(every):g} to {max(every):g} mm")
-    sizes = sorted({fact.size[:axes] for fact in facts}, key=lambda size: (np.prod(size), size))
-    if len(sizes) > 1:
-        smallest, largest = (" x ".join(map(str, size)) for size in (sizes[0], sizes[-1]))
-        said.append(f"sizes: {len(sizes)} kinds, from {smallest} to {largest}")
+    millimetres = [[fact.size[axis] * fact.spacing[axis] for axis in fact.plane] for fact in facts]
+    pixels = [[fact.size[axis] for axis in fact.plane] for fact in facts]
+    if millimetres != pixels:  # as in pictures, which tell none
+        said += _unlike("fields of view in mm", millimetres)
+    said += _unlike("sizes in pixels", pixels)
     return f"{name} mixes {'; '.join(said)}" if said else None
+
+
+def _unlike(what: str, extents: list[list[float]]) -> list[str]:
+    """What to say of extents whose areas differ by more than a factor of two: less is seldom seen in a view."""
+    areas = np.prod(extents, axis=1)
+    few = int((areas < areas.max() / 2).sum())
+    if not few:
+        return []
+    smallest, largest = (" x ".join(f"{side:.4g}" for side in extents[i]) for i in (areas.argmin(), areas.argmax()))
+    return [f"{what}: {few} of {len(areas)} are less than half of the largest, from {smallest} to {largest}"]
+
+
+def missing_channels(name: str, facts: Mapping[str, CaseFacts], channel_names: Sequence[str]) -> list[str]:
+    """A sentence for every channel that holds one value only in some cases of a pool."""
+    said = []
+    for number, channel in enumerate(channel_names):
+        cases = [case for case, fact in facts.items() if number in fact.constant]
+        if cases:
+            called = f"channel {number}" if channel == UNNAMED else f"channel {channel}"
+            count = f"{len(cases)} of {len(facts)} cases"
+            said.append(f"{name}: {called} holds one value only in {count} ({first_few(cases)}); it may be missing")
+    return said
 
 
 def _counts(found: dict[str, int]) -> str:

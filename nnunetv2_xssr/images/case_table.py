@@ -77,6 +77,16 @@ def check_names(where: str, names: Collection[str], pool: ImagePool) -> None:
     raise UserError(f"{where} names {count} that {pool.name} does not have ({first_few(unknown)}); {hint}")
 
 
+def unknown_domains(pool: ImagePool) -> str | None:
+    """A sentence about the cases that ``domains`` in dataset.json names and the pool does not have."""
+    domains = pool.dataset_json.get("domains", {})
+    unknown = sorted(set(domains) - set(pool.identifiers))
+    if not unknown:
+        return None
+    count = f"{len(unknown)} of {len(domains)} cases"
+    return f"domains in dataset.json names {count} that {pool.name} does not have ({first_few(unknown)}); fix the names"
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Table:
     path: Path

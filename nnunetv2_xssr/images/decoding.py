@@ -58,6 +58,29 @@ def decoder_of(reader: "BaseReaderWriter") -> Callable[[Sequence[Path]], Decoded
     return decoders.get(type(reader))
 
 
+def told_by_header(files: Sequence[Path], reader: "BaseReaderWriter") -> tuple[tuple[int, ...], dict] | None:
+    """The shape (z, y, x) and the properties of `decode` by the headers of files alone.
+
+    Returns
+    -------
+    (tuple of int, dict) or None
+        None if only the reader itself can tell.
+
+    Raises
+    ------
+    Exception
+        Whatever the library that reads headers raises.
+    """
+    from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    if type(reader) is SimpleITKIO:
+        return _itk_grid(files)
+    if type(reader) in (NibabelIO, NibabelIOWithReorient):
+        return _nibabel_grid(files, reorient=type(reader) is NibabelIOWithReorient)
+    return None
+
+
 def itk_header(file: Path) -> Any:
     """What ITK tells of a file without decoding it."""
     import SimpleITK as sitk
@@ -68,21 +91,28 @@ def itk_header(file: Path) -> Any:
     return header
 
 
-def _by_itk(files: Sequence[Path]) -> Decoded | None:
+def _itk_grid(files: Sequence[Path]) -> tuple[tuple[int, ...], dict] | None:
     headers = [itk_header(file) for file in files]
     grids = {(one.GetSize(), one.GetSpacing(), one.GetOrigin(), one.GetDirection()) for one in headers}
     if len(grids) > 1 or any(one.GetNumberOfComponents() > 1 or one.GetDimension() > 3 for one in headers):
         return None
     ((size, spacing, origin, direction),) = grids
-    image = read_voxels(files) if all(map(is_nifti, files)) else _joined(map(_itk_array, files), len(files))
-    if image is None or image.shape[1:] != size[::-1]:
-        return None
     # As in SimpleITKIO.read_images.
     spacing_zyx = [max(spacing) * 999, *spacing[::-1]] if len(size) == 2 else spacing[::-1]
-    return image.reshape(len(image), *[1] * (3 - len(size)), *size[::-1]), {
+    return (*[1] * (3 - len(size)), *size[::-1]), {
         "sitk_stuff": {"spacing": spacing, "origin": origin, "direction": direction},
         "spacing": list(np.abs(spacing_zyx)),
     }
+
+
+def _by_itk(files: Sequence[Path]) -> Decoded | None:
+    grid = _itk_grid(files)
+    if grid is None:
+        return None
+    image = read_voxels(files) if all(map(is_nifti, files)) else _joined(map(_itk_array, files), len(files))
+    if image is None or image.shape[1:] != grid[0][4 - image.ndim :]:
+        return None
+    return image.reshape(len(image), *grid[0]), grid[1]
 
 
 class _Pixels:
@@ -101,9 +131,9 @@ def _itk_array(file: Path) -> np.ndarray:
     return np.asarray(_Pixels(sitk.ReadImage(str(file))))[None]
 
 
-def _by_nibabel(files: Sequence[Path], *, reorient: bool) -> Decoded | None:
+def _nibabel_grid(files: Sequence[Path], *, reorient: bool) -> tuple[tuple[int, ...], dict] | None:
     import nibabel
-    from nibabel.orientations import apply_orientation, io_orientation
+    from nibabel.orientations import io_orientation
 
     images: list[Any] = [nibabel.load(file) for file in files]
     first = images[0]
@@ -111,17 +141,26 @@ def _by_nibabel(files: Sequence[Path], *, reorient: bool) -> Decoded | None:
         return None
     if any(one.header.get_zooms() != first.header.get_zooms() for one in images):
         return None
-    image = read_voxels(files)
-    if image is None:
-        return None
     stuff, grid = {"original_affine": first.affine}, first
     if reorient:
         orientation = io_orientation(first.affine)
-        image = apply_orientation(image.transpose(3, 2, 1, 0), orientation).transpose(3, 2, 1, 0)
         nothing = np.broadcast_to(np.uint8(0), first.shape)  # takes no memory, whatever its shape
         grid = type(first)(nothing, first.affine, first.header).as_reoriented(orientation)
         stuff["reoriented_affine"] = grid.affine
-    return image, {"nibabel_stuff": stuff, "spacing": [float(mm) for mm in grid.header.get_zooms()[::-1]]}
+    return grid.shape[::-1], {"nibabel_stuff": stuff, "spacing": [float(mm) for mm in grid.header.get_zooms()[::-1]]}
+
+
+def _by_nibabel(files: Sequence[Path], *, reorient: bool) -> Decoded | None:
+    from nibabel.orientations import apply_orientation, io_orientation
+
+    grid = _nibabel_grid(files, reorient=reorient)
+    image = read_voxels(files) if grid else None
+    if grid is None or image is None:
+        return None
+    if reorient:
+        orientation = io_orientation(grid[1]["nibabel_stuff"]["original_affine"])
+        image = apply_orientation(image.transpose(3, 2, 1, 0), orientation).transpose(3, 2, 1, 0)
+    return image, grid[1]
 
 
 def _pictures(files: Sequence[Path]) -> Decoded | None:

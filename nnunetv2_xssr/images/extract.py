@@ -81,6 +81,7 @@ def foreground(volume: np.ndarray, axis: int = 0) -> slice:
     if volume.shape[axis] == 1:
         return slice(0, 1)
     mean = volume.mean(dtype=np.float64)
+    mean = mean if volume.dtype.kind == "f" else int(np.floor(mean))  # whole numbers are compared as they are
     per_slice = np.array([np.count_nonzero(one > mean) for one in np.moveaxis(volume, axis, 0)])
     inside = np.flatnonzero(per_slice >= 0.1 * per_slice.max())
     return slice(int(inside[0]), int(inside[-1]) + 1)

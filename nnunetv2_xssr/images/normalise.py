@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunetv2_xssr.compiling import compiled
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import normalisation_schemes
 
@@ -17,7 +18,7 @@ CT_STATISTICS = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percent
 # nnU-Net normalises inside of what is not zero where cropping to that takes away much. How much depends on the margins
 # of a file, which say nothing about a patient; how much of the box is zero does not.
 _MASKED = 0.25
-_BLOCK = 2**18  # voxels that are measured at a time: they stay in a processor's cache
+_BLOCK = 2**16  # voxels that are measured at a time: they stay in a processor's cache
 
 
 def parse_window(text: str | None) -> Window | None:
@@ -163,10 +164,9 @@ class Statistics:
             part = np.ascontiguousarray(turned[:, start : start + step])  # of colours that lie pixel by pixel
             count += int(np.count_nonzero(part if len(part) == 1 else part.any(axis=0)))
             for c, values in enumerate(part):
-                shifted = np.subtract(values, centre[c], dtype=np.float64)
-                sums[c] += shifted.sum()
-                squares[c] += np.einsum("ijk,ijk->", shifted, shifted)
-                low[c], high[c] = min(low[c], values.min()), max(high[c], values.max())
+                found = _sums(values.reshape(-1), centre[c])
+                sums[c], squares[c] = sums[c] + found[0], squares[c] + found[1]
+                low[c], high[c] = min(low[c], found[2]), max(high[c], found[3])
         n_zero = n_voxels - count
         zero_sums, zero_squares = -centre * n_zero, centre**2 * n_zero
         masked = 0 < count and n_zero > _MASKED * n_voxels
@@ -176,6 +176,18 @@ class Statistics:
         mean = sums / n
         variance = np.maximum(squares / n - mean**2, 0)
         return cls(masked, (mean + centre).tolist(), np.sqrt(variance).tolist(), low.tolist(), high.tolist())
+
+
+@compiled(fastmath=True)
+def _sums(values: np.ndarray, centre: float) -> tuple[float, float, float, float]:
+    """The sum and the sum of squares around a centre, the lowest and the highest of finite numbers, in one pass."""
+    total, squares, low, high = 0.0, 0.0, values[0], values[0]
+    for value in values:
+        shifted = float(value) - centre
+        total += shifted
+        squares += shifted * shifted
+        low, high = min(low, value), max(high, value)
+    return total, squares, float(low), float(high)
 
 
 def normalise(
@@ -199,28 +211,33 @@ def normalise(
         scheme for the name gives.
     """
     inside = slices.any(axis=0) if statistics is not None and statistics.masked else None
-    done = []
+    done = np.empty((len(view_channels(channel_names, window)), *slices.shape[1:]), np.float32)
+    into = iter(done)  # no further array of its size is made: most of the time would be spent on memory
     for c, scheme in enumerate(normalisation_schemes(channel_names)):
-        values = slices[c].astype(np.float32)
         if scheme == "CTNormalization":
-            ends = map(_ends, _windows(window).values())
-            done += [np.clip((values - low) / (high - low), 0, 1) for low, high in ends]
+            for low, high in map(_ends, _windows(window).values()):
+                values = next(into)
+                np.subtract(slices[c], low, out=values, dtype=np.float32)
+                values /= high - low
+                np.clip(values, 0, 1, out=values)
             continue
+        values = next(into)
+        values[...] = slices[c]
         if statistics and scheme == "ZScoreNormalization":
             values -= statistics.mean[c]
             values /= max(statistics.std[c], 1e-8)
-            values = values if inside is None else np.where(inside, values, 0)
+            if inside is not None:
+                values[~inside] = 0
         elif statistics and scheme == "RescaleTo01Normalization":
             values -= statistics.low[c]
             values /= max(statistics.high[c] - statistics.low[c], 1e-8)
         elif scheme != "NoNormalization":
-            values = _by_nnunet(values, channel_names[c])
-        done.append(values)
-    return np.stack(done, dtype=np.float32, casting="same_kind")
+            values[...] = _by_nnunet(values, channel_names[c])
+    return done
 
 
 def _by_nnunet(values: np.ndarray, channel_name: str) -> np.ndarray:
     """A scheme that looks at every value alone, such as that of RGB."""
     from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 
-    return get_normalization_scheme(channel_name)(use_mask_for_norm=False, intensityproperties=None).run(values.copy())
+    return get_normalization_scheme(channel_name)(use_mask_for_norm=False, intensityproperties={}).run(values.copy())

@@ -11,6 +11,7 @@ from nnunetv2_xssr.images.channels import normalisation_schemes
 from nnunetv2_xssr.images.extract import ACQUIRED, FILE, Look, evenly_spaced, foreground
 from nnunetv2_xssr.images.geometry import Geometry, display, plane_spacing
 from nnunetv2_xssr.images.normalise import CT_WINDOWS, nonzero_box
+from nnunetv2_xssr.images.reading import is_constant
 
 SIDE, SMALL_SIDE = 256, 160  # pixels of the longer side, of the first picture and of the others
 CHANNELS = 4  # that are shown at most
@@ -53,8 +54,8 @@ def is_colour(channel_names: Sequence[str]) -> bool:
     return [name.lower() for name in channel_names] in _COLOURS
 
 
-def constant_channels(image: np.ndarray, channel_names: Sequence[str]) -> list[str]:
-    """The names of the channels that hold one value only, as those of a missing sequence do; of colours none.
+def constant_channels(image: np.ndarray, channel_names: Sequence[str]) -> list[int]:
+    """The channels, from 0, that hold one value only, as those of a missing sequence do; of colours none.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def constant_channels(image: np.ndarray, channel_names: Sequence[str]) -> list[s
     """
     if is_colour(channel_names):
         return []
-    return [name for name, values in zip(channel_names, image, strict=True) if values.min() == values.max()]
+    return [channel for channel in range(len(image)) if is_constant(image[channel : channel + 1])]
 
 
 def draw_case(
@@ -127,8 +128,9 @@ def _channels(image: np.ndarray, channel_names: Sequence[str]) -> list[_Channel]
         return [_Channel("colour", image, min(low, 0.0), high)]
     channels = []
     missing = constant_channels(image, channel_names)
-    for name, values, scheme in zip(channel_names, image, normalisation_schemes(channel_names), strict=True):
-        if name not in missing or len(missing) == len(channel_names):
+    schemes = normalisation_schemes(channel_names)
+    for i, (name, values, scheme) in enumerate(zip(channel_names, image, schemes, strict=True)):
+        if i not in missing or len(missing) == len(channel_names):
             centre, width = CT_WINDOWS["soft tissue"]
             is_ct = scheme == "CTNormalization"
             low, high = (centre - width / 2, centre + width / 2) if is_ct else _window(values[None])

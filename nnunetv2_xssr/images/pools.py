@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.dicom import convert_dicom, holds_dicom
 from nnunetv2_xssr.images.dicom_headers import is_dicom
-from nnunetv2_xssr.images.trees import case_name, files_below, files_in
+from nnunetv2_xssr.images.trees import case_name, check_alone, files_below, files_in, readable_endings
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import sha256
 from nnunetv2_xssr.records.locks import caches_lock
@@ -254,7 +254,7 @@ def takes_dicom(folder: Path, *, recursive: bool = False) -> bool:
 def _images_in(folder: Path, recursive: bool) -> tuple[str, list[Path]]:
     """The images to take and their ending, or `_DICOM` alone where there are none but DICOM series."""
     endings = defaultdict(list)
-    readable = _readable()
+    readable = readable_endings()
     for file in files_below(folder) if recursive else files_in(folder):
         # The longest first, so that .nii.gz is not taken for .gz.
         ending = next((ending for ending in reversed(readable) if file.name.lower().endswith(ending)), None)
@@ -270,16 +270,9 @@ def _images_in(folder: Path, recursive: bool) -> tuple[str, list[Path]]:
     return (_DICOM if holds_dicom(folder) else ""), []
 
 
-def _readable() -> list[str]:
-    """The endings of files that nnU-Net reads, by length."""
-    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
-
-    return sorted({ending for io in LIST_OF_IO_CLASSES for ending in io.supported_file_endings}, key=len)
-
-
 def _no_image(folder: Path, *, recursive: bool) -> UserError:
-    readable, below = _readable(), files_below(folder)
-    nested = [file for file in below if file.name.lower().endswith(tuple(readable))]
+    readable, below = readable_endings(), files_below(folder)
+    nested = [file for file in below if file.name.lower().endswith(readable)]
     if nested and not recursive:
         return UserError(
             f"no image in {folder} itself, but {len(nested)} in folders below, such as {nested[0]}; "
@@ -381,6 +374,7 @@ def _checked(pool: ImagePool) -> ImagePool:
     refuse_names(f"a case of {pool.name}", pool.identifiers)
     facts = {fact for case in pool.cases for fact in (case.domain, case.group) if fact is not None}
     refuse_names(f"a domain or group of {pool.name}", sorted(facts), check=check_line)
+    check_alone(file for case in pool.cases for file in case.files if file.is_file())
     for case in pool.cases:
         missing = [file for file in case.files if not file.is_file()]
         if missing:

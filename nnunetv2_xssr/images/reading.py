@@ -48,7 +48,7 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
         raise broken(f"must be an image of 2 or 3 dimensions; got shape {image.shape}")
     if not finite:
         raise broken("holds NaN or infinity")
-    if _is_constant(image):
+    if is_constant(image):
         raise broken(f"is constant (every value is {image.min():g})")
     return image, properties
 
@@ -67,9 +67,10 @@ def _read(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict, boo
     return image, properties, finite and stored_as_read
 
 
-def _is_constant(image: np.ndarray) -> bool:
-    """Whether all values are one; mostly the first slice tells that they are not."""
-    return all(part.min() == image.flat[0] == part.max() for part in (image[:, 0], image))
+def is_constant(image: np.ndarray) -> bool:
+    """Whether all values of an array of shape (channels, z, y, x) are one."""
+    # Mostly the first row or slice tells that they are not.
+    return all(part.min() == image.flat[0] == part.max() for part in (image[:, 0, 0], image[:, 0], image))
 
 
 def first_readable(pool: ImagePool) -> tuple[Case, np.ndarray]:

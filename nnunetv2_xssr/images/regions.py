@@ -12,6 +12,7 @@ from nnunetv2_xssr.images.extract import Limits
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.grids import differences, image_grid
 from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.images.trees import check_alone
 from nnunetv2_xssr.records.files import sha256_files, sha256_json
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def _masks(folder: Path, pool: ImagePool) -> dict[str, Path]:
         files = (folder / f"{case}{ending}" for ending in endings)
         if file := next((file for file in files if file.is_file()), None):
             found[case] = file
+    check_alone(found.values())
     missing = [case for case in pool.identifiers if case not in found]
     if missing:
         raise UserError(

@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
@@ -39,6 +40,29 @@ def files_below(folder: Path) -> list[Path]:
             f"{error.filename} cannot be listed ({error.strerror}); get permission or move it away"
         ) from None
     return found
+
+
+@cache
+def readable_endings() -> tuple[str, ...]:
+    """The endings of files that nnU-Net reads, by length."""
+    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+
+    return tuple(sorted({ending for io in LIST_OF_IO_CLASSES for ending in io.supported_file_endings}, key=len))
+
+
+def check_alone(files: Iterable[Path]) -> None:
+    """Raise `UserError` if a file of one name lies beside another in the same folder, such as a.nii beside a.nii.gz.
+
+    ITK, and with it nnU-Net, takes the voxels of a.nii where a.nii.gz is asked for, and nothing tells which is meant.
+    """
+    there: dict[Path, set[str]] = {}
+    for file in files:
+        if file.parent not in there:
+            there[file.parent] = {path.name for path in file.parent.iterdir()}
+        ending = next((one for one in reversed(readable_endings()) if file.name.lower().endswith(one)), file.suffix)
+        stem = file.name[: len(file.name) - len(ending)]
+        for twin in sorted({stem + one for one in readable_endings()} & there[file.parent] - {file.name}):
+            raise UserError(f"{file} and {twin} beside it would be one image or label; move one of them away")
 
 
 def case_name(parts: Sequence[str]) -> str:

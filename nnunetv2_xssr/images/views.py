@@ -14,7 +14,7 @@ from tqdm import tqdm
 from typing_extensions import TypedDict
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.case_facts import CaseFacts, mixture
+from nnunetv2_xssr.images.case_facts import CaseFacts, missing_channels, mixture
 from nnunetv2_xssr.images.case_rows import CaseRows, file_hashes
 from nnunetv2_xssr.images.channels import UNNAMED, channel_order, different_channels, normalisation_schemes
 from nnunetv2_xssr.images.extract import (
@@ -33,6 +33,8 @@ from nnunetv2_xssr.images.extract import (
 from nnunetv2_xssr.images.geometry import Geometry, stored_orientation
 from nnunetv2_xssr.images.memory import memory_of
 from nnunetv2_xssr.images.normalise import Window, view_channels
+from nnunetv2_xssr.images.padding import air_for_padding
+from nnunetv2_xssr.images.pictures import constant_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, read_image, third_axis
@@ -109,9 +111,10 @@ class Views:
         return self.rows.ndim - 3
 
     @property
-    def mixture(self) -> str | None:
-        """A sentence about what differs between the files of the pool: see `nnunetv2_xssr.images.case_facts`."""
-        return mixture(self.pool.name, list(self.facts.values()))
+    def mixtures(self) -> list[str]:
+        """Sentences about what differs between the cases of the pool: see `nnunetv2_xssr.images.case_facts`."""
+        mixed = mixture(self.pool.name, list(self.facts.values()))
+        return [*([mixed] if mixed else []), *missing_channels(self.pool.name, self.facts, self.channel_names)]
 
 
 def prepare_views(
@@ -191,8 +194,8 @@ def prepare_views(
         facts_cache=notes.key,
         broken=tuple(broken.values()),
     )
-    if done.mixture:
-        logger.info(done.mixture)
+    for sentence in done.mixtures:
+        logger.info(sentence)
     return done
 
 
@@ -299,6 +302,7 @@ def _measured(pool: ImagePool, path: Path) -> list[dict[str, list[float]]]:
 
     def measure(case: Case) -> dict[str, tuple[float, float]]:
         image, properties = read_image(case, reader)
+        image = air_for_padding(image, pool.channel_names or ())
         return slice_extents(image, geometry=Geometry.of(properties))
 
     with read_ahead(measure, unknown.values(), memory=partial(memory_of, reader=reader)) as measured:
@@ -342,6 +346,7 @@ def _case_views(
     if dim == 2 and n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
     image = image if order == tuple(range(len(image))) else image[list(order)]  # that would be a copy
+    image = air_for_padding(image, channel_names)
     geometry = Geometry.of(properties)
     if look.axis in PLANES and image.shape[1] > 1 and not geometry.known:
         raise BrokenImage(f"{where} does not tell how it lies in the patient; leave --axis {look.axis} out")
@@ -366,8 +371,10 @@ def _case_views(
         orientation=stored_orientation(properties) or "???",
         spacing=tuple(reversed(geometry.spacing)),
         size=tuple(reversed(image.shape[1:])),
+        across=-1 if chosen is None else 2 - geometry.source[chosen.axis],
         open=0 if chosen is None else chosen.open,
         of=0 if chosen is None else chosen.of,
+        constant=tuple(constant_channels(image, channel_names)),
         slices=(0,) if chosen is None else tuple(chosen.in_file.tolist()),
     )
     return views, facts

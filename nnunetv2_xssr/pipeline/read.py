@@ -117,8 +117,8 @@ class PoolViews:
 
     @property
     def mixtures(self) -> list[str]:
-        """A sentence for every pool whose files differ in how they are stored."""
-        return [views.mixture for views in self.all if views.mixture]
+        """Sentences about what differs between the cases of a pool, such as how their files are stored."""
+        return [sentence for views in self.all for sentence in views.mixtures]
 
 
 def read_pools(

@@ -12,7 +12,7 @@ from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import rows_hash
-from nnunetv2_xssr.images.case_table import with_case_table
+from nnunetv2_xssr.images.case_table import unknown_domains, with_case_table
 from nnunetv2_xssr.images.new_dataset import new_dataset
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool, open_pools
 from nnunetv2_xssr.images.regions import Regions
@@ -163,6 +163,8 @@ def _checked(
     seeing: Seeing,
 ) -> _Call:
     target = dataset_pool(workspace.dataset)
+    if sentence := unknown_domains(target):
+        logger.warning(sentence)
     if cases:
         target = with_case_table(target, cases)
     pools = open_pools(list(sources), channel_names=target.channel_names, **folders)
@@ -190,7 +192,7 @@ def _checked(
             **asdict(choice),
             "excluded": list(choice.excluded),
             **seeing.settings(),
-            "scheduler": True if scheduler else None,  # whether, not which: that does not change the picks
+            **_whether(sources, folders, scheduler=scheduler, cases=cases),
         },
         plan=plan,
         plan_for=plan_for,
@@ -218,6 +220,14 @@ def _collected(workspace: Workspace, *, overwrite: bool) -> dict[str, str]:
             return {}
         raise
     return manifest.labels if manifest else {}
+
+
+def _whether(sources: Sequence[str], folders: dict[str, bool], **options) -> dict[str, bool | None]:
+    """Whether options were given, not how: which scheduler changes no picks, and what a table says has its hash."""
+    if sources:  # of -i they say nothing any more once the dataset is made
+        options |= {"recursive": folders["recursive"], "no_patient_ids": not folders["patient_ids"]}
+    known = ("scheduler", "cases", "recursive", "no_patient_ids")
+    return {name: True if options.get(name) else None for name in known}
 
 
 def _plan(target: ImagePool, choice: Choice, picked: dict[str, list[int]], views: Views | None = None) -> SelectionPlan:

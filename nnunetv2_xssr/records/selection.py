@@ -233,7 +233,7 @@ class SelectionRecord:
     set_aside : list of str
         A sentence for every broken case.
     mixtures : list of str
-        A sentence for every pool whose files differ in how they are stored.
+        Sentences about what differs between the cases of a pool, such as how their files are stored.
     round : int
         From 1: how many times cases were chosen for annotation, this one included.
     groups : dict

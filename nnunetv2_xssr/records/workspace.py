@@ -245,6 +245,12 @@ def all_records() -> list[Path]:
     return sorted(nnunet_folder("nnUNet_preprocessed").glob("*/xssr/*/selection*.json"))
 
 
+def folder_pools() -> list[str]:
+    """The pools of plain folders of which there are caches."""
+    names = (path.parent.parent.name for path in nnunet_folder("nnUNet_preprocessed").glob("*/xssr/caches"))
+    return sorted(name for name in names if not names_dataset(name))
+
+
 def is_visible(path: Path) -> bool:
     """Whether a person put this file there: no hidden file, such as the ._NAME of macOS, and none of the system."""
     return not path.name.startswith(".") and path.name not in ("Thumbs.db", "desktop.ini")

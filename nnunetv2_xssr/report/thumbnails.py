@@ -160,8 +160,8 @@ def _draw(
     except (OSError, BrokenImage):
         return {}
     notes = [
-        f"The channel {name} holds one value only: it may be missing."
-        for name in constant_channels(image, channel_names)
+        f"The channel {channel_names[channel]} holds one value only: it may be missing."
+        for channel in constant_channels(image, channel_names)
     ]
     geometry = Geometry.of(properties)
     return {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils.extmath import randomized_svd
 
-from nnunetv2_xssr.selection._engine.compiling import compiled
+from nnunetv2_xssr.compiling import compiled
 
 WIDTH = 32  # numbers in a sketch: two cache lines
 SMALL = 5000  # with fewer cases, plain passes over all of them are fastest

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nnunetv2_xssr.compiling import compiled
 from nnunetv2_xssr.selection._engine.cells import Cells, cells_of, picks_near_cell, squared_distance, whole
-from nnunetv2_xssr.selection._engine.compiling import compiled
 
 BLOCK = 256  # picks that are applied together
 _FALSE_HITS = 0.02  # share of pairs with a useless true distance from which on plain products are cheaper

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from nnunetv2_xssr.compiling import compiled
 from nnunetv2_xssr.selection._engine.cells import Cells, cells_of, picks_near_cell, squared_distance, whole
-from nnunetv2_xssr.selection._engine.compiling import compiled
 from nnunetv2_xssr.selection._engine.coverage import BLOCK, Coverage
 
 _FIRST = 32  # picks in the first block, which shows whether bounds help

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nnunetv2_xssr.compiling import compiled
 from nnunetv2_xssr.selection._engine.cells import rough_squared_distance, squared_distance
-from nnunetv2_xssr.selection._engine.compiling import compiled
 from nnunetv2_xssr.selection._engine.coverage import Coverage
 from nnunetv2_xssr.selection.limits import Limits, is_open, take
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from nnunetv2_xssr.compiling import compiled
 from nnunetv2_xssr.selection._engine.cells import (
     Cells,
     cells_like,
@@ -12,7 +13,6 @@ from nnunetv2_xssr.selection._engine.cells import (
     squared_distance,
     whole,
 )
-from nnunetv2_xssr.selection._engine.compiling import compiled
 
 _CHUNK = 256  # others that are compared with a cell in one matrix product
 _FALSE_HITS = 0.01  # share of pairs with a useless true distance from which on plain products are cheaper

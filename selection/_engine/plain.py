@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from nnunetv2_xssr.compiling import compiled
 from nnunetv2_xssr.selection._engine.cells import rough_squared_distance, squared_distance
-from nnunetv2_xssr.selection._engine.compiling import compiled
 from nnunetv2_xssr.selection.limits import is_open, take
 
 

@@ -16,7 +16,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from PIL import Image
 
-from nnunetv2_xssr.images.decoding import decode
+from nnunetv2_xssr.images.decoding import decode, told_by_header
 from nnunetv2_xssr.images.pools import Case
 from nnunetv2_xssr.images.reading import BrokenImage, read_image
 
@@ -117,6 +117,18 @@ def test_nifti_of_every_orientation(tmp_path, reader, orientation, version):
     turned = image.as_reoriented(ornt_transform(io_orientation(affine), axcodes2ornt(orientation)))
     file = nifti(tmp_path / "a.nii.gz", np.asarray(turned.dataobj), affine=turned.affine, version=version)
     check(reader, file, dtype=None if reader is SimpleITKIOWithReorient else "int16")
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "SAL", "PIR"])
+@pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO, NibabelIOWithReorient])
+def test_headers_tell_what_reading_tells(tmp_path, reader, orientation):
+    turn = ornt_transform(io_orientation(np.eye(4)), axcodes2ornt(orientation))
+    file = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(voxels(), np.diag([0.7, 1.5, 2.5, 1])).as_reoriented(turn), file)
+    image, properties = reader().read_images([str(file)])
+    shape, told = told_by_header([file], reader())
+    assert shape == image.shape[1:]
+    same(told, properties)
 
 
 @pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO, NibabelIOWithReorient])

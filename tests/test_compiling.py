@@ -3,7 +3,7 @@
 import pytest
 from numba.core import caching
 
-from nnunetv2_xssr.selection._engine.compiling import compiled
+from nnunetv2_xssr.compiling import compiled
 
 
 @pytest.mark.parametrize("writable", [True, False])

@@ -1,0 +1,89 @@
+"""What is stored beyond the scanner's circle does not decide how a CT is seen."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from making import write_dataset_json
+
+from nnunetv2_xssr.images.extract import FILE, Look
+from nnunetv2_xssr.images.padding import air_for_padding
+from nnunetv2_xssr.images.pools import open_pool
+from nnunetv2_xssr.images.views import common_look, prepare_views
+
+PADDINGS = {"air": -1000, "general": -3024, "other": -2000, "zero": 0}
+
+
+def scan(padding, margin=0, dtype=np.int16):
+    """A body in the circle of a scanner, (20, 64, 64) and a margin around it; both hold padding beyond the circle."""
+    z, y, x = np.meshgrid(np.linspace(-1, 1, 20), *[(np.arange(64) - 31.5) / 31.5] * 2, indexing="ij")
+    body = x**2 + 1.5 * y**2 < 0.5 - 0.3 * z**2
+    voxels = np.where(body, 40 + 60 * np.sin(9 * x) * np.cos(7 * y), -1000)
+    voxels[(x**2 + y**2 > 1.02)] = padding
+    return np.pad(voxels, [(0, 0), (margin, margin), (margin, margin)], constant_values=padding).astype(dtype)
+
+
+def pool_of(empty, scans, orientation="LPS"):
+    folder = empty.raw / "Dataset009_Padded"
+    for name, voxels in scans.items():
+        image = sitk.GetImageFromArray(voxels)
+        image.SetSpacing((4.0, 4.0, 10.0))
+        path = folder / "imagesTr" / f"{name}_0000.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(sitk.DICOMOrient(image, orientation), str(path))
+    write_dataset_json(folder, ".nii.gz", channel_names={"0": "CT"}, numTraining=0, dataset={})
+    return open_pool("9")
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "ASR"])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_one_ct_with_three_paddings_is_one_view(empty, orientation, dim):
+    pool = pool_of(empty, {name: scan(padding) for name, padding in PADDINGS.items()}, orientation)
+    views = prepare_views(pool, dim=dim, look=common_look([pool], dim=dim))
+    assert len({fact.slices for fact in views.facts.values()}) == 1
+    for row in views.rows[1:]:
+        np.testing.assert_allclose(row.astype(float), views.rows[0].astype(float), atol=1e-3)
+
+
+@pytest.mark.parametrize("unit", ["case", "slice"])
+def test_margins_of_padding_are_no_part_of_a_ct(empty, unit):
+    scans = {f"{name}_{margin}": scan(PADDINGS[name], margin) for name in ("general", "zero") for margin in (0, 20)}
+    pool = pool_of(empty, scans)
+    look = common_look([pool], dim=2)
+    views = prepare_views(pool, look=look if unit == "case" else Look(pixel=look.pixel, axis=FILE))
+    for row in views.rows[1:]:
+        np.testing.assert_allclose(row.astype(float), views.rows[0].astype(float), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "names"),
+    [
+        (scan(-1000), ("CT",)),
+        (scan(-1024), ("CT",)),
+        (scan(-3024), ("MRI",)),
+        (np.maximum(scan(0) + 1024, 0).astype(np.uint16), ("CT",)),  # no Hounsfield units: 0 may be air itself
+        (scan(0).clip(-400), ("CT",)),
+        (scan(-1000) + np.pad([[[1000]]], [(0, 19), (0, 63), (0, 63)]), ("CT",)),  # one voxel of water in a corner
+    ],
+)
+def test_what_is_not_padded_stays(voxels, names):
+    before = voxels.copy()
+    assert np.array_equal(air_for_padding(voxels[None], names)[0], before)
+
+
+def test_what_is_dark_inside_of_a_body_is_air():
+    """As beside metal; a hole of zeros is water."""
+    voxels = scan(-3024)
+    voxels[10, 30, 30:34], voxels[10, 34, 30:34] = -2500, 0
+    found = air_for_padding(voxels[None].copy(), ("CT",))[0]
+    assert (found[10, 30, 30:34] == -1000).all() and (found[10, 34, 30:34] == 0).all() and found.min() == -1000
+
+
+def test_arrays_that_cannot_be_written_are_copied():
+    voxels = scan(-3024)
+    voxels.flags.writeable = False
+    assert air_for_padding(voxels[None], ("CT",)).min() == -1000 and voxels.min() == -3024
+
+
+def test_a_missing_channel_of_padding():
+    image = np.stack([np.full((4, 5, 6), -3024, np.int16), scan(0)[:4, 20:25, 20:26]])
+    assert (air_for_padding(image, ("CT", "MRI"))[0] == -1000).all()
