@@ -18,15 +18,22 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from encoders import ENCODERS, SEEDLESS, checkpoint_of, pretrained
+from encoders import ENCODERS, SEEDLESS, is_there, pretrained
 from studies import CONFIRMING, STUDIES, TUNING, Study, source_views, target_of, use_folder
 
-from nnunetv2_xssr.benchmark.arms import RANDOM, WHOLE_POOL, Arm, random_arms, selected_arms, whole_pool
+from nnunetv2_xssr.benchmark.arms import (
+    RANDOM,
+    WHOLE_POOL,
+    Arm,
+    check_strategies,
+    random_arms,
+    selected_arms,
+    whole_pool,
+)
 from nnunetv2_xssr.benchmark.jobs import DICE, Job, load_result, run_jobs, unfinished
 from nnunetv2_xssr.benchmark.small_judge import FastJudge
 from nnunetv2_xssr.benchmark.statistics import (
@@ -42,8 +49,6 @@ from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection import STRATEGIES, parse_budget
 
 BUDGETS = ("2.5%", "5%")
-# Further arms: options of `nnunetv2_xssr.selection.select` by name.
-VARIANTS: dict[str, dict[str, Any]] = {"xssr_density_0.25": {"strategy": "xssr", "density_weight": 0.25}}
 OUTCOMES = {"mean Dice": mean_dice, "5th percentile of case Dice": worst_cases}
 COMMON_KIND = 0.05  # of the pool: kinds that a selection should see
 Kind = tuple[str, str]  # encoder and strategy
@@ -59,7 +64,8 @@ def main() -> int:
     add("--encoders", nargs="+", default=["mae:5", "untrained:5"], metavar="NAME:SEEDS",
         help=f"of {', '.join(ENCODERS)}; mae:5 untrained:5 by default")
     add("--strategies", nargs="+", default=["xssr_cover", "xssr", "facility_location"],
-        help=f"of {', '.join([*STRATEGIES, *VARIANTS])}; xssr_cover xssr facility_location by default")
+        help=f"of {', '.join(name for name in STRATEGIES if name != RANDOM)}; "
+             "xssr_cover xssr facility_location by default")
     add("--budgets", nargs="+", default=list(BUDGETS), help=f"{' '.join(BUDGETS)} by default".replace("%", "%%"))
     add("--draws", type=int, default=20, help="random draws per study; 20 by default")
     add("--workers", type=int, default=1, help="processes of one thread each; 1 by default")
@@ -78,7 +84,7 @@ def evidence(args: argparse.Namespace) -> None:
     use_folder(work)
     torch.set_num_threads(1)
     encoders = dict(parse_encoder(text) for text in args.encoders)
-    strategies = {name: VARIANTS.get(name, {"strategy": name}) for name in args.strategies}
+    check_strategies(args.strategies)
     studies = [study for study in STUDIES if study.half == args.half and re.search(args.studies, study.name)]
     training = not (args.tables or args.count or args.figure)
     if training:
@@ -86,7 +92,7 @@ def evidence(args: argparse.Namespace) -> None:
     designs = []
     for study in studies:
         design = Design(study, budgets=args.budgets, draws=args.draws, work=work)
-        design.add(encoders, strategies)
+        design.add(encoders, args.strategies)
         designs.append(design)
     missing = [len(unfinished(design.jobs, work / "jobs")) for design in designs]
     trainings = len({job for design in designs for job in design.jobs})
@@ -120,7 +126,7 @@ def pretrain_all(studies: Sequence[Study], seeds: int, work: Path, workers: int)
         (pack, source, seed, work)
         for seed in range(seeds)
         for pack, source in sources  # whose images are read here, before several processes ask for them
-        if not checkpoint_of(source_views(pack, source, work), seed, work / "encoders").is_file()
+        if not is_there("mae", source_views(pack, source, work), seed, work / "encoders")
     ]
     if tasks:
         with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
@@ -148,7 +154,7 @@ class Design:
             ("", WHOLE_POOL): [whole_pool(self.pool)],
         }
 
-    def add(self, encoders: dict[str, int], strategies: dict[str, dict]) -> None:
+    def add(self, encoders: dict[str, int], strategies: Sequence[str]) -> None:
         """Select by every encoder that is there, and by every strategy."""
         source, folder = source_views(self.study.pack, self.study.source, self.work), self.work / "encoders"
         views = self.target.views(source)
@@ -156,7 +162,7 @@ class Design:
         rows = [row[case] for case in self.pool]
         for encoder, seeds in encoders.items():
             for seed in range(seeds):
-                if encoder == "mae" and not checkpoint_of(source, seed, folder).is_file():
+                if not is_there(encoder, source, seed, folder):
                     continue
                 found = ENCODERS[encoder](views, source, rows, seed, folder)
                 for arm in selected_arms(self.pool, found, strategies=strategies, budgets=self.sizes, number=seed):

@@ -180,12 +180,13 @@ class Plan:
         """
         settings = self.settings
         arms = [whole_pool(self.pool), *random_arms(self.pool, budgets=self.budgets, draws=settings.draws)]
-        strategies = {name: {"strategy": name} for name in settings.strategies}
         found = embedded_pools(
             self.target, self.sources, pool=self.pool, seeds=settings.seeds, folder=folder, device=device
         )
         for seed, features in enumerate(found):
-            arms += selected_arms(self.pool, features, strategies=strategies, budgets=self.budgets, number=seed)
+            arms += selected_arms(
+                self.pool, features, strategies=settings.strategies, budgets=self.budgets, number=seed
+            )
         domain = {case.identifier: case.domain or "" for case in self.target.cases}
         return Benchmark(
             settings=settings,
