@@ -1,363 +1,262 @@
 #!/usr/bin/env python3
-"""Which embedding makes selections that cover the target? No segmenter is trained.
+"""Which features make selections that cover the target? The studies of studies.py; no segmenter is trained.
 
-    python benchmarks/embedding.py              # about two hours on two cores; encoders and scores are kept
+    python benchmarks/embedding.py              # pretrains what evidence.py has not, in the same --work
+    python benchmarks/embedding.py --tables     # only by the encoders that are there
 
-A selection's score is the percentile of its coverage among 1,000 random draws of as many cases (50 = random): the mean
-over the pool of the distance between a case and the picked one that is nearest, 1 - Dice of the two masks, or the
-distance of what the objects in them look like (`proxies.appearance`). Every pool is drawn again: 80 % of its cases,
-several times. Retrieval is the Dice between a case's mask and that of its nearest neighbour, as a share of the way from
-a random case's (0) to the best case's (100), and, where a pool has several domains, the share of cases whose nearest
-neighbour is of their own.
+A pool is covered well if its cases are near to their nearest pick. A selection's score is the percentile of this mean
+distance among 1,000 random draws of as many cases (50 is chance), mean over budgets of 2.5 % and 5 %. The distance of
+two cases is 1 - Dice of their masks, or that of what their objects look like (`appearances`). A study's pool is all of
+its target, drawn again four times: 80 % of the cases each. Retrieval is the Dice of a case's mask and that of its
+nearest case, on a scale from a random case's (0) to the best case's (100).
 """
 
 import argparse
-import json
-import time
+import sys
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
-from packs import pack_folder, write_domain
-from proxies import appearance, euclidean, mask_vectors, shrink, soft_dice_distance, textures
-from skimage.transform import resize
-from torch.nn import functional as F
+from encoders import ENCODERS, SEEDLESS, compared, is_there, opened, pooled_by
+from evidence import header, row
+from skimage.segmentation import find_boundaries
+from sklearn.metrics import pairwise_distances
+from sklearn.preprocessing import StandardScaler
+from studies import ALL, STUDIES, Study, source_views, target_of, use_folder
 from tqdm import tqdm
-from vit import ViTMaskedAutoencoder
 
-from nnunetv2_xssr.encoders.pooling import ALIGNED, GRID, FeatureLayout, place_share, symmetries
-from nnunetv2_xssr.images.extract import VIEW_SIZE
-from nnunetv2_xssr.images.normalise import Statistics, normalise
-from nnunetv2_xssr.images.pools import open_pool
-from nnunetv2_xssr.images.reading import read_case
-from nnunetv2_xssr.images.views import prepare_views
-from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder
-from nnunetv2_xssr.pretrain.objective import sample_generator
-from nnunetv2_xssr.pretrain.training import ARCHITECTURE, LEARNING_RATE, ViewSampler, crop_and_mask
+from nnunetv2_xssr.benchmark.arms import Features
+from nnunetv2_xssr.benchmark.small_cases import SmallCases
+from nnunetv2_xssr.benchmark.statistics import percentile_within
+from nnunetv2_xssr.commands.running import run
+from nnunetv2_xssr.encoders.pooling import choose_embedding, place_share
 from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.limits import unlimited
 from nnunetv2_xssr.selection.scores import density, novelty
-from nnunetv2_xssr.selection.standardise import on_grid
+from nnunetv2_xssr.selection.standardise import standardise
 from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
 
-STUDIES = {
-    "CXRLung hannover -> guangzhou": ("CXRLung", "hannover", "guangzhou"),
-    "NucleiDSB fluo256 -> histology": ("NucleiDSB", "fluo256", "histology"),
-    "NucleiDSB fluo256 -> fluo696": ("NucleiDSB", "fluo256", "fluo696"),
-    "NucleiDSB fluo256 -> three kinds": ("NucleiDSB", "fluo256", "fluo360+fluo696+histology"),
-    "Hippocampus3D range8bit -> standard": ("Hippocampus3D", "range8bit", "standard"),
-}
-BUDGETS = (0.025, 0.05, 0.1)
-STRATEGY_NAMES = ("facility_location", "xssr", "coreset")
-N_RANDOM, N_POOLS = 1000, 8
-STEPS, BATCH_SIZE = 1200, 32
-BEFORE, LAST = -2, -1  # layers
+BUDGETS = (0.025, 0.05)
+COMPARED = ("xssr_sum", "xssr")  # strategies
+KINDS = ("grid", "average", "gap")  # of the autoencoders' features: see --embedding of nnUNetv2_xssr_select
+N_RANDOM, N_POOLS = 1000, 4
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("results/embedding"))
-    parser.add_argument("--seeds", type=int, default=2, help="encoders of every kind; 2 by default")
-    parser.add_argument("--kinds", nargs="+", default=["conv", "conv untrained", "vit"])
+    add = parser.add_argument
+    add("--seeds", type=int, default=5, help="of every encoder that knows seeds; 5 by default")
+    add("--work", type=Path, default=Path("results/evidence"), help="folder; results/evidence by default")
+    add("--tables", action="store_true", help="pretrain nothing")
     args = parser.parse_args()
+    return run("embedding.py", lambda: embedding(args.work.resolve(), args.seeds, training=not args.tables))
+
+
+def embedding(work: Path, seeds: int, *, training: bool) -> None:
+    use_folder(work)
     torch.set_num_threads(1)
-    args.work.mkdir(parents=True, exist_ok=True)
-    scores = json.loads((args.work / "scores.json").read_text()) if (args.work / "scores.json").is_file() else {}
-    for study, (pack, source, target) in STUDIES.items():
-        judge = Judge(pack, target, args.work)
-        for seed in range(args.seeds):
-            for name, pool, archive in embeddings(pack, source, target, args.work, seed, args.kinds):
-                for after, finish in AFTER.items():
-                    key = f"{study} | {name} | {after} | {seed}"
-                    if key not in scores:
-                        scores[key] = judge.scores(*finish(pool, archive))
-                        (args.work / "scores.json").write_text(json.dumps(scores))
-    print_tables(scores)
+    studies = {study.name: study for study in (replace(study, pool=ALL) for study in STUDIES)}
+    results = [measure(study, work, seeds, training=training) for study in tqdm(studies.values())]
+    print_tables(results, seeds)
 
 
-def views_of(pack, domain, work, labelled=True):
-    """Views of a domain: float32 array of shape (cases, views, channels, VIEW_SIZE, VIEW_SIZE), and the pool."""
-    import os
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What the features of an encoder are worth in a study.
 
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        os.environ[variable] = str(work / variable)
-    targets = sorted({(pack, target) for pack, _, target in STUDIES.values()})
-    number = 100 + targets.index((pack, domain)) if labelled else 200
-    name = f"Dataset{number}_{pack}_{domain.replace('+', '_')}"
-    extra = "imagesUnlabelled" if (pack, domain) == ("CXRLung", "hannover") else None
-    write_domain(pack, domain.split("+"), work / "nnUNet_raw" / name, labelled, extra)
-    return prepare_views(open_pool(name))
+    Attributes
+    ----------
+    percentiles : dict
+        Of the coverage, by distance and strategy.
+    picks : dict
+        By strategy, pool and budget.
+    retrieval, same_kind : float
+        In percent; the latter is the share of cases whose nearest one is of their own domain.
+    """
 
-
-def embeddings(pack, source, target, work, seed, kinds):
-    """Name, pool features and source features of every embedding."""
-    archive, pool = (views_of(pack, domain, work, domain == target) for domain in (source, target))
-    x, z = (torch.from_numpy(np.asarray(views.rows, np.float32)) for views in (archive, pool))
-    if seed == 0:
-        yield "thumbnail 16", *(shrink(a.numpy().mean(1), 16).reshape(len(a), -1) for a in (z, x))
-        yield "pixels 32", *(shrink(a.numpy().mean(1), 32).reshape(len(a), -1) for a in (z, x))
-        yield "textures", *(np.mean([textures(a[:, i].numpy()) for i in range(a.shape[1])], 0) for a in (z, x))
-    for kind in kinds:
-        model = encoder(kind, archive, work / f"{kind} {pack} {source} {seed}.pth".replace(" ", "_"), seed)
-        found = [maps(kind, model, a) for a in (z, x)]
-        for name, of in pooled(kind).items():
-            yield f"{kind} {name}", *(of(m).numpy() for m in found)
-        forms = {name: [averaged(kind, model, a, *settings) for a in (z, x)] for name, settings in AVERAGED.items()}
-        for name, rows in forms.items():
-            yield f"{kind} {name}", *rows
-        share = share_of_place(found[0][BEFORE])
-        tqdm.write(f"{pack} {target}, {kind} {seed}: the place explains {share:.2f} of the layer before the last")
-        if share >= ALIGNED:
-            default = [grid(m[BEFORE], GRID, True).numpy() for m in found]
-        else:
-            default = forms["before, average over symmetries"]
-        yield f"{kind} as the place share decides", *default
+    percentiles: dict[tuple[str, str], float]
+    picks: dict[tuple[str, int, float], set[int]]
+    retrieval: float
+    same_kind: float
 
 
-def encoder(kind, views, path, seed):
-    torch.manual_seed(seed)
-    channels = len(views.channel_names)
-    vit = kind == "vit"
-    model = (
-        ViTMaskedAutoencoder(channels, VIEW_SIZE // 16)
-        if vit
-        else MaskedAutoencoder(input_channels=channels, **ARCHITECTURE)
-    )
-    if path.is_file():
-        model.load_state_dict(torch.load(path))
-    elif "untrained" not in kind:
-        start = time.perf_counter()
-        learn(model, views, seed, 5e-4 if vit else LEARNING_RATE)
-        torch.save(model.state_dict(), path)
-        tqdm.write(f"{path.name}: {time.perf_counter() - start:.0f} s")
-    return model.eval()
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The scores in a study by encoder, one per seed, and the place shares of the autoencoders' features."""
+
+    study: Study
+    scores: dict[str, list[Score]] = field(default_factory=lambda: defaultdict(list))
+    place_shares: list[float] = field(default_factory=list)
 
 
-def learn(model, views, seed, learning_rate):
-    sampler = ViewSampler([views], seed=seed)
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, STEPS, pct_start=0.1)
-    for step in tqdm(range(STEPS), leave=False):
-        samples = range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
-        loss = model(*crop_and_mask(sampler.views(samples), [sample_generator(seed, i) for i in samples]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-
-
-@torch.inference_mode()
-def maps(kind, model, views):
-    """Features of some layers: a list of tensors of shape (cases, views, d, rows, columns)."""
-    flat, found = views.flatten(0, 1), []
-    for part in flat.split(64):
-        if kind == "vit":
-            found.append(model.maps(part))
-        else:
-            layers, h = [], part
-            for stage in model.encoder.stages:
-                h = stage(h)
-                layers.append(h)
-            found.append([F.adaptive_avg_pool2d(layers[1], 8), *layers[2:]])
-    return [torch.cat(layer).unflatten(0, views.shape[:2]) for layer in zip(*found, strict=True)]
-
-
-def over_symmetries(views):
-    return [(each.unflatten(0, views.shape[:2]), lambda layer: layer) for each in symmetries(views.flatten(0, 1))]
-
-
-def over_mirror_images(views):
-    return [(views, lambda layer: layer), (views.flip(-1), lambda layer: layer.flip(-1))]
-
-
-def over_shifts(views, far=4):
-    """By a few pixels along both axes; the border is repeated."""
-    padded = F.pad(views.flatten(0, 1), (far,) * 4, mode="replicate").unflatten(0, views.shape[:2])
-    size = views.shape[-1]
-    moved = [(far, far), (0, far), (2 * far, far), (far, 0), (far, 2 * far)]
-    return [(padded[..., row : row + size, column : column + size], lambda layer: layer) for row, column in moved]
-
-
-AVERAGED = {
-    "before, average over symmetries": (over_symmetries, 1, False),
-    "before, grid 4 over mirror images": (over_mirror_images, GRID, True),
-    "before, grid 4 over shifts": (over_shifts, GRID, True),
-}
-
-
-@torch.inference_mode()
-def averaged(kind, model, views, over, size, keep_views):
-    """`grid` of the layer before the last, the mean over several forms of every view, each turned back."""
-    forms = [grid(back(maps(kind, model, form)[BEFORE]), size, keep_views) for form, back in over(views)]
-    return torch.stack(forms).mean(0).numpy()
-
-
-def grid(layer, size, keep_views):
-    """Cells of an even grid side by side; views side by side too, or averaged."""
-    cells = F.adaptive_avg_pool2d(layer.flatten(0, 1), size).flatten(1).unflatten(0, layer.shape[:2])
-    return cells.flatten(1) if keep_views else cells.mean(1)
-
-
-def pooled(kind):
-    """The embeddings of one network by name: functions of its maps."""
-    found = {
-        "last, average": lambda m: grid(m[LAST], 1, False),
-        "before, average": lambda m: grid(m[BEFORE], 1, False),
-        "both, average": lambda m: torch.cat([grid(m[i], 1, False) for i in (BEFORE, LAST)], 1),
-        "before, grid 4": lambda m: grid(m[BEFORE], 4, True),
-        "last, grid 4": lambda m: grid(m[LAST], 4, True),
-    }
-    if kind == "conv":
-        found |= {
-            "all, average": lambda m: torch.cat([grid(layer, 1, False) for layer in m], 1),
-            "before, mean and deviation": lambda m: torch.cat([m[BEFORE].mean((1, 3, 4)), m[BEFORE].std((1, 3, 4))], 1),
-            "before, grid 2": lambda m: grid(m[BEFORE], 2, True),
-            "before, grid 8": lambda m: grid(m[BEFORE], 8, True),
-            "early, grid 4": lambda m: grid(m[0], 4, True),
-        }
-    return found
-
-
-def share_of_place(layer):
-    """`place_share` of the grid of a layer, shape (cases, views, d, rows, columns)."""
-    kept = F.adaptive_avg_pool2d(layer.flatten(0, 1), GRID).flatten(1).unflatten(0, layer.shape[:2])
-    averages = torch.zeros(*layer.shape[:3])  # they have no say in it
-    return place_share(torch.cat([averages, kept], 2).numpy(), FeatureLayout(0, layer.shape[2], GRID**2))
-
-
-def standardised(pool, archive, by_archive=False):
-    measured = archive if by_archive else pool
-    mean, std = measured.mean(0), measured.std(0)
-    factor = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-12), 1 / np.maximum(std, 1e-30), 0)
-    return (pool - mean) * factor, (archive - mean) * factor
-
-
-def components(pool, archive, n, whiten=False):
-    """The leading principal components of the pool, after standardising; at most half as many as cases."""
-    pool, archive = standardised(pool, archive)
-    n = min(n, len(pool) // 2)
-    _, values, axes = np.linalg.svd(pool, full_matrices=False)
-    axes = axes[:n].T / (values[:n] if whiten else 1)
-    return pool @ axes, archive @ axes
-
-
-AFTER = {
-    "as it is": standardised,
-    "by the source's statistics": lambda pool, archive: standardised(pool, archive, by_archive=True),
-    "PCA 32": lambda pool, archive: components(pool, archive, 32),
-    "PCA 64": lambda pool, archive: components(pool, archive, 64),
-    "PCA 32, whitened": lambda pool, archive: components(pool, archive, 32, True),
-}
-
-
-def unit(rows):
-    return on_grid(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
+def measure(study: Study, work: Path, seeds: int, *, training: bool) -> Result:
+    """All encoders in a study."""
+    source, folder = source_views(study.pack, study.source, work), work / "encoders"
+    target = target_of(study.pack, tuple(study.target.items()), work)
+    views = target.views(source)
+    cases, domains = views.pool.identifiers, target.images.dataset_json["domains"]
+    judge, rows = Judge(target.small_cases(), cases, [domains[case] for case in cases]), range(len(cases))
+    result = Result(study=study)
+    for name, features_by in ENCODERS.items():
+        for seed in range(1 if name in SEEDLESS else seeds):
+            if not training and not is_there(name, source, seed, folder):
+                continue
+            if name != "mae":
+                result.scores[name].append(judge.score(features_by(views, source, rows, seed, folder)))
+                continue
+            encoder = opened(name, source, seed, folder)
+            pooled = pooled_by(encoder, views, folder)
+            result.place_shares.append(place_share(pooled, encoder.layout))
+            for kind in KINDS:
+                found = compared(encoder, views, source, rows, folder, kind=kind)
+                result.scores[kind].append(judge.score(found))
+            result.scores[name].append(result.scores[choose_embedding(pooled, encoder.layout, kind="auto")][-1])
+    return result
 
 
 class Judge:
-    """Scores of selections from one target."""
+    """Scores features of the cases of a target by their masks, which no selection sees."""
 
-    def __init__(self, pack, domain, work):
-        views = views_of(pack, domain, work)
-        channels, reader = views.channel_names, views.pool.reader()
-        masks, appearances = [], []
-        self.domains = np.array([case.domain for case in views.pool.cases])
-        for case in views.pool.cases:
-            label = reader.read_seg(str(pack_folder(pack) / "labelsTr" / f"{case.identifier}{views.pool.file_ending}"))
-            label = label[0][0]
-            masks.append(mask_of(label))
-            image = read_case(case, reader)
-            image = normalise(image, channels, Statistics.of(image, channels))
-            appearances.append(appearance(image, (label > 0).astype(np.float32)))
+    def __init__(self, small: SmallCases, cases: Sequence[str], domains: Sequence[str]):
+        images, labels = small.rows(cases)
         self.distances = {
-            "masks": soft_dice_distance(np.stack(masks).astype(np.float64)),
-            "appearance": euclidean(np.stack(appearances)),
+            "masks": mask_distances(labels, n_labels=small.n_labels),
+            "appearances": pairwise_distances(StandardScaler().fit_transform(appearances(images, labels > 0))),
         }
-        rng = np.random.default_rng(0)
-        n = len(masks)
+        self.domains, rng, n = np.array(domains), np.random.default_rng(0), len(cases)
         self.pools = [np.sort(rng.choice(n, int(0.8 * n), replace=False)) for _ in range(N_POOLS)]
-        self.random = {}
-        for i, rows in enumerate(self.pools):
+        self.random: dict[tuple[str, int, float], np.ndarray] = {}
+        for i, pool in enumerate(self.pools):
             for budget in BUDGETS:
-                k = max(1, int(budget * len(rows)))
-                draws = [rng.choice(len(rows), k, replace=False) for _ in range(N_RANDOM)]
-                for kind, distance in self.distances.items():
-                    d = distance[np.ix_(rows, rows)]
-                    self.random[i, budget, kind] = np.sort([d[:, draw].min(1).mean() for draw in draws])
+                draws = [rng.choice(pool, picks_of(pool, budget), replace=False) for _ in range(N_RANDOM)]
+                for name in self.distances:
+                    self.random[name, i, budget] = np.array([self.coverage(name, pool, draw) for draw in draws])
 
-    def scores(self, pool, archive):
-        """Percentiles by kind of coverage, strategy and budget, and the retrieval."""
-        found = defaultdict(list)
-        x = unit(archive)
-        for i, rows in enumerate(self.pools):
-            z = unit(pool[rows])
-            cells = cells_of(z)
-            parts = {"density": density(cells), "novelty": novelty(cells, x)}
+    def coverage(self, name: str, pool: np.ndarray, picks: np.ndarray) -> float:
+        """Mean distance of the cases of a pool to their nearest pick, negative: more is better."""
+        return -float(self.distances[name][np.ix_(pool, picks)].min(axis=1).mean())
+
+    def score(self, features: Features) -> Score:
+        z, x = standardise(features.pool, features.source, components=features.components)
+        percentiles, picks = defaultdict(list), {}
+        for i, pool in enumerate(self.pools):
+            cells = cells_of(z[pool])
+            parts = {"density": density(cells), "novelty": novelty(cells, x), "limits": unlimited(len(pool))}
             for budget in BUDGETS:
-                k = max(1, int(budget * len(rows)))
-                problem = Problem(pool=cells, **parts, budget=k, chosen=np.empty(0, int), limits=unlimited(len(rows)))
-                for strategy in STRATEGY_NAMES:
-                    picks = rows[STRATEGIES[strategy](problem).picks]
-                    for kind, distance in self.distances.items():
-                        covered = distance[np.ix_(rows, picks)].min(1).mean()
-                        percentile = (self.random[i, budget, kind] > covered).mean() * 100
-                        found[f"{kind} {strategy} {budget}"].append(float(percentile))
-        z, distance = unit(pool).astype(np.float64), self.distances["masks"]
-        others = distance + np.diag(np.full(len(pool), np.inf))
-        nearest = (z @ z.T - np.diag(np.full(len(z), 9.0))).argmax(1)
-        typical = np.mean(distance[~np.eye(len(distance), dtype=bool)])
-        gain = (typical - others[np.arange(len(z)), nearest].mean()) / (typical - others.min(1).mean())
-        same = float((self.domains[nearest] == self.domains).mean())
-        means = {key: float(np.mean(values)) for key, values in found.items()}
-        return {**means, "retrieval": float(gain), "same domain": same}
+                problem = Problem(pool=cells, budget=picks_of(pool, budget), chosen=np.empty(0, int), **parts)
+                for strategy in COMPARED:
+                    found = pool[STRATEGIES[strategy](problem).picks]
+                    picks[strategy, i, budget] = set(found.tolist())
+                    for name in self.distances:
+                        ours = np.array([self.coverage(name, pool, found)])
+                        percentile = percentile_within(ours, self.random[name, i, budget])
+                        percentiles[name, strategy].append(percentile)
+        means = {key: float(np.mean(found)) for key, found in percentiles.items()}
+        return Score(percentiles=means, picks=picks, **self.neighbours(z))
+
+    def neighbours(self, z: np.ndarray) -> dict[str, float]:
+        """How well the nearest case of every case fits."""
+        itself = np.diag(np.full(len(z), np.inf))
+        nearest = (pairwise_distances(z) + itself).argmin(axis=1)
+        distance = self.distances["masks"]
+        random, best = distance[~np.eye(len(z), dtype=bool)].mean(), (distance + itself).min(axis=1).mean()
+        found = distance[np.arange(len(z)), nearest].mean()
+        same = (self.domains[nearest] == self.domains).mean()
+        return {"retrieval": float(100 * (random - found) / (random - best)), "same_kind": float(100 * same)}
 
 
-def mask_of(label):
-    """Label of shape (z, y, x) as a vector: 32 x 32 cells in 2D, 16 x 16 x 16 of every structure in 3D."""
-    if len(label) == 1:
-        return mask_vectors(label > 0)[0]
-    values = (1, 2)  # anterior and posterior hippocampus
-    return np.concatenate([resize((label == v).astype(np.float32), (16, 16, 16)).ravel() for v in values])
+def picks_of(pool: np.ndarray, budget: float) -> int:
+    return max(1, int(budget * len(pool)))
 
 
-def print_tables(scores):
-    """One row an embedding: mean percentile over budgets, encoders and pools, for every study."""
-    for kind in ("masks", "appearance"):
-        print(f"\nCoverage of {kind}: {' / '.join(STRATEGY_NAMES)} / retrieval of masks\n")
-        print_table(scores, kind)
-    study = next(name for name, (_, _, target) in STUDIES.items() if "+" in target)
-    print(f"\n{study}: cases whose nearest neighbour is of their own domain, %\n\n| embedding | |\n|---|---|")
-    for name, by_study in by_embedding(scores).items():
-        print(f"| {name} | {100 * np.mean([value['same domain'] for value in by_study[study]]):.0f} |")
+def mask_distances(labels: np.ndarray, *, n_labels: int) -> np.ndarray:
+    """1 - Dice of all pairs of cases, shape (n, n), with all labels counted together; labels: (n, slices, ...)."""
+    masks = np.concatenate([labels.reshape(len(labels), -1) == label for label in range(1, n_labels + 1)], axis=1)
+    masks = masks.astype(np.float32)
+    size = masks.sum(axis=1)
+    return 1 - 2 * masks @ masks.T / np.maximum(size[:, None] + size, 1)
 
 
-def by_embedding(scores):
-    """Scores of all seeds by embedding and study."""
-    rows = defaultdict(lambda: defaultdict(list))
-    for key, value in scores.items():
-        study, name, after, _ = key.split(" | ")
-        rows[f"{name}, {after}"][study].append(value)
-    return rows
+def appearances(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """What objects look like: brightness of every channel and its deviation inside and outside of the mask, size of the
+    mask, length of its boundary.
+
+    Parameters
+    ----------
+    images : array of shape (n, slices, channels, height, width)
+    masks : bool array of shape (n, slices, height, width)
+    """
+    found = []
+    for image, mask in zip(np.moveaxis(images, 2, 1), masks, strict=True):
+        parts = [channel[where] if where.any() else np.zeros(1) for channel in image for where in (mask, ~mask)]
+        told = [value for part in parts for value in (part.mean(), part.std())]
+        found.append([*told, np.sqrt(mask.mean()), np.sqrt(find_boundaries(mask).mean())])
+    return np.array(found)
 
 
-def print_table(scores, kind):
-    order = {}
-    for name, by_study in by_embedding(scores).items():
-        order[name] = [
-            [
-                np.mean([v[f"{kind} {strategy} {b}"] for v in by_study[study] for b in BUDGETS])
-                for strategy in STRATEGY_NAMES
-            ]
-            + [100 * np.mean([v["retrieval"] for v in by_study[study]])]
-            for study in STUDIES
-            if study in by_study
-        ]
-    print(f"| embedding | {' | '.join(STUDIES)} | mean |\n|{'---|' * (2 + len(STUDIES))}")
-    for name, cells in sorted(order.items(), key=lambda item: -np.mean([c[:2] for c in item[1]])):
-        texts = [" / ".join(f"{v:.0f}" for v in cell) for cell in [*cells, np.mean(cells, 0)]]
-        print(f"| {name} | {' | '.join(texts)} |")
+def print_tables(results: Sequence[Result], seeds: int) -> None:
+    both, learned = " / ".join(COMPARED), [name for name in ENCODERS if name not in SEEDLESS]
+    mixed = [result for result in results if result.study.mixed]
+    for names, what in ((ENCODERS, ""), (KINDS, ", by kind of the autoencoders' features")):
+        for name in ("masks", "appearances"):
+            print_table(f"Coverage of {name}{what}: {both}", results, names, seeds, partial(covered, name))
+    print_table("Retrieval of masks", results, ENCODERS, seeds, lambda scores: [mean(s.retrieval for s in scores)])
+    nearest = "Cases whose nearest one is of their own kind, %"
+    print_table(nearest, mixed, ENCODERS, seeds, lambda scores: [mean(s.same_kind for s in scores)])
+    print_table(f"Picks that two seeds share, %: {both}", results, learned, seeds, shared)
+    print("\nPlace share of the autoencoders' features, by seed:\n")
+    header("study", ["place share"])
+    for result in results:
+        row(result.study.name, [", ".join(f"{share:.2f}" for share in result.place_shares)])
+
+
+def mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def covered(distance: str, scores: Sequence[Score]) -> list[float]:
+    """The mean percentile of every strategy."""
+    return [mean(score.percentiles[distance, strategy] for score in scores) for strategy in COMPARED]
+
+
+def shared(scores: Sequence[Score]) -> list[float]:
+    """Equal picks of every strategy by the encoders of two seeds, in percent, mean over the pairs."""
+    pairs = list(combinations([score.picks for score in scores], 2))
+    return [
+        100 * mean(len(a[key] & b[key]) / len(a[key]) for a, b in pairs for key in a if key[0] == strategy)
+        for strategy in COMPARED
+        if pairs
+    ]
+
+
+def print_table(
+    title: str,
+    results: Sequence[Result],
+    names: Iterable[str],
+    seeds: int,
+    numbers: Callable[[Sequence[Score]], list[float]],
+) -> None:
+    """A row per study, and their mean; n is the number of seeds where it is another one than was asked for."""
+    print(f"\n{title}:\n")
+    header("study", list(names))
+    columns: dict[str, list[list[float]]] = {name: [] for name in names}
+    for result in results:
+        cells = []
+        for name, column in columns.items():
+            scores = result.scores[name]
+            found = numbers(scores) if scores else []
+            column += [found] if found else []
+            few = f" (n = {len(scores)})" if found and name not in SEEDLESS and len(scores) != seeds else ""
+            cells.append(" / ".join(f"{value:.0f}" for value in found) + few)
+        row(result.study.name, cells)
+    means = (np.mean(column, axis=0) if column else [] for column in columns.values())
+    row("mean", [" / ".join(f"{value:.0f}" for value in found) for found in means])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What evidence.py compares cases by: the encoders by name, each giving features of a pool and of a source.
+"""What evidence.py and embedding.py compare cases by: encoders by name, each giving features of a pool and of a source.
 
 An entry of ``ENCODERS`` takes the views of target and source, the rows of the pool among the target's, a seed and a
 folder for what it keeps, and returns `Features`. An encoder that knows no seed is listed in ``SEEDLESS``.
@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from proxies import shrink
+import torch
+from torch.nn import functional as F
 
 from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.encoders.encoder import Encoder
@@ -22,33 +23,44 @@ from nnunetv2_xssr.pretrain.training import pretrain
 from nnunetv2_xssr.records.files import atomic, sha256_json
 
 
-def checkpoint_of(source: Views, seed: int, folder: Path) -> Path:
-    """Where the masked autoencoder of a source and a seed lies."""
+def is_there(name: str, source: Views, seed: int, folder: Path) -> bool:
+    """Whether an encoder can be used without pretraining."""
+    return name != "mae" or _checkpoint(source, seed, folder).is_file()
+
+
+def _checkpoint(source: Views, seed: int, folder: Path) -> Path:
     return folder / f"mae_{source.pool.name}_{seed}" / "checkpoint_final.pth"
 
 
 def pretrained(source: Views, seed: int, folder: Path) -> Path:
     """The checkpoint of the masked autoencoder of a source and a seed, pretrained where it is missing."""
-    kept = checkpoint_of(source, seed, folder)
-    return pretrain([source], settings=Settings(seed=seed), fabric=start("cpu"), resume=True, folder=kept.parent)
+    kept = _checkpoint(source, seed, folder).parent
+    return pretrain([source], settings=Settings(seed=seed), fabric=start("cpu"), resume=True, folder=kept)
 
 
 def registered(name: str, target: Views, source: Views, rows: Sequence[int], seed: int, folder: Path) -> Features:
-    """An encoder of nnUNetv2_xssr_select, as that embeds with it."""
+    """Features by an encoder of nnUNetv2_xssr_select, as that compares cases by it."""
+    return compared(opened(name, source, seed, folder), target, source, rows, folder)
+
+
+def opened(name: str, source: Views, seed: int, folder: Path) -> Encoder:
+    """An encoder of nnUNetv2_xssr_select, ready to embed."""
     spelling = str(pretrained(source, seed, folder)) if name == "mae" else name
-    opened = open_encoder(spelling, weights=None, learn_from=[source.pool.name], dim=2, device="cpu")
-    return compared(opened.ready([source], seed=seed), target, source, rows, folder)
+    encoder = open_encoder(spelling, weights=None, learn_from=[source.pool.name], dim=2, device="cpu")
+    return encoder.ready([source], seed=seed)
 
 
-def compared(encoder: Encoder, target: Views, source: Views, rows: Sequence[int], folder: Path) -> Features:
-    """Features by which cases are compared, of the kind that the pool asks for."""
-    of_target, of_source = (_pooled(encoder, views, folder) for views in (target, source))
-    kind = choose_embedding(of_target[rows], encoder.layout, kind="auto")
+def compared(
+    encoder: Encoder, target: Views, source: Views, rows: Sequence[int], folder: Path, *, kind: str = "auto"
+) -> Features:
+    """Features by which cases are compared, by default of the kind that the pool asks for."""
+    of_target, of_source = (pooled_by(encoder, views, folder) for views in (target, source))
+    kind = choose_embedding(of_target[rows], encoder.layout, kind=kind)
     pool, archive = (features(pooled, encoder.layout, kind=kind) for pooled in (of_target[rows], of_source))
     return Features(pool=pool, source=archive, components=COMPONENTS[kind])
 
 
-def _pooled(encoder: Encoder, views: Views, folder: Path) -> np.ndarray:
+def pooled_by(encoder: Encoder, views: Views, folder: Path) -> np.ndarray:
     """What the encoder keeps of every case, from disk where it was computed before."""
     path = folder / f"{sha256_json([encoder.identity, views.hashes, views.settings])[:16]}.npy"
     if not path.is_file():
@@ -61,10 +73,8 @@ def _pooled(encoder: Encoder, views: Views, folder: Path) -> np.ndarray:
 
 def thumbnails(target: Views, source: Views, rows: Sequence[int], seed: int, folder: Path) -> Features:
     """The intensities at 16 x 16 pixels, the mean over the slices of volumes: no network at all."""
-    pool, archive = (
-        shrink(np.asarray(views.rows, np.float32).mean(axis=1), 16).reshape(len(views.rows), -1)
-        for views in (target, source)
-    )
+    means = (torch.from_numpy(np.asarray(views.rows, np.float32).mean(axis=1)) for views in (target, source))
+    pool, archive = (F.interpolate(images, (16, 16), mode="area").flatten(1).numpy() for images in means)
     return Features(pool=pool[rows], source=archive, components=None)
 
 

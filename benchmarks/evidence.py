@@ -18,15 +18,22 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from encoders import ENCODERS, SEEDLESS, checkpoint_of, pretrained
+from encoders import ENCODERS, SEEDLESS, is_there, pretrained
 from studies import CONFIRMING, STUDIES, TUNING, Study, source_views, target_of, use_folder
 
-from nnunetv2_xssr.benchmark.arms import RANDOM, WHOLE_POOL, Arm, random_arms, selected_arms, whole_pool
+from nnunetv2_xssr.benchmark.arms import (
+    RANDOM,
+    WHOLE_POOL,
+    Arm,
+    check_strategies,
+    random_arms,
+    selected_arms,
+    whole_pool,
+)
 from nnunetv2_xssr.benchmark.jobs import DICE, Job, load_result, run_jobs, unfinished
 from nnunetv2_xssr.benchmark.small_judge import FastJudge
 from nnunetv2_xssr.benchmark.statistics import (
@@ -43,8 +50,6 @@ from nnunetv2_xssr.selection import STRATEGIES, parse_budget
 from nnunetv2_xssr.selection.kinds import kinds_seen
 
 BUDGETS = ("2.5%", "5%")
-# Further arms: options of `nnunetv2_xssr.selection.select` by name.
-VARIANTS: dict[str, dict[str, Any]] = {"xssr_density_0.25": {"strategy": "xssr_sum", "density_weight": 0.25}}
 OUTCOMES = {"mean Dice": mean_dice, "5th percentile of case Dice": worst_cases}
 COMMON_KIND = 0.05  # of the pool: kinds that a selection should see
 Kind = tuple[str, str]  # encoder and strategy
@@ -60,7 +65,8 @@ def main() -> int:
     add("--encoders", nargs="+", default=["mae:5", "untrained:5"], metavar="NAME:SEEDS",
         help=f"of {', '.join(ENCODERS)}; mae:5 untrained:5 by default")
     add("--strategies", nargs="+", default=["xssr", "xssr_sum", "facility_location"],
-        help=f"of {', '.join([*STRATEGIES, *VARIANTS])}; xssr xssr_sum facility_location by default")
+        help=f"of {', '.join(name for name in STRATEGIES if name != RANDOM)}; "
+             "xssr xssr_sum facility_location by default")
     add("--budgets", nargs="+", default=list(BUDGETS), help=f"{' '.join(BUDGETS)} by default".replace("%", "%%"))
     add("--draws", type=int, default=20, help="random draws per study; 20 by default")
     add("--workers", type=int, default=1, help="processes of one thread each; 1 by default")
@@ -79,7 +85,7 @@ def evidence(args: argparse.Namespace) -> None:
     use_folder(work)
     torch.set_num_threads(1)
     encoders = dict(parse_encoder(text) for text in args.encoders)
-    strategies = {name: VARIANTS.get(name, {"strategy": name}) for name in args.strategies}
+    check_strategies(args.strategies)
     studies = [study for study in STUDIES if study.half == args.half and re.search(args.studies, study.name)]
     training = not (args.tables or args.count or args.figure)
     if training:
@@ -87,7 +93,7 @@ def evidence(args: argparse.Namespace) -> None:
     designs = []
     for study in studies:
         design = Design(study, budgets=args.budgets, draws=args.draws, work=work)
-        design.add(encoders, strategies)
+        design.add(encoders, args.strategies)
         designs.append(design)
     missing = [len(unfinished(design.jobs, work / "jobs")) for design in designs]
     trainings = len({job for design in designs for job in design.jobs})
@@ -121,7 +127,7 @@ def pretrain_all(studies: Sequence[Study], seeds: int, work: Path, workers: int)
         (pack, source, seed, work)
         for seed in range(seeds)
         for pack, source in sources  # whose images are read here, before several processes ask for them
-        if not checkpoint_of(source_views(pack, source, work), seed, work / "encoders").is_file()
+        if not is_there("mae", source_views(pack, source, work), seed, work / "encoders")
     ]
     if tasks:
         with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
@@ -150,7 +156,7 @@ class Design:
             ("", WHOLE_POOL): [whole_pool(self.pool)],
         }
 
-    def add(self, encoders: dict[str, int], strategies: dict[str, dict]) -> None:
+    def add(self, encoders: dict[str, int], strategies: Sequence[str]) -> None:
         """Select by every encoder that is there, and by every strategy."""
         source, folder = source_views(self.study.pack, self.study.source, self.work), self.work / "encoders"
         views = self.target.views(source)
@@ -158,7 +164,7 @@ class Design:
         rows = [row[case] for case in self.pool]
         for encoder, seeds in encoders.items():
             for seed in range(seeds):
-                if encoder == "mae" and not checkpoint_of(source, seed, folder).is_file():
+                if not is_there(encoder, source, seed, folder):
                     continue
                 found = ENCODERS[encoder](views, source, rows, seed, folder)
                 told = kinds_seen(found.pool, np.empty(0, int), components=found.components)

@@ -6,15 +6,9 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
-import torch
 from sklearn.model_selection import GroupShuffleSplit
-from torch.nn import functional as F
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.extract import extract_views
-from nnunetv2_xssr.images.pools import open_pool
-from nnunetv2_xssr.images.reading import read_case
 from nnunetv2_xssr.records.files import read_json, write_json
 
 # What the small networks see: whole lungs at half the resolution; nuclei, which are small, at the full one.
@@ -75,30 +69,6 @@ def write_domain(
     named = {case: description["domains"][case] for case in cases}
     write_json(dataset / "dataset.json", {**keep, "numTraining": len(cases), "domains": named})
     return cases
-
-
-def views_and_masks(pack: str, domains: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Images and foreground of the labelled 2D cases of some domains, as the encoder sees them.
-
-    Returns
-    -------
-    images : float32 array of shape (n, channels, VIEW_SIZE, VIEW_SIZE)
-    masks : float32 array of shape (n, VIEW_SIZE, VIEW_SIZE)
-        The share of every pixel that is foreground.
-    """
-    folder = pack_folder(pack)
-    description = read_json(folder / "dataset.json")
-    channels = tuple(description["channel_names"][n] for n in sorted(description["channel_names"], key=int))
-    pool = open_pool(str(folder / "imagesTr"))
-    pool = pool.only(case for case, domain in description["domains"].items() if domain in domains)
-    reader = pool.reader()
-    images, masks = [], []
-    for case in pool.cases:
-        images.append(extract_views(read_case(case, reader), channels, 1)[0])
-        label, _ = reader.read_seg(str(folder / "labelsTr" / f"{case.identifier}{pool.file_ending}"))
-        mask = torch.from_numpy((label[:, 0] > 0).astype(np.float32))[None]
-        masks.append(F.interpolate(mask, images[-1].shape[-2:], mode="area")[0, 0].numpy())
-    return np.stack(images).astype(np.float32), np.stack(masks)
 
 
 def split_by_patient(pack: str, cases: list[str]) -> tuple[list[str], list[str]]:

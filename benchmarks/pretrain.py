@@ -55,7 +55,7 @@ def ours():
 def plain_vit():
     model = ViTMaskedAutoencoder(1, CELLS)
     visible = random_visible(BATCH, (CELLS, CELLS), mask_ratio=MASK_RATIO, generator=torch.Generator().manual_seed(0))
-    return model, lambda x: model(x, visible), lambda x: model.maps(x)[-1].mean((2, 3))
+    return model, lambda x: model(x, visible), lambda x: model.maps(x).mean((2, 3))
 
 
 def transformers_vit():

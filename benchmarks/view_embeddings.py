@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Embed every view of a real image pack and keep them as points for benchmarks/selection.py and growth.py.
+"""Embed every view of a real image pack and keep them as points for benchmarks/selection.py.
 
     python benchmarks/view_embeddings.py CXRLung cxrlung.npy
     python benchmarks/selection.py --data cxrlung.npy

@@ -45,14 +45,11 @@ class ViTMaskedAutoencoder(nn.Module):
             full = block(full)
         return (self.to_pixels(full) - target).square().mean(dim=2)[~seen].mean()
 
-    def maps(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """Features after the middle and after the last block, each of shape (n, WIDTH, rows, columns)."""
+    def maps(self, image: torch.Tensor) -> torch.Tensor:
+        """Features after the last block, shape (n, WIDTH, rows, columns)."""
         x = self.to_tokens(image)
         rows, columns = x.shape[2:]
         x = x.flatten(2).transpose(1, 2) + self.place
-        found = []
-        for i, block in enumerate(self.stages):
+        for block in self.stages:
             x = block(x)
-            if i + 1 in (DEPTH // 2, DEPTH):
-                found.append(x.transpose(1, 2).unflatten(2, (rows, columns)))
-        return found
+        return x.transpose(1, 2).unflatten(2, (rows, columns))

@@ -1,9 +1,9 @@
 """The arms of a benchmark: what every strategy picks by every encoder, random draws, and the whole pool."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Len
@@ -95,7 +95,7 @@ def selected_arms(
     pool: Sequence[str],
     features: Features,
     *,
-    strategies: Mapping[str, Mapping[str, Any]],
+    strategies: Sequence[str],
     budgets: Sequence[int],
     number: int,
 ) -> list[Arm]:
@@ -106,22 +106,21 @@ def selected_arms(
     pool : sequence of str
         The case of every row of the features.
     features : Features
-    strategies : mapping
-        Name of the arm to the options of `nnunetv2_xssr.selection.select` that make it, ``strategy`` at least.
+    strategies : sequence of str
     budgets : sequence of int
     number : int
         The seed of the encoder, and of strategies that draw random numbers.
     """
     arms = []
-    for name, options in strategies.items():
+    for name in strategies:
         for k in budgets:
             chosen = select(
                 features.pool,
                 budget=k,
                 source=features.source,
                 seed=number,
+                strategy=name,
                 components=features.components,
-                **options,
             )
             cases = sorted(pool[i] for i in chosen.picks)
             arms.append(Arm(strategy=name, budget=k, number=number, cases=cases))

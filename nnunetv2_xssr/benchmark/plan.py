@@ -188,7 +188,6 @@ class Plan:
         """
         settings = self.settings
         arms = [whole_pool(self.pool), *random_arms(self.pool, budgets=self.budgets, draws=settings.draws)]
-        strategies = {name: {"strategy": name} for name in settings.strategies}
         found = embedded_pools(
             self.target,
             self.sources,
@@ -200,7 +199,9 @@ class Plan:
             weights=_weights(settings),
         )
         for seed, features in enumerate(found):
-            arms += selected_arms(self.pool, features, strategies=strategies, budgets=self.budgets, number=seed)
+            arms += selected_arms(
+                self.pool, features, strategies=settings.strategies, budgets=self.budgets, number=seed
+            )
         domain = {case.identifier: case.domain or "" for case in self.target.cases}
         return Benchmark(
             settings=settings,
