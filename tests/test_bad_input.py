@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from making import (
     write_volume,
 )
 
-from nnunetv2_xssr.commands import pretrain, select
+from nnunetv2_xssr.commands import collect, pretrain, report, select, status
 
 SELECT = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
 
@@ -59,6 +60,18 @@ def test_missing_environment_variable(either, capsys, monkeypatch, variable, val
         with monkeypatch.context() as patch:
             patch.delenv(variable) if value is None else patch.setenv(variable, value)
             fails(capsys, main, argv, variable, "must name nnU-Net's folders", f"export {variable}=")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has set in the place of export")
+@pytest.mark.parametrize("main", [select.main, collect.main, status.main, report.main])
+def test_missing_environment_variables_are_named_at_once_with_lines_to_paste(main, capsys, monkeypatch):
+    missing = ["nnUNet_raw", "nnUNet_results"]
+    for variable in missing:
+        monkeypatch.delenv(variable)
+    assert main(["-d", "2", *(["-b", "3"] if main is select.main else [])]) == 2
+    sentence, *lines = capsys.readouterr().err.splitlines()
+    assert "nnUNet_raw, nnUNet_results" in sentence and "nnUNet_preprocessed" not in sentence
+    assert [shlex.split(line) for line in lines] == [["export", f"{name}=$PWD/{name}"] for name in missing]
 
 
 def test_empty_pool(either, capsys):

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -164,6 +165,19 @@ def test_reference_has_every_option_and_no_other(command):
         elif action.default not in (None, False, [], ""):
             default = " ".join(action.default) if isinstance(action.default, list) else action.default
             assert f"`{default}`" in rest, f"{option} does not name its default {default}"
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_help_is_grouped_and_its_examples_can_be_typed(command):
+    parser = parser_of(command)
+    actions = [action for action in parser._actions if action.dest != "help"]
+    assert len(actions) < 7 or not set(actions) & set(parser._optionals._group_actions)
+    head, *examples = parser.epilog.splitlines()
+    assert head == "examples:" and examples
+    for example in examples:
+        name, *argv = shlex.split(example)
+        assert name == command
+        parser.parse_args(argv)
 
 
 def test_reference_names_every_strategy_and_criterion():

@@ -142,6 +142,16 @@ def test_help_of_select_names_every_strategy(capsys):
     assert not [name for name in STRATEGIES if name not in text]
 
 
+def test_shell_completes_options():
+    """As bash asks, by argcomplete's protocol: the line so far in the environment, the answer on descriptor 8."""
+    line = "nnUNetv2_xssr_select --max_per"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": " ", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    code = "import os; os.dup2(1, 8); from nnunetv2_xssr.commands.select import main; main([])"
+    result = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert sorted(result.stdout.split()) == ["--max_per_group", "--max_per_volume"]
+
+
 def test_help_is_fast_to_load():
     """Help needs neither torch nor nnU-Net."""
     code = (
