@@ -216,6 +216,9 @@ def test_options_in_the_text_are_some_commands():
         "-npfp",
         "--help",
         "--signal",
+        "--build-arg",  # of docker, and the next two
+        "--ipc",
+        "--gpus",
     }
     known = of_others.union(*(options_of(command) for command in OURS))
     for page in PAGES:
