@@ -8,7 +8,7 @@ STAGES := pretrain selection trainers
 # The package as it is installed, for the type checker: the stages lie beside it in a checkout.
 TYPED := $(VENV)/typed/nnunetv2_xssr
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs clean
 
 # torch goes first and pinned, so that nothing that follows replaces it with another build.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
@@ -33,6 +33,11 @@ lint: $(VENV)/installed
 	rm -rf $(TYPED) && mkdir -p $(TYPED)
 	ln -s $(addprefix $(CURDIR)/,$(filter-out %/__pycache__,$(wildcard nnunetv2_xssr/*)) $(STAGES)) $(TYPED)
 	cd $(VENV)/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p nnunetv2_xssr
+
+# Strict: a page that is not listed, a dead link or a wrong anchor fails. The pages lie in build/site.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

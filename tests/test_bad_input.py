@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from making import (
     write_volume,
 )
 
-from nnunetv2_xssr.commands import pretrain, select
+from nnunetv2_xssr.commands import collect, pretrain, report, select, status
 
 SELECT = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
 
@@ -52,13 +53,21 @@ def test_number_with_two_datasets(either, capsys):
     fails(capsys, select.main, SELECT, "2 is not unique", TARGET, "Dataset002_Twin", "give a name")
 
 
-@pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
+@pytest.mark.skipif(os.name == "nt", reason="Windows has set in the place of export")
+@pytest.mark.parametrize("missing", [["raw"], ["preprocessed"], ["results"], ["raw", "results"]], ids="-".join)
 @pytest.mark.parametrize("value", [None, ""])
-def test_missing_environment_variable(either, capsys, monkeypatch, variable, value):
-    for main, argv in ((select.main, SELECT), (pretrain.main, ["-s", "1"])):
-        with monkeypatch.context() as patch:
-            patch.delenv(variable) if value is None else patch.setenv(variable, value)
-            fails(capsys, main, argv, variable, "must name nnU-Net's folders", f"export {variable}=")
+def test_missing_environment_variables_are_named_at_once_with_lines_to_paste(capsys, monkeypatch, missing, value):
+    missing = [f"nnUNet_{name}" for name in missing]
+    commands = {select.main: SELECT, pretrain.main: ["-s", "1"], collect.main: ["-d", "2"], status.main: ["-d", "2"]}
+    if "nnUNet_raw" in missing:  # all that the report needs
+        commands[report.main] = ["-d", "2"]
+    for variable in missing:
+        monkeypatch.delenv(variable) if value is None else monkeypatch.setenv(variable, value)
+    for main, argv in commands.items():
+        assert main([str(word) for word in argv]) == 2
+        sentence, *lines = capsys.readouterr().err.splitlines()
+        assert f" {', '.join(missing)} must name nnU-Net's folders" in sentence
+        assert [shlex.split(line) for line in lines] == [["export", f"{name}=$PWD/{name}"] for name in missing]
 
 
 def test_empty_pool(either, capsys):

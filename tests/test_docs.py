@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -68,11 +69,12 @@ def shape(line):
     return re.sub(r"[\d.]+", "#", re.sub(r"\s+", " ", line))
 
 
-@pytest.mark.parametrize("name", ["tutorial-study", "tutorial-new-site"])
+@pytest.mark.parametrize("name", ["tutorial-study", "tutorial-new-site tutorial-rounds"])
 def test_tutorial_runs_and_prints_what_it_shows(name, shell, tmp_path):
+    """Several pages go on in one shell."""
     program, shown = [], []
-    for language, text, before in fences(DOCS / f"{name}.md"):
-        assert language in ("bash", "text"), f"{name}.md has a block of {language or 'no language'}"
+    for language, text, before in (block for page in name.split() for block in fences(DOCS / f"{page}.md")):
+        assert language in ("bash", "text"), f"{name} has a block of {language or 'no language'}"
         if language == "text":
             shown += [line for line in text.splitlines() if line.strip() and line.strip() != "..."]
         elif not before.startswith(NOT_RUN):
@@ -84,7 +86,7 @@ def test_tutorial_runs_and_prints_what_it_shows(name, shell, tmp_path):
     for line in shown:
         parts = [re.escape(shape(part)) for part in line.split("...")]
         found = any(re.search(".*".join(parts), text) for text in printed)
-        assert found, f"{name}.md shows a line that is not printed: {line}\n{out[-8000:]}"
+        assert found, f"{name} shows a line that is not printed: {line}\n{out[-8000:]}"
     every_file_is_listed(tmp_path)
 
 
@@ -158,6 +160,19 @@ def test_reference_has_every_option_and_no_other(command):
             assert f"`{default}`" in rest, f"{option} does not name its default {default}"
 
 
+@pytest.mark.parametrize("command", OURS)
+def test_help_is_grouped_and_its_examples_can_be_typed(command):
+    parser = parser_of(command)
+    actions = [action for action in parser._actions if action.dest != "help"]
+    assert len(actions) < 7 or not set(actions) & set(parser._optionals._group_actions)
+    head, *examples = parser.epilog.splitlines()
+    assert head == "examples:" and examples
+    for example in examples:
+        name, *argv = shlex.split(example)
+        assert name == command
+        parser.parse_args(argv)
+
+
 def test_reference_names_every_strategy_and_criterion():
     missing = [name for name in (*STRATEGIES, *CRITERIA) if f"`{name}`" not in section("nnUNetv2_xssr_select")]
     assert not missing
@@ -194,6 +209,9 @@ def test_options_in_the_text_are_some_commands():
         "-npfp",
         "--help",
         "--signal",
+        "--build-arg",  # of docker, and the next two
+        "--ipc",
+        "--gpus",
     }
     known = of_others.union(*(options_of(command) for command in OURS))
     for page in PAGES:
@@ -230,3 +248,21 @@ def test_no_path_of_a_machine():
     for page in PAGES:
         found = re.findall(r"(?<![\w.$}])/(?:home|tmp|work|root|Users)/\S*", page.read_text(encoding="utf-8"))
         assert not found, f"{page.name} names {found}"
+
+
+# --- the site, which `make docs` builds
+
+
+def test_nav_lists_every_page_once():
+    nav = re.search(r"^nav:\n(.*?)^\S", (CHECKOUT / "mkdocs.yml").read_text(encoding="utf-8"), re.M | re.S)
+    listed = re.findall(r": ([\w-]+\.md)$", nav[1], re.M)
+    assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_pages_link_to_nothing_beyond_the_site(page):
+    assert not re.findall(r"\]\((\.\.[^)\s]*)\)", page.read_text(encoding="utf-8"))
+
+
+def test_readme_is_short():
+    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

@@ -3,14 +3,20 @@
 import configparser
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
+import jinja2
 import pytest
+import yaml
 from making import CHECKOUT
+
+import nnunetv2_xssr
 
 TOP = ("nnunetv2_xssr", "pretrain", "selection", "trainers")
 
@@ -74,6 +80,43 @@ def test_wheel_holds_every_module(tmp_path):
     assert result.stdout.count(str(tmp_path / "site")) == 2
 
 
+def test_sdist_holds_all_that_is_tracked(tmp_path):
+    """It tests itself: whoever packages it needs no checkout."""
+    pytest.importorskip("build")
+    if not (CHECKOUT / ".git").exists():
+        pytest.skip("no checkout: what is tracked is not known")
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    tracked = [name for name in listing.stdout.split("\0") if (CHECKOUT / name).is_file()]
+    for name in tracked:
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / name, tmp_path / "source" / name)
+    argv = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path / "dist"), "."]
+    result = subprocess.run(argv, cwd=tmp_path / "source", capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    (archive,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        inside = {name.partition("/")[2] for name in opened.getnames()}
+    assert not sorted(set(tracked) - inside)
+
+
+def requirement(line):
+    """The name and the limits of a requirement, as conda-forge names it."""
+    name, limits = re.fullmatch(r"([\w.-]+)\s*(.*)", line).groups()
+    return {"torch": "pytorch", "matplotlib": "matplotlib-base"}.get(name, name.lower()), limits
+
+
+def test_conda_recipe_says_what_setup_cfg_says():
+    text = (CHECKOUT / "recipe" / "meta.yaml").read_text(encoding="utf-8")
+    recipe = yaml.safe_load(jinja2.Template(text).render(PYTHON="python"))
+    options = configuration()
+    assert recipe["package"]["version"] == nnunetv2_xssr.__version__
+    scripts = options["options.entry_points"]["console_scripts"].strip().splitlines()
+    assert recipe["build"]["entry_points"] == scripts
+    wanted = [line for line in options["options"]["install_requires"].splitlines() if line and not line.startswith("#")]
+    python = f"python {options['options']['python_requires']}"
+    assert sorted(map(requirement, recipe["requirements"]["run"])) == sorted(map(requirement, [python, *wanted]))
+
+
 def test_entry_points_can_be_imported_and_tell_their_use(capsys):
     scripts = configuration()["options.entry_points"]["console_scripts"].strip().splitlines()
     names = []
@@ -97,6 +140,16 @@ def test_help_of_select_names_every_strategy(capsys):
         select.main(["--help"])
     text = capsys.readouterr().out
     assert not [name for name in STRATEGIES if name not in text]
+
+
+def test_shell_completes_options():
+    """As bash asks, by argcomplete's protocol: the line so far in the environment, the answer on descriptor 8."""
+    line = "nnUNetv2_xssr_select --max_per"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": " ", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    code = "import os; os.dup2(1, 8); from nnunetv2_xssr.commands.select import main; main([])"
+    result = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert sorted(result.stdout.split()) == ["--max_per_group", "--max_per_volume"]
 
 
 def test_help_is_fast_to_load():

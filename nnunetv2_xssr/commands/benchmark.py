@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunetv2_xssr.commands.options import add_encoder_name
-from nnunetv2_xssr.commands.running import add_device, run
+from nnunetv2_xssr.commands.running import Parser, add_device, run
 
 if TYPE_CHECKING:  # importing them takes seconds, which --help must not
     from nnunetv2_xssr.benchmark.plan import Plan, Settings
@@ -17,19 +17,30 @@ PROG = "nnUNetv2_xssr_benchmark"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROG,
         description="Hold out test cases of a fully labelled dataset, choose from the others by several strategies "
         "and at random, train on every choice, and say whether selecting beats random draws. Run it again to go on "
         "where it stopped.",
+        examples=(
+            "-d 2 -s 1 --dry-run",
+            "-d 2 -s 1 --judge fast",
+            "-d 2 -s 1 --jobs commands.txt",
+        ),
     )
-    add = parser.add_argument
     # fmt: off
-    what = parser.add_mutually_exclusive_group(required=True)
+    data = parser.add_argument_group("on what")
+    what = data.add_mutually_exclusive_group(required=True)
     what.add_argument("-d", dest="target", metavar="TARGET", help="fully labelled nnU-Net dataset, by name or number")
     what.add_argument("--job", metavar="KEY", help="only train one job of the benchmark in -o: see --jobs")
+    add = data.add_argument
     add("-s", dest="sources", nargs="+", default=[], metavar="SOURCE",
         help="datasets or folders of unlabelled images, as in nnUNetv2_xssr_select")
+    add("--test", type=Path, metavar="FILE",
+        help="text file, one test case per line; by default a fifth of the groups, or of the cases, drawn at random")
+    add("--cases", type=Path, metavar="CSV", help="table with a column case, and domain or group (patient)")
+    compared = parser.add_argument_group("what is compared")
+    add = compared.add_argument
     add("-b", dest="budgets", nargs="+", default=["2.5%", "5%", "10%"], metavar="BUDGET",
         help="cases, or percentages of the pool; 2.5%% 5%% 10%% by default")
     add("--strategies", nargs="+", default=["xssr", "facility_location", "kmeans"], metavar="STRATEGY",
@@ -37,23 +48,22 @@ def main(argv: list[str] | None = None) -> int:
     add("--draws", type=int, default=10, help="random draws per budget; 10 by default")
     add("--seeds", type=int, default=3, help="encoders, each pretrained with another seed; 3 by default")
     add("--training_seeds", type=int, default=1, help="trainings of every set of cases; 1 by default")
+    add_encoder_name(compared)
+    add = parser.add_argument_group("who judges").add_argument
     add("--judge", default="nnunet",
         help="nnunet (default), or fast: a small U-Net at 64 pixels in its place, seconds per training on one core")
     add("-c", dest="configuration", default="2d", help="of nnU-Net; 2d by default")
     add("-tr", dest="trainer", default="XSSRTrainer_50epochs", help="XSSRTrainer_50epochs by default")
     add("-p", dest="plans_name", default="nnUNetPlans", help="of nnU-Net; nnUNetPlans by default")
-    add("--test", type=Path, metavar="FILE",
-        help="text file, one test case per line; by default a fifth of the groups, or of the cases, drawn at random")
-    add("--cases", type=Path, metavar="CSV", help="table with a column case, and domain or group (patient)")
-    add("-o", dest="folder", type=Path, default=Path("xssr_benchmark"), metavar="FOLDER",
+    runs = parser.add_argument_group("where it runs, and what it writes")
+    runs.add_argument("-o", dest="folder", type=Path, default=Path("xssr_benchmark"), metavar="FOLDER",
         help="for everything that is written; xssr_benchmark by default")
-    add_encoder_name(parser)
-    mode = parser.add_mutually_exclusive_group()
+    mode = runs.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="only say how many trainings there are and what they take")
     mode.add_argument("--jobs", type=Path, metavar="FILE",
         help="choose the cases, write one command per training for a cluster, and train nothing")
     # fmt: on
-    add_device(parser)
+    add_device(runs)
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _benchmark(args))
 

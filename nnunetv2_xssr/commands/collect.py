@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from nnunetv2_xssr.commands.running import add_name, add_no_wait, run
+from nnunetv2_xssr.commands.running import Parser, add_name, add_no_wait, run
 from nnunetv2_xssr.errors import UserError, first_few
 
 _SHOWN = 5  # warnings of one kind
@@ -12,11 +12,15 @@ _SHOWN = 5  # warnings of one kind
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nnUNetv2_xssr_collect",
         description="Check the labels of the cases that nnUNetv2_xssr_select chose, copy those that fit into labelsTr, "
         "and write dataset.json and the split so that nnU-Net trains on what is labelled. What does not fit is listed, "
         "with exit code 2, and can be fixed and collected later; so can what is still missing.",
+        examples=(
+            "-d 123",
+            "-d 123 -l labels_of_the_expert --fix_names --values 255=1",
+        ),
     )
     add = parser.add_argument
     # fmt: off

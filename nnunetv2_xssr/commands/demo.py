@@ -6,7 +6,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from nnunetv2_xssr.commands.running import add_device, run
+from nnunetv2_xssr.commands.running import Parser, add_device, run
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.errors import UserError
 
@@ -18,10 +18,14 @@ _RANDOM_DRAWS = 3
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nnUNetv2_xssr_demo",
         description="Draw chest X-ray phantoms of two sites, pick cases of the second one, train nnU-Net on them "
         "and on random picks of the same size, and compare. Everything lies in one folder that can be deleted.",
+        examples=(
+            "",
+            "-o elsewhere",
+        ),
     )
     parser.add_argument("-o", type=Path, default=Path("xssr_demo"), metavar="FOLDER", help="xssr_demo by default")
     parser.add_argument("--seed", type=int, default=0, help="of the phantoms; 0 by default")

@@ -6,31 +6,37 @@ import sys
 from pathlib import Path
 
 from nnunetv2_xssr.commands.options import add_dim, add_encoder, add_folders, add_look
-from nnunetv2_xssr.commands.running import add_device, add_no_wait, run
+from nnunetv2_xssr.commands.running import Parser, add_device, add_no_wait, run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nnUNetv2_xssr_embed",
         description="Write the features by which nnUNetv2_xssr_select would compare cases: to look at, to change, or "
         "to give to nnUNetv2_xssr_select --embeddings where the images are not.",
+        examples=(
+            "-d 2 -s 1 -o pool.npz",
+            "-d 2 -s 1 -o pool.csv --encoder intensity",
+        ),
     )
-    add = parser.add_argument
+    pool = parser.add_argument_group("what is read and written")
+    add = pool.add_argument
     # fmt: off
     add("-d", dest="target", required=True, metavar="TARGET", help="nnU-Net raw dataset, by name or number")
     add("-s", dest="sources", nargs="+", default=[], metavar="SOURCE", help="as in nnUNetv2_xssr_select")
     add("-o", dest="output", type=Path, required=True, metavar="FILE",
         help="a .npz or a .csv; with -s the features of the sources go to NAME_source beside it")
-    add("--seed", type=int, default=0, help="of what is random in learning; 0 by default")
     add("--skip-broken", action="store_true", help="leave cases out that cannot be read, and name them")
     # fmt: on
-    add_encoder(parser, kinds=("auto", "grid", "average"))
-    add_folders(parser)
-    add_dim(parser)
-    add_look(parser)
-    add_device(parser)
-    add_no_wait(parser)
+    add_folders(pool)
+    compared = parser.add_argument_group("by what")
+    add_encoder(compared, kinds=("auto", "grid", "average"))
+    add_dim(compared)
+    add_look(compared)
+    compared.add_argument("--seed", type=int, default=0, help="of what is random in learning; 0 by default")
+    add_device(compared)
+    add_no_wait(compared)
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _embed(args), no_wait=args.no_wait)
 

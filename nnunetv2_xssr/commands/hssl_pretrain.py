@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from nnunetv2_xssr.commands.options import add_training, training_options
-from nnunetv2_xssr.commands.running import add_no_wait, run
+from nnunetv2_xssr.commands.running import Parser, add_no_wait, run
 from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
 
 PLANS = "nnUNetPlans"
@@ -14,12 +14,16 @@ PLANS = "nnUNetPlans"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nnUNetv2_hssl_pretrain",
         description="Pretrain the network of a target's plans, encoder and decoder, on unlabelled images of one or "
         "several datasets, for nnUNetv2_train -pretrained_weights.",
+        examples=(
+            "-d 2 -c 2d -s 2",
+            "-d 2 -c 3d_fullres -s 1 2 3 --precision bf16-mixed",
+        ),
     )
-    add = parser.add_argument
+    add = parser.add_argument_group("for which network, and what to learn from").add_argument
     # fmt: off
     add("-d", required=True, metavar="TARGET", help="nnU-Net dataset whose plans the network follows")
     add("-c", required=True, metavar="CONFIGURATION", help="configuration of the plans: 2d, 3d_fullres, ...")
@@ -31,8 +35,9 @@ def main(argv: list[str] | None = None) -> int:
         "channel names")
     add("--like_channels", type=int, metavar="N", help="save a stem for N channels; by default for those of the images")
     # fmt: on
-    add_training(parser, epochs=EPOCHS, batch=f"the plans' batch size, but at least {LEAST_BATCH}")
-    add_no_wait(parser)
+    training = parser.add_argument_group("how long, and where")
+    add_training(training, epochs=EPOCHS, batch=f"the plans' batch size, but at least {LEAST_BATCH}")
+    add_no_wait(training)
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _pretrain(args), "run the same command with --c", no_wait=args.no_wait)
 

@@ -2,16 +2,20 @@
 
 import argparse
 
-from nnunetv2_xssr.commands.running import run
+from nnunetv2_xssr.commands.running import Parser, run
 from nnunetv2_xssr.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nnUNetv2_xssr_link",
         description="Write one small module into nnU-Net's trainer folder, so that nnUNetv2_train -tr XSSRTrainer "
         "works. nnUNetv2_xssr_select does this by itself.",
+        examples=(
+            "",
+            "--check",
+        ),
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--remove", action="store_true", help="remove the module")

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_xssr.commands.running import add_device
+from nnunetv2_xssr.commands.running import Options, add_device
 
 
-def add_training(parser: argparse.ArgumentParser, *, epochs: int, batch: str) -> None:
+def add_training(parser: Options, *, epochs: int, batch: str) -> None:
     """Add the options; ``epochs`` and ``batch`` name the defaults in the help."""
     add = parser.add_argument
     # fmt: off
@@ -24,7 +24,7 @@ def add_training(parser: argparse.ArgumentParser, *, epochs: int, batch: str) ->
     # fmt: on
 
 
-def add_encoder(parser: argparse.ArgumentParser, *, kinds: Sequence[str]) -> None:
+def add_encoder(parser: Options, *, kinds: Sequence[str]) -> None:
     """Add ``--encoder``, ``--encoder_weights``, and ``--embedding`` with these kinds."""
     add_encoder_name(parser)
     # fmt: off
@@ -34,7 +34,7 @@ def add_encoder(parser: argparse.ArgumentParser, *, kinds: Sequence[str]) -> Non
     # fmt: on
 
 
-def add_encoder_name(parser: argparse.ArgumentParser) -> None:
+def add_encoder_name(parser: Options) -> None:
     """Add ``--encoder`` and ``--encoder_weights``."""
     add = parser.add_argument
     # fmt: off
@@ -47,7 +47,7 @@ def add_encoder_name(parser: argparse.ArgumentParser) -> None:
     # fmt: on
 
 
-def add_embeddings(parser: argparse.ArgumentParser) -> None:
+def add_embeddings(parser: Options) -> None:
     """Add ``--embeddings`` and ``--source_embeddings``."""
     add = parser.add_argument
     # fmt: off
@@ -57,7 +57,7 @@ def add_embeddings(parser: argparse.ArgumentParser) -> None:
     # fmt: on
 
 
-def add_dim(parser: argparse.ArgumentParser) -> None:
+def add_dim(parser: Options) -> None:
     """Add the option ``--dim``."""
     parser.add_argument(
         "--dim",
@@ -68,7 +68,7 @@ def add_dim(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_look(parser: argparse.ArgumentParser) -> None:
+def add_look(parser: Options) -> None:
     """Add the options of what is seen of volumes: ``--axis`` and ``--window``."""
     add = parser.add_argument
     # fmt: off
@@ -80,7 +80,7 @@ def add_look(parser: argparse.ArgumentParser) -> None:
     # fmt: on
 
 
-def add_slices(parser: argparse.ArgumentParser) -> None:
+def add_slices(parser: Options) -> None:
     """Add ``--unit`` and what it may choose: ``--max_per_volume``, ``--slice_range`` and ``--roi``."""
     add = parser.add_argument
     # fmt: off
@@ -95,7 +95,7 @@ def add_slices(parser: argparse.ArgumentParser) -> None:
     # fmt: on
 
 
-def add_folders(parser: argparse.ArgumentParser) -> None:
+def add_folders(parser: Options) -> None:
     """Add the options of folders of images: ``--recursive`` and ``--no_patient_ids``."""
     parser.add_argument(
         "--recursive",

@@ -5,30 +5,37 @@ import shlex
 import sys
 
 from nnunetv2_xssr.commands.options import add_dim, add_folders, add_look, add_training, training_options
-from nnunetv2_xssr.commands.running import add_no_wait, run
+from nnunetv2_xssr.commands.running import Parser, add_no_wait, run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nnUNetv2_xssr_pretrain",
         description="Pretrain a masked autoencoder on the unlabelled images of one or several sources. "
         "nnUNetv2_xssr_select does this by itself; call it to choose the length, or to pretrain elsewhere.",
+        examples=(
+            "-s 1",
+            "-s archive_a archive_b --channel_names CT --epochs auto",
+        ),
     )
-    parser.add_argument(
+    pool = parser.add_argument_group("what to learn from")
+    pool.add_argument(
         "-s", nargs="+", required=True, metavar="SOURCE", help="nnU-Net datasets (name or number) or folders of images"
     )
-    add_folders(parser)
-    parser.add_argument(
+    add_folders(pool)
+    pool.add_argument(
         "--channel_names",
         nargs="+",
         metavar="NAME",
         help="of every channel of images in folders, such as CT, as in nnU-Net",
     )
-    add_dim(parser)
-    add_look(parser)
-    add_training(parser, epochs=6, batch="128")
-    add_no_wait(parser)
+    seen = parser.add_argument_group("what is seen of volumes")
+    add_dim(seen)
+    add_look(seen)
+    training = parser.add_argument_group("how long, and where")
+    add_training(training, epochs=6, batch="128")
+    add_no_wait(training)
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _pretrain(args), "run the same command with --c", no_wait=args.no_wait)
 

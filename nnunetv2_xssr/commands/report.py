@@ -2,15 +2,19 @@
 
 import argparse
 
-from nnunetv2_xssr.commands.running import add_name, add_no_wait, run
+from nnunetv2_xssr.commands.running import Parser, add_name, add_no_wait, run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nnUNetv2_xssr_report",
         description="Write report.html beside a selection anew, from what nnUNetv2_xssr_select left on disk and the "
         "images of the picks: nothing is selected. The file needs no network and opens in any browser.",
+        examples=(
+            "-d 123",
+            "-d 123 --json",
+        ),
     )
     parser.add_argument("-d", required=True, metavar="TARGET", help="the dataset of the selection, by name or number")
     add_name(parser)

@@ -5,13 +5,16 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nnunetv2_xssr.device import DEVICES
 from nnunetv2_xssr.errors import Stopped, UserError
 from nnunetv2_xssr.records.locks import no_waiting
 from nnunetv2_xssr.records.logs import log_to_terminal
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME
+
+# A parser or a group of its options.
+Options = argparse._ActionsContainer
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _REMEDIES = {
@@ -23,6 +26,29 @@ _REMEDIES = {
     errno.EISDIR: "move the folder away and",
     errno.ELOOP: "see where the link leads and",
 }
+
+
+class _Help(argparse.HelpFormatter):
+    """Wraps the description, and leaves the lines of the examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """The options of a command, with examples below its help, and completed by the shell where that is set up."""
+
+    def __init__(self, *, prog: str, description: str, examples: Sequence[str]):
+        epilog = "\n".join(["examples:", *(f"  {prog} {example}".rstrip() for example in examples)])
+        super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=_Help)
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        """Parse as always; when the shell asks what may be typed, answer and exit."""
+        if "_ARGCOMPLETE" in os.environ:
+            import argcomplete
+
+            argcomplete.autocomplete(self)
+        return super().parse_args(args, namespace)
 
 
 def run(
@@ -91,7 +117,7 @@ def _fail(prog: str, sentence: str) -> int:
     return 2
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: Options) -> None:
     """Add the option ``-device``."""
     parser.add_argument(
         "-device",
@@ -100,7 +126,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_name(parser: argparse.ArgumentParser) -> None:
+def add_name(parser: Options) -> None:
     """Add the option ``--name``."""
     parser.add_argument(
         "--name",
@@ -109,7 +135,7 @@ def add_name(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_no_wait(parser: argparse.ArgumentParser) -> None:
+def add_no_wait(parser: Options) -> None:
     """Add the option ``--no_wait``."""
     parser.add_argument(
         "--no_wait",

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_xssr.commands.options import add_dim, add_embeddings, add_encoder, add_folders, add_look, add_slices
-from nnunetv2_xssr.commands.running import add_device, add_name, add_no_wait, run
+from nnunetv2_xssr.commands.running import Options, Parser, add_device, add_name, add_no_wait, run
 from nnunetv2_xssr.errors import UserError
 
 
@@ -15,37 +15,63 @@ def main(argv: list[str] | None = None) -> int:
     return run(parser.prog, lambda: _select(args), no_wait=args.no_wait)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The parser of the command's options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nnUNetv2_xssr_select",
         description="Pick the few cases of a target dataset that are worth annotating, and write the split that "
         "nnUNetv2_train -tr XSSRTrainer trains on.",
+        examples=(
+            "-d 2 -s 1 -b 5%",
+            "-i new_site --channel_names xray --labels lung -d 123_Chest -s archive -b 22",
+            "-d 123 -s archive -b 22 --cases cases.csv --max_per_group 1 --exclude exclude.txt",
+            "-d 4 -s 3 -b 60 --unit slice",
+        ),
     )
-    add = parser.add_argument
+    _add_pool(parser.add_argument_group("what to pick from"))
+    _add_limits(parser.add_argument_group("how many, and which must or must not be among them"))
+    add_slices(parser.add_argument_group("to choose slices of volumes"))
+    compared = parser.add_argument_group("how cases are compared")
+    add_encoder(compared, kinds=("auto", "grid", "average", "gap"))
+    add_embeddings(compared)
+    add_dim(compared)
+    add_look(compared)
+    _add_strategy(parser.add_argument_group("how they are picked"))
+    runs = parser.add_argument_group("where it runs, and what it writes")
+    add_name(runs)
+    # fmt: off
+    runs.add_argument("--overwrite", action="store_true", help="replace a selection that was made with other settings")
+    runs.add_argument("--scheduler", metavar="ADDRESS",
+        help="select on the workers of this Dask scheduler (tcp://host:8786), or on this machine's cores (local); for "
+        "pools that do not fit into memory")
+    # fmt: on
+    add_device(runs)
+    add_no_wait(runs)
+    return parser
+
+
+def _add_pool(group: Options) -> None:
+    add = group.add_argument
     # fmt: off
     add("-d", dest="target", required=True, metavar="TARGET",
         help="nnU-Net raw dataset to pick from, by name or number; with -i a new one, such as 123_Name")
+    add("-s", dest="sources", nargs="+", default=[], metavar="SOURCE",
+        help="datasets or folders of unlabelled images from the place where a model or an archive exists; without it "
+        "the autoencoder learns from the pool itself and novelty is off")
     add("-i", dest="images", type=Path, metavar="FOLDER",
         help="folder of unlabelled images or DICOM series to make the dataset of; needs --channel_names and --labels")
     add("--channel_names", nargs="+", metavar="NAME", help="with -i: of every channel, as in nnU-Net")
     add("--labels", nargs="+", metavar="NAME", help="with -i: what is to be drawn, as values 1, 2, ...")
-    add("-s", dest="sources", nargs="+", default=[], metavar="SOURCE",
-        help="datasets or folders of unlabelled images from the place where a model or an archive exists; without it "
-        "the autoencoder learns from the pool itself and novelty is off")
+    add("--skip-broken", action="store_true", help="set cases aside that cannot be read, and name them")
+    # fmt: on
+    add_folders(group)
+
+
+def _add_limits(group: Options) -> None:
+    add = group.add_argument
+    # fmt: off
     add("-b", "--budget", required=True, metavar="BUDGET",
         help="how many cases to pick: a number, a percentage such as 5%%, or auto for the knee of the coverage")
-    add("--strategy", default="xssr",
-        help="xssr (default), one objective; xssr_sum, the same parts in a weighted sum, and that without one of them: "
-        "xssr_sum_no_density, xssr_sum_no_novelty, xssr_sum_no_diversity; or a rival: random, coreset, kmeans, "
-        "typiclust, probcover, facility_location, maxherding")
-    add("--alpha", default="auto",
-        help="of xssr and xssr_sum: weight of novelty, from 0 to 1; calibrated by default (auto)")
-    add("--alpha_criterion", default="mean_distance",
-        help="the coverage by which alpha is calibrated: mean_distance of the pool to the picks (default, the paper's "
-        "coverage), covering_radius, or novel_mean_distance, where cases count in proportion to their novelty")
-    add("--density_weight", type=float, default=0.5, help="of xssr_sum: weight of density in the score; 0.5 by default")
-    add("--seed", type=int, default=0, help="of every random number; 0 by default")
     add("--labelled", type=Path, metavar="FILE",
         help="text file, one case per line: labelled already, they count as picked and cost nothing; by default the "
         "cases that have a label, unless all have one")
@@ -60,18 +86,24 @@ def make_parser() -> argparse.ArgumentParser:
     add("--min_distance", type=float, default=0.0, metavar="D",
         help="no pick nearer than this to another one: from 0 (copies, default) to 2 (opposites); 0.1 leaves "
         "near-duplicates out")
-    add("--scheduler", metavar="ADDRESS",
-        help="select on the workers of this Dask scheduler (tcp://host:8786), or on this machine's cores (local); for "
-        "pools that do not fit into memory")
-    add("--overwrite", action="store_true", help="replace a selection that was made with other settings")
-    add("--skip-broken", action="store_true", help="set cases aside that cannot be read, and name them")
     # fmt: on
-    add_folders(parser)
-    add_name(parser)
-    add_encoder(parser, kinds=("auto", "grid", "average", "gap"))
-    for add_some in (add_embeddings, add_dim, add_look, add_slices, add_device, add_no_wait):
-        add_some(parser)
-    return parser
+
+
+def _add_strategy(group: Options) -> None:
+    add = group.add_argument
+    # fmt: off
+    add("--strategy", default="xssr",
+        help="xssr (default), one objective; xssr_sum, the same parts in a weighted sum, and that without one of them: "
+        "xssr_sum_no_density, xssr_sum_no_novelty, xssr_sum_no_diversity; or a rival: random, coreset, kmeans, "
+        "typiclust, probcover, facility_location, maxherding")
+    add("--alpha", default="auto",
+        help="of xssr and xssr_sum: weight of novelty, from 0 to 1; calibrated by default (auto)")
+    add("--alpha_criterion", default="mean_distance",
+        help="the coverage by which alpha is calibrated: mean_distance of the pool to the picks (default, the paper's "
+        "coverage), covering_radius, or novel_mean_distance, where cases count in proportion to their novelty")
+    add("--density_weight", type=float, default=0.5, help="of xssr_sum: weight of density in the score; 0.5 by default")
+    add("--seed", type=int, default=0, help="of every random number; 0 by default")
+    # fmt: on
 
 
 def _select(args: argparse.Namespace) -> None:

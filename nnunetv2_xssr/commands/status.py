@@ -4,15 +4,19 @@ import argparse
 import json
 from dataclasses import asdict
 
-from nnunetv2_xssr.commands.running import add_name, add_no_wait, run
+from nnunetv2_xssr.commands.running import Parser, add_name, add_no_wait, run
 from nnunetv2_xssr.errors import first_few
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nnUNetv2_xssr_status",
         description="Say where a target dataset stands: rounds, labels, coverage, split, trained folds, next step.",
+        examples=(
+            "-d 123",
+            "-d 123 --json",
+        ),
     )
     parser.add_argument("-d", required=True, metavar="TARGET", help="nnU-Net raw dataset, by name or number")
     add_name(parser)

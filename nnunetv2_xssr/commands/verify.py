@@ -4,15 +4,16 @@ import argparse
 import json
 from dataclasses import asdict
 
-from nnunetv2_xssr.commands.running import add_name, run
+from nnunetv2_xssr.commands.running import Parser, add_name, run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0 if all is as it was, 1 if something has changed."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nnUNetv2_xssr_verify",
         description="Hash all that belongs to a selection anew, and say what has changed since: images, cached views "
         "and features, encoder, split, hand-overs, collected labels, versions. Nothing is written.",
+        examples=("-d 2", "-d 2 --json"),
     )
     parser.add_argument("-d", required=True, metavar="TARGET", help="nnU-Net raw dataset, by name or number")
     add_name(parser)

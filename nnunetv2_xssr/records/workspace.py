@@ -18,22 +18,19 @@ _LONGEST = 100  # characters of a folder's name that lists sources: file systems
 
 def nnunet_folder(variable: str) -> Path:
     """The folder that ``nnUNet_raw``, ``nnUNet_preprocessed`` or ``nnUNet_results`` names."""
-    value = os.environ.get(variable)
-    if not value:
-        raise UserError(
-            f"the environment variable {variable} is not set; set it to the folder that nnU-Net uses "
-            f"(nnU-Net's documentation, setting_up_paths.md)"
-        )
-    return Path(value)
+    if not os.environ.get(variable):
+        check_environment()
+    return Path(os.environ[variable])
 
 
 def check_environment() -> None:
-    """Raise `UserError` unless all three of nnU-Net's variables are set; the sentence names all that are missing."""
+    """Raise `UserError` unless nnU-Net's three variables are set; it has a line to paste for every missing one."""
     missing = [variable for variable in VARIABLES if not os.environ.get(variable)]
     if missing:
+        line = "set {0}=%CD%\\{0}" if os.name == "nt" else 'export {0}="$PWD/{0}"'
         raise UserError(
             f"the environment variable{'s' * (len(missing) > 1)} {', '.join(missing)} must name nnU-Net's folders; "
-            f"set: {'; '.join(f'export {variable}=/path/to/{variable}' for variable in missing)}"
+            "for folders in the current one type\n" + "\n".join(line.format(variable) for variable in missing)
         )
 
 
