@@ -22,10 +22,12 @@ def main(argv: list[str] | None = None) -> int:
             "-d 123 -l labels_of_the_expert --fix_names --values 255=1",
         ),
     )
-    add = parser.add_argument
+    project = parser.add_argument_group("of which selection")
+    project.add_argument("-d", required=True, metavar="TARGET", help="nnU-Net raw dataset, by name or number")
+    add_name(project)
+    add_no_wait(project)
+    add = parser.add_argument_group("which labels to take, and how").add_argument
     # fmt: off
-    add("-d", required=True, metavar="TARGET", help="nnU-Net raw dataset, by name or number")
-    add_name(parser)
     add("-l", type=Path, metavar="LABELS",
         help="folder of labels, named like the cases; by default labels/ of the last hand-over")
     add("--allow_empty", nargs="*", metavar="CASE",
@@ -36,7 +38,6 @@ def main(argv: list[str] | None = None) -> int:
     add("--fix_names", action="store_true",
         help="take files whose name has an ending such as _0000, _label, -mask or .seg too much, if one case fits")
     # fmt: on
-    add_no_wait(parser)
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _collect(args), no_wait=args.no_wait)
 
