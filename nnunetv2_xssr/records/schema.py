@@ -4,13 +4,15 @@ Dataclasses and typed dictionaries are the types; pydantic checks them, without 
 """
 
 import json
+import math
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import AfterValidator, PlainValidator, TypeAdapter, ValidationError, WrapValidator
 from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
 from nnunetv2_xssr.errors import UserError
@@ -19,8 +21,23 @@ from nnunetv2_xssr.records.names import check_file_name, check_line
 
 T = TypeVar("T")
 
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError("must be a number")
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _as_it_is(value: Any, fit: Callable[[Any], Any]) -> Any:
+    fit(value)
+    return value
+
+
+AsItIs = WrapValidator(_as_it_is)  # a typed dictionary otherwise comes back with its declared keys first
 Count = Annotated[int, Ge(0), Le(2**53)]  # beyond, programs that read numbers as doubles see another one
-Number = FiniteFloat
+Number = Annotated[float, PlainValidator(_number)]  # whole or not
 Line = Annotated[str, AfterValidator(check_line)]
 FileName = Annotated[str, AfterValidator(check_file_name)]
 
@@ -34,7 +51,6 @@ _WORDS = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
-    "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
