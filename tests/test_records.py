@@ -114,6 +114,8 @@ PROVENANCE = {
     "source": {},
     "embedding": "grid",
     "components": 32,
+    "encoder": "e",
+    "embeddings": "f",
     "embeddings_cache": {"Dataset001_A": "0a"},
 }
 
@@ -166,6 +168,9 @@ def test_selection_record_round_trip(tmp_path):
     assert SelectionRecord.load(path) == record(budget="5%")
     content = json.loads(path.read_text())
     assert content["kind"] == "selection" and content["format_version"] == 1
+    before = path.read_bytes()
+    SelectionRecord.load(path).write(path)
+    assert path.read_bytes() == before
 
 
 def test_replacing_is_refused_with_what_differs(tmp_path):

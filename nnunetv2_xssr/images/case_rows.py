@@ -25,7 +25,9 @@ _SAVE_EVERY = 10.0  # seconds from one file of hashes to the next
 _ADVICE = "delete it and run nnUNetv2_xssr_select again, which makes it anew"
 
 
-class _FileHash(TypedDict):
+class FileHash(TypedDict):
+    """The hash of a case's files, and by what they are known to be the same."""
+
     __pydantic_config__ = OURS
 
     stamp: list[Annotated[list[str | int], Len(3, 3)]]  # path, bytes and nanoseconds of every file
@@ -53,7 +55,7 @@ def file_hashes(pool: ImagePool) -> dict[str, str]:
 
 
 def _file_hashes(pool: ImagePool, cache: Path) -> dict[str, str]:
-    known = read_as(cache, dict[str, _FileHash], advice=_ADVICE) if is_there(cache) else {}
+    known = read_file_hashes(cache) if is_there(cache) else {}
     stamps = {case.identifier: _stamp(case) for case in pool.cases}
     hashes = {name: known[name] for name, stamp in stamps.items() if name in known and known[name]["stamp"] == stamp}
     new = [case for case in pool.cases if case.identifier not in hashes]
@@ -177,6 +179,11 @@ def read_index(folder: Path, key: str) -> Index:
     if _key(index) != key:
         raise UserError(f"{index_file} has changed since it was written; {_ADVICE}")
     return index
+
+
+def read_file_hashes(path: Path) -> dict[str, FileHash]:
+    """What `file_hashes` has kept of every case; a `UserError` says if it does not fit."""
+    return read_as(path, dict[str, FileHash], advice=_ADVICE)
 
 
 def rows_hash(folder: Path, key: str) -> str:

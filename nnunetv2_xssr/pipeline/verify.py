@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from glob import escape
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from nnunetv2_xssr.encoders.feature_files import read_features
 from nnunetv2_xssr.encoders.mae import OpenedAutoencoder
 from nnunetv2_xssr.encoders.registry import DEFAULT, open_encoder
 from nnunetv2_xssr.errors import UserError, first_few
-from nnunetv2_xssr.images.case_rows import CaseRows, read_index, rows_hash
+from nnunetv2_xssr.images.case_rows import CaseRows, read_file_hashes, read_index, rows_hash
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.pipeline.embed import features_hash
 from nnunetv2_xssr.records.files import read_json, sha256_files, sha256_json
@@ -104,7 +104,7 @@ class _Found:
     @cached_property
     def images(self) -> dict[str, dict[str, str]]:
         """Pool to the hashes of its cases, as its views were made of them; none for features made elsewhere."""
-        keys = self.record.provenance["views_cache"]
+        keys = self.record.provenance.get("views_cache", {})
         return {pool: read_index(Workspace(pool).caches / "views", key)["cases"] for pool, key in keys.items()}
 
 
@@ -116,10 +116,17 @@ def _one_selection(found: _Found) -> Iterator[str]:
 
 
 def _versions(found: _Found) -> Iterator[str]:
-    now = {name: version(name) for name in found.record.versions}
+    now = {name: _version(name) for name in found.record.versions}
     differing = [f"{name} was {old}, is {now[name]}" for name, old in found.record.versions.items() if old != now[name]]
     if differing:
         yield f"packages have other versions: {', '.join(differing)}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _images(found: _Found) -> Iterator[str]:
@@ -137,14 +144,14 @@ def _files_now(pool: str) -> dict[str, list[Path]]:
     if names_dataset(pool):
         files = {case.identifier: list(case.files) for case in dataset_pool(pool).cases}
     else:  # a plain folder, of which our own list of hashes knows the paths
-        known = read_json(Workspace(pool).caches / "files.json")
+        known = read_file_hashes(Workspace(pool).caches / "files.json")
         files = {case: [Path(path) for path, *_ in entry["stamp"]] for case, entry in known.items()}
     return {case: paths for case, paths in files.items() if all(path.is_file() for path in paths)}
 
 
 def _views(found: _Found) -> Iterator[str]:
     for pool, before in (found.manifest.views if found.manifest else {}).items():
-        folder, key = Workspace(pool).caches / "views", found.record.provenance["views_cache"].get(pool, "")
+        folder, key = Workspace(pool).caches / "views", found.record.provenance.get("views_cache", {}).get(pool, "")
         if rows_hash(folder, key) != before:
             yield f"the cached views of {pool} in {folder} are not those that were embedded"
 
@@ -164,7 +171,7 @@ def _embeddings(found: _Found) -> Iterator[str]:
 def _encoder(found: _Found) -> Iterator[str]:
     record, settings = found.record, found.record.settings
     if settings.get("embeddings"):
-        files = [("--embeddings", settings["embeddings"]), ("--source_embeddings", settings["source_embeddings"])]
+        files = [("--embeddings", settings["embeddings"]), ("--source_embeddings", settings.get("source_embeddings"))]
         given = [read_features(Path(file), option=option, cases=None)[1] for option, file in files if file]
         if features_hash(given) != record.provenance["encoder"]:
             yield f"{' or '.join(file for _, file in files if file)} holds other features"

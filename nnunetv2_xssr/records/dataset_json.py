@@ -7,7 +7,7 @@ from annotated_types import Ge, Le, Len
 from pydantic import AfterValidator, BeforeValidator
 from typing_extensions import NotRequired, TypedDict
 
-from nnunetv2_xssr.records.schema import THEIRS, FileName, Line, read_as
+from nnunetv2_xssr.records.schema import THEIRS, AsItIs, FileName, Line, read_as
 
 _ADVICE = "fix it: nnU-Net's documentation, dataset_format.md"
 _LARGEST = 2**16 - 1  # a label: nnU-Net stores them in 16 bits
@@ -22,7 +22,7 @@ def read_dataset_json(path: Path) -> dict:
         If the file or a part that nnU-Net needs is missing, or a part is not as nnU-Net v2 has it; the sentence names
         the file and the key.
     """
-    return cast(dict, read_as(path, _Description, advice=_ADVICE))
+    return cast(dict, read_as(path, Annotated[_Description, AsItIs], advice=_ADVICE))
 
 
 def _numbered(names: dict[str, str]) -> dict[str, str]:

@@ -10,8 +10,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import check_format, read_json, sha256_json, write_json
+from nnunetv2_xssr.records.files import is_there, sha256_json, write_json
+from nnunetv2_xssr.records.schema import OURS, FileName, read_as
 
 KIND, FORMAT_VERSION = "manifest of a selection", 1
 
@@ -37,10 +37,12 @@ class Manifest:
         Case to SHA-256 of its label file, as last collected.
     """
 
+    __pydantic_config__ = OURS
+
     selection: str
     split: str | None
-    views: dict[str, str] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
+    views: dict[FileName, str] = field(default_factory=dict)
+    labels: dict[FileName, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write the manifest atomically."""
@@ -49,18 +51,15 @@ class Manifest:
     @classmethod
     def load(cls, path: Path) -> "Manifest | None":
         """Read it back; None where an older version has written none, a `UserError` where it does not fit."""
-        if not path.is_file():
+        if not is_there(path):
             return None
-        content = read_json(path)
-        check_format(content, KIND, FORMAT_VERSION, path)
-        try:
-            return cls(**{key: content[key] for key in ("selection", "split", "views", "labels")})
-        except KeyError as error:
-            raise UserError(f"{path} is not a whole manifest (no {error}); delete it") from None
+        return read_as(path, cls, kind=KIND, version=FORMAT_VERSION, advice="delete it and run select again")
 
 
 def id_in_worklist(path: Path) -> str | None:
     """The selection that a worklist is of; None where it is gone or does not say."""
+    if not path.is_file():
+        return None
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             return next(csv.DictReader(file), {}).get("selection")
@@ -70,6 +69,8 @@ def id_in_worklist(path: Path) -> str | None:
 
 def id_in_report(path: Path) -> str | None:
     """The selection that a report shows; None where it is gone or does not say."""
+    if not path.is_file():
+        return None
     try:
         with open(path, encoding="utf-8") as file:
             found = re.search(r'<meta name="selection" content="(\w+)">', file.read(4096))

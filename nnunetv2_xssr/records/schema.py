@@ -4,6 +4,7 @@ Dataclasses and typed dictionaries are the types; pydantic checks them, without 
 """
 
 import json
+import math
 import re
 from collections.abc import Callable
 from functools import cache
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationError, WrapValidator
+from pydantic import AfterValidator, PlainValidator, TypeAdapter, ValidationError, WrapValidator
 from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
 from nnunetv2_xssr.errors import UserError
@@ -20,22 +21,28 @@ from nnunetv2_xssr.records.names import check_file_name, check_line
 
 T = TypeVar("T")
 
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError("must be a number")
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _as_it_is(value: Any, fit: Callable[[Any], Any]) -> Any:
+    fit(value)
+    return value
+
+
+AsItIs = WrapValidator(_as_it_is)  # a typed dictionary otherwise comes back with its declared keys first
 Count = Annotated[int, Ge(0), Le(2**53)]  # beyond, programs that read numbers as doubles see another one
+Number = Annotated[float, PlainValidator(_number)]  # whole or not
 Line = Annotated[str, AfterValidator(check_line)]
 FileName = Annotated[str, AfterValidator(check_file_name)]
 
 OURS = {"extra": "forbid"}  # a key that we do not know may change what the others mean
 THEIRS = {"extra": "allow"}  # nnU-Net and users add keys
-
-
-def _as_it_came(value: T, check: Callable[[T], Any]) -> T:
-    check(value)
-    return value
-
-
-# Checked values would be others: a whole number a float, a typed dictionary in the order of its declaration.
-AS_IT_CAME = WrapValidator(_as_it_came)
-Number = Annotated[FiniteFloat, AS_IT_CAME]
 
 _ADVICE = "restore it or delete it"
 _WORDS = {
@@ -44,7 +51,6 @@ _WORDS = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
-    "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
     "tuple_type": "must be a list",

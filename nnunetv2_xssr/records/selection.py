@@ -12,7 +12,7 @@ from typing_extensions import NotRequired, TypedDict
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import is_there, write_json
 from nnunetv2_xssr.records.manifest import selection_id
-from nnunetv2_xssr.records.schema import AS_IT_CAME, OURS, THEIRS, Count, FileName, Line, Number, read_as
+from nnunetv2_xssr.records.schema import OURS, THEIRS, AsItIs, Count, FileName, Line, Number, read_as
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 
 KIND, FORMAT_VERSION = "selection", 1
@@ -85,6 +85,8 @@ class ChosenSettings(TypedDict):
     encoder: str | None
     dim: Literal[2, 3]
     embeddings: NotRequired[str | None]
+    source_embeddings: NotRequired[str | None]
+    encoder_weights: NotRequired[str | None]
 
 
 class Provenance(TypedDict):
@@ -95,6 +97,8 @@ class Provenance(TypedDict):
     source: dict[FileName, str]
     embedding: Literal["grid", "average", "gap"]
     components: Count | None
+    encoder: str
+    embeddings: str
     embeddings_cache: dict[FileName, Key]
     views_cache: NotRequired[dict[FileName, Key]]
     facts_cache: NotRequired[dict[FileName, Key]]
@@ -233,7 +237,7 @@ class SelectionRecord:
     set_aside : list of str
         A sentence for every broken case.
     mixtures : list of str
-        Sentences about what differs between the cases of a pool, such as how their files are stored.
+        A sentence for every pool whose files differ in how they are stored.
     round : int
         From 1: how many times cases were chosen for annotation, this one included.
     groups : dict
@@ -244,8 +248,8 @@ class SelectionRecord:
 
     dataset: FileName
     mode: Literal["annotation", "study"]
-    settings: Annotated[ChosenSettings, AS_IT_CAME]
-    provenance: Annotated[Provenance, AS_IT_CAME]
+    settings: Annotated[ChosenSettings, AsItIs]
+    provenance: Annotated[Provenance, AsItIs]
     versions: dict[str, str]
     selections: Annotated[list[Annotated[FoldSelection, AfterValidator(_on_curve)]], Len(1)]
     set_aside: list[str] = field(default_factory=list)

@@ -72,7 +72,7 @@ def kept(folder):
 
 
 def outcome(capsys, main, argv):
-    """None if a command ended well or with exit code 2 and one sentence, else what it did."""
+    """None if a command ended well (1: verify has found a change) or with code 2 and one sentence, else what it did."""
     capsys.readouterr()
     try:
         code = main([str(word) for word in argv])
@@ -82,6 +82,6 @@ def outcome(capsys, main, argv):
         return f"{type(error).__name__}: {str(error)[:200]}"
     printed = capsys.readouterr()
     errors = [line for line in printed.err.splitlines() if ": error: " in line]
-    if code == 0 and not errors or code == 2 and len(errors) == 1 and "Traceback" not in printed.err:
+    if code in (0, 1) and not errors or code == 2 and len(errors) == 1 and "Traceback" not in printed.err:
         return None
     return f"exit code {code}, {len(errors)} sentences: {printed.err[-300:]}"

@@ -16,7 +16,7 @@ from nnunetv2_xssr.annotation.handover import template_hashes
 from nnunetv2_xssr.benchmark.arms import Arm
 from nnunetv2_xssr.benchmark.jobs import read_result
 from nnunetv2_xssr.benchmark.plan import Benchmark, Settings
-from nnunetv2_xssr.commands import collect, embed, report, select, status
+from nnunetv2_xssr.commands import collect, embed, report, select, status, verify
 from nnunetv2_xssr.encoders.mae import load_encoder
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import read_index
@@ -27,6 +27,7 @@ from nnunetv2_xssr.records.trained_fold import TrainedFold
 from nnunetv2_xssr.selection.partitions import Partitions
 
 STATUS = (status.main, ["-d", "2"])
+VERIFY = (verify.main, ["-d", "2"])
 STATUS_JSON = (status.main, ["-d", "2", "--json"])
 REPORT = (report.main, ["-d", "2", "--json"])
 COLLECT = (collect.main, ["-d", "2"])
@@ -36,14 +37,15 @@ RECORD, CACHES = f"preprocessed/{TARGET}/xssr/xssr/selection.json", f"preprocess
 FOLD = f"results/{TARGET}/XSSRTrainer__nnUNetPlans__2d/fold_0/xssr_fold.json"
 
 FILES = {
-    "dataset.json": (f"raw/{TARGET}/dataset.json", [STATUS, COLLECT, REPORT, SELECT]),
+    "dataset.json": (f"raw/{TARGET}/dataset.json", [STATUS, COLLECT, REPORT, VERIFY, SELECT]),
     "dataset.json of the source": (f"raw/{SOURCE}/dataset.json", [SELECT]),
-    "selection.json": (RECORD, [STATUS, STATUS_JSON, COLLECT, REPORT, SELECT]),
-    "split": (f"preprocessed/{TARGET}/splits_xssr.json", [STATUS, COLLECT, SELECT]),
+    "selection.json": (RECORD, [STATUS, STATUS_JSON, COLLECT, REPORT, VERIFY, SELECT]),
+    "split": (f"preprocessed/{TARGET}/splits_xssr.json", [STATUS, COLLECT, VERIFY, SELECT]),
     "plans": (f"preprocessed/{TARGET}/nnUNetPlans.json", [STATUS, COLLECT]),
     "frozen fold": (FOLD, [STATUS]),
     "hashes of files": (f"{CACHES}/files.json", [SELECT, EMBED]),
-    "index of views": (f"{CACHES}/views/index_*.json", [STATUS, REPORT]),
+    "index of views": (f"{CACHES}/views/index_*.json", [STATUS, REPORT, VERIFY]),
+    "manifest": (f"preprocessed/{TARGET}/xssr/xssr/manifest.json", [STATUS, COLLECT, VERIFY, SELECT]),
     "index of embeddings": (f"{CACHES}/embeddings/index_*.json", [REPORT, SELECT]),
 }
 
