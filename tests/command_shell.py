@@ -192,7 +192,7 @@ def _fork_workers():
 def run_script():
     """What ``python FILE ARGUMENT...`` does."""
     del sys.argv[0]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    runpy.run_path(os.path.abspath(sys.argv[0]), run_name="__main__")  # processes that it starts look for it
 
 
 def _shorten():
