@@ -78,6 +78,14 @@ def test_slices_come_from_the_foreground_of_the_first_channel():
     assert (views[:, 0].reshape(4, -1).max(axis=1) > 1).all()
 
 
+def test_a_volume_as_one_view_is_cut_to_the_foreground_of_the_first_channel():
+    image = np.full((2, 16, 16, 16), 0.1, np.float32)
+    image[0, 4:12, 4:12, 4:12], image[1, :2, :2, :2] = 5, 9
+    view = extract_volume(image, ("noNorm", "noNorm"))[0]
+    assert view[0].min() == view[0].max() == 5
+    assert np.allclose(view[1], 0.1, atol=1e-3)
+
+
 def test_ct_is_seen_in_windows():
     assert view_channels(("CT",)) == [f"CT {name}" for name in CT_WINDOWS]
     assert view_channels(("PET", "CT"))[:2] == ["PET", f"CT {next(iter(CT_WINDOWS))}"]
