@@ -167,5 +167,5 @@ def test_command_says_what_it_does_with_sources(ct_target, capsys):
     fails(capsys, hssl_pretrain.main, [*argv, folder, "--channel_names", "T1", "T2"], "--channel_names must name 1")
     fails(capsys, hssl_pretrain.main, [*argv, OTHER, "--channel_names", "MRI"], "--channel_names is about folders")
     fails(capsys, hssl_pretrain.main, [*argv, folder, folder], "is given 2 times")
-    write_other(ct_target, ["CT"], [volume(0)[0][None] - 5000])
+    write_other(ct_target, ["CT"], [volume(i)[0][None] - 5000 for i in range(2)])
     fails(capsys, hssl_pretrain.main, [*argv, OTHER], OTHER, "is called CT but varies nowhere above -950")
