@@ -1,15 +1,19 @@
 """What normalisation and resampling need to know of a whole pool: nnU-Net's fingerprint of it, or a measurement."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Len
+from typing_extensions import TypedDict
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import normalisation_schemes
 from nnunetv2_xssr.images.normalise import nonzero_box
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.reading import BrokenImage, read_image
-from nnunetv2_xssr.records.files import read_json
+from nnunetv2_xssr.records.files import is_there
+from nnunetv2_xssr.records.schema import THEIRS, Number, read_as
 from nnunetv2_xssr.records.workspace import Workspace, dataset_number
 
 # Without labels the foreground of CT is what is no air. The threshold is that below which lungs count as air
@@ -17,6 +21,16 @@ from nnunetv2_xssr.records.workspace import Workspace, dataset_number
 AIR_BELOW = -950.0  # HU
 _MOST_CASES = 32  # that are measured, evenly spaced in the pool: what is asked for varies little between cases
 _MOST_VOXELS = 100_000  # of each channel of a case, evenly spaced
+
+
+class _Fingerprint(TypedDict):
+    """What is read of ``dataset_fingerprint.json``."""
+
+    __pydantic_config__ = THEIRS
+
+    foreground_intensity_properties_per_channel: dict[str, dict[str, Number]]
+    spacings: Annotated[list[Annotated[list[Number], Len(3, 3)]], Len(1)]
+    median_relative_size_after_cropping: Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +63,18 @@ def statistics_of(pool: ImagePool, channel_names: tuple[str, ...]) -> PoolStatis
         If a channel of CT has no value of a body.
     """
     file = Workspace(pool.name).fingerprint
-    if not file.is_file():
+    if not is_there(file):
         return _measured(pool, [scheme == "CTNormalization" for scheme in normalisation_schemes(channel_names)])
-    found = read_json(file)
-    try:
-        intensities = found["foreground_intensity_properties_per_channel"]
-        return PoolStatistics(
-            spacing=_median(found["spacings"]),
-            cropped=float(found["median_relative_size_after_cropping"]),
-            intensities=tuple(intensities[str(i)] for i in range(len(channel_names))),
-        )
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{file} does not describe {len(channel_names)} channels as nnU-Net does; delete it, or run "
-            f"nnUNetv2_extract_fingerprint -d {dataset_number(pool.name)} again"
-        ) from None
+    advice = f"delete it, or run nnUNetv2_extract_fingerprint -d {dataset_number(pool.name)} again"
+    found = read_as(file, _Fingerprint, advice=advice)
+    intensities = found["foreground_intensity_properties_per_channel"]
+    if len(intensities) != len(channel_names):
+        raise UserError(f"{file} describes {len(intensities)} channels in place of {len(channel_names)}; {advice}")
+    return PoolStatistics(
+        spacing=_median(found["spacings"]),
+        cropped=found["median_relative_size_after_cropping"],
+        intensities=tuple(intensities[str(i)] for i in range(len(channel_names))),
+    )
 
 
 def _measured(pool: ImagePool, is_ct: list[bool]) -> PoolStatistics:

@@ -96,7 +96,7 @@ def test_ct_with_nnunets_fingerprint_has_the_statistics_of_its_labels(ct_target)
     source, _ = preprocessed()
     assert source.plans.manager.foreground_intensity_properties_per_channel["0"] == lung
     file.write_text(json.dumps({**fingerprint, "foreground_intensity_properties_per_channel": {}}))
-    with pytest.raises(ValueError, match="dataset_fingerprint.json does not describe 1 channels"):
+    with pytest.raises(ValueError, match="dataset_fingerprint.json describes 0 channels in place of 1"):
         preprocessed()
 
 
