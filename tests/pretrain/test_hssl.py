@@ -406,7 +406,7 @@ def test_images_with_fewer_channels_than_the_target(planned, capsys):
     write_dataset_json(planned.raw / TARGET, channel_names={"0": "R", "1": "G", "2": "B"})
     argv = [*ARGV[:5], "1", *ARGV[7:], "--like_channels"]
     for number in (0, -1):
-        fails(capsys, hssl_pretrain.main, [*argv, number], f"--like_channels must be 1 or more; got {number}")
+        fails(capsys, hssl_pretrain.main, [*argv, number], f"--like_channels must be between 1 and 1000; got {number}")
     succeeds(capsys, hssl_pretrain.main, [*argv, "3"])
     plans = TargetPlans.load(TARGET, configuration_name="2d")
     assert not check_loadable(torch.load(weights_file(planned)), plans.build_network(3), where="w").missing
@@ -457,7 +457,7 @@ def test_groups_by_file_and_by_channel_names(planned, capsys):
         ({"a": [SOURCE, TARGET, "Dataset009_X"]}, "names 'Dataset009_X', which is not among the datasets"),
         ({"a": [SOURCE]}, f"{TARGET} is in 0"),
         ({"a": [SOURCE, TARGET], "b": [TARGET]}, f"{TARGET} is in 2"),
-        ([SOURCE], "must hold groups of datasets"),
+        ([SOURCE], "must be an object"),
     ],
 )
 def test_groups_that_do_not_fit(planned, capsys, groups, words):
