@@ -135,7 +135,7 @@ def add_folders(parser: Options) -> None:
 
 
 def training_options(args: argparse.Namespace) -> dict:
-    """The keyword arguments of `pretrain_encoder` and `pretrain_unet` that the options of `add_sources` and `add_training` ask for."""
+    """The keyword arguments of both pretrainings that the options of `add_sources` and `add_training` ask for."""
     of_settings = ("epochs", "batch_size", "seed", "accumulate")
     of_run = ("channel_names", "recursive", "show_batch", "resume", "skip_broken", "device", "num_gpus", "precision")
     asked = {name: getattr(args, name) for name in (*of_settings, *of_run) if getattr(args, name) is not None}

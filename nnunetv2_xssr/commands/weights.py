@@ -6,16 +6,20 @@ import sys
 from pathlib import Path
 
 from nnunetv2_xssr.commands.options import add_plans
-from nnunetv2_xssr.commands.running import run
+from nnunetv2_xssr.commands.running import Parser, run
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nnUNetv2_xssr_weights",
         description="Make weights of nnssl, nnU-Net, MONAI's DynUNet or a plain state dict fit the network of a "
         "target's plans, for nnUNetv2_train -pretrained_weights.",
+        examples=(
+            "-i checkpoint_final.pth -d 2 -c 3d_fullres -o weights.pth",
+            "-i dynunet.pt -d 2 -c 2d -o weights.pth --encoder_only --stem mean",
+        ),
     )
     add = parser.add_argument
     # fmt: off
