@@ -29,7 +29,7 @@ class LocatedPairs(PatchPairs):
 
     @staticmethod
     def _open(file):
-        image = PatchPairs._open(file)
+        image = PatchPairs._open(file)[:]
         return np.concatenate([image, np.indices(image.shape[1:], dtype=np.float32) + 1])
 
 

@@ -11,6 +11,7 @@ from nnunetv2_xssr.commands import hssl_pretrain
 from nnunetv2_xssr.pretrain.hssl import pretrain
 from nnunetv2_xssr.pretrain.hssl.losses import restoration
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
+from nnunetv2_xssr.pretrain.processes import Whole
 
 FIRST_PHASE = 150  # batches: half of those of hssl.py's short schedule
 
@@ -20,8 +21,8 @@ class TwoPhasesObjective(HSSLObjective):
 
     batches = 0
 
-    def loss(self, model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-        losses = super().loss(model, batch)
+    def loss(self, model: torch.nn.Module, batch: tuple[torch.Tensor, ...], whole: Whole) -> dict[str, torch.Tensor]:
+        losses = super().loss(model, batch, whole)
         self.batches += 1
         return losses
 

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from nnunetv2_xssr.errors import UserError
@@ -40,6 +41,31 @@ def load_checkpoint(path: Path) -> dict:
                 f"nnUNetv2_xssr_pretrain again"
             ) from None
     check_format(content, KIND, FORMAT_VERSION, path)
+    return content
+
+
+def load_tensors(path: Path) -> dict:
+    """Read a checkpoint of another program onto the CPU: tensors, plain values and numbers of numpy, no foreign code.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, cut off, or holds anything else.
+    """
+    # nnU-Net keeps its losses as numbers of numpy.
+    numbers = [np.float64(0).__reduce__()[0], np.dtype, *{type(np.dtype(kind)) for kind in "fdil?"}]
+    if not is_there(path):
+        raise UserError(f"there is no checkpoint {path}; give another file")
+    try:
+        with torch.serialization.safe_globals(numbers):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise ValueError
+    except Exception as error:  # the reader raises whatever it meets
+        raise UserError(
+            f"{path} is cut off or holds more than tensors and plain values, which could run foreign code "
+            f"({type(error).__name__}); save the state_dict() of its network alone"
+        ) from None
     return content
 
 

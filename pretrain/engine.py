@@ -37,7 +37,7 @@ from nnunetv2_xssr.pretrain.figures import draw_progress
 from nnunetv2_xssr.pretrain.health import collapse
 from nnunetv2_xssr.pretrain.loader import batches, worker_count
 from nnunetv2_xssr.pretrain.objective import Objective
-from nnunetv2_xssr.pretrain.processes import first_holds_weights
+from nnunetv2_xssr.pretrain.processes import Whole, first_holds_weights, gather
 from nnunetv2_xssr.pretrain.schedule import learning_rate_factor, total_epochs, warmed_up
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.stopping import StopRequest
@@ -86,7 +86,8 @@ def _train(
 ) -> Path:
     training = {**asdict(settings), "precision": _precision(fabric)}
     if not objective.compares_samples:
-        del training["accumulate"]  # it changes the memory, not what is learned, and may change when a run is continued
+        # Parts of a mean change the memory alone; features that are compared are computed once more for several parts.
+        del training["accumulate"]
     description = {**objective.describe(), "training": training}
     latest, final = folder / "checkpoint_latest.pth", folder / "checkpoint_final.pth"
     # The first process looks for all of them: it might have written already when another one looks.
@@ -207,7 +208,7 @@ class Run:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         self.optimizer.zero_grad()
-        parts = [self._backward(part) for part in range(self.settings.accumulate)]
+        parts = self._accumulate()
         # In float16 the scaler leaves out a step whose gradients are infinite; that is no error.
         self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=CLIP_NORM, error_if_nonfinite=False)
         self.optimizer.step()
@@ -228,14 +229,25 @@ class Run:
             step, epochs=self.settings.epochs, n_epochs=self.n_epochs, steps_per_epoch=BATCHES_PER_EPOCH
         )
 
-    def _backward(self, part: int) -> dict[str, torch.Tensor]:
-        """Add the gradients of this process' share of one part of the batch; returns the detached losses."""
+    def _accumulate(self) -> list[dict[str, torch.Tensor]]:
+        """Add the gradients of this process' share of the batch, part by part; returns the detached losses of each."""
         fabric, n_parts = self.fabric, self.settings.accumulate
-        batch = fabric.to_device(next(self.batches))
-        with fabric.no_backward_sync(self.wrapped, enabled=part + 1 < n_parts):
-            losses = self.objective.loss(self.wrapped, batch)
-            fabric.backward(losses["loss"] / n_parts)
-        return {name: loss.detach().float() for name, loss in losses.items()}
+        batches = [next(self.batches) for _ in range(n_parts)]
+        known = [self._compared(batch) for batch in batches] if self.objective.compares_samples and n_parts > 1 else []
+        losses = []
+        for part, batch in enumerate(batches):
+            with fabric.no_backward_sync(self.wrapped, enabled=part + 1 < n_parts):
+                found = self.objective.loss(self.wrapped, fabric.to_device(batch), Whole(fabric, known, part=part))
+                fabric.backward(found["loss"] / n_parts)
+            losses.append({name: loss.detach().float() for name, loss in found.items()})
+        return losses
+
+    @torch.no_grad()
+    def _compared(self, batch: Any) -> dict[str, torch.Tensor]:
+        """What the loss compares of a part, of all processes."""
+        with self.fabric.autocast():
+            found = self.objective.compared(self.model, self.fabric.to_device(batch))
+        return {name: gather(self.fabric, features) for name, features in found.items()}
 
     @cached_property
     def batches(self) -> Iterator[Any]:

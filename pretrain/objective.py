@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from nnunetv2_xssr.pretrain.processes import Whole
+
 
 class Objective(Protocol):
     """What is learned. Every process makes its own objective, from the same arguments.
@@ -16,8 +18,7 @@ class Objective(Protocol):
     Attributes
     ----------
     compares_samples : bool
-        Whether the loss compares the samples of a part of the batch with each other. Such a part needs at least two
-        samples, and a run may not be continued with another ``accumulate``, because it changes what is learned.
+        Whether the loss compares the samples of the batch with each other. Such a batch needs at least two samples.
     health_note : str
         On which views the health is measured, for the figure.
     """
@@ -44,12 +45,25 @@ class Objective(Protocol):
         """
         ...
 
-    def loss(self, model: Any, batch: Any) -> dict[str, torch.Tensor]:
+    def compared(self, model: Any, batch: Any) -> dict[str, torch.Tensor]:
+        """What the loss compares of the samples of a part, by the names by which `loss` asks ``whole`` for them.
+
+        Called without gradients, with the bare model, and only if the loss ``compares_samples``.
+        """
+        ...
+
+    def loss(self, model: Any, batch: Any, whole: Whole) -> dict[str, torch.Tensor]:
         """Scalars: ``"loss"`` is minimised, other names are logged.
+
+        What compares samples is computed from ``whole(name, features)``: those of the whole batch in place of a part's.
 
         It calls ``model(...)`` once and no other method of it, because only this call averages gradients over the
         processes. An objective that needs two crops per sample puts both into one batch.
         """
+        ...
+
+    def shown(self, samples: range) -> list[tuple[str, list[tuple[str, torch.Tensor]]]]:
+        """What the model is shown of these samples: of each a title, and named images of shape (channels, ...)."""
         ...
 
     def health(self, model: Any) -> dict[str, float]:

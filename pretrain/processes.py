@@ -8,7 +8,7 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -152,11 +152,37 @@ def stop_reported_once(fabric: Fabric) -> Iterator[None]:
         raise SystemExit(128 + stopped.number) from None
 
 
-def gather(fabric: Fabric, features: torch.Tensor) -> torch.Tensor:
-    """Features of all processes, in the order of the samples, for a loss that every process computes from all of them.
+class Whole:
+    """The features of a whole batch, for a loss that compares samples of all processes and all parts.
 
-    Gradients reach the features of this process only, and are multiplied by the number of processes: averaging them
-    over the processes, as is done with all gradients, then gives those of one process with the whole batch.
+    Every process computes the loss of all features for each of its parts. Gradients reach the features of the part at
+    hand alone, and are multiplied by the number of processes and parts: averaging them over processes and parts, as is
+    done with all gradients, then gives those of one process with the whole batch.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        As `start` returns it.
+    parts : sequence of dict
+        What is compared of every part, of all processes; empty where there is one part only.
+    part : int
+        The number of the part at hand.
+    """
+
+    def __init__(self, fabric: Fabric, parts: Sequence[dict[str, torch.Tensor]] = (), *, part: int = 0):
+        self.fabric, self.parts, self.part = fabric, parts, part
+
+    def __call__(self, name: str, features: torch.Tensor) -> torch.Tensor:
+        """These features of all samples, in the order of the samples, in place of those of a part, shape (n, ...)."""
+        weighed = _multiply_gradient(features, max(1, len(self.parts)))
+        own = gather(self.fabric, weighed)
+        return torch.cat([own if i == self.part else known[name] for i, known in enumerate(self.parts)] or [own])
+
+
+def gather(fabric: Fabric, features: torch.Tensor) -> torch.Tensor:
+    """Features of all processes, in the order of the samples.
+
+    Gradients reach the features of this process only, multiplied by the number of processes: see `Whole`.
 
     Parameters
     ----------
@@ -172,6 +198,12 @@ def gather(fabric: Fabric, features: torch.Tensor) -> torch.Tensor:
     own = features.detach().contiguous()
     parts = [torch.empty_like(own) for _ in range(fabric.world_size)]
     torch.distributed.all_gather(parts, own)
-    if features.requires_grad:
-        parts[fabric.global_rank] = own + fabric.world_size * (features - own)
+    parts[fabric.global_rank] = _multiply_gradient(features, fabric.world_size)
     return torch.cat(parts)
+
+
+def _multiply_gradient(features: torch.Tensor, factor: int) -> torch.Tensor:
+    if factor == 1 or not features.requires_grad:
+        return features
+    own = features.detach()
+    return own + factor * (features - own)

@@ -42,7 +42,7 @@ class Settings:
                 )
 
     def check_parts(self, *, n_processes: int, compares_samples: bool) -> None:
-        """Raise `UserError` if the batch does not divide into equal parts, or a part has nothing to compare.
+        """Raise `UserError` if the batch does not divide into equal parts, or has nothing to compare.
 
         Parameters
         ----------
@@ -56,8 +56,5 @@ class Settings:
                 f"batch_size must be a multiple of {shares}, the number of processes times accumulate; "
                 f"got {self.batch_size}"
             )
-        if compares_samples and self.batch_size < 2 * self.accumulate:
-            raise UserError(
-                f"batch_size must be at least {2 * self.accumulate} with accumulate {self.accumulate}, because the "
-                f"loss compares the images of a part; got {self.batch_size}; lower --accumulate or raise --batch_size"
-            )
+        if compares_samples and self.batch_size < 2:
+            raise UserError(f"batch_size must be 2 or more, because images are compared; got {self.batch_size}")

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch.nn import functional as F
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import channel_order, different_channels
@@ -15,8 +16,11 @@ from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.engine import train
 from nnunetv2_xssr.pretrain.figures import draw_reconstructions
 from nnunetv2_xssr.pretrain.health import embedding_health
+from nnunetv2_xssr.pretrain.held_out import held_out
+from nnunetv2_xssr.pretrain.inputs import draw_batch
 from nnunetv2_xssr.pretrain.mae import CELL, Ensemble, MaskedAutoencoder, crop_numbers, random_crops, visible_cells
 from nnunetv2_xssr.pretrain.objective import sample_generator
+from nnunetv2_xssr.pretrain.processes import Whole
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.workspace import encoder_folder
@@ -30,9 +34,6 @@ CROP = {2: 64, 3: 48}
 # Of the views that an encoder learns from: those that it embeds must follow the same ones.
 VIEW_RULES = ("version", "view_size", "normalisation", "view_channels", "pixel", "axis", "window")
 LEARNING_RATE = 1e-3
-# The loss on training images says nothing about others, so a tenth of the cases is held out, also where the loss does
-# not decide the length. A pool of fewer cases needs all of them for learning.
-LEAST_CASES_TO_HOLD_OUT = 20
 MOST_HEALTH_VIEWS = 128  # measuring them takes less than a tenth of the time of an epoch
 HEALTH_BATCH = 32
 HEALTH = 2**32 - 1  # separates the random numbers of the health from those of the samples, which are counted from 0
@@ -50,7 +51,7 @@ class ViewSampler:
     """
 
     def __init__(self, sources: list[Views], *, seed: int, cases: set[int] | None = None):
-        self.rows = [views.rows for views in sources]
+        self.rows, self.pools = [views.rows for views in sources], [views.pool for views in sources]
         numbered = [(source, case) for source, rows in enumerate(self.rows) for case in range(len(rows))]
         self.index = [
             (number, source, case, view)
@@ -65,12 +66,20 @@ class ViewSampler:
 
     def views(self, samples: range) -> torch.Tensor:
         """These views of the endless stream, float32 tensor of shape (samples, channels, ...)."""
+        return self.at(self._places(samples))
+
+    def titles(self, samples: range) -> list[str]:
+        """Pool and case of these views, by name."""
+        found = (self.index[place] for place in self._places(samples))
+        return [f"{self.pools[source].name}: {self.pools[source].identifiers[case]}" for _, source, case, _ in found]
+
+    def _places(self, samples: range) -> list[int]:
         drawn = np.asarray(samples)
-        places = []
+        places: list[int] = []
         for one_pass in np.unique(drawn // len(self)):
             order = np.random.default_rng([self.seed, int(one_pass)]).permutation(len(self))
-            places.extend(order[drawn[drawn // len(self) == one_pass] % len(self)])
-        return self.at(places)
+            places.extend(order[drawn[drawn // len(self) == one_pass] % len(self)].tolist())
+        return places
 
     def at(self, places: list[int]) -> torch.Tensor:
         """The views at these places of the index.
@@ -109,13 +118,6 @@ def _broken(rows: np.ndarray, what: str) -> UserError:
     )
 
 
-def split_cases(n_cases: int, *, seed: int) -> tuple[set[int], set[int]]:
-    """Cases to train on and cases held out for the health: a tenth, or none below ``LEAST_CASES_TO_HOLD_OUT``."""
-    n_held_out = n_cases // 10 if n_cases >= LEAST_CASES_TO_HOLD_OUT else 0
-    order = np.random.default_rng([seed, HEALTH]).permutation(n_cases).tolist()
-    return set(order[n_held_out:]), set(order[:n_held_out])
-
-
 class MaskedAutoencoding:
     """The `objective.Objective` of reconstructing masked cells; its loss is a mean over samples."""
 
@@ -123,8 +125,10 @@ class MaskedAutoencoding:
 
     def __init__(self, sources: list[Views], *, seed: int):
         self.sources, self.seed = sources, seed
-        n_cases = sum(len(views.rows) for views in sources)
-        learned, self.held_out = split_cases(n_cases, seed=seed)
+        # Patients of two sources are two, also where they share a number.
+        groups = [f"{views.pool.name} {case.group_name}" for views in sources for case in views.pool.cases]
+        drawn, n_cases = held_out(groups, seed=seed), len(groups)
+        learned, self.held_out = set(np.flatnonzero(~drawn).tolist()), set(np.flatnonzero(drawn).tolist())
         self.sampler, self.everything = ViewSampler(sources, seed=seed, cases=learned), ViewSampler(sources, seed=seed)
         self.health_note = (
             f"held-out loss of {len(self.held_out)} cases"
@@ -163,9 +167,23 @@ class MaskedAutoencoding:
         generators = [sample_generator(self.seed, i) for i in samples]
         return *crop_and_mask(self.sampler.views(samples), generators), torch.tensor(samples)
 
-    def loss(self, model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+    def compared(self, model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        """Nothing: every view is reconstructed by itself."""
+        return {}
+
+    def loss(self, model: torch.nn.Module, batch: tuple[torch.Tensor, ...], whole: Whole) -> dict[str, torch.Tensor]:
         """The loss of a batch: see `objective.Objective`."""
         return {"loss": model(*batch)}
+
+    def shown(self, samples: range) -> list[tuple[str, list[tuple[str, torch.Tensor]]]]:
+        """What the encoder is shown, hidden cells as zero: see `objective.Objective`."""
+        crops, visible, _ = self.batch(samples)
+        masks = F.interpolate(visible, crops.shape[2:], mode="nearest")
+        titles = self.sampler.titles(samples)
+        return [
+            (title, [("crop", crop), ("shown", crop * mask)])
+            for title, crop, mask in zip(titles, crops, masks, strict=True)
+        ]
 
     def health(self, model: Ensemble) -> dict[str, float]:
         """Health on fixed views: see `objective.Objective`."""
@@ -229,7 +247,13 @@ def check_same_channels(sources: list[Views]) -> None:
 
 
 def pretrain(
-    sources: list[Views], *, settings: Settings, fabric: Fabric, resume: bool, folder: Path | None = None
+    sources: list[Views],
+    *,
+    settings: Settings,
+    fabric: Fabric,
+    resume: bool,
+    folder: Path | None = None,
+    show_batch: Path | None = None,
 ) -> Path:
     """Train an ensemble of masked autoencoders on the views of one or several pools.
 
@@ -244,6 +268,8 @@ def pretrain(
         Continue from ``checkpoint_latest.pth`` if there is one.
     folder : Path, optional
         Where to write; `encoder_folder` by default.
+    show_batch : Path, optional
+        Where to draw a batch before the training.
 
     Returns
     -------
@@ -258,4 +284,6 @@ def pretrain(
     check_same_channels(sources)
     folder = folder or encoder_folder([views.pool.name for views in sources], dim=sources[0].dim)
     objective = MaskedAutoencoding(sources, seed=settings.seed)
+    if show_batch and fabric.is_global_zero:
+        draw_batch(show_batch, objective, batch_size=settings.batch_size)
     return train(objective, settings=settings, fabric=fabric, folder=folder, resume=resume)

@@ -1,6 +1,10 @@
-"""Small nnU-Net plans: PlainConv and ResEnc, 2D and 3D."""
+"""Small nnU-Net plans, PlainConv and ResEnc, 2D and 3D, and preprocessed pools."""
 
 import json
+
+import numpy as np
+
+from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, save_image
 
 KINDS = [("2d", "PlainConvUNet"), ("2d", "ResidualEncoderUNet"), ("3d_fullres", "PlainConvUNet"),
          ("3d_fullres", "ResidualEncoderUNet")]  # fmt: skip
@@ -70,3 +74,27 @@ def write_plans(folder, configuration="2d", network="PlainConvUNet", channels=1,
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+
+
+def pool_of(folder, images, *, name="p", groups=None):
+    """A preprocessed pool of these arrays of shape (channels, z, y, x)."""
+    files = [folder / f"{name}_{i}.b2nd" for i in range(len(images))]
+    for file, image in zip(files, images, strict=True):
+        save_image(file, np.asarray(image, np.float16))
+    names = [file.stem for file in files]
+    return PreprocessedPool(
+        name=name,
+        files=tuple(files),
+        hashes=dict(zip(names, names, strict=True)),
+        groups=tuple(groups or names),
+        key="k",
+    )
+
+
+def drawn_pools(folder, dim, sizes):
+    """Pools of so many random images each."""
+    shape = (1, 16 if dim == 3 else 1, 16, 16)
+    return [
+        pool_of(folder, [np.random.default_rng([i, j]).normal(size=shape) for j in range(n)], name=f"pool_{i}")
+        for i, n in enumerate(sizes)
+    ]

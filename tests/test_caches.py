@@ -71,7 +71,7 @@ def test_caches_of_hssl_and_of_plain_folders_go(again, capsys):
     (pool,) = [path.name for path in again.preprocessed.iterdir() if path.name.startswith("archive")]
     needed = caches(again, pool)
     assert needed and "hssl" not in str(needed)
-    made = ["hssl_0123456789ab/a_0_0123456789ab.npy", "views/rows_0123456789ab.npy"]
+    made = [f"hssl_0123456789ab/a_0.{ending}" for ending in ("b2nd", "npy")] + ["views/rows_0123456789ab.npy"]
     for name in (TARGET, pool):
         for file in made:
             path = again.preprocessed / name / "xssr" / "caches" / file

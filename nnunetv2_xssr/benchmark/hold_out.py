@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sklearn.model_selection import GroupShuffleSplit
-
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_table import check_names
-from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.records.files import sha256_files
+from nnunetv2_xssr.records.folds import draw_groups
 from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.selection import parse_budget
 
@@ -36,9 +35,10 @@ def hold_out(target: ImagePool, *, test: Sequence[str] | None) -> tuple[list[str
             f"{len(unlabelled)} of {len(target)} cases of {target.name} have no label ({first_few(unlabelled)}); the "
             f"benchmark needs a fully labelled target"
         )
-    groups = {case.identifier: _group(case) for case in target.cases}
+    groups = {case.identifier: case.group_name for case in target.cases}
     if test is None:
-        held = _drawn(list(groups), list(groups.values()))
+        drawn = draw_groups(list(groups.values()), share=TEST_SHARE, seed=SEED)
+        held = {case for case, out in zip(groups, drawn, strict=True) if out}
     else:
         check_names("--test", test, target)
         held = set(test)
@@ -50,18 +50,6 @@ def hold_out(target: ImagePool, *, test: Sequence[str] | None) -> tuple[list[str
                 f"the {what} must have at least {least} cases; got {len(part)} of {len(target)} in {target.name}"
             )
     return parts
-
-
-def _group(case: Case) -> str:
-    return case.identifier if case.group is None else f"group {case.group}"
-
-
-def _drawn(cases: list[str], groups: list[str]) -> set[str]:
-    if len(set(groups)) < 2:
-        return set()
-    splitter = GroupShuffleSplit(1, test_size=TEST_SHARE, random_state=SEED)
-    _, test = next(splitter.split(cases, groups=groups))
-    return {cases[i] for i in test}
 
 
 def _check_apart(held: dict[str, str], groups: dict[str, str]) -> None:

@@ -1,26 +1,51 @@
-"""The options of the commands that pretrain: the length, the batch, the processes."""
+"""Options that several commands share: each is declared here once."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_xssr.commands.running import Options, add_device
+from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS
 
 
-def add_training(parser: Options, *, epochs: int, batch: str) -> None:
-    """Add the options; ``epochs`` and ``batch`` name the defaults in the help."""
+def add_sources(parser: Options) -> None:
+    """Add what a pretraining learns from: ``-s``, and the options of folders."""
+    add = parser.add_argument
+    # fmt: off
+    add("-s", nargs="+", required=True, metavar="SOURCE",
+        help="nnU-Net datasets (name or number) or folders of images to learn from; labels are not read")
+    add("--channel_names", nargs="+", metavar="NAME",
+        help="of every channel of images in folders, such as CT, as in nnU-Net; it decides the normalisation")
+    # fmt: on
+    add_folders(parser)
+
+
+def add_training(parser: Options, *, epochs: int, batch: str, parts: str) -> None:
+    """Add how a pretraining runs: length, batch, processes; the texts name defaults."""
     add = parser.add_argument
     # fmt: off
     add("--epochs", type=lambda text: text if text == "auto" else int(text),
         help=f"of 50 batches each, or auto: until the loss of held-out images stops falling; {epochs} by default")
     add("--batch_size", type=int, help=f"images per batch, over all GPUs; by default {batch}")
-    add("--accumulate", type=int, help="compute a batch in so many parts, to save memory; 1 by default")
+    add("--accumulate", type=int, help=f"compute a batch in so many parts, to save memory; by default {parts}")
     add("--precision", default="32-true", help="32-true (default), bf16-mixed, or 16-mixed, which needs a CUDA GPU")
     add("--seed", type=int, default=0, help="seed of all random numbers; 0 by default")
+    add("--show_batch", type=Path, metavar="FILE",
+        help="before the training save a picture, such as a .png, of what the network is shown in its first batch")
     add("--c", action="store_true", dest="resume", help="continue an interrupted pretraining")
     add("--skip-broken", action="store_true", help="leave out cases that cannot be read, and name them")
     add_device(parser)
     add("-num_gpus", type=int, default=1, help="GPUs of this machine; 1 by default. torchrun and srun work as well")
+    # fmt: on
+
+
+def add_plans(parser: Options) -> None:
+    """Add ``-d``, ``-c`` and ``-p``: the network of a target's plans."""
+    add = parser.add_argument
+    # fmt: off
+    add("-d", required=True, metavar="TARGET", help="nnU-Net dataset whose plans the network follows")
+    add("-c", required=True, metavar="CONFIGURATION", help="configuration of the plans: 2d, 3d_fullres, ...")
+    add("-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"name of the plans; {DEFAULT_PLANS} by default")
     # fmt: on
 
 
@@ -110,6 +135,8 @@ def add_folders(parser: Options) -> None:
 
 
 def training_options(args: argparse.Namespace) -> dict:
-    """The keyword arguments of `pretrain_encoder` and `pretrain_unet` that the options ask for."""
-    names = ("epochs", "batch_size", "seed", "accumulate", "resume", "skip_broken", "device", "num_gpus", "precision")
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    """The keyword arguments of both pretrainings that the options of `add_sources` and `add_training` ask for."""
+    of_settings = ("epochs", "batch_size", "seed", "accumulate")
+    of_run = ("channel_names", "recursive", "show_batch", "resume", "skip_broken", "device", "num_gpus", "precision")
+    asked = {name: getattr(args, name) for name in (*of_settings, *of_run) if getattr(args, name) is not None}
+    return {"sources": args.s, "patient_ids": not args.no_patient_ids, **asked}

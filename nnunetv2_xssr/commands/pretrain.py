@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 
-from nnunetv2_xssr.commands.options import add_dim, add_folders, add_look, add_training, training_options
+from nnunetv2_xssr.commands.options import add_dim, add_look, add_sources, add_training, training_options
 from nnunetv2_xssr.commands.running import Parser, add_no_wait, run
 
 
@@ -19,22 +19,12 @@ def main(argv: list[str] | None = None) -> int:
             "-s archive_a archive_b --channel_names CT --epochs auto",
         ),
     )
-    pool = parser.add_argument_group("what to learn from")
-    pool.add_argument(
-        "-s", nargs="+", required=True, metavar="SOURCE", help="nnU-Net datasets (name or number) or folders of images"
-    )
-    add_folders(pool)
-    pool.add_argument(
-        "--channel_names",
-        nargs="+",
-        metavar="NAME",
-        help="of every channel of images in folders, such as CT, as in nnU-Net",
-    )
+    add_sources(parser.add_argument_group("what to learn from"))
     seen = parser.add_argument_group("what is seen of volumes")
     add_dim(seen)
     add_look(seen)
     training = parser.add_argument_group("how long, and where")
-    add_training(training, epochs=6, batch="128")
+    add_training(training, epochs=6, batch="128", parts="1")
     add_no_wait(training)
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _pretrain(args), "run the same command with --c", no_wait=args.no_wait)
@@ -44,16 +34,7 @@ def _pretrain(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.pipeline.pretraining import pretrain_encoder
     from nnunetv2_xssr.pretrain.processes import is_first_process
 
-    final = pretrain_encoder(
-        args.s,
-        dim=args.dim,
-        channel_names=args.channel_names,
-        axis=args.axis,
-        window=args.window,
-        recursive=args.recursive,
-        patient_ids=not args.no_patient_ids,
-        **training_options(args),
-    )
+    final = pretrain_encoder(dim=args.dim, axis=args.axis, window=args.window, **training_options(args))
     if is_first_process():
         options = " --dim 3" * (args.dim == 3) + " --recursive" * args.recursive
         sources = shlex.join(args.s)

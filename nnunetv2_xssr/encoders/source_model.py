@@ -18,6 +18,7 @@ from nnunetv2_xssr.images.channels import UNNAMED, channel_order, normalisation_
 from nnunetv2_xssr.images.extract import VIEW_SIZE
 from nnunetv2_xssr.images.normalise import hounsfield, view_channels
 from nnunetv2_xssr.images.views import Views
+from nnunetv2_xssr.pretrain.checkpoint import load_tensors
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import sha256_files, sha256_json
 from nnunetv2_xssr.records.preprocessed import NetworkPlans, PlansFile, nnunet_reading
@@ -247,17 +248,8 @@ def open_source_model(request: Request) -> SourceModel:
 
 
 def _load(file: Path) -> dict:
-    """A checkpoint of nnU-Net, whose tensors and numbers are read without running foreign code."""
-    # nnU-Net keeps its losses as numbers of numpy.
-    numbers = [np.float64(0).__reduce__()[0], np.dtype, *{type(np.dtype(kind)) for kind in "fdil?"}]
-    try:
-        with torch.serialization.safe_globals(numbers):
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # the reader raises whatever it meets
-        raise UserError(
-            f"{file} is cut off or no checkpoint of nnU-Net ({type(error).__name__}); train it again"
-        ) from None
-    return cast(dict, check_shape(content, _Checkpoint, where=str(file), advice=_ADVICE))
+    """A checkpoint of nnU-Net."""
+    return cast(dict, check_shape(load_tensors(file), _Checkpoint, where=str(file), advice=_ADVICE))
 
 
 def _network(configuration: Any, channels: int, outputs: int, weights: dict, file: Path) -> nn.Module:

@@ -56,7 +56,7 @@ def _clean(pool: str) -> dict[Path, int]:
 
 def _unneeded(file: Path, needed: Collection[str | None]) -> bool:
     if re.fullmatch("hssl_[0-9a-f]+", file.parent.name):
-        return file.suffix == ".npy"
+        return file.suffix in (".b2nd", ".npy")  # the latter of former versions
     # Former versions wrote an index.json without a key.
     match = re.fullmatch(r"(?:rows|index)_?([0-9a-f]*)\.(?:npy|json)", file.name)
     return match is not None and match[1] not in needed

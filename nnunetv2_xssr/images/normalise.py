@@ -13,8 +13,6 @@ from nnunetv2_xssr.images.channels import normalisation_schemes
 CT_WINDOWS = {"lung": (-600.0, 1500.0), "soft tissue": (40.0, 400.0), "bone": (400.0, 1800.0)}
 Window = tuple[float, float]
 AIR = -1000.0  # HU
-# For nnU-Net's own scheme, where a pool is preprocessed as nnU-Net would: all of a body, from air to bone.
-CT_STATISTICS = {"mean": 0.0, "std": 500.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
 # nnU-Net normalises inside of what is not zero where cropping to that takes away much. How much depends on the margins
 # of a file, which say nothing about a patient; how much of the box is zero does not.
 _MASKED = 0.25

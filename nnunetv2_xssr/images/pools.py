@@ -58,6 +58,11 @@ class Case:
     cost: float | None = None
     slices: tuple[int, int | None] | None = None
 
+    @property
+    def group_name(self) -> str:
+        """What must not be torn apart: the name of the group, or of the case where it has none."""
+        return self.identifier if self.group is None else f"group {self.group}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePool:

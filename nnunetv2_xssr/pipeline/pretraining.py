@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from nnunetv2_xssr.device import resolve_device
@@ -16,7 +17,8 @@ from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, preprocess_pool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.pretrain.hssl.pretrain import common_channels, group_of, pretrain_hssl
+from nnunetv2_xssr.pretrain.hssl.pretrain import common_channels, group_of, parts_that_fit, pretrain_hssl
+from nnunetv2_xssr.pretrain.hssl.sources import Source, far_spacings
 from nnunetv2_xssr.pretrain.hssl.weights import match_weights
 from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start, stop_reported_once
 from nnunetv2_xssr.pretrain.settings import Settings
@@ -40,6 +42,7 @@ def pretrain_encoder(
     device: str | None = None,
     num_gpus: int = 1,
     precision: str = "32-true",
+    show_batch: Path | None = None,
     **settings,
 ) -> Path:
     """Pretrain a masked autoencoder on unlabelled images; every process of a run calls this.
@@ -67,6 +70,8 @@ def pretrain_encoder(
     num_gpus : int
         Of this machine.
     precision : {"32-true", "bf16-mixed", "16-mixed"}
+    show_batch : Path, optional
+        Where to save a picture of what the network is shown in the first batch, before the training.
     **settings
         Fields of `nnunetv2_xssr.pretrain.settings.Settings`: ``epochs``, ``batch_size``, ``seed``, ``accumulate``.
 
@@ -103,7 +108,7 @@ def pretrain_encoder(
             for sentence in (sentence for one in views for sentence in one.broken):
                 logger.info("set aside: %s", sentence)
         with stop_reported_once(fabric):
-            return pretrain(views, settings=chosen, fabric=fabric, resume=resume)
+            return pretrain(views, settings=chosen, fabric=fabric, resume=resume, show_batch=show_batch)
 
 
 def _channels(pools: Sequence[ImagePool], channel_names: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -111,14 +116,20 @@ def _channels(pools: Sequence[ImagePool], channel_names: Sequence[str] | None) -
     named = named_channels.common_channels(pools)
     if channel_names is None:
         return named
-    folders = [pool for pool in pools if not pool.channel_names]
-    if not folders:
-        raise UserError("--channel_names is about folders; datasets have their own in dataset.json: leave it out")
+    folders = _folders(pools)
     if named and named_channels.channel_order(channel_names, like=named) is None:
         raise named_channels.different_channels("the sources", named, "--channel_names", channel_names)
     for pool in folders:
         check_channel_names(pool, channel_names)
     return tuple(channel_names)
+
+
+def _folders(pools: Sequence[ImagePool]) -> list[ImagePool]:
+    """The pools of folders, whose channels the user names; a `UserError` if there are none."""
+    folders = [pool for pool in pools if not pool.channel_names]
+    if not folders:
+        raise UserError("--channel_names is about folders; datasets have their own in dataset.json: leave it out")
+    return folders
 
 
 def pretrain_unet(
@@ -129,11 +140,15 @@ def pretrain_unet(
     plans_name: str = "nnUNetPlans",
     groups: Path | None = None,
     like_channels: int | None = None,
+    channel_names: Sequence[str] | None = None,
+    recursive: bool = False,
+    patient_ids: bool = True,
     resume: bool = False,
     skip_broken: bool = False,
     device: str | None = None,
     num_gpus: int = 1,
     precision: str = "32-true",
+    show_batch: Path | None = None,
     **settings,
 ) -> Path:
     """Pretrain the network of a target's plans on unlabelled images (HSSL); every process of a run calls this.
@@ -151,6 +166,10 @@ def pretrain_unet(
         JSON file with the tasks that belong together; by default those with the same channel names.
     like_channels : int, optional
         Input channels of the saved stem; those of the images by default.
+    channel_names : sequence of str, optional
+        The channels of images in folders, which decide their normalisation; those of the target by default.
+    recursive, patient_ids : bool
+        How folders are read: `nnunetv2_xssr.images.pools.folder_pool`.
     resume : bool
         Continue an interrupted pretraining.
     skip_broken : bool
@@ -160,6 +179,8 @@ def pretrain_unet(
     num_gpus : int
         Of this machine.
     precision : {"32-true", "bf16-mixed", "16-mixed"}
+    show_batch : Path, optional
+        Where to save a picture of what the network is shown in the first batch, before the training.
     **settings
         Fields of `nnunetv2_xssr.pretrain.settings.Settings`: ``epochs``, ``batch_size``, ``seed``, ``accumulate``.
 
@@ -175,29 +196,34 @@ def pretrain_unet(
     """
     check_environment()
     plans = TargetPlans.load(find_dataset(target), configuration_name=configuration, plans_name=plans_name)
-    pools = open_pools(list(sources))
+    pools = open_pools(list(sources), channel_names=channel_names, recursive=recursive, patient_ids=patient_ids)
+    pools = _named(pools, channel_names)
     channels, group_of_pools = common_channels(pools, plans), group_of(pools, file=groups)
     saved = _saved_channels(like_channels, channels=channels, plans=plans)
     defaults = {"epochs": EPOCHS, "batch_size": max(LEAST_BATCH, plans.configuration.batch_size)}
     chosen = Settings(**{**defaults, **settings})
     fabric = start(resolve_device(device), n_devices=num_gpus, precision=precision)
+    if "accumulate" not in settings and fabric.device.type != "cpu":
+        parts = parts_that_fit(plans, batch_size=chosen.batch_size, n_processes=fabric.world_size)
+        chosen = replace(chosen, accumulate=parts)
 
-    def read() -> list[PreprocessedPool]:
+    def read() -> tuple[list[Source], list[PreprocessedPool]]:
         chosen.check_parts(n_processes=fabric.world_size, compares_samples=HSSLObjective.compares_samples)
+        opened = [Source.of(pool, plans) for pool in pools]
         prepared = []
-        for pool in pools:
-            with caches_lock(pool.name):
-                prepared.append(preprocess_pool(pool, plans, skip_broken=skip_broken))
-        return prepared
+        for source in opened:
+            with caches_lock(source.pool.name):
+                prepared.append(preprocess_pool(source, skip_broken=skip_broken))
+        return opened, prepared
 
     if fabric.is_global_zero:
-        _log_what_fits(pools, plans, channels=channels, saved=saved)
-    prepared = first_on_rank_zero(fabric, read)
+        match = match_weights(plans.build_network(channels).state_dict(), plans.build_network(saved))
+        logger.info("nnUNetv2_train will load, for %s, %s: %s", plans.plans_name, plans.configuration_name, match)
+    opened, prepared = first_on_rank_zero(fabric, read)
     folder = Workspace(plans.dataset).hssl(plans_name=plans_name, configuration=configuration)
     with log_to(folder / "pretrain.log") if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
-            for sentence in (sentence for pool in prepared for sentence in pool.broken):
-                logger.info("set aside: %s", sentence)
+            _log_sources(opened, prepared, plans)
         with stop_reported_once(fabric):
             return pretrain_hssl(
                 plans,
@@ -208,7 +234,17 @@ def pretrain_unet(
                 settings=chosen,
                 fabric=fabric,
                 resume=resume,
+                show_batch=show_batch,
             )
+
+
+def _named(pools: list[ImagePool], channel_names: Sequence[str] | None) -> list[ImagePool]:
+    """The pools, of which folders have the channels that the user names."""
+    if channel_names is None:
+        return pools
+    for pool in _folders(pools):
+        check_channel_names(pool, channel_names)
+    return [pool if pool.channel_names else replace(pool, channel_names=tuple(channel_names)) for pool in pools]
 
 
 def _saved_channels(like_channels: int | None, *, channels: int, plans: TargetPlans) -> int:
@@ -223,15 +259,12 @@ def _saved_channels(like_channels: int | None, *, channels: int, plans: TargetPl
     return like_channels or channels
 
 
-def _log_what_fits(pools: list[ImagePool], plans: TargetPlans, *, channels: int, saved: int) -> None:
-    """What the weights will fit, and how images are normalised that have other channels than the target."""
-    match = match_weights(plans.build_network(channels).state_dict(), plans.build_network(saved))
-    logger.info("nnUNetv2_train will load, for %s, %s: %s", plans.plans_name, plans.configuration_name, match)
-    for pool in pools:
-        names = pool.channel_names or plans.channel_names
-        if [name.casefold() for name in names] != [name.casefold() for name in plans.channel_names]:
-            schemes = plans.for_channels(names).configuration.normalization_schemes
-            listed = ", ".join(f"{name} by {scheme}" for name, scheme in zip(names, schemes, strict=True))
-            logger.info("normalisation of %s: %s", pool.name, listed)
-    if len(pools) == 1:
+def _log_sources(sources: list[Source], prepared: list[PreprocessedPool], plans: TargetPlans) -> None:
+    for sentence in (sentence for pool in prepared for sentence in pool.broken):
+        logger.info("set aside: %s", sentence)
+    for source in sources:
+        logger.info("normalisation of %s: %s", source.pool.name, source.normalisation)
+    if sentence := far_spacings(sources, plans):
+        logger.warning(sentence)
+    if len(sources) == 1:
         logger.info("one dataset only: there are no tasks and groups to contrast")

@@ -15,6 +15,31 @@ N_FOLDS = 5
 _SEED = 12345  # nnU-Net's, so that without groups the folds are those that stock nnU-Net makes
 
 
+def draw_groups(groups: Sequence[str], *, share: float, seed: int) -> np.ndarray:
+    """Draw a share of the groups (patients) at random; none if there are fewer than two.
+
+    Parameters
+    ----------
+    groups : sequence of str
+        The group of every case.
+    share : float
+        Of the groups, rounded up.
+    seed : int
+
+    Returns
+    -------
+    bool array of shape (cases,)
+        Whether a case is of a drawn group.
+    """
+    from sklearn.model_selection import GroupShuffleSplit
+
+    drawn = np.zeros(len(groups), bool)
+    if len(set(groups)) >= 2:
+        _, places = next(GroupShuffleSplit(1, test_size=share, random_state=seed).split(groups, groups=groups))
+        drawn[places] = True
+    return drawn
+
+
 def cross_validation(cases: Sequence[str], *, groups: Mapping[str, str] | None = None) -> Split:
     """Split cases into folds: leave-one-out below five of them; a single case validates on itself.
 

@@ -159,9 +159,18 @@ class Workspace:
         return self.preprocessed / f"{plans_name}.json"
 
     @property
+    def fingerprint(self) -> Path:
+        """What nnU-Net measured of the images and labels before it planned."""
+        return self.preprocessed / "dataset_fingerprint.json"
+
+    @property
     def caches(self) -> Path:
         """Views, embeddings and hashes of the images: of the pool, whatever is selected of it."""
         return self.preprocessed / "xssr" / "caches"
+
+    def preprocessed_patches(self, key: str) -> Path:
+        """Images as nnU-Net's preprocessing makes them for HSSL, by a hash of its settings."""
+        return self.caches / f"hssl_{key[:12]}"
 
     @property
     def dicom(self) -> Path:

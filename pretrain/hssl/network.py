@@ -58,12 +58,15 @@ class HSSLNetwork(nn.Module):
             features.append(x)
         return [head(feature) for head, feature in zip(self.restore, features[::-1], strict=False)]
 
+    def project(self, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the contrasts compare, of pooled features of shape (n, features)."""
+        return {"of_image": self.project_image(pooled), "of_task": self.project_task(pooled)}
+
     def forward(self, views: torch.Tensor) -> dict:
         """Everything the losses need of views of shape (n, channels, ...)."""
         skips, pooled = self.encode(views)
         return {
-            "of_image": self.project_image(pooled),
-            "of_task": self.project_task(pooled),
+            **self.project(pooled),
             "task": self.task_head(pooled),
             "group": self.group_head(pooled),
             "restored": self.decode(skips),

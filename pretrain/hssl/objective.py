@@ -1,21 +1,21 @@
 """The objective of HSSL: contrast and classification at the bottleneck, restoration in the decoder."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torch.nn import functional as F
 
-from nnunetv2_xssr.pretrain.health import embedding_health
+from nnunetv2_xssr.pretrain.health import LEAST_VIEWS, embedding_health
 from nnunetv2_xssr.pretrain.hssl.losses import hierarchical_contrast, image_contrast, restoration
 from nnunetv2_xssr.pretrain.hssl.network import HSSLNetwork
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.pretrain.processes import gather
+from nnunetv2_xssr.pretrain.processes import Whole
 
 # L = L_image + w_t L_task + w_g L_group + w_d L_decoder. The two contrasts start at about log(batch), the
 # classifications at the log of a few classes, restoration at the variance 1 of normalised images: all have one size.
@@ -23,8 +23,8 @@ TASK_WEIGHT = 0.5
 GROUP_WEIGHT = 0.5
 DECODER_WEIGHT = 1.0
 LEARNING_RATE = 1e-3
-N_HEALTH = 64  # images on which the health is measured
-HEALTH_BATCH = 8
+N_HEALTH = 64  # images on which the health is measured, if their patches are small
+_HEALTH_VALUES = 2**26  # of their noisy and clean views: 256 MiB
 
 
 class HSSLObjective:
@@ -39,8 +39,6 @@ class HSSLObjective:
         Of the images to learn from, and of those on which the health is measured.
     groups : sequence of int
         Group of every dataset.
-    fabric : Fabric
-        As `processes.start` returns it.
     health_note : str
         On which images the health is measured, for the figure.
     """
@@ -56,10 +54,9 @@ class HSSLObjective:
         pairs: PatchPairs,
         held_out: PatchPairs,
         groups: Sequence[int],
-        fabric: Fabric,
         health_note: str,
     ):
-        self.plans, self.channels, self.fabric = plans, channels, fabric
+        self.plans, self.channels = plans, channels
         self.pairs, self.held_out = pairs, held_out
         self.groups = torch.tensor(list(groups))
         self.health_note = health_note
@@ -69,7 +66,7 @@ class HSSLObjective:
         return {
             "plans": self.plans.identity,
             "channels": self.channels,
-            "sources": {pool.name: sorted(pool.hashes.values()) for pool in self.pairs.pools},
+            "sources": {pool.name: [pool.key, *sorted(pool.hashes.values())] for pool in self.pairs.pools},
             "groups": self.groups.tolist(),
         }
 
@@ -95,14 +92,22 @@ class HSSLObjective:
         noisy, clean = zip(*(pairs.pair(i) for i in samples), strict=True)
         return torch.stack(noisy), torch.stack(clean), torch.tensor([pairs.task(i) for i in samples])
 
-    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+    def compared(self, model: HSSLNetwork, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        """What the contrasts compare: see `objective.Objective`."""
+        noisy, _, task = batch
+        _, pooled = model.encode(noisy.flatten(0, 1))
+        return {"task": task} | {name: _by_image(one) for name, one in model.project(pooled).items()}
+
+    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, ...], whole: Whole) -> dict[str, torch.Tensor]:
         """The weighted sum ``loss`` and its parts. With one dataset only there is no contrast of tasks."""
         noisy, clean, task = batch
         found = model(noisy.flatten(0, 1))
-        of_image, of_task = (self._of_all(found[name]) for name in ("of_image", "of_task"))
-        every_task = gather(self.fabric, task).repeat(2)
+        # Of all images: the first views of all, then the second ones.
+        of_image, of_task = (
+            whole(name, _by_image(found[name])).transpose(0, 1).flatten(0, 1) for name in ("of_image", "of_task")
+        )
+        every_task, twice = whole("task", task).repeat(2), task.repeat_interleave(2)
         groups = self.groups.to(task.device)
-        twice = task.repeat_interleave(2)
         # Times zero, because processes wait for the gradients of all parameters.
         contrast = (
             hierarchical_contrast(of_task, every_task, groups[every_task]) if len(groups) > 1 else 0 * of_task.sum()
@@ -116,26 +121,42 @@ class HSSLObjective:
         total = parts["image_loss"] + TASK_WEIGHT * parts["task_loss"] + GROUP_WEIGHT * parts["group_loss"]
         return {"loss": total + DECODER_WEIGHT * parts["decoder_loss"], **parts}
 
-    def _of_all(self, features: torch.Tensor) -> torch.Tensor:
-        """Features of all processes: the first views of all images, then the second ones."""
-        return gather(self.fabric, features.unflatten(0, (-1, 2))).transpose(0, 1).flatten(0, 1)
+    def shown(self, samples: range) -> list[tuple[str, list[tuple[str, torch.Tensor]]]]:
+        """Both views, as they are restored and as the network is shown them: see `objective.Objective`."""
+        noisy, clean, _ = self.batch(samples)
+        return [
+            (self.pairs.title(i), [("clean", a[0]), ("shown", b[0]), ("clean", a[1]), ("shown", b[1])])
+            for i, a, b in zip(samples, clean, noisy, strict=True)
+        ]
 
     def health(self, model: HSSLNetwork) -> dict[str, float]:
         """The restoration loss of held-out images, and the health of the embeddings of their two views."""
         device = next(model.parameters()).device
         noisy, clean, _ = self._health_batch
         pooled, losses = [], []
-        for views, images in zip(noisy.split(HEALTH_BATCH), clean.split(HEALTH_BATCH), strict=True):
+        for views, images in zip(noisy.split(self.health_pairs), clean.split(self.health_pairs), strict=True):
             skips, features = model.encode(views.flatten(0, 1).to(device))
-            losses.append(self.decoder_loss(model.decode(skips), images.flatten(0, 1).to(device)))
-            pooled.append(features.unflatten(0, (-1, 2)))
+            losses.append(len(views) * self.decoder_loss(model.decode(skips), images.flatten(0, 1).to(device)))
+            pooled.append(_by_image(features))
         first, second = torch.cat(pooled).unbind(dim=1)
         health = embedding_health(first, second, torch.arange(len(noisy)))
-        return {"held_out_loss": torch.stack(losses).mean().item(), **health}
+        return {"held_out_loss": torch.stack(losses).sum().item() / len(noisy), **health}
 
     @cached_property
     def _health_batch(self) -> tuple[torch.Tensor, ...]:
-        return self._draw(self.held_out, range(N_HEALTH))
+        """Always the same pairs, as many as fit into `_HEALTH_VALUES`: of large patches fewer than of small ones."""
+        values_per_pair = 4 * self.channels * math.prod(self.plans.patch_size)
+        return self._draw(self.held_out, range(min(N_HEALTH, max(LEAST_VIEWS, _HEALTH_VALUES // values_per_pair))))
+
+    @property
+    def health_pairs(self) -> int:
+        """Pairs that go through the network at once: as many views as the batch that nnU-Net planned."""
+        return max(1, self.plans.configuration.batch_size // 2)
 
     def finish(self, model: nn.Module, folder: Path) -> None:
         """Nothing to draw besides the progress."""
+
+
+def _by_image(of_views: torch.Tensor) -> torch.Tensor:
+    """Features of views, shape (2 * n, ...), as (n, 2, ...)."""
+    return of_views.unflatten(0, (-1, 2))

@@ -1,8 +1,9 @@
 """Preprocessed images of unlabelled pools on disk, and pairs of views of patches of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
@@ -11,11 +12,12 @@ from tqdm import tqdm
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import file_hashes
 from nnunetv2_xssr.images.memory import memory_of
-from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.images.pools import Case
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import BrokenImage, read_image
-from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.records.files import atomic, sha256_json
+from nnunetv2_xssr.pretrain.hssl.sources import Source
+from nnunetv2_xssr.pretrain.hssl.statistics import check_channels
+from nnunetv2_xssr.records.files import atomic
 from nnunetv2_xssr.records.workspace import Workspace
 
 _CELLS = 8  # cells per axis of a patch; a cell is masked as a whole
@@ -25,15 +27,19 @@ _SHIFT = 0.25  # of the patch size: how far a view is shifted at most along each
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessedPool:
-    """The cases of a pool as one configuration of the target preprocesses them.
+    """The cases of a pool as they are preprocessed for one configuration of the target.
 
     Attributes
     ----------
     name : str
     files : tuple of Path
-        One ``.npy`` file per case, float16, shape (channels, z, y, x).
+        One file of `save_image` per case.
     hashes : dict
         SHA-256 of every case's image files.
+    groups : tuple of str
+        Of every case: its patient, or itself.
+    key : str
+        SHA-256 of the settings of the preprocessing.
     broken : tuple of str
         A sentence for every case that was set aside.
     """
@@ -41,23 +47,24 @@ class PreprocessedPool:
     name: str
     files: tuple[Path, ...]
     hashes: dict[str, str]
+    groups: tuple[str, ...]
+    key: str
     broken: tuple[str, ...] = ()
 
     def only(self, kept: np.ndarray) -> "PreprocessedPool":
         """The cases that a bool array of shape (cases,) marks."""
-        marked = [i for i, keep in enumerate(kept) if keep]
+        marked = np.flatnonzero(kept)
         names = list(self.hashes)
-        return PreprocessedPool(
-            name=self.name,
+        return replace(
+            self,
             files=tuple(self.files[i] for i in marked),
             hashes={names[i]: self.hashes[names[i]] for i in marked},
+            groups=tuple(self.groups[i] for i in marked),
         )
 
 
-def preprocess_pool(pool: ImagePool, plans: TargetPlans, *, skip_broken: bool = False) -> PreprocessedPool:
-    """Preprocess every case once, as nnU-Net does for the target and without a label; an interrupted run goes on.
-
-    Channels are normalised by their names, see `TargetPlans.for_channels`; those of a plain folder are the target's.
+def preprocess_pool(source: Source, *, skip_broken: bool = False) -> PreprocessedPool:
+    """Preprocess every case once, as nnU-Net does and without a label; an interrupted run goes on.
 
     Raises
     ------
@@ -66,15 +73,19 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, *, skip_broken: bool = 
     UserError
         If no case can be used.
     """
-    plans = plans.for_channels(pool.channel_names or plans.channel_names)
-    hashes = file_hashes(pool)
-    folder = Workspace(pool.name).caches / f"hssl_{sha256_json(plans.preprocessing())[:12]}"
-    files = {case.identifier: folder / f"{case.identifier}_{hashes[case.identifier][:12]}.npy" for case in pool.cases}
+    pool, plans, hashes = source.pool, source.plans, file_hashes(source.pool)
+    folder = Workspace(pool.name).preprocessed_patches(source.key)
+    files = {case.identifier: folder / f"{case.identifier}_{hashes[case.identifier][:12]}.b2nd" for case in pool.cases}
     reader, missing, broken = pool.reader(), [case for case in pool.cases if not files[case.identifier].is_file()], []
 
     def preprocess(case: Case) -> np.ndarray:
         image, properties = read_image(case, reader)
-        _check_fits(image, case, plans)
+        check_channels(image, case, len(plans.channel_names))
+        if len(plans.patch_size) == 3 and image.shape[1] == 1:
+            raise BrokenImage(
+                f"case {case.identifier}: {case.files[0]} is a 2D image, from which a 3D configuration cannot learn; "
+                f"choose -c 2d"
+            )
         try:
             data = plans.preprocess(image.astype(np.float32), properties).astype(np.float16)
         except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
@@ -83,7 +94,7 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, *, skip_broken: bool = 
             ) from None
         if not np.isfinite(data).all():
             raise BrokenImage(f"case {case.identifier}: {case.files[0]} is not finite after preprocessing")
-        return data
+        return data[list(source.order)]
 
     progress = tqdm(missing, desc=f"preprocessing {pool.name}", unit="case", disable=None)
     # nnU-Net has several copies in float32 at a time, and may resample to something larger.
@@ -97,21 +108,25 @@ def preprocess_pool(pool: ImagePool, plans: TargetPlans, *, skip_broken: bool = 
                 broken.append(str(error))
                 del files[case.identifier]
                 continue
-            with atomic(files[case.identifier]) as temporary:
-                np.save(temporary, array)
+            save_image(files[case.identifier], array)
     if not files:
         raise UserError(f"no case of {pool.name} can be used; the first: {broken[0]}")
     return PreprocessedPool(
-        name=pool.name, files=tuple(files.values()), hashes={k: hashes[k] for k in files}, broken=tuple(broken)
+        name=pool.name,
+        files=tuple(files.values()),
+        hashes={name: hashes[name] for name in files},
+        groups=tuple(case.group_name for case in pool.cases if case.identifier in files),
+        key=source.key,
+        broken=tuple(broken),
     )
 
 
-def _check_fits(image: np.ndarray, case: Case, plans: TargetPlans) -> None:
-    where, channels = f"case {case.identifier}: {case.files[0]}", len(plans.channel_names)
-    if len(image) != channels:
-        raise BrokenImage(f"{where} has {len(image)} channels where the others have {channels}; leave its dataset out")
-    if len(plans.patch_size) == 3 and image.shape[1] == 1:
-        raise BrokenImage(f"{where} is a 2D image, from which a 3D configuration cannot learn; choose -c 2d")
+def save_image(file: Path, image: np.ndarray) -> None:
+    """Write a preprocessed image of shape (channels, z, y, x), compressed so that parts of it are read alone."""
+    with atomic(file) as temporary:
+        # nnU-Net's own settings for its preprocessed images.
+        compression = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
+        blosc2.asarray(np.ascontiguousarray(image), urlpath=str(temporary), mode="w", cparams=compression)
 
 
 class PatchPairs:
@@ -137,12 +152,7 @@ class PatchPairs:
 
     def pair(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Noisy views and clean ones of sample i, each of shape (2, channels, *patch_size), float32."""
-        files = self.pools[self.task(i)].files
-        one_pass, place = divmod(i // len(self.pools), len(files))
-        order = np.random.default_rng([self.seed, self.task(i), one_pass]).permutation(len(files))
-        rng = np.random.default_rng([self.seed, i])
-        image = self._open(files[order[place]])
-        middle = _middle(image.shape[1:], self.patch_size, rng)
+        image, middle, rng = self._place(i)
         noisy, clean = [], []
         for _ in range(2):
             shift = np.rint(rng.uniform(-_SHIFT, _SHIFT, len(self.patch_size)) * self.patch_size)
@@ -151,11 +161,32 @@ class PatchPairs:
             noisy.append(_mask_cells(_seeded(self._intensity, clean[-1], rng), rng))
         return torch.stack(noisy), torch.stack(clean)
 
+    def plain(self, i: int) -> torch.Tensor:
+        """The patch of sample i as it lies in the image, shape (channels, *patch_size), float32."""
+        image, middle, _ = self._place(i)
+        return torch.from_numpy(_cut(image, middle, np.zeros(len(self.patch_size), int), self.patch_size))
+
+    def title(self, i: int) -> str:
+        """Dataset and case of sample i, by name."""
+        pool = self.pools[self.task(i)]
+        return f"{pool.name}: {list(pool.hashes)[self._case(i)]}"
+
+    def _place(self, i: int) -> tuple[blosc2.NDArray, np.ndarray, np.random.Generator]:
+        """The image of sample i, the middle of its patch, and what the rest of the sample is drawn from."""
+        rng = np.random.default_rng([self.seed, i])
+        image = self._open(self.pools[self.task(i)].files[self._case(i)])
+        return image, _middle(image.shape[1:], self.patch_size, rng), rng
+
+    def _case(self, i: int) -> int:
+        n_cases = len(self.pools[self.task(i)].files)
+        one_pass, place = divmod(i // len(self.pools), n_cases)
+        return int(np.random.default_rng([self.seed, self.task(i), one_pass]).permutation(n_cases)[place])
+
     @staticmethod
-    def _open(file: Path) -> np.ndarray:
+    def _open(file: Path) -> blosc2.NDArray:
         try:
-            return np.load(file, mmap_mode="r")
-        except (OSError, ValueError) as error:
+            return blosc2.open(str(file), mode="r", dparams={"nthreads": 1})
+        except (OSError, RuntimeError) as error:
             raise UserError(
                 f"the preprocessed image {file} cannot be read ({error}); delete it and run the command with --c"
             ) from None
@@ -171,12 +202,14 @@ def _middle(shape: tuple[int, ...], patch_size: tuple[int, ...], rng) -> np.ndar
     return np.where(high > low, rng.integers(low, np.maximum(high, low) + 1), np.array(shape) // 2)
 
 
-def _cut(image: np.ndarray, middle: np.ndarray, shift: np.ndarray, patch_size: tuple[int, ...]) -> np.ndarray:
+def _cut(
+    image: np.ndarray | blosc2.NDArray, middle: np.ndarray, shift: np.ndarray, patch_size: tuple[int, ...]
+) -> np.ndarray:
     """The patch around a point, zero beyond the image as in nnU-Net; float32 of shape (channels, *patch_size)."""
     size = np.array([1] * (3 - len(patch_size)) + list(patch_size))
     start = middle - size // 2 + np.concatenate([np.zeros(3 - len(patch_size), int), shift])
     patch = crop_and_pad_nd(image, np.stack([start, start + size], axis=1).tolist(), 0)
-    return patch.astype(np.float32).reshape(len(image), *patch_size)
+    return patch.astype(np.float32).reshape(image.shape[0], *patch_size)
 
 
 def _transforms(patch_size: tuple[int, ...]):

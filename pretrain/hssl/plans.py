@@ -7,14 +7,15 @@ import numpy as np
 from annotated_types import Ge, Len
 
 from nnunetv2_xssr.errors import UserError, one_of
-from nnunetv2_xssr.images.channels import normalisation_schemes
-from nnunetv2_xssr.images.normalise import CT_STATISTICS
 from nnunetv2_xssr.pretrain.hssl.network import UNet
+from nnunetv2_xssr.pretrain.hssl.statistics import PoolStatistics
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import is_there, sha256_json
 from nnunetv2_xssr.records.preprocessed import PLAN_AGAIN, NetworkPlans, PlansFile, nnunet_reading
 from nnunetv2_xssr.records.schema import Count, Number, check_shape, read_as
 from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, dataset_number
+
+_MASKED_BELOW = 0.75  # nnU-Net's: where cropping leaves less of an image, zero is background and stays zero
 
 
 class _ImagePlans(NetworkPlans):
@@ -91,30 +92,39 @@ class TargetPlans:
                 raise UserError(f"{file} is not for the channels of {workspace.dataset_json}; {PLAN_AGAIN}")
         return loaded
 
-    def for_channels(self, names: tuple[str, ...]) -> "TargetPlans":
-        """These plans for images with other channels, which are normalised by their names.
+    def for_pool(self, names: tuple[str, ...], statistics: PoolStatistics) -> "TargetPlans":
+        """These plans for the images of another pool: normalised by its channels' names and its own statistics.
 
-        A channel that the target has too is normalised as there. Any other gets nnU-Net's scheme for its name, CT with
-        `CT_STATISTICS`: nnU-Net takes the statistics of CT from labels, which the pool may not have.
+        As nnU-Net would plan it for that pool alone; spacing, transposition and network stay the target's.
         """
+        from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
         from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-        target = [name.casefold() for name in self.channel_names]
-        schemes, masked, intensities = normalisation_schemes(names), [False] * len(names), [CT_STATISTICS] * len(names)
-        for i, name in enumerate(names):
-            if name.casefold() in target:
-                same = target.index(name.casefold())
-                schemes[i] = self.configuration.normalization_schemes[same]
-                masked[i] = self.configuration.use_mask_for_norm[same]
-                intensities[i] = self.manager.foreground_intensity_properties_per_channel[str(same)]
-        by_number = {str(i): value for i, value in enumerate(intensities)}
-        normalisation = {"normalization_schemes": schemes, "use_mask_for_norm": masked}
+        schemes = [get_normalization_scheme(name) for name in names]
+        small = statistics.cropped < _MASKED_BELOW
+        normalisation = {
+            "normalization_schemes": [scheme.__name__ for scheme in schemes],
+            "use_mask_for_norm": [
+                small and bool(scheme.leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true)
+                for scheme in schemes
+            ],
+        }
+        by_number = {str(i): value for i, value in enumerate(statistics.intensities)}
         return replace(
             self,
             manager=PlansManager({**self.manager.plans, "foreground_intensity_properties_per_channel": by_number}),
             configuration=ConfigurationManager({**self.configuration.configuration, **normalisation}),
             dataset_json={**self.dataset_json, "channel_names": {str(i): name for i, name in enumerate(names)}},
         )
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """To which images are resampled, in millimetres along the axes of a patch."""
+        return tuple(float(size) for size in self.configuration.spacing)
+
+    def along_patch(self, spacing: tuple[float, ...]) -> tuple[float, ...]:
+        """A spacing in the order of a file's axes, along the axes of a patch."""
+        return tuple(spacing[axis] for axis in self.manager.transpose_forward)[-len(self.spacing) :]
 
     @property
     def patch_size(self) -> tuple[int, ...]:

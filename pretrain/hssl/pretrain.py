@@ -1,29 +1,29 @@
 """The pretraining of HSSL, from unlabelled pools and a target's plans to weights of the whole U-Net."""
 
-import io
 from pathlib import Path
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
 from nnunetv2_xssr.pretrain.engine import train
+from nnunetv2_xssr.pretrain.held_out import held_out
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, PreprocessedPool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.pretrain.hssl.weights import check_loadable, checkpoint_content
+from nnunetv2_xssr.pretrain.hssl.weights import CITATION, save_weights
+from nnunetv2_xssr.pretrain.inputs import draw_batch, share_of_one_value
 from nnunetv2_xssr.pretrain.processes import first_holds_weights
 from nnunetv2_xssr.pretrain.settings import Settings
-from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.schema import read_as
 from nnunetv2_xssr.records.workspace import Workspace
 
 WEIGHTS = "hssl_weights.pth"
-_HELD_OUT = 10  # one of so many cases is held out
-_LEAST = 20  # no case of a smaller pool is held out
+_PATCHES_LOOKED_AT = 16
+_FLAT = 0.9  # share of one value: MRI in the range of CT's soft tissue has 0.96
 
 
 def group_of(pools: list[ImagePool], *, file: Path | None) -> list[int]:
@@ -77,6 +77,17 @@ def common_channels(pools: list[ImagePool], plans: TargetPlans) -> int:
     return next(iter(channels.values()))
 
 
+def parts_that_fit(plans: TargetPlans, *, batch_size: int, n_processes: int) -> int:
+    """In how many parts a batch is computed so that a part has no more views than the batch that nnU-Net planned.
+
+    The planned batch is what fits a GPU; an image has two views. A part has one image at least.
+    """
+    share = batch_size // n_processes
+    fits = (parts for parts in range(1, share + 1) if share % parts == 0)
+    planned = max(1, plans.configuration.batch_size // 2)
+    return next((parts for parts in fits if share // parts <= planned), 1)
+
+
 def pretrain_hssl(
     plans: TargetPlans,
     pools: list[PreprocessedPool],
@@ -87,6 +98,7 @@ def pretrain_hssl(
     settings: Settings,
     fabric: Fabric,
     resume: bool,
+    show_batch: Path | None = None,
 ) -> Path:
     """Train the network of the plans on the pools, and write its weights for ``nnUNetv2_train -pretrained_weights``.
 
@@ -103,6 +115,8 @@ def pretrain_hssl(
         As `processes.start` returns it.
     resume : bool
         Continue from ``checkpoint_latest.pth`` if there is one.
+    show_batch : Path, optional
+        Where to draw a batch before the training.
 
     Returns
     -------
@@ -114,53 +128,48 @@ def pretrain_hssl(
     UserError
         As `engine.train` raises it.
     """
-    learned, held_out = zip(*(_split(pool) for pool in pools), strict=True)
-    some = any(a is not b for a, b in zip(learned, held_out, strict=True))
+    learned, kept_out = zip(*(_split(pool, seed=settings.seed) for pool in pools), strict=True)
+    some = any(a is not b for a, b in zip(learned, kept_out, strict=True))
     objective = HSSLObjective(
         plans,
         channels=channels,
         pairs=PatchPairs(list(learned), patch_size=plans.patch_size, seed=settings.seed),
-        held_out=PatchPairs(list(held_out), patch_size=plans.patch_size, seed=settings.seed + 1),
+        held_out=PatchPairs(list(kept_out), patch_size=plans.patch_size, seed=settings.seed + 1),
         groups=groups,
-        fabric=fabric,
         health_note="on held-out images" if some else "on images that it learns from",
     )
+    if fabric.is_global_zero:
+        for sentence in flat_pools(pools, patch_size=plans.patch_size, seed=settings.seed):
+            logger.warning(sentence)
+        if show_batch:
+            draw_batch(show_batch, objective, batch_size=settings.batch_size)
     folder = Workspace(plans.dataset).hssl(plans_name=plans.plans_name, configuration=plans.configuration_name)
     path = folder / WEIGHTS
     with first_holds_weights(fabric, folder):
         final = train(objective, settings=settings, fabric=fabric, folder=folder, resume=resume)
         if fabric.is_global_zero:
-            weights = load_checkpoint(final)["weights"]
-            _export(path, weights, plans=plans, channels=channels, saved_channels=saved_channels)
+            network, weights = plans.build_network(channels), load_checkpoint(final)["weights"]
+            network.load_state_dict({k.removeprefix("unet."): v for k, v in weights.items() if k.startswith("unet.")})
+            save_weights(path, network, plans=plans, channels=saved_channels, citations=[CITATION])
     fabric.barrier()
     return path
 
 
-def _split(pool: PreprocessedPool) -> tuple[PreprocessedPool, PreprocessedPool]:
-    """Cases to learn from and held-out cases; for a small pool both are the whole pool."""
-    if len(pool.files) < _LEAST:
-        return pool, pool
-    out = np.arange(len(pool.files)) % _HELD_OUT == 0
-    return pool.only(~out), pool.only(out)
+def flat_pools(pools: list[PreprocessedPool], *, patch_size: tuple[int, ...], seed: int) -> list[str]:
+    """A sentence for every pool in half of whose patches nearly all values are one, as where a scale clips them."""
+    sentences = []
+    for pool in pools:
+        pairs = PatchPairs([pool], patch_size=patch_size, seed=seed)
+        share = float(np.median([share_of_one_value(pairs.plain(i)) for i in range(_PATCHES_LOOKED_AT)]))
+        if share > _FLAT:
+            sentences.append(
+                f"in half of the patches of {pool.name} {100 * share:.0f} % of the values are one and the same, of "
+                f"which nothing is learned: check its channel names, which decide its scale, and look at --show_batch"
+            )
+    return sentences
 
 
-def _export(path: Path, weights: dict, *, plans: TargetPlans, channels: int, saved_channels: int) -> None:
-    network = plans.build_network(channels)
-    network.load_state_dict({k.removeprefix("unet."): v for k, v in weights.items() if k.startswith("unet.")})
-    configuration = {
-        key: plans.preprocessing()[key] for key in ("spacing", "normalization_schemes", "use_mask_for_norm")
-    }
-    configuration["patch_size"] = list(plans.patch_size)
-    content = checkpoint_content(
-        network,
-        architecture=plans.architecture,
-        configuration=configuration,
-        name=plans.configuration_name,
-        channels=saved_channels,
-    )
-    check_loadable(content, plans.build_network(saved_channels), where=str(path))
-    # To memory first: on a full disk torch's own writer ends in a RuntimeError about its internals.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    with atomic(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+def _split(pool: PreprocessedPool, *, seed: int) -> tuple[PreprocessedPool, PreprocessedPool]:
+    """Cases to learn from and held-out cases; where none are held out both are the whole pool."""
+    out = held_out(pool.groups, seed=seed)
+    return (pool.only(~out), pool.only(out)) if out.any() else (pool, pool)

@@ -1,14 +1,19 @@
 """The weights of HSSL in the format of ``nnUNetv2_train -pretrained_weights`` and nnU-Net's fine-tuning commands."""
 
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.pretrain.hssl.network import UNet
+from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
+from nnunetv2_xssr.records.files import atomic
 
 CITATION = "Zheng et al., Hierarchical Self-Supervised Learning for Medical Image Segmentation (arXiv 2107.04886)"
-_SEGMENTATION = ".seg_layers."  # nnU-Net leaves these out when it loads pretrained weights
+SEGMENTATION = ".seg_layers."  # nnU-Net leaves these out when it loads pretrained weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,7 @@ class Match:
 
 def match_weights(weights: dict[str, torch.Tensor], network: UNet) -> Match:
     """Compare weights with those of a network key by key, as nnU-Net's loader does, but without its assertions."""
-    expected = {key: value.shape for key, value in network.state_dict().items() if _SEGMENTATION not in key}
+    expected = {key: value.shape for key, value in network.state_dict().items() if SEGMENTATION not in key}
     stem = set(stem_keys(network))
     match = Match(matched=[], adapted=[], dropped=[key for key in weights if key not in expected], missing=[])
     for key, shape in expected.items():
@@ -63,8 +68,10 @@ def stem_keys(network: UNet) -> list[str]:
     return [key for key, value in network.state_dict(keep_vars=True).items() if value is first]
 
 
-def for_channels(weights: dict[str, torch.Tensor], *, keys: list[str], channels: int) -> dict[str, torch.Tensor]:
-    """Weights with a stem for another number of channels: each gets the mean of the old ones, scaled to keep the sum.
+def for_channels(
+    weights: dict[str, torch.Tensor], *, keys: list[str], channels: int, how: str = "mean"
+) -> dict[str, torch.Tensor]:
+    """Weights with a stem for another number of channels, scaled so that the size of its output stays.
 
     Parameters
     ----------
@@ -73,35 +80,70 @@ def for_channels(weights: dict[str, torch.Tensor], *, keys: list[str], channels:
         All names of the stem's weight.
     channels : int
         Input channels of the new stem.
+    how : {"mean", "repeat"}
+        Each new channel gets the mean of the old ones, or the old ones in turn.
     """
     changed = dict(weights)
     for key in keys:
         old = weights[key]
-        mean = old.mean(dim=1, keepdim=True) * (old.shape[1] / channels)
-        changed[key] = mean.expand(-1, channels, *old.shape[2:]).contiguous()
+        if how == "mean":
+            new = old.mean(dim=1, keepdim=True).expand(-1, channels, *old.shape[2:])
+        else:
+            new = old[:, torch.arange(channels) % old.shape[1]]
+        changed[key] = (new * (old.shape[1] / channels)).contiguous()
     return changed
 
 
-def checkpoint_content(network: UNet, *, architecture: dict, configuration: dict, name: str, channels: int) -> dict:
-    """The content of the file of weights: tensors on the CPU and plain values only.
+def save_weights(
+    path: Path,
+    network: UNet,
+    *,
+    plans: TargetPlans,
+    channels: int,
+    citations: Sequence[str] = (),
+    freeze: str | None = None,
+) -> None:
+    """Write a file for ``nnUNetv2_train -pretrained_weights``, after a check that it fits the plans.
 
     Parameters
     ----------
+    path : Path
     network : UNet
-        The pretrained U-Net.
-    architecture : dict
-        ``architecture`` of the target's plans.
-    configuration : dict
-        ``patch_size``, ``spacing``, ``normalization_schemes``, ``use_mask_for_norm`` of the configuration.
-    name : str
-        Of the configuration.
+        With the weights.
+    plans : TargetPlans
     channels : int
         Input channels of the saved stem.
+    citations : sequence of str
+        Of the weights, for nnU-Net's fine-tuning commands.
+    freeze : {"encoder"}, optional
+        What a training from these weights is asked to leave as it is; nnU-Net itself does not read it.
+
+    Raises
+    ------
+    UserError
+        If the weights do not fit the network of the plans.
     """
+    content = checkpoint_content(network, plans=plans, channels=channels, citations=citations)
+    if freeze:
+        content["nnunetv2_xssr"] = {"freeze": freeze}
+    check_loadable(content, plans.build_network(channels), where=str(path))
+    # To memory first: on a full disk torch's own writer ends in a RuntimeError about its internals.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def checkpoint_content(network: UNet, *, plans: TargetPlans, channels: int, citations: Sequence[str] = ()) -> dict:
+    """The content of the file of weights, tensors on the CPU and plain values only; parameters as of `save_weights`."""
     weights = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
     keys = stem_keys(network)
     if weights[keys[0]].shape[1] != channels:
         weights = for_channels(weights, keys=keys, channels=channels)
+    preprocessing = plans.preprocessing()
+    configuration = {key: preprocessing[key] for key in ("spacing", "normalization_schemes", "use_mask_for_norm")}
+    configuration["patch_size"] = list(plans.patch_size)
+    architecture = plans.architecture
     return {
         "network_weights": weights,
         "nnssl_adaptation_plan": {
@@ -110,7 +152,7 @@ def checkpoint_content(network: UNet, *, architecture: dict, configuration: dict
                 "arch_kwargs": architecture["arch_kwargs"],
                 "arch_kwargs_requiring_import": architecture["_kw_requires_import"],
             },
-            "pretrain_plan": {"configurations": {name: configuration}},
+            "pretrain_plan": {"configurations": {plans.configuration_name: configuration}},
             "pretrain_num_input_channels": channels,
             "recommended_downstream_patchsize": configuration["patch_size"],
             "key_to_encoder": network.key_to_encoder,
@@ -118,7 +160,7 @@ def checkpoint_content(network: UNet, *, architecture: dict, configuration: dict
             "keys_to_in_proj": list(network.keys_to_in_proj),
             "key_to_lpe": None,
         },
-        "citations": [CITATION],
+        "citations": list(citations),
     }
 
 

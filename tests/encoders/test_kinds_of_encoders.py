@@ -9,10 +9,12 @@ from kinds import TIMM, import_timm, model_folder, timm_weights
 from making import SOURCE, TARGET, fails, picture, write_dataset_json, write_picture
 
 from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.encoders import dictionary, mae, source_model
 from nnunetv2_xssr.encoders.dictionary import open_dictionary
 from nnunetv2_xssr.encoders.encoder import Request
 from nnunetv2_xssr.encoders.intensity import LEVELS, quantiles
 from nnunetv2_xssr.encoders.registry import SPELLINGS, open_encoder
+from nnunetv2_xssr.encoders.source_model import _averages
 from nnunetv2_xssr.images.normalise import CT_WINDOWS, hounsfield, normalise
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
@@ -73,6 +75,52 @@ def test_source_model_keeps_predictions_beside_features(workspace):
     alone = opened(f"nnunet:{model_folder(workspace.root / 'one', folds=(0,))}").for_pool(views)(views.rows[0])[0]
     assert alone[-1] == pytest.approx(0, abs=1e-6)
     np.testing.assert_allclose(alone[:16], everywhere, rtol=1e-5)
+
+
+def test_source_model_averages_inside_and_outside_of_the_prediction():
+    """Everywhere, then inside, then outside: the order in which the row is described."""
+    stage = torch.arange(16.0).reshape(1, 1, 4, 4)
+    foreground = torch.zeros(8, 8)
+    foreground[:2, :2] = 1  # the first of sixteen places
+    assert [average.item() for average in _averages(stage, foreground)] == [7.5, 0.0, 8.0]
+    foreground[:, :] = 0.25
+    assert [average.item() for average in _averages(stage, foreground)] == [7.5, 7.5, 7.5]
+
+
+def test_source_model_takes_all_labels_but_the_first_for_foreground(workspace, monkeypatch):
+    folder = model_folder(workspace.root / "model", folds=(0,))
+    model, seen = opened(f"nnunet:{folder}"), []
+    original = source_model._averages
+    monkeypatch.setattr(
+        source_model, "_averages", lambda s, foreground: seen.append(foreground) or original(s, foreground)
+    )
+    logits = torch.zeros(1, 3, 64, 64)
+    logits[:, 0, :32], logits[:, 1, 32:48], logits[:, 2, 48:] = 50, 50, 50
+    monkeypatch.setattr(source_model, "_see", lambda *_: (torch.ones(1, 16, 8, 8), torch.ones(1, 4, 64, 64), logits))
+    model._of_view(torch.zeros(1, 1, 64, 64))
+    assert torch.equal(seen[0].round(), torch.cat([torch.zeros(32, 64), torch.ones(32, 64)]))
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_an_autoencoder_is_pretrained_with_the_seed_that_is_given(workspace, monkeypatch, seed):
+    workspace.encoder().unlink()
+    asked = []
+    monkeypatch.setattr(mae, "pretrain", lambda *_, settings, **__: asked.append(settings.seed) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        opened("mae").ready([prepare_views(open_pool(SOURCE))], seed=seed)
+    assert asked == [seed]
+
+
+@pytest.mark.parametrize("part", ["_sample", "MiniBatchKMeans"])
+def test_every_part_of_a_dictionary_follows_the_seed(workspace, monkeypatch, part):
+    """With the seed of one part held, the other still follows it."""
+    views = [prepare_views(open_pool(SOURCE))]
+    request = Request(argument="", weights=None, learn_from=(SOURCE,), dim=2, device="cpu")
+    held = getattr(dictionary, part)
+    fixed = {"seed": 0} if part == "_sample" else {"random_state": 0}
+    monkeypatch.setattr(dictionary, part, lambda *given, **by_name: held(*given, **{**by_name, **fixed}))
+    words = [open_dictionary(request).ready(views, seed=seed).words for seed in (0, 1)]
+    assert not np.array_equal(*words)
 
 
 def test_source_model_of_regions_and_of_all_cases(workspace):
@@ -179,13 +227,25 @@ def test_model_folders_that_do_not_fit(either, capsys):
     folder = model_folder(root / "cut")
     checkpoint = folder / "fold_1" / "checkpoint_final.pth"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    refused(capsys, f"nnunet:{folder}", checkpoint, "cut off or no checkpoint of nnU-Net")
+    refused(capsys, f"nnunet:{folder}", checkpoint, "cut off or holds more than tensors")
     folder = model_folder(root / "own")
     checkpoint = folder / "fold_0" / "checkpoint_final.pth"
     content = torch.load(checkpoint, weights_only=False)
     content["network_weights"].popitem()
     torch.save(content, checkpoint)
     refused(capsys, f"nnunet:{folder}", checkpoint, "do not fit the network of plans.json")
+
+
+@pytest.mark.parametrize("damage", ["missing", "of another shape", "too much"])
+def test_autoencoder_whose_weights_fit_partly(either, capsys, damage):
+    content = load_checkpoint(either.encoder())
+    name = next(reversed(content["weights"]))
+    if damage == "missing":
+        del content["weights"][name]
+    else:
+        content["weights"][name if damage == "of another shape" else "adapter.weight"] = torch.zeros(3)
+    save_checkpoint(either.root / "partly.pth", content)
+    refused(capsys, either.root / "partly.pth", "partly.pth is no masked autoencoder of this version")
 
 
 class Payload:
@@ -202,7 +262,7 @@ def test_malicious_model_is_never_unpickled(either, capsys):
     folder, trace = model_folder(either.root / "model"), either.root / "executed"
     checkpoint = folder / "fold_0" / "checkpoint_final.pth"
     torch.save({**torch.load(checkpoint, weights_only=False), "logging": Payload(trace)}, checkpoint)
-    refused(capsys, f"nnunet:{folder}", checkpoint, "no checkpoint of nnU-Net")
+    refused(capsys, f"nnunet:{folder}", checkpoint, "more than tensors and plain values")
     assert not trace.exists()
 
 

@@ -62,11 +62,12 @@ def test_what_is_larger_than_the_view_is_cut_at_its_edges():
     assert np.allclose(view, image[0, 0, 36:164, 36:164], atol=2e-3)
 
 
-def test_views_are_antialiased():
-    """A checkerboard finer than the view becomes grey; without antialiasing single pixels of it would be left."""
-    board = (np.indices((512, 512)).sum(axis=0) % 2).astype(np.float32)[None, None] + 1
-    view = extract_views(board, ("noNorm",), 1)[0, 0].astype(float)
-    assert np.abs(view[2:-2, 2:-2] - 1.5).max() < 0.02
+@pytest.mark.parametrize("axis", [0, 1])
+def test_views_are_antialiased(axis):
+    """Stripes finer than the view become grey; without antialiasing, which sees the middle two of four, they vanish."""
+    stripes = (np.indices((512, 512))[axis] % 4 == 0).astype(np.float32)[None, None] + 1
+    view = extract_views(stripes, ("noNorm",), 1)[0, 0].astype(float)
+    assert np.abs(view[2:-2, 2:-2] - 1.25).max() < 0.02
 
 
 def test_slices_come_from_the_foreground_of_the_first_channel():
@@ -76,6 +77,14 @@ def test_slices_come_from_the_foreground_of_the_first_channel():
     image[1, 2:8, 4:20, 4:20] += 100
     views = extract_views(image, ("T1", "T2"), 4)
     assert (views[:, 0].reshape(4, -1).max(axis=1) > 1).all()
+
+
+def test_a_volume_as_one_view_is_cut_to_the_foreground_of_the_first_channel():
+    image = np.full((2, 16, 16, 16), 0.1, np.float32)
+    image[0, 4:12, 4:12, 4:12], image[1, :2, :2, :2] = 5, 9
+    view = extract_volume(image, ("noNorm", "noNorm"))[0]
+    assert view[0].min() == view[0].max() == 5
+    assert np.allclose(view[1], 0.1, atol=1e-3)
 
 
 def test_ct_is_seen_in_windows():

@@ -14,7 +14,7 @@ from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.pretrain import engine
 from nnunetv2_xssr.pretrain.health import embedding_health
 from nnunetv2_xssr.pretrain.objective import sample_generator
-from nnunetv2_xssr.pretrain.processes import gather, start, stop_reported_once
+from nnunetv2_xssr.pretrain.processes import start, stop_reported_once
 from nnunetv2_xssr.pretrain.settings import Settings
 
 STEPS_PER_EPOCH = 5
@@ -26,8 +26,8 @@ class Regression:
     compares_samples = False
     health_note = "drawn points"
 
-    def __init__(self, seed, fabric=None, health=None):
-        self.seed, self.fabric, self.given = seed, fabric, list(health or [])
+    def __init__(self, seed, health=None):
+        self.seed, self.given = seed, list(health or [])
 
     def describe(self):
         return {"objective": type(self).__name__}
@@ -41,7 +41,13 @@ class Regression:
     def batch(self, samples):
         return torch.stack([torch.randn(6, generator=sample_generator(self.seed, i)) for i in samples])
 
-    def loss(self, model, batch):
+    def compared(self, model, batch):
+        return {}
+
+    def shown(self, samples):
+        return []
+
+    def loss(self, model, batch, whole=None):
         error = (model(batch) - batch.roll(1, 1).tanh()).square().mean()
         return {"loss": error, "copy_of_loss": error}
 
@@ -57,7 +63,7 @@ class Regression:
 
 
 class Contrast(Regression):
-    """Two noisy copies of every sample find each other among all samples of all processes (InfoNCE)."""
+    """Two noisy copies of every sample find each other among all samples of all processes and parts (InfoNCE)."""
 
     compares_samples = True
 
@@ -66,9 +72,11 @@ class Contrast(Regression):
         noise = torch.stack([torch.randn(2, 6, generator=sample_generator(self.seed, i, 1)) for i in samples])
         return points + 0.1 * noise[:, 0], points + 0.1 * noise[:, 1]
 
-    def loss(self, model, batch):
-        both = F.normalize(model(torch.cat(batch)), dim=1)
-        first, second = (gather(self.fabric, half) for half in both.chunk(2))
+    def compared(self, model, batch):
+        return dict(zip(("first", "second"), F.normalize(model(torch.cat(batch)), dim=1).chunk(2), strict=True))
+
+    def loss(self, model, batch, whole):
+        first, second = (whole(name, features) for name, features in self.compared(model, batch).items())
         return {"loss": F.cross_entropy(first @ second.T / 0.2, torch.arange(len(first)))}
 
     def health(self, model):
@@ -89,7 +97,7 @@ def train(folder, objective, settings, resume=False, precision="32-true", stop=N
     """``stop``: rank, number of the step and signal that this process sends itself before it."""
     engine.BATCHES_PER_EPOCH, engine.draw_progress = STEPS_PER_EPOCH, lambda *args, **kwargs: None
     fabric = start("cpu", precision=precision)
-    made = OBJECTIVES[objective](settings.get("seed", 0), fabric, health)
+    made = OBJECTIVES[objective](settings.get("seed", 0), health)
     if stop:
         rank, step, name = stop
         batch = made.batch

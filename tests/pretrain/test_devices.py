@@ -1,10 +1,9 @@
 """Pretraining on a device without float64, as Apple's GPUs (mps) are."""
 
-import numpy as np
 import pytest
 import torch
 from making import TARGET
-from plans import write_plans
+from plans import drawn_pools, write_plans
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -13,9 +12,9 @@ from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.health import embedding_health
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
-from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, PreprocessedPool
+from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.pretrain.processes import start
+from nnunetv2_xssr.pretrain.processes import Whole, start
 from nnunetv2_xssr.pretrain.training import MaskedAutoencoding
 
 DEVICE = "meta"  # without hardware torch lets no other name be given to the device below
@@ -92,7 +91,8 @@ def learn_and_measure(objective, device):
     torch.manual_seed(0)
     model = objective.build_model().to(device)
     optimizer = objective.build_optimizer(model)
-    losses = objective.loss(model, tuple(part.to(device) for part in objective.batch(range(4))))
+    batch = tuple(part.to(device) for part in objective.batch(range(4)))
+    losses = objective.loss(model, batch, Whole(start("cpu")))
     losses["loss"].backward()
     optimizer.step()
     with torch.no_grad():
@@ -119,12 +119,7 @@ def test_embedding(workspace, device):
 def test_hssl(workspace, device, configuration, tmp_path):
     write_plans(workspace.preprocessed / TARGET, configuration)
     plans = TargetPlans.load(TARGET, configuration_name=configuration)
-    files = [tmp_path / f"{i}.npy" for i in range(4)]
-    for i, file in enumerate(files):
-        np.save(file, np.random.default_rng(i).normal(size=(1, 16, 16, 16)).astype(np.float16))
-    pools = [PreprocessedPool(name=str(i), files=tuple(files), hashes={}) for i in range(2)]
+    pools = drawn_pools(tmp_path, 3, (4, 4))
     pairs = PatchPairs(pools, patch_size=plans.patch_size, seed=0)
-    objective = HSSLObjective(
-        plans, channels=1, pairs=pairs, held_out=pairs, groups=[0, 0], fabric=start("cpu"), health_note=""
-    )
+    objective = HSSLObjective(plans, channels=1, pairs=pairs, held_out=pairs, groups=[0, 0], health_note="")
     assert_learns_as_on_a_cpu(objective, device)

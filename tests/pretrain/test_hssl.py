@@ -9,7 +9,7 @@ import pytest
 import torch
 from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
-from plans import KINDS, write_plans
+from plans import KINDS, drawn_pools, pool_of, write_plans
 
 from nnunetv2_xssr.commands import hssl_pretrain
 from nnunetv2_xssr.images.pools import open_pool
@@ -17,15 +17,17 @@ from nnunetv2_xssr.pretrain import engine
 from nnunetv2_xssr.pretrain.hssl import patches
 from nnunetv2_xssr.pretrain.hssl.network import HSSLNetwork
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
-from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, PreprocessedPool, preprocess_pool
+from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, preprocess_pool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.pretrain.hssl.pretrain import pretrain_hssl
+from nnunetv2_xssr.pretrain.hssl.pretrain import parts_that_fit, pretrain_hssl
+from nnunetv2_xssr.pretrain.hssl.sources import Source
 from nnunetv2_xssr.pretrain.hssl.weights import check_loadable, checkpoint_content, match_weights
-from nnunetv2_xssr.pretrain.processes import start
+from nnunetv2_xssr.pretrain.processes import Whole, start
 from nnunetv2_xssr.pretrain.settings import Settings
 
 VOLUMES = "Dataset003_Volumes"
 ARGV = ["-d", "2", "-c", "2d", "-s", "1", "2", "--epochs", "1", "--batch_size", "4", "-device", "cpu"]
+WHOLE = Whole(start("cpu"))
 
 
 @pytest.fixture
@@ -46,25 +48,14 @@ def loaded_plans(workspace, configuration, network, channels=1):
     return TargetPlans.load(TARGET, configuration_name=configuration)
 
 
-def pool_of(*files):
-    return PreprocessedPool(name="p", files=files, hashes={file.stem: file.stem for file in files})
-
-
 def weights_file(workspace, configuration="2d"):
     return workspace.results / TARGET / f"XSSR_HSSL__nnUNetPlans__{configuration}" / "hssl_weights.pth"
 
 
 # ------------------------------------------------------------------------------------------------------ the weights
 def content_of(plans, channels=1, saved=1):
-    configuration = {**plans.preprocessing(), "patch_size": list(plans.patch_size)}
     network = plans.build_network(channels)
-    return network, checkpoint_content(
-        network,
-        architecture=plans.architecture,
-        configuration=configuration,
-        name=plans.configuration_name,
-        channels=saved,
-    )
+    return network, checkpoint_content(network, plans=plans, channels=saved)
 
 
 @pytest.mark.parametrize(("configuration", "network"), KINDS)
@@ -134,7 +125,7 @@ def test_every_weight_but_the_segmentation_layers_is_trained(workspace, configur
 # ------------------------------------------------------------------------------------------------------- the patches
 def pools_of(workspace, configuration, names):
     plans = loaded_plans(workspace, configuration, "PlainConvUNet")
-    return [preprocess_pool(open_pool(name), plans) for name in names], plans
+    return [preprocess_pool(Source.of(open_pool(name), plans)) for name in names], plans
 
 
 def test_preprocessed_images_are_what_nnunet_makes_of_labelled_ones(workspace):
@@ -143,12 +134,12 @@ def test_preprocessed_images_are_what_nnunet_makes_of_labelled_ones(workspace):
     preprocessor = plans.configuration.preprocessor_class(verbose=False)
     files = [str(file) for file in case.files]
     expected, _, _ = preprocessor.run_case(files, None, plans.manager, plans.configuration, plans.dataset_json)
-    np.testing.assert_array_equal(np.load(pool.files[2]), expected.astype(np.float16))
+    np.testing.assert_array_equal(PatchPairs._open(pool.files[2])[:], expected.astype(np.float16))
 
 
 def test_an_interrupted_preprocessing_goes_on_and_a_changed_image_is_read_again(workspace, monkeypatch):
     pools_of(workspace, "2d", [SOURCE])
-    files = sorted((workspace.preprocessed / SOURCE / "xssr" / "caches").glob("hssl_*/*.npy"))
+    files = sorted((workspace.preprocessed / SOURCE / "xssr" / "caches").glob("hssl_*/*.b2nd"))
     files[1].unlink()
     done = []
     original = TargetPlans.preprocess
@@ -181,11 +172,8 @@ def test_drawing_leaves_the_global_random_numbers_alone(workspace):
 
 
 def test_every_image_is_drawn_once_a_pass(tmp_path):
-    files = []
-    for i in range(5):
-        np.save(tmp_path / f"{i}.npy", np.full((1, 1, 16, 16), i + 1, np.float16))
-        files.append(tmp_path / f"{i}.npy")
-    pairs = PatchPairs([pool_of(*files)], patch_size=(16, 16), seed=0)
+    pool = pool_of(tmp_path, [np.full((1, 1, 16, 16), i + 1) for i in range(5)])
+    pairs = PatchPairs([pool], patch_size=(16, 16), seed=0)
     seen = [round(float(pairs.pair(i)[1].max())) for i in range(10)]
     assert sorted(seen[:5]) == sorted(seen[5:]) == [1, 2, 3, 4, 5] and seen[:5] != seen[5:]
 
@@ -196,8 +184,7 @@ SHAPES, PATCHES = [(1, 5, 40), (7, 5, 40), (30, 30, 30), (1, 1, 1)], [(16, 16), 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("patch_size", PATCHES)
 def test_patches_of_any_image_have_the_size_asked_for(tmp_path, shape, patch_size):
-    np.save(tmp_path / "a.npy", np.ones((2, *shape), np.float16))
-    pairs = PatchPairs([pool_of(tmp_path / "a.npy")], patch_size=patch_size, seed=0)
+    pairs = PatchPairs([pool_of(tmp_path, [np.ones((2, *shape))])], patch_size=patch_size, seed=0)
     for i in range(8):
         noisy, clean = pairs.pair(i)
         assert clean.shape == noisy.shape == (2, 2, *patch_size) and clean.max() > 0.2
@@ -206,8 +193,7 @@ def test_patches_of_any_image_have_the_size_asked_for(tmp_path, shape, patch_siz
 @pytest.mark.parametrize("patch_size", PATCHES)
 def test_images_smaller_than_the_patch_are_padded_with_zero(tmp_path, patch_size):
     """An image of ones: its share of the patch is one, everything beside it is zero."""
-    np.save(tmp_path / "a.npy", np.ones((2, 4, 4, 4), np.float16))
-    pairs = PatchPairs([pool_of(tmp_path / "a.npy")], patch_size=patch_size, seed=0)
+    pairs = PatchPairs([pool_of(tmp_path, [np.ones((2, 4, 4, 4))])], patch_size=patch_size, seed=0)
     share = np.prod([4 / size for size in patch_size])
     means = [pairs.pair(i)[1].mean().item() for i in range(20)]
     assert np.mean(means) == pytest.approx(share, rel=0.5) and max(means) < 3 * share
@@ -235,30 +221,17 @@ def test_a_patch_is_the_image_around_its_middle(shape, patch_size):
 
 
 def test_a_preprocessed_file_cut_off_is_named(tmp_path):
-    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY")
-    pairs = PatchPairs([pool_of(tmp_path / "a.npy")], patch_size=(8, 8), seed=0)
-    with pytest.raises(ValueError, match="a.npy cannot be read"):
+    pool = pool_of(tmp_path, [np.ones((1, 1, 8, 8))])
+    pool.files[0].write_bytes(pool.files[0].read_bytes()[:-9])
+    pairs = PatchPairs([pool], patch_size=(8, 8), seed=0)
+    with pytest.raises(ValueError, match="p_0.b2nd cannot be read"):
         pairs.pair(0)
 
 
 # ----------------------------------------------------------------------------------------------------- the objective
 def objective_of(plans, pools, groups):
     pairs = [PatchPairs(pools, patch_size=plans.patch_size, seed=seed) for seed in (0, 1)]
-    return HSSLObjective(
-        plans, channels=1, pairs=pairs[0], held_out=pairs[1], groups=groups, fabric=start("cpu"), health_note=""
-    )
-
-
-def drawn_pools(folder, dim, sizes):
-    """Pools of so many random images each."""
-    pools = []
-    for i, n in enumerate(sizes):
-        files = [folder / f"{i}_{j}.npy" for j in range(n)]
-        for j, file in enumerate(files):
-            rng = np.random.default_rng([i, j])
-            np.save(file, rng.normal(size=(1, 16 if dim == 3 else 1, 16, 16)).astype(np.float16))
-        pools.append(pool_of(*files))
-    return pools
+    return HSSLObjective(plans, channels=1, pairs=pairs[0], held_out=pairs[1], groups=groups, health_note="")
 
 
 @pytest.mark.parametrize(("configuration", "network"), KINDS)
@@ -270,7 +243,7 @@ def test_the_loss_teaches_the_whole_network(workspace, tmp_path, configuration, 
     model = objective.build_model()
     for parameter in model.parameters():  # nnU-Net begins residual blocks at zero
         parameter.data += 0.1 * torch.randn(parameter.shape)
-    losses = objective.loss(model, objective.batch(range(6)))
+    losses = objective.loss(model, objective.batch(range(6)), WHOLE)
     losses["loss"].backward()
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim > 1}
     assert [name for name, weight in weights.items() if weight.grad is None or not weight.grad.any()] == []
@@ -283,7 +256,7 @@ def test_a_single_dataset_contrasts_its_images_but_no_tasks(workspace, tmp_path)
     plans = loaded_plans(workspace, "2d", "PlainConvUNet")
     objective = objective_of(plans, drawn_pools(tmp_path, 2, (4,)), [0])
     model = objective.build_model()
-    losses = objective.loss(model, objective.batch(range(4)))
+    losses = objective.loss(model, objective.batch(range(4)), WHOLE)
     losses["loss"].backward()
     assert losses["group_loss"] == 0 and losses["image_loss"] > 0
     assert model.project_image[0].weight.grad.any()
@@ -295,7 +268,7 @@ def test_a_batch_of_one_image_is_refused_by_the_loss(workspace, tmp_path):
     plans = loaded_plans(workspace, "2d", "PlainConvUNet")
     objective = objective_of(plans, drawn_pools(tmp_path, 2, (2, 2)), [0, 1])
     with pytest.raises(ValueError, match="needs two"):
-        objective.loss(objective.build_model(), objective.batch(range(1)))
+        objective.loss(objective.build_model(), objective.batch(range(1)), WHOLE)
 
 
 @pytest.mark.parametrize(("n_images", "n_held_out"), [(25, 3), (20, 2), (19, 0)])
@@ -335,21 +308,46 @@ def test_learned_images_and_those_of_the_health_are_others(workspace, tmp_path, 
 
 
 # ------------------------------------------------------------------------------------------------------- the command
-@pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 1), (4, 4), (6, 4)])
-def test_parts_of_fewer_than_two_images_are_refused_before_any_work(planned, capsys, batch_size, accumulate):
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 1), (6, 4)])
+def test_a_batch_that_cannot_be_compared_or_divided_is_refused_before_any_work(planned, capsys, batch_size, accumulate):
     argv = [*ARGV, "--batch_size", batch_size, "--accumulate", accumulate]
     fails(capsys, hssl_pretrain.main, argv, "batch_size must be", f"got {batch_size}")
     assert not list((planned.preprocessed / SOURCE / "xssr").rglob("hssl_*"))
     assert not weights_file(planned).parent.exists()
 
 
-def test_parts_of_two_images_are_contrasted_and_stay_so(planned, capsys):
-    argv = [*ARGV, "--accumulate", "2"]
+def test_parts_of_one_image_learn_what_the_whole_batch_does_and_stay_so(planned, capsys):
+    succeeds(capsys, hssl_pretrain.main, ARGV)
+    final = weights_file(planned).parent / "checkpoint_final.pth"
+    whole = torch.load(final, weights_only=True)
+    argv = [*ARGV, "--accumulate", "4"]
     succeeds(capsys, hssl_pretrain.main, argv)
-    checkpoint = torch.load(weights_file(planned).parent / "checkpoint_final.pth", weights_only=True)
-    assert checkpoint["history"]["image_loss"][0] > 0.1 and checkpoint["training"]["accumulate"] == 2
-    fails(capsys, hssl_pretrain.main, [*ARGV, "--c"], "other training ({'accumulate': 2})", "({'accumulate': 1})")
+    parts = torch.load(final, weights_only=True)
+    for name in ("loss", "image_loss", "group_loss", "task_loss", "decoder_loss"):
+        assert parts["history"][name] == pytest.approx(whole["history"][name], rel=1e-4), name
+        assert whole["history"][name][0] > 0.1, name
+    fails(capsys, hssl_pretrain.main, [*ARGV, "--c"], "other training ({'accumulate': 4})", "({'accumulate': 1})")
     succeeds(capsys, hssl_pretrain.main, [*argv, "--c"])
+
+
+@pytest.mark.parametrize(("planned_batch", "batch", "processes", "parts"), [
+    (2, 8, 1, 8), (12, 12, 1, 2), (49, 49, 1, 7), (2, 8, 4, 2), (1, 8, 1, 8), (40, 16, 1, 1),
+])  # fmt: skip
+def test_on_a_gpu_a_part_has_no_more_views_than_nnunet_planned(workspace, planned_batch, batch, processes, parts):
+    plans = loaded_plans(workspace, "2d", "PlainConvUNet")
+    plans.configuration.configuration["batch_size"] = planned_batch
+    assert parts_that_fit(plans, batch_size=batch, n_processes=processes) == parts
+    assert 2 * batch / (parts * processes) <= max(2, planned_batch)
+
+
+@pytest.mark.parametrize(("patch_size", "n_pairs"), [((16, 16), 64), ((512, 512), 64), ((128, 128, 128), 8)])
+def test_health_takes_little_memory_and_goes_through_the_network_in_parts(workspace, monkeypatch, patch_size, n_pairs):
+    """Drawn are as many pairs as fit into 256 MiB; at once go as many views as nnU-Net planned."""
+    plans = loaded_plans(workspace, "2d", "PlainConvUNet")
+    plans.configuration.configuration["patch_size"] = list(patch_size)
+    objective = objective_of(plans, [], [0])
+    monkeypatch.setattr(objective, "_draw", lambda pairs, samples: samples)
+    assert objective._health_batch == range(n_pairs) and 2 * objective.health_pairs == plans.configuration.batch_size
 
 
 def test_command_writes_weights_that_fit_the_plans(planned, capsys):
@@ -408,41 +406,10 @@ def test_images_with_fewer_channels_than_the_target(planned, capsys):
     write_dataset_json(planned.raw / TARGET, channel_names={"0": "R", "1": "G", "2": "B"})
     argv = [*ARGV[:5], "1", *ARGV[7:], "--like_channels"]
     for number in (0, -1):
-        fails(capsys, hssl_pretrain.main, [*argv, number], f"--like_channels must be 1 or more; got {number}")
+        fails(capsys, hssl_pretrain.main, [*argv, number], f"--like_channels must be between 1 and 1000; got {number}")
     succeeds(capsys, hssl_pretrain.main, [*argv, "3"])
     plans = TargetPlans.load(TARGET, configuration_name="2d")
     assert not check_loadable(torch.load(weights_file(planned)), plans.build_network(3), where="w").missing
-
-
-def test_channels_are_normalised_by_their_names(workspace):
-    plans = loaded_plans(workspace, "2d", "PlainConvUNet", channels=2)
-    write_dataset_json(workspace.raw / TARGET, channel_names={"0": "CT", "1": "special"})
-    content = json.loads((workspace.preprocessed / TARGET / "nnUNetPlans.json").read_text())
-    configuration = content["configurations"]["2d"]
-    configuration["normalization_schemes"], configuration["use_mask_for_norm"] = (
-        ["CTNormalization", "RescaleTo01Normalization"],
-        [False, True],
-    )
-    content["foreground_intensity_properties_per_channel"]["1"]["mean"] = 7.0
-    (workspace.preprocessed / TARGET / "nnUNetPlans.json").write_text(json.dumps(content))
-    plans = TargetPlans.load(TARGET, configuration_name="2d")
-    assert plans.for_channels(("CT", "special")).preprocessing() == plans.preprocessing()
-    found = plans.for_channels(("Special", "rgb_to_0_1", "T2", "ct")).preprocessing()
-    assert found["normalization_schemes"] == [
-        "RescaleTo01Normalization",
-        "RGBTo01Normalization",
-        "ZScoreNormalization",
-        "CTNormalization",
-    ]
-    assert found["use_mask_for_norm"] == [True, False, False, False]
-    means = [found["intensities"][str(i)]["mean"] for i in range(4)]
-    assert means[0] == 7.0 and means[3] == plans.preprocessing()["intensities"]["0"]["mean"]
-    # CT where the target has none: nnU-Net's scheme with a fixed window, so that Hounsfield units stay comparable.
-    image = np.random.default_rng(0).uniform(-3000, 3000, (1, 1, 20, 20)).astype(np.float32)
-    other = loaded_plans(workspace, "2d", "PlainConvUNet")
-    write_dataset_json(workspace.raw / TARGET, channel_names={"0": "MRI"})
-    other = TargetPlans.load(TARGET, configuration_name="2d").for_channels(("CT",))
-    assert other.preprocess(image, {"spacing": [1, 1, 1]}) == pytest.approx(image.clip(-1000, 1000) / 500, abs=1e-5)
 
 
 def test_a_source_that_does_not_fit_its_normalisation_is_named(planned, capsys):
@@ -490,7 +457,7 @@ def test_groups_by_file_and_by_channel_names(planned, capsys):
         ({"a": [SOURCE, TARGET, "Dataset009_X"]}, "names 'Dataset009_X', which is not among the datasets"),
         ({"a": [SOURCE]}, f"{TARGET} is in 0"),
         ({"a": [SOURCE, TARGET], "b": [TARGET]}, f"{TARGET} is in 2"),
-        ([SOURCE], "must hold groups of datasets"),
+        ([SOURCE], "must be an object"),
     ],
 )
 def test_groups_that_do_not_fit(planned, capsys, groups, words):

@@ -20,8 +20,9 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import VOLUME_SIZE, prepare_views
 from nnunetv2_xssr.pretrain import engine, figures, mae, training
+from nnunetv2_xssr.pretrain import held_out as rule
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
-from nnunetv2_xssr.pretrain.training import MaskedAutoencoding, ViewSampler, split_cases
+from nnunetv2_xssr.pretrain.training import MaskedAutoencoding, ViewSampler
 
 TINY = ["--epochs", "2", "--batch_size", "4", "-device", "cpu"]
 
@@ -179,19 +180,9 @@ def test_a_sample_does_not_depend_on_its_batch(workspace):
     assert not torch.equal(whole[0], MaskedAutoencoding(objective.sources, seed=4).batch(range(5, 17))[0])
 
 
-@pytest.mark.parametrize(("n_cases", "n_held_out"), [(1, 0), (19, 0), (20, 2), (29, 2), (120, 12)])
-def test_a_tenth_of_the_cases_is_held_out(n_cases, n_held_out):
-    learned, held_out = split_cases(n_cases, seed=1)
-    assert len(held_out) == n_held_out
-    assert learned | held_out == set(range(n_cases)) and not learned & held_out
-    assert (learned, held_out) == split_cases(n_cases, seed=1)
-    if n_held_out:
-        assert held_out != split_cases(n_cases, seed=2)[1]
-
-
 def test_held_out_cases_are_never_trained_on(workspace, monkeypatch):
     views = prepare_views(open_pool(TARGET))
-    monkeypatch.setattr(training, "LEAST_CASES_TO_HOLD_OUT", 10)
+    monkeypatch.setattr(rule, "LEAST_CASES", 10)
     objective = MaskedAutoencoding([views], seed=0)
     (case,) = objective.held_out
     unseen = np.float32(views.rows[case, 0]).tobytes()
@@ -206,7 +197,7 @@ def test_held_out_cases_are_never_trained_on(workspace, monkeypatch):
 
 def test_held_out_loss_is_that_of_held_out_cases_alone(workspace, monkeypatch):
     views = prepare_views(open_pool(TARGET))
-    monkeypatch.setattr(training, "LEAST_CASES_TO_HOLD_OUT", 10)
+    monkeypatch.setattr(rule, "LEAST_CASES", 10)
     model = MaskedAutoencoding([views], seed=0).build_model()
 
     def held_out_loss(changed):

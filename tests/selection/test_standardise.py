@@ -84,3 +84,12 @@ def test_no_more_cases_or_features_than_components_change_nothing(n, d):
 def test_few_cases_have_few_components(n, kept):
     pool = np.random.default_rng(0).normal(size=(n, 100))
     assert standardise(pool, components=32)[0].shape == (n, kept)
+
+
+def test_the_source_is_standardised_by_the_pool_so_that_the_shift_between_sites_stays():
+    rng = np.random.default_rng(0)
+    pool, source = rng.normal(0, 1, (200, 4)), rng.normal(3, 5, (50, 4))
+    z, x = standardise(pool, source)
+    assert np.abs(z.mean(axis=0)).max() < 0.1  # the pool lies around the origin
+    expected = (source - pool.mean(axis=0)) / pool.std(axis=0)
+    np.testing.assert_allclose(x, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)

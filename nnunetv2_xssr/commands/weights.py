@@ -1,0 +1,65 @@
+"""nnUNetv2_xssr_weights: a training of nnU-Net from weights that others trained."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from nnunetv2_xssr.commands.options import add_plans
+from nnunetv2_xssr.commands.running import Parser, run
+from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(
+        prog="nnUNetv2_xssr_weights",
+        description="Make weights of nnssl, nnU-Net, MONAI's DynUNet or a plain state dict fit the network of a "
+        "target's plans, for nnUNetv2_train -pretrained_weights.",
+        examples=(
+            "-i checkpoint_final.pth -d 2 -c 3d_fullres -o weights.pth",
+            "-i dynunet.pt -d 2 -c 2d -o weights.pth --encoder_only --stem mean",
+        ),
+    )
+    add = parser.add_argument
+    # fmt: off
+    add("-i", required=True, type=Path, metavar="CHECKPOINT", help="file of weights; no code in it is run")
+    add_plans(parser)
+    add("-o", required=True, type=Path, metavar="FILE", help="file to write; none is replaced")
+    add("--encoder_only", action="store_true", help="leave the decoder at its initial values")
+    add("--stem", choices=("mean", "repeat"),
+        help="for another number of channels: each gets the mean of the old ones, or the old ones in turn; by default "
+        "another number is refused")
+    add("--freeze", choices=("encoder",), help="note in the file that a training should leave the encoder as it is")
+    add("--least", type=float, default=1.0, metavar="SHARE",
+        help="refuse if less of the network's tensors is found, from 0 to 1; 1 by default. The rest keeps its initial "
+        "values")
+    # fmt: on
+    args = parser.parse_args(argv)
+    return run(parser.prog, lambda: _convert(args))
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.pipeline.foreign_weights import convert_weights
+
+    done = convert_weights(
+        args.i,
+        target=args.d,
+        configuration=args.c,
+        plans_name=args.p,
+        output=args.o,
+        encoder_only=args.encoder_only,
+        stem=args.stem,
+        freeze=args.freeze,
+        least=args.least,
+    )
+    named = [] if args.p == DEFAULT_PLANS else ["-p", args.p]
+    train = ["nnUNetv2_train", done.dataset, args.c, "0", *named, "-pretrained_weights", str(done.path)]
+    print(f"wrote {done.path}")
+    if args.freeze:
+        print("it notes that the encoder should stay as it is, which nnU-Net's own trainers do not read")
+    print(f"next: {shlex.join(train)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Weights that others trained (nnssl, nnU-Net, MONAI's DynUNet, plain state dicts) brought into a U-Net of plans.
+
+A checkpoint names one weight in several ways (nnU-Net's aliases ``decoder.encoder.*`` and ``*.all_modules.*``), below a
+prefix such as ``module.``, or in the words of another library. Here every weight of the network is looked for under all
+of these.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.pretrain.checkpoint import load_tensors
+from nnunetv2_xssr.pretrain.hssl.network import UNet
+from nnunetv2_xssr.pretrain.hssl.weights import SEGMENTATION, Match, for_channels, stem_keys
+
+STEMS = ("mean", "repeat")
+_HOLDERS = ("network_weights", "state_dict", "model_state_dict", "model", "network", "net")
+# MONAI's DynUNet is the same network in other words; its convolutions have no bias, which is a bias of zero.
+_DYNUNET = (
+    (r"conv(\d)\.conv\.(\w+)", lambda m: f"convs.{int(m[1]) - 1}.conv.{m[2]}"),
+    (r"norm(\d)\.(\w+)", lambda m: f"convs.{int(m[1]) - 1}.norm.{m[2]}"),
+)
+
+
+def read_foreign(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, wherever it keeps them.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, cut off, holds more than tensors and plain values, or has no weights.
+    """
+    content = load_tensors(path)
+    for holder in (content, *(content.get(name) for name in _HOLDERS)):
+        tensors = {k: v for k, v in holder.items() if isinstance(v, torch.Tensor)} if isinstance(holder, dict) else {}
+        if tensors:
+            return tensors
+    raise UserError(
+        f"{path} holds no weights, itself or under {', '.join(_HOLDERS)}, but {first_few(list(content)) or 'nothing'}; "
+        f"save the state_dict() of the network"
+    )
+
+
+def transfer(
+    weights: Mapping[str, torch.Tensor], network: UNet, *, encoder_only: bool = False, stem: str | None = None
+) -> Match:
+    """Copy into a network what fits it; what does not keeps its values. Segmentation layers are never taken.
+
+    Parameters
+    ----------
+    weights : mapping of tensors
+        As `read_foreign` returns them.
+    network : UNet
+    encoder_only : bool
+        Leave the decoder as it is.
+    stem : {"mean", "repeat"}, optional
+        How the first layer is made for another number of channels: see `weights.for_channels`. By default it does not
+        fit then.
+
+    Returns
+    -------
+    Match
+        By the names of the network's parameters and buffers, each once; ``dropped`` by those of the checkpoint.
+    """
+    wanted = {
+        name: aliases
+        for name, aliases in _aliases(network).items()
+        if SEGMENTATION not in name and (name.startswith("encoder.") or not encoder_only)
+    }
+    found = _renamed(weights, network)
+    state, taken = network.state_dict(), set()
+    stems = set(stem_keys(network))
+    match = Match(matched=[], adapted=[], dropped=[], missing=[])
+    chosen = {}
+    for name, aliases in wanted.items():
+        alias = next((one for one in aliases if one in found), None)
+        if alias is None:
+            match.missing.append(name)
+            continue
+        key, value = found[alias]
+        taken |= {found[one][0] for one in aliases if one in found}
+        wants = state[name].shape
+        if value.shape != wants and name in stems and stem and _but_channels(value.shape) == _but_channels(wants):
+            value = for_channels({name: value}, keys=[name], channels=wants[1], how=stem)[name]
+            match.adapted.append(f"{name} from {weights[key].shape[1]} channels to {wants[1]}")
+        elif value.shape == wants:
+            match.matched.append(name)
+        else:
+            match.missing.append(f"{name} of shape {tuple(wants)} (got {tuple(value.shape)})")
+            continue
+        chosen[name] = value
+    match.dropped.extend(key for key in weights if key not in taken)
+    network.load_state_dict(chosen, strict=False)  # into modules, so that every alias follows
+    return match
+
+
+def stem_channels(weights: Mapping[str, torch.Tensor], network: UNet) -> int | None:
+    """Input channels of the checkpoint's first layer; None if it has none that the network knows."""
+    found = _renamed(weights, network)
+    return next((found[key][1].shape[1] for key in stem_keys(network) if key in found), None)
+
+
+def _aliases(network: UNet) -> dict[str, list[str]]:
+    """Every weight of a network by its first name, with all of its names."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, value in network.state_dict(keep_vars=True).items():
+        names[id(value)].append(name)
+    return {aliases[0]: aliases for aliases in names.values()}
+
+
+def _renamed(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[str, tuple[str, torch.Tensor]]:
+    """The checkpoint's tensors under the names of the network: its own key, and the tensor."""
+    if any(re.search(r"(^|\.)input_block\.conv1\.conv\.weight$", key) for key in weights):
+        return _from_dynunet(weights, network)
+    expected = network.state_dict().keys()
+    anchor = stem_keys(network)[0]
+    # The prefix under which most of the network is found: aliases end like the names that they stand for.
+    prefixes = {key.removesuffix(anchor) for key in weights if key.endswith(anchor)} | {""}
+    prefix = max(sorted(prefixes, key=len), key=lambda one: sum(one + key in weights for key in expected))
+    return {key: (prefix + key, weights[prefix + key]) for key in expected if prefix + key in weights}
+
+
+def _from_dynunet(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[str, tuple[str, torch.Tensor]]:
+    n_stages = len(network.encoder.output_channels)
+    found = {}
+    for key, value in weights.items():
+        if "skip_layers." in key:  # the same weights once more
+            continue
+        name = re.sub(r"^.*?(?=input_block|downsamples|bottleneck|upsamples)", "", key)
+        name = name.replace("input_block.", "encoder.stages.0.0.")
+        name = re.sub(r"^downsamples\.(\d+)\.", lambda m: f"encoder.stages.{int(m[1]) + 1}.0.", name)
+        name = name.replace("bottleneck.", f"encoder.stages.{n_stages - 1}.0.")
+        name = re.sub(r"^upsamples\.(\d+)\.transp_conv\.conv\.", r"decoder.transpconvs.\1.", name)
+        name = re.sub(r"^upsamples\.(\d+)\.conv_block\.", r"decoder.stages.\1.", name)
+        for pattern, words in _DYNUNET:
+            name = re.sub(pattern + "$", words, name)
+        found[name] = key, value
+    for name, value in network.state_dict().items():
+        weight = name.removesuffix("bias") + "weight"
+        if name.endswith((".conv.bias", "bias")) and name not in found and weight in found and value.ndim == 1:
+            found[name] = found[weight][0], torch.zeros_like(value)
+    return found
+
+
+def _but_channels(shape: torch.Size) -> tuple[int, ...]:
+    return (*shape[:1], *shape[2:])

@@ -1,0 +1,214 @@
+"""Weights of others become a file that nnU-Net trains from, or one sentence says why not."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from making import SOURCE, TARGET, fails, succeeds, write_dataset_json
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from plans import KINDS, write_plans
+
+from nnunetv2_xssr.commands import weights as command
+from nnunetv2_xssr.pipeline.foreign_weights import convert_weights
+from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
+
+
+class Case:
+    """A planned target, a network of its plans with weights of somebody, and a file of them."""
+
+    def __init__(self, workspace, folder, configuration, network, channels=1):
+        write_plans(workspace.preprocessed / TARGET, configuration, network, channels)
+        names = {str(i): f"c{i}" for i in range(channels)}
+        write_dataset_json(workspace.raw / TARGET, channel_names=names)
+        self.plans = TargetPlans.load(TARGET, configuration_name=configuration)
+        self.file, self.out = folder / "theirs.pth", folder / "ours.pth"
+        self.theirs = self.network()
+
+    def network(self, channels=None, seed=7):
+        torch.manual_seed(seed)
+        made = self.plans.build_network(channels or len(self.plans.channel_names))
+        for parameter in made.parameters():
+            parameter.data = 0.3 * torch.randn(parameter.shape)
+        return made
+
+    def save(self, content):
+        torch.save(content, self.file)
+        return self.file
+
+    def convert(self, **options):
+        return convert_weights(
+            self.file, target=TARGET, configuration=self.plans.configuration_name, output=self.out, **options
+        )
+
+    def argv(self, *more):
+        return ["-i", self.file, "-d", TARGET, "-c", self.plans.configuration_name, "-o", self.out, *more]
+
+    def loaded(self):
+        """The network that nnU-Net begins with."""
+        fresh = self.network(seed=8)
+        load_pretrained_weights(fresh, str(self.out))
+        return fresh.eval()
+
+
+@pytest.fixture
+def case(workspace, tmp_path):
+    return Case(workspace, tmp_path, "2d", "PlainConvUNet")
+
+
+def of_nnunet(state):
+    return {"network_weights": state, "logging": {"losses": [np.float64(0.5)]}, "init_args": {"fold": 0}}
+
+
+CONTAINERS = {
+    "nnU-Net": of_nnunet,
+    "nnssl": lambda state: {"network_weights": state, "nnssl_adaptation_plan": {"key_to_encoder": "encoder"}},
+    "Lightning": lambda state: {"state_dict": {f"model.net.{key}": value for key, value in state.items()}, "epoch": 3},
+    "plain": lambda state: state,
+    "several GPUs": lambda state: {f"module.{key}": value for key, value in state.items()},
+    "without aliases": lambda state: {
+        k: v for k, v in state.items() if "all_modules" not in k and "decoder.enc" not in k
+    },
+    "of aliases only": lambda state: {k: v for k, v in state.items() if not k.startswith("encoder.")},
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize(("configuration", "network"), [KINDS[0], KINDS[3]])
+def test_every_tensor_arrives_in_nnunet(workspace, tmp_path, container, configuration, network):
+    case = Case(workspace, tmp_path, configuration, network)
+    case.save(CONTAINERS[container](case.theirs.state_dict()))
+    done = case.convert()
+    assert done.share == 1 and not done.match.missing and not done.match.adapted
+    assert all("seg_layers" in name for name in done.match.dropped)
+    for key, value in case.loaded().state_dict().items():
+        assert ".seg_layers." in key or torch.equal(value, case.theirs.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_monais_dynunet_computes_the_same_in_nnunet(workspace, tmp_path, configuration):
+    nets = pytest.importorskip("monai.networks.nets")
+    case = Case(workspace, tmp_path, configuration, "PlainConvUNet")
+    plans = case.plans.configuration.configuration["architecture"]["arch_kwargs"]
+    plans.update(n_conv_per_stage=[2, 2, 2], n_conv_per_stage_decoder=[2, 2])
+    file = workspace.preprocessed / TARGET / "nnUNetPlans.json"
+    content = json.loads(file.read_text())
+    content["configurations"][configuration]["architecture"]["arch_kwargs"].update(plans)
+    file.write_text(json.dumps(content))
+    torch.manual_seed(0)
+    theirs = nets.DynUNet(int(configuration[0]), 1, 2, [3] * 3, [1, 2, 2], [2, 2], filters=[4, 8, 8]).eval()
+    case.save({"model": theirs.state_dict()})
+    done = case.convert()
+    assert done.share == 1 and all("output_block" in k or "skip_layers" in k for k in done.match.dropped)
+    case.plans = TargetPlans.load(TARGET, configuration_name=configuration)
+    ours = case.loaded()
+    head = theirs.output_block.conv.conv
+    ours.decoder.seg_layers[-1].load_state_dict(head.state_dict())
+    image = torch.randn(2, 1, *case.plans.patch_size)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image)[0], theirs(image), rtol=1e-4, atol=1e-4)
+
+
+def test_the_encoder_alone(case):
+    case.save(of_nnunet(case.theirs.state_dict()))
+    done = case.convert(encoder_only=True)
+    assert done.share == 1 and any(name.startswith("decoder.stages") for name in done.match.dropped)
+    state, theirs = case.loaded().state_dict(), case.theirs.state_dict()
+    for key in state:
+        of_encoder = key.startswith(("encoder.", "decoder.encoder."))
+        assert torch.equal(state[key], theirs[key]) == of_encoder or ".seg_layers." in key or not theirs[key].any(), key
+
+
+@pytest.mark.parametrize(
+    ("stem", "theirs", "ours"), [("mean", 1, 3), ("repeat", 2, 4), ("mean", 3, 1), ("repeat", 3, 2)]
+)
+def test_a_stem_for_other_channels(workspace, tmp_path, capsys, stem, theirs, ours):
+    case = Case(workspace, tmp_path, "2d", "PlainConvUNet", channels=ours)
+    network = case.network(theirs)
+    case.save(network.state_dict())
+    sentence = fails(
+        capsys, command.main, case.argv(), f"takes {theirs} channels but {TARGET} has {ours}", "--stem mean"
+    )
+    assert "c0" in sentence and not case.out.exists()
+    assert case.convert(stem=stem).match.adapted == [
+        f"encoder.stages.0.0.convs.0.conv.weight from {theirs} channels to {ours}"
+    ]
+    old, state = network.encoder.stages[0][0].convs[0].conv.weight, case.loaded().state_dict()
+    block = "encoder.stages.0.0.convs.0"
+    new = [state[f"{start}{block}.{end}.weight"] for start in ("", "decoder.") for end in ("conv", "all_modules.0")]
+    for i in range(ours):
+        expected = old.mean(dim=1) if stem == "mean" else old[:, i % theirs]
+        for alias in new:
+            torch.testing.assert_close(alias[:, i], expected * theirs / ours)
+
+
+def test_command_tells_what_becomes_of_the_checkpoint(case, capsys):
+    state = case.theirs.state_dict()
+    lacking = {key: value for key, value in state.items() if "encoder.stages.2" not in key}
+    case.save({**lacking, "rotation_head.weight": torch.ones(4, 8)})
+    fails(
+        capsys, command.main, case.argv(), "less than the share 1 of --least", "encoder.stages.2.0.convs.0.conv.weight"
+    )
+    assert not case.out.exists()
+    out = succeeds(capsys, command.main, case.argv("--least", "0.7", "--freeze", "encoder"))
+    before, _ = out.split(f"wrote {case.out}")
+    assert "4 tensors are missing and keep their initial values: encoder.stages.2" in before
+    assert "0 tensors are adapted" in before and "rotation_head.weight" in before
+    (line,) = [line for line in out.splitlines() if line.startswith("next: ")]
+    assert shlex.split(line)[1:] == ["nnUNetv2_train", TARGET, "2d", "0", "-pretrained_weights", str(case.out)]
+    content = torch.load(case.out, weights_only=True)
+    assert content["nnunetv2_xssr"] == {"freeze": "encoder"}
+    fails(capsys, command.main, case.argv("--least", "0.7"), case.out, "exists already")
+
+
+def halved(state):
+    return dict(list(state.items())[: len(state) // 2])
+
+
+class Runs:
+    def __reduce__(self):
+        return print, ("foreign code has run",)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda case: halved(case.theirs.state_dict()), "less than the share 1 of --least"),
+        (lambda case: {f"layer{i}.conv.weight": torch.ones(4, 4, 3, 3) for i in range(9)}, "has 0 of "),
+        (lambda case: {k: v.repeat(2, *[1] * (v.ndim - 1)) for k, v in case.theirs.state_dict().items()}, "has 0 of "),
+        (lambda case: {"network_weights": case.theirs.state_dict(), "hook": Runs()}, "more than tensors"),
+        (lambda case: {"epoch": 3, "loss": 0.5}, "holds no weights"),
+        (lambda case: [1, 2], "more than tensors"),
+        (lambda case: case.theirs.encoder.state_dict(prefix="encoder."), "or --encoder_only"),
+    ],
+)
+def test_checkpoints_that_do_not_fit(case, capsys, content, words):
+    case.save(content(case))
+    fails(capsys, command.main, case.argv(), case.file, words)
+    assert not case.out.exists() and "foreign code" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_architecture(workspace, tmp_path, capsys):
+    case = Case(workspace, tmp_path, "2d", "ResidualEncoderUNet")
+    case.save(case.theirs.state_dict())
+    case = Case(workspace, tmp_path, "2d", "PlainConvUNet")
+    fails(
+        capsys,
+        command.main,
+        case.argv(),
+        " tensors of nnUNetPlans 2d, less than the share 1",
+        "give weights of the same",
+    )
+
+
+def test_files_and_plans_that_are_not_there(case, capsys):
+    fails(capsys, command.main, case.argv(), f"there is no checkpoint {case.file}")
+    case.save(case.theirs.state_dict())
+    case.file.write_bytes(case.file.read_bytes()[:500])
+    fails(capsys, command.main, case.argv(), case.file, "cut off")
+    case.save(case.theirs.state_dict())
+    fails(capsys, command.main, [*case.argv(), "-p", "Other"], "has no plans")
+    fails(capsys, command.main, [*case.argv(), "-d", SOURCE], f"{SOURCE} has no plans")
+    fails(capsys, command.main, [*case.argv(), "-c", "3d"], "the configurations of")
+    fails(capsys, command.main, case.argv("--least", "2"), "--least must be a share from 0 to 1; got 2")
