@@ -7,6 +7,7 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge
+from pydantic import with_config
 from typing_extensions import TypedDict
 
 from nnunetv2_xssr.errors import UserError
@@ -18,9 +19,8 @@ RECORD_FILE = "partitions.json"
 KIND, FORMAT_VERSION = "partitions", 1
 
 
+@with_config(OURS)
 class _Record(TypedDict):
-    __pydantic_config__ = OURS
-
     n_cases: Annotated[Count, Ge(1)]
     n_features: Annotated[Count, Ge(1)]
     n_partitions: Annotated[Count, Ge(1)]

@@ -1,8 +1,10 @@
 """Where a project stands: rounds, labels, split, what nnU-Net has preprocessed and trained."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunetv2_xssr.annotation.handover import drawn_labels
 from nnunetv2_xssr.annotation.inspecting import listed_cases
@@ -149,7 +151,7 @@ class Project:
     mean_distance: float | None
     random_mean_distance: float | None
     alpha: float | None
-    alpha_curve: dict | None
+    alpha_curve: Mapping[str, Any] | None
     alpha_criterion: str | None
     folds: int
     in_split: int

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import with_config
 from typing_extensions import TypedDict
 
 from nnunetv2_xssr.benchmark.hold_out import data_hash, label_files
@@ -27,22 +28,19 @@ SURFACE_DICE = "surface_dice"
 TOLERANCE = 2.0  # of the normalised surface Dice, in units of the largest spacing of the image's plane
 
 
+@with_config(THEIRS)
 class _OfLabel(TypedDict):
-    __pydantic_config__ = THEIRS
-
     Dice: float  # NaN where neither truth nor prediction has the label
 
 
+@with_config(THEIRS)
 class _OfCase(TypedDict):
-    __pydantic_config__ = THEIRS
-
     metrics: dict[str, _OfLabel]
     prediction_file: str
 
 
+@with_config(THEIRS)
 class _Summary(TypedDict):
-    __pydantic_config__ = THEIRS
-
     metric_per_case: list[_OfCase]
 
 

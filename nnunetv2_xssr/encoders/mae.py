@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from annotated_types import Ge, Len
+from pydantic import with_config
 from torch import nn
 from torch.nn import functional as F
 from typing_extensions import NotRequired, TypedDict
@@ -34,23 +35,20 @@ from nnunetv2_xssr.records.schema import THEIRS, Count, Number, check_shape
 from nnunetv2_xssr.records.workspace import encoder_folder
 
 
+@with_config(THEIRS)
 class _Architecture(TypedDict):
-    __pydantic_config__ = THEIRS
-
     members: Annotated[Count, Ge(1)]
     features_per_stage: Annotated[list[Annotated[Count, Ge(1)]], Len(2)]
     dim: NotRequired[Literal[2, 3]]
 
 
+@with_config(THEIRS)
 class _Training(TypedDict):
-    __pydantic_config__ = THEIRS
-
     epochs: Any  # checked with the number of those that are done
 
 
+@with_config(THEIRS)
 class _Views(TypedDict):
-    __pydantic_config__ = THEIRS
-
     view_size: int | list[int]
     views: Annotated[Count, Ge(1)]
     channel_names: Annotated[list[str], Len(1)]
@@ -60,10 +58,9 @@ class _Views(TypedDict):
     window: Annotated[list[Number], Len(2, 2)] | None
 
 
+@with_config({**THEIRS, "arbitrary_types_allowed": True})
 class _Checkpoint(TypedDict):
     """What is read of a finished pretraining; `Autoencoder.of` compares the weights with the architecture."""
-
-    __pydantic_config__ = {**THEIRS, "arbitrary_types_allowed": True}
 
     architecture: _Architecture
     weights: dict[str, torch.Tensor]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from pydantic import with_config
 from torch import nn
 from torch.nn import functional as F
 from typing_extensions import TypedDict
@@ -32,15 +33,13 @@ EXAMPLE = ".../nnUNetTrainer__nnUNetPlans__2d"
 _ADVICE = "give another model, or train it again"
 
 
+@with_config(THEIRS)
 class _Configured(TypedDict):
-    __pydantic_config__ = THEIRS
-
     configuration: str
 
 
+@with_config(THEIRS)
 class _Checkpoint(TypedDict):
-    __pydantic_config__ = THEIRS
-
     network_weights: dict[str, Any]
     init_args: _Configured
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import cast
 
 from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.selection import SelectionRecord
@@ -41,7 +42,7 @@ def clean_caches(dataset: str) -> dict[Path, int]:
 def _clean(pool: str) -> dict[Path, int]:
     needed = set()
     for path in all_records():
-        provenance = SelectionRecord.load(path).provenance
+        provenance = cast(dict, SelectionRecord.load(path).provenance)
         needed |= {provenance.get(f"{kind}_cache", {}).get(pool) for kind in ("views", "facts", "embeddings")}
     removed = {}
     for file in sorted(Workspace(pool).caches.glob("*/*")):

@@ -113,7 +113,7 @@ def mixture(name: str, facts: Sequence[CaseFacts]) -> str | None:
     return f"{name} mixes {'; '.join(said)}" if said else None
 
 
-def _unlike(what: str, extents: list[list[float]]) -> list[str]:
+def _unlike(what: str, extents: Sequence[Sequence[float]]) -> list[str]:
     """What to say of extents whose areas differ by more than a factor of two: less is seldom seen in a view."""
     areas = np.prod(extents, axis=1)
     few = int((areas < areas.max() / 2).sum())

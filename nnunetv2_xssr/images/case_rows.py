@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, cast
 import numpy as np
 from annotated_types import Ge, Len
 from numpy.typing import DTypeLike
+from pydantic import with_config
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
@@ -20,24 +21,23 @@ from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.schema import OURS, Count, read_as
 from nnunetv2_xssr.records.workspace import Workspace
 
-_KIND = {"kind": "case rows", "format_version": 2}
+KIND, FORMAT_VERSION = "case rows", 2
+_HEAD = {"kind": KIND, "format_version": FORMAT_VERSION}
 _SAVE_EVERY = 10.0  # seconds from one file of hashes to the next
 _ADVICE = "delete it and run nnUNetv2_xssr_select again, which makes it anew"
 
 
+@with_config(OURS)
 class FileHash(TypedDict):
     """The hash of a case's files, and by what they are known to be the same."""
-
-    __pydantic_config__ = OURS
 
     stamp: list[Annotated[list[str | int], Len(3, 3)]]  # path, bytes and nanoseconds of every file
     sha256: str
 
 
+@with_config(OURS)
 class Index(TypedDict):
     """What rows hold, beside them."""
-
-    __pydantic_config__ = OURS
 
     settings: dict[str, Any]
     row_shape: Annotated[list[Annotated[Count, Ge(1)]], Len(1)]
@@ -138,7 +138,7 @@ class CaseRows:
         if not is_there(path):
             _create(path, index, _earlier_rows(folder, index))
         if not is_there(index_file):
-            write_json(index_file, {**_KIND, **index})  # after the rows, so that an index tells of rows that are there
+            write_json(index_file, {**_HEAD, **index})  # after the rows, so that an index tells of rows that are there
         return cls(path, list(hashes), _map(path, index))
 
     @classmethod
@@ -175,7 +175,7 @@ def read_index(folder: Path, key: str) -> Index:
     _, index_file = _files(folder, key)
     if not is_there(index_file):
         raise UserError(f"the cache {index_file} is gone; run nnUNetv2_xssr_select again, which makes it anew")
-    index = read_as(index_file, Index, kind=_KIND["kind"], version=_KIND["format_version"], advice=_ADVICE)
+    index = read_as(index_file, Index, kind=KIND, version=FORMAT_VERSION, advice=_ADVICE)
     if _key(index) != key:
         raise UserError(f"{index_file} has changed since it was written; {_ADVICE}")
     return index
@@ -200,7 +200,11 @@ def _files(folder: Path, key: str) -> tuple[Path, Path]:
 
 
 def _without_cases(index: Index) -> dict:
-    return {**_KIND, **{part: value for part, value in index.items() if part != "cases"}}
+    return {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        **{part: value for part, value in index.items() if part != "cases"},
+    }
 
 
 def _map(path: Path, index: Index) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import with_config
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
@@ -23,16 +24,14 @@ _RULES = 1  # of the conversion: volumes that other rules made are converted aga
 _MOST_LINES = 20  # of the log; the record holds all
 
 
+@with_config(OURS)
 class _Volume(TypedDict):
-    __pydantic_config__ = OURS
-
     series: str
     files: str
 
 
+@with_config(OURS)
 class _Conversion(TypedDict):
-    __pydantic_config__ = OURS
-
     volumes: dict[FileName, _Volume]
     set_aside: list[dict[str, str | list[str]]]  # written anew every time
 

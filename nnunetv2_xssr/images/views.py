@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt
+from pydantic import with_config
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
@@ -56,10 +57,9 @@ _STEP = 1.1  # scales are rounded up to a power of this, so that a few more case
 _Extent = tuple[Annotated[Number, Gt(0)], Annotated[Number, Ge(0)]]
 
 
+@with_config(OURS)
 class _Extents(TypedDict):
     """What `slice_extents` measures."""
-
-    __pydantic_config__ = OURS
 
     acquired: _Extent
     axial: _Extent

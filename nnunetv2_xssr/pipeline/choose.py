@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
+from typing import Literal, cast
 
 import numpy as np
 
@@ -12,7 +13,16 @@ from nnunetv2_xssr.images.slices import place_of, volume_of
 from nnunetv2_xssr.pipeline.budget import pick
 from nnunetv2_xssr.pipeline.embed import Embedded
 from nnunetv2_xssr.pipeline.plan import Choice, FoldPlan, SelectionPlan
-from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
+from nnunetv2_xssr.records.selection import (
+    AlphaLists,
+    BudgetLists,
+    ChosenSettings,
+    FoldSelection,
+    KindsSeen,
+    Pick,
+    Provenance,
+    SelectionRecord,
+)
 from nnunetv2_xssr.selection import Selection
 from nnunetv2_xssr.selection.kinds import kinds_seen
 
@@ -56,10 +66,10 @@ def make_record(
     return SelectionRecord(
         dataset=target.name,
         name=name,
-        mode=plan.mode,
-        settings=settings,
+        mode=cast(Literal["annotation", "study"], plan.mode),
+        settings=cast(ChosenSettings, settings),
         encoder=embedded.encoder,
-        provenance=embedded.provenance,
+        provenance=cast(Provenance, embedded.provenance),
         versions={package: version(package) for package in _PACKAGES},
         selections=selections,
         set_aside=embedded.set_aside,
@@ -97,14 +107,14 @@ def _select_fold(
         labelled=sorted(set(map(volume_of, fold.labelled))),
         picks=_picks(chosen, fold.pool, of_pool),
         alpha=chosen.alpha,
-        alpha_curve=curve,
+        alpha_curve=cast(AlphaLists | None, curve),
         mean_distance=chosen.mean_distance,
         covering_radius=chosen.covering_radius,
         random_mean_distance=chosen.random_mean_distance,
-        by_budget=by_budget,
+        by_budget=cast(BudgetLists | None, by_budget),
         pool_domains=_counts(case.domain for case in of_pool),
         pool_groups=_counts(case.group for case in of_pool),
-        kinds=None if kinds is None else {**asdict(kinds), "sizes": list(kinds.sizes)},
+        kinds=None if kinds is None else cast(KindsSeen, {**asdict(kinds), "sizes": list(kinds.sizes)}),
         left_out=[identifier for identifier in row if identifier not in place] if choice.unit == "slice" else [],
     )
 

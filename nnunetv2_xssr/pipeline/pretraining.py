@@ -264,7 +264,7 @@ def _log_sources(sources: list[Source], prepared: list[PreprocessedPool], plans:
         logger.info("set aside: %s", sentence)
     for source in sources:
         logger.info("normalisation of %s: %s", source.pool.name, source.normalisation)
-    if sentence := far_spacings(sources, plans):
-        logger.warning(sentence)
+    if far := far_spacings(sources, plans):
+        logger.warning(far)
     if len(sources) == 1:
         logger.info("one dataset only: there are no tasks and groups to contrast")

@@ -145,7 +145,7 @@ def _files_now(pool: str) -> dict[str, list[Path]]:
         files = {case.identifier: list(case.files) for case in dataset_pool(pool).cases}
     else:  # a plain folder, of which our own list of hashes knows the paths
         known = read_file_hashes(Workspace(pool).caches / "files.json")
-        files = {case: [Path(path) for path, *_ in entry["stamp"]] for case, entry in known.items()}
+        files = {case: [Path(str(path)) for path, *_ in entry["stamp"]] for case, entry in known.items()}
     return {case: paths for case, paths in files.items() if all(path.is_file() for path in paths)}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 from annotated_types import Ge, Le, Len
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from nnunetv2_xssr.records.schema import THEIRS, AsItIs, FileName, Line, read_as
@@ -22,7 +22,8 @@ def read_dataset_json(path: Path) -> dict:
         If the file or a part that nnU-Net needs is missing, or a part is not as nnU-Net v2 has it; the sentence names
         the file and the key.
     """
-    return cast(dict, read_as(path, Annotated[_Description, AsItIs], advice=_ADVICE))
+    shape = cast(type[dict], Annotated[_Description, AsItIs])
+    return read_as(path, shape, advice=_ADVICE)
 
 
 def _numbered(names: dict[str, str]) -> dict[str, str]:
@@ -72,16 +73,14 @@ File = Annotated[str, AfterValidator(_file)]
 Value = Annotated[int, Ge(0), Le(_LARGEST)]
 
 
+@with_config(THEIRS)
 class _Case(TypedDict):
-    __pydantic_config__ = THEIRS
-
     images: Annotated[list[File], Len(1)]
     label: NotRequired[File]
 
 
+@with_config(THEIRS)
 class _Description(TypedDict):
-    __pydantic_config__ = THEIRS
-
     channel_names: Annotated[dict[str, Annotated[str, AfterValidator(_name)]], Len(1), AfterValidator(_numbered)]
     file_ending: Annotated[str, AfterValidator(_ending)]
     # A pool needs no labels.

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Len
+from pydantic import with_config
 from typing_extensions import NotRequired, TypedDict
 
 from nnunetv2_xssr.errors import UserError
@@ -41,26 +42,23 @@ class Plans:
     data: dict[str, Path]
 
 
+@with_config(THEIRS)
 class _Configuration(TypedDict):
-    __pydantic_config__ = THEIRS
-
     data_identifier: NotRequired[FileName]
     inherits_from: NotRequired[str]
 
 
+@with_config(THEIRS)
 class NetworkPlans(TypedDict):
     """A configuration, with what it inherits; its network is built by nnU-Net, which knows several forms of it."""
-
-    __pydantic_config__ = THEIRS
 
     patch_size: Annotated[list[Annotated[Count, Ge(1)]], Len(2, 3)]
     normalization_schemes: Annotated[list[str], Len(1)]
 
 
+@with_config(THEIRS)
 class PlansFile(TypedDict):
     """A plans file as far as it is read here; nnU-Net reads more of it."""
-
-    __pydantic_config__ = THEIRS
 
     plans_name: str
     configurations: dict[str, _Configuration]

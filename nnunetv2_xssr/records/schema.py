@@ -6,13 +6,13 @@ Dataclasses and typed dictionaries are the types; pydantic checks them, without 
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, PlainValidator, TypeAdapter, ValidationError, WrapValidator
+from pydantic import AfterValidator, ConfigDict, PlainValidator, TypeAdapter, ValidationError, WrapValidator
 from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
 from nnunetv2_xssr.errors import UserError
@@ -41,8 +41,8 @@ Number = Annotated[float, PlainValidator(_number)]  # whole or not
 Line = Annotated[str, AfterValidator(check_line)]
 FileName = Annotated[str, AfterValidator(check_file_name)]
 
-OURS = {"extra": "forbid"}  # a key that we do not know may change what the others mean
-THEIRS = {"extra": "allow"}  # nnU-Net and users add keys
+OURS: ConfigDict = {"extra": "forbid"}  # a key that we do not know may change what the others mean
+THEIRS: ConfigDict = {"extra": "allow"}  # nnU-Net and users add keys
 
 _ADVICE = "restore it or delete it"
 _WORDS = {
@@ -96,7 +96,7 @@ def read_as(path: Path, shape: type[T], *, kind: str | None = None, version: int
         raise UserError(f"{path} holds text that is not UTF-8; {advice}") from None
     try:
         # As JSON, in which a list may stand for a tuple and an object for a dataclass, and nothing else for another.
-        return _adapter(shape).validate_json(plain, strict=True)
+        return _adapter(cast(Hashable, shape)).validate_json(plain, strict=True)
     except ValidationError as error:
         raise UserError(f"{path}: {_sentence(error)}; {advice}") from None
 
@@ -119,7 +119,7 @@ def check_shape(content: Any, shape: type[T], *, where: str, advice: str) -> T:
         If they are of another shape.
     """
     try:
-        return _adapter(shape).validate_python(content, strict=True)
+        return _adapter(cast(Hashable, shape)).validate_python(content, strict=True)
     except ValidationError as error:
         raise UserError(f"{where}: {_sentence(error)}; {advice}") from None
 

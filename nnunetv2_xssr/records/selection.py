@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Len
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, StringConstraints, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from nnunetv2_xssr.errors import UserError
@@ -35,10 +35,9 @@ def _knee_among_budgets(curve: dict) -> dict:
     return curve
 
 
+@with_config(OURS)
 class AlphaLists(TypedDict):
     """An `AlphaCurve` as JSON holds it: see `nnunetv2_xssr.selection.alpha`."""
-
-    __pydantic_config__ = OURS
 
     alpha: Curve
     mean_distance: Curve
@@ -47,10 +46,9 @@ class AlphaLists(TypedDict):
     overlap: list[Number]
 
 
+@with_config(OURS)
 class BudgetLists(TypedDict):
     """A `BudgetCurve` as JSON holds it: see `nnunetv2_xssr.selection.by_budget`."""
-
-    __pydantic_config__ = OURS
 
     budget: Annotated[list[Count], Len(1)]
     mean_distance: Curve
@@ -60,20 +58,18 @@ class BudgetLists(TypedDict):
     knee: Count
 
 
+@with_config(OURS)
 class KindsSeen(TypedDict):
     """The fields of `nnunetv2_xssr.selection.kinds.Kinds`."""
-
-    __pydantic_config__ = OURS
 
     sizes: Annotated[list[Count], Len(1)]
     missed: Count
     missed_by_random: Number
 
 
+@with_config(THEIRS)
 class ChosenSettings(TypedDict):
     """What the user chose, as far as it is read again."""
-
-    __pydantic_config__ = THEIRS
 
     source: list[FileName]
     budget: str
@@ -89,10 +85,9 @@ class ChosenSettings(TypedDict):
     encoder_weights: NotRequired[str | None]
 
 
+@with_config(THEIRS)
 class Provenance(TypedDict):
     """Hashes of what a selection was made from, as far as they are read again."""
-
-    __pydantic_config__ = THEIRS
 
     source: dict[FileName, str]
     embedding: Literal["grid", "average", "gap"]

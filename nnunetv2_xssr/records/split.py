@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pydantic import with_config
 from typing_extensions import TypedDict
 
 from nnunetv2_xssr.errors import UserError
@@ -12,9 +13,8 @@ from nnunetv2_xssr.records.workspace import Workspace
 Split = list[dict[str, list[str]]]
 
 
+@with_config(OURS)
 class _Fold(TypedDict):
-    __pydantic_config__ = OURS
-
     train: list[FileName]
     val: list[FileName]
 

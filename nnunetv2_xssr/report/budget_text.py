@@ -1,6 +1,8 @@
 """How many cases to annotate, in words: the knee of the coverage, and what the next few would add."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nnunetv2_xssr.selection.by_budget import STEPS
 
@@ -26,7 +28,7 @@ class Gain:
     nearer: float
 
 
-def gains(curve: dict, picked: int) -> list[Gain]:
+def gains(curve: Mapping[str, Any], picked: int) -> list[Gain]:
     """What the next 5, 10 and 20 cases would add, or as many as are left.
 
     Parameters
@@ -42,7 +44,7 @@ def gains(curve: dict, picked: int) -> list[Gain]:
     return [Gain(step, at[picked + step], 1 - at[picked + step] / now if now else 0.0) for step in steps]
 
 
-def knee_words(curve: dict, picked: int, unit: str = "case") -> str:
+def knee_words(curve: Mapping[str, Any], picked: int, unit: str = "case") -> str:
     """Where the curve bends, and how the picks, cases or slices, lie to that."""
     knee, longest = curve["knee"], curve["budget"][-1]
     if longest == 1:
@@ -56,7 +58,7 @@ def knee_words(curve: dict, picked: int, unit: str = "case") -> str:
     return words + f"up to there a {unit} adds more than the average one, from there on less"
 
 
-def _below_chord(curve: dict) -> float:
+def _below_chord(curve: Mapping[str, Any]) -> float:
     """How far the knee lies below the line between the curve's ends, both axes scaled to [0, 1]."""
     budget, distance = curve["budget"], curve["mean_distance"]
     fall = distance[0] - distance[-1]
@@ -66,7 +68,7 @@ def _below_chord(curve: dict) -> float:
     )
 
 
-def next_words(curve: dict, picked: int, unit: str = "case") -> str:
+def next_words(curve: Mapping[str, Any], picked: int, unit: str = "case") -> str:
     """What the next cases, or slices, would add, as one sentence."""
     found = gains(curve, picked)
     if not found:

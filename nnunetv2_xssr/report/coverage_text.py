@@ -1,6 +1,7 @@
 """Coverage and alpha in words, as select and status tell them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 _BEST = {
     "mean_distance": "best coverage",
@@ -26,9 +27,7 @@ def coverage_words(mean_distance: float, *, random: float) -> str:
     return text + ")"
 
 
-def alpha_words(
-    alpha: float | None, *, curve: Mapping[str, list[float]] | None, criterion: str, unit: str
-) -> str | None:
+def alpha_words(alpha: float | None, *, curve: Mapping[str, Any] | None, criterion: str, unit: str) -> str | None:
     """The trade-off taken, and which others would have covered the pool as well; None for strategies without alpha.
 
     Parameters

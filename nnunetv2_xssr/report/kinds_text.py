@@ -1,9 +1,12 @@
 """Whether selecting is likely to matter, in words: of how many kinds the pool is, and what a random draw would miss."""
 
+from collections.abc import Mapping
+from typing import Any
+
 _SHOWN = 6  # sizes of kinds
 
 
-def kinds_words(kinds: dict | None, *, picked: int, unit: str) -> str | None:
+def kinds_words(kinds: Mapping[str, Any] | None, *, picked: int, unit: str) -> str | None:
     """Several kinds, and how many a random draw would miss; or one, where little is to be expected.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -109,7 +110,7 @@ def load_selection_data(record: SelectionRecord) -> SelectionData:
 
 
 def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> PoolData:
-    folder, made_from = Workspace(name).caches, record.provenance
+    folder, made_from = Workspace(name).caches, cast(dict, record.provenance)
     by_slice = record.settings["unit"] == "slice"
 
     def key(kind: str) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Len
+from pydantic import with_config
 from typing_extensions import TypedDict
 
 from nnunetv2_xssr.errors import UserError
@@ -23,10 +24,9 @@ _MOST_CASES = 32  # that are measured, evenly spaced in the pool: what is asked 
 _MOST_VOXELS = 100_000  # of each channel of a case, evenly spaced
 
 
+@with_config(THEIRS)
 class _Fingerprint(TypedDict):
     """What is read of ``dataset_fingerprint.json``."""
-
-    __pydantic_config__ = THEIRS
 
     foreground_intensity_properties_per_channel: dict[str, dict[str, Number]]
     spacings: Annotated[list[Annotated[list[Number], Len(3, 3)]], Len(1)]
@@ -89,7 +89,7 @@ def _measured(pool: ImagePool, is_ct: list[bool]) -> PoolStatistics:
             broken.append(error)
             continue
         spacings.append(properties["spacing"])
-        inside = image[(slice(None), *nonzero_box(image))]
+        inside = image[tuple([slice(None), *nonzero_box(image)])]
         cropped.append(inside[0].size / image[0].size)
         for channel, ct, values in zip(inside, is_ct, bodies, strict=True):
             if ct:
