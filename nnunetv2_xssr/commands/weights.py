@@ -21,11 +21,13 @@ def main(argv: list[str] | None = None) -> int:
             "-i dynunet.pt -d 2 -c 2d -o weights.pth --encoder_only --stem mean",
         ),
     )
-    add = parser.add_argument
+    files = parser.add_argument_group("from which weights, for which network, to where")
+    add = files.add_argument
     # fmt: off
     add("-i", required=True, type=Path, metavar="CHECKPOINT", help="file of weights; no code in it is run")
-    add_plans(parser)
+    add_plans(files)
     add("-o", required=True, type=Path, metavar="FILE", help="file to write; none is replaced")
+    add = parser.add_argument_group("what is taken").add_argument
     add("--encoder_only", action="store_true", help="leave the decoder at its initial values")
     add("--stem", choices=("mean", "repeat"),
         help="for another number of channels: each gets the mean of the old ones, or the old ones in turn; by default "
