@@ -196,12 +196,11 @@ def pretrain_unet(
     """
     check_environment()
     plans = TargetPlans.load(find_dataset(target), configuration_name=configuration, plans_name=plans_name)
-    pools = open_pools(list(sources), channel_names=channel_names, recursive=recursive, patient_ids=patient_ids)
-    pools = _named(pools, channel_names)
+    folders = {"recursive": recursive, "patient_ids": patient_ids}
+    pools = _named(open_pools(list(sources), channel_names=channel_names, **folders), channel_names)
     channels, group_of_pools = common_channels(pools, plans), group_of(pools, file=groups)
     saved = _saved_channels(like_channels, channels=channels, plans=plans)
-    defaults = {"epochs": EPOCHS, "batch_size": max(LEAST_BATCH, plans.configuration.batch_size)}
-    chosen = Settings(**{**defaults, **settings})
+    chosen = Settings(**{"epochs": EPOCHS, "batch_size": max(LEAST_BATCH, plans.configuration.batch_size)} | settings)
     fabric = start(resolve_device(device), n_devices=num_gpus, precision=precision)
     if "accumulate" not in settings and fabric.device.type != "cpu":
         parts = parts_that_fit(plans, batch_size=chosen.batch_size, n_processes=fabric.world_size)
