@@ -52,8 +52,7 @@ def _demo(args: argparse.Namespace) -> None:
     if drawn["seed"] != args.seed:
         raise UserError(f"{folder} holds a demo with --seed {drawn['seed']}; give that, or another folder with -o")
     study = Study(folder, _SOURCE, _TARGET, "2d_small", "XSSRTrainer_demo", resolve_device(args.device))
-    # Where rare kinds matter, one objective sees them sooner than the weighted sum: docs/evidence.md.
-    arms = {_PICKED: ["-b", _BUDGET, "--strategy", _PICKED]}
+    arms = {_PICKED: ["-b", _BUDGET]}
     arms |= {f"random {i + 1}": ["-b", _BUDGET, "--strategy", "random", "--seed", str(i)] for i in range(_RANDOM_DRAWS)}
 
     print(f"demo in {folder} (log.txt tells what nnU-Net says)")
