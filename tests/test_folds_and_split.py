@@ -233,12 +233,20 @@ def test_split_file_is_exactly_nnunets_format(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", "[1]", '[{"train": ["a"]}]', '[{"train": "a", "val": []}]', '[{"train": [1], "val": ["a"]}]']
+    ("content", "words"),
+    [
+        ("{}", "the file must be a list"),
+        ("[1]", r"\[0\] must be an object; got 1"),
+        ('[{"train": ["a"]}]', r"\[0\].val is missing"),
+        ('[{"train": "a", "val": []}]', r"\[0\].train must be a list"),
+        ('[{"train": [1], "val": ["a"]}]', r"\[0\].train\[0\] must be text; got 1"),
+        ('[{"train": ["a/b"], "val": ["a"]}]', r"\[0\].train\[0\] must be the name of a file"),
+    ],
 )
-def test_split_in_another_format(tmp_path, content):
+def test_split_in_another_format(tmp_path, content, words):
     path = tmp_path / "splits_xssr.json"
     path.write_text(content)
-    with pytest.raises(UserError, match="must be a list of"):
+    with pytest.raises(UserError, match=words):
         read_split(path)
 
 

@@ -93,7 +93,7 @@ def check(inside, capsys, name, some):
 
 @pytest.mark.parametrize("name", FILES)
 def test_some_changes(inside, capsys, name):
-    check(inside, capsys, name, lambda number: number % 41 == 0)
+    check(inside, capsys, name, lambda number: number % 89 == 0)
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_checkpoints(inside, tmp_path):
     content = torch.load(inside.encoder(), weights_only=True)
     weights = content.pop("weights")
     path = tmp_path / "checkpoint.pth"
-    for words, changed in list(mutations(content, others=(None, -1, "text", [], {})))[::3]:
+    for words, changed in list(mutations(content, others=(None, -1, "text", [], {})))[::7]:
         torch.save({**changed, "weights": weights} if isinstance(changed, dict) else changed, path)
         _returns_or_says(lambda file: load_encoder(file, device="cpu"), path, words)
     first = next(iter(weights))
