@@ -138,6 +138,8 @@ def _server(path):
             call = json.loads(first + connection.makefile("rb").readline())
             for number, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, number)
+            for number, name in enumerate(("stdout", "stderr"), 1):  # those of old believe in the old files
+                setattr(sys, name, open(number, "w", closefd=False, buffering=1))
             if os.fork() == 0:
                 _run(*call)
             os._exit(_tell(connection))

@@ -106,7 +106,10 @@ def _from_npz(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _from_npy(path: Path) -> tuple[list[str], np.ndarray]:
-    lines = path.with_suffix(".txt").read_text(encoding="utf-8-sig").splitlines()
+    names = path.with_suffix(".txt")
+    if not names.is_file():
+        raise ValueError(f"the names of its cases are missing, {names.name} beside it")
+    lines = names.read_text(encoding="utf-8-sig").splitlines()
     rows = np.load(path)
     if not isinstance(rows, np.ndarray):
         raise ValueError("it holds several arrays, as a .npz does")

@@ -221,7 +221,7 @@ def load_encoder(path: Path, *, device: str) -> Autoencoder:
             f"{path} is a checkpoint of nnUNetv2_hssl_pretrain, whose weights are for nnUNetv2_train; give one of "
             f"nnUNetv2_xssr_pretrain"
         )
-    advice = "delete it to pretrain anew, or give another"
+    advice = "so it is no masked autoencoder of this version: delete it to pretrain anew, or give another"
     check_shape(checkpoint, _Checkpoint, where=str(path), advice=advice)
     done, epochs = checkpoint["epoch"], checkpoint["training"]["epochs"]
     if "optimizer" in checkpoint or (isinstance(epochs, int) and done < epochs):

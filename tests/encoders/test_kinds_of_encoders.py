@@ -210,7 +210,7 @@ def test_checkpoint_of_another_version(either, capsys, damage):
     else:
         del content["architecture"]["members"]
     save_checkpoint(either.root / "old.pth", content)
-    refused(capsys, either.root / "old.pth", "old.pth is no masked autoencoder of this version")
+    refused(capsys, either.root / "old.pth", "old.pth", "is no masked autoencoder of this version")
 
 
 def test_model_folders_that_do_not_fit(either, capsys):

@@ -113,5 +113,10 @@ def train(folder, objective, settings, resume=False, precision="32-true", stop=N
         return engine.train(made, settings=Settings(**settings), fabric=fabric, folder=Path(folder), resume=resume)
 
 
+def train_all():
+    for job in sys.argv[1:]:
+        train(**json.loads(job))
+
+
 if __name__ == "__main__":
-    sys.exit(run("toy", lambda: [train(**json.loads(job)) for job in sys.argv[1:]], "run it with --c"))
+    sys.exit(run("toy", train_all, "run it with --c"))

@@ -103,7 +103,8 @@ def test_page_of_slices_speaks_of_slices(volumes, capsys):
         assert f"{pick.case}, slice {pick.slice}<" in shown
 
 
-def test_hostile_names_of_volumes_are_text(volumes):
+def test_hostile_names_of_volumes_are_text(volumes, capsys):
+    run(capsys, "--max_per_volume", "3", budget="12")
     text, chosen = hostile_page(VOLUMES)
     page = Page(text)
     check_is_sound(page)
