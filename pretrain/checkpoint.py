@@ -3,12 +3,14 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import atomic, check_format, is_there, sha256, sha256_json
+from nnunetv2_xssr.records.schema import check_shape
 
 KIND, FORMAT_VERSION = "encoder checkpoint", 1
 
@@ -32,14 +34,8 @@ def load_checkpoint(path: Path) -> dict:
     """
     if not is_there(path):
         raise UserError(f"there is no encoder checkpoint {path}; run nnUNetv2_xssr_pretrain or give another file")
-    with open(path, "rb") as file:  # a file that cannot be opened is not one to delete
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception:  # the reader raises whatever it meets
-            raise UserError(
-                f"{path} is cut off or not an nnunetv2_xssr {KIND}; give another file, or delete it and run "
-                f"nnUNetv2_xssr_pretrain again"
-            ) from None
+    advice = "give another file, or delete it and run nnUNetv2_xssr_pretrain again"
+    content = _load(path, f"not an nnunetv2_xssr {KIND}; {advice}")
     check_format(content, KIND, FORMAT_VERSION, path)
     return content
 
@@ -52,21 +48,22 @@ def load_tensors(path: Path) -> dict:
     UserError
         If the file is missing, cut off, or holds anything else.
     """
-    # nnU-Net keeps its losses as numbers of numpy.
-    numbers = [np.float64(0).__reduce__()[0], np.dtype, *{type(np.dtype(kind)) for kind in "fdil?"}]
     if not is_there(path):
         raise UserError(f"there is no checkpoint {path}; give another file")
-    try:
-        with torch.serialization.safe_globals(numbers):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict):
-            raise ValueError
-    except Exception as error:  # the reader raises whatever it meets
-        raise UserError(
-            f"{path} is cut off or holds more than tensors and plain values, which could run foreign code "
-            f"({type(error).__name__}); save the state_dict() of its network alone"
-        ) from None
-    return content
+    advice = "save the state_dict() of its network alone"
+    content = _load(path, f"holds more than tensors and plain values, which could run foreign code; {advice}")
+    return check_shape(content, dict[str, Any], where=str(path), advice=advice)
+
+
+def _load(path: Path, otherwise: str) -> Any:
+    # nnU-Net keeps its losses as numbers of numpy.
+    numbers = [np.float64(0).__reduce__()[0], np.dtype, *{type(np.dtype(kind)) for kind in "fdil?"}]
+    # Opened first: a file that cannot be opened is not one to delete.
+    with open(path, "rb") as file, torch.serialization.safe_globals(numbers):
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:  # the reader raises whatever it meets
+            raise UserError(f"{path} is cut off or {otherwise}") from None
 
 
 def encoder_identity(checkpoint: dict) -> str:

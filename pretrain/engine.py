@@ -9,9 +9,9 @@ For every objective:
   processes, or two accumulated halves, learn what one process with the whole batch does, up to rounding.
 - Only the weights, the optimizer and the number of the step decide what comes next. A run that was killed or stopped
   and continued ends with the same weights as one that was not: byte for byte on a CPU in float32.
-- A loss that compares samples with each other gathers the features of all processes (`processes.gather`). Every
-  process then computes the same loss of all features, and the gradients are those of one process with the whole part.
-  The loop does not compare parts with each other: for such a loss ``accumulate`` changes what is learned.
+- A loss that compares samples with each other gets the features of all processes and all parts (`processes.Whole`).
+  Every process then computes the same loss of all features, and the gradients are those of one process with the whole
+  batch: ``accumulate`` changes the memory alone.
 """
 
 import math

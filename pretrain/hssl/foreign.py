@@ -36,7 +36,8 @@ def read_foreign(path: Path) -> dict[str, torch.Tensor]:
     """
     content = load_tensors(path)
     for holder in (content, *(content.get(name) for name in _HOLDERS)):
-        tensors = {k: v for k, v in holder.items() if isinstance(v, torch.Tensor)} if isinstance(holder, dict) else {}
+        named = holder.items() if isinstance(holder, dict) else ()
+        tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, torch.Tensor)}
         if tensors:
             return tensors
     raise UserError(

@@ -1,10 +1,10 @@
 """What normalisation and resampling need to know of a whole pool: nnU-Net's fingerprint of it, or a measurement."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
-from annotated_types import Len
+from annotated_types import Gt, Len
 from pydantic import with_config
 from typing_extensions import TypedDict
 
@@ -25,12 +25,21 @@ _MOST_VOXELS = 100_000  # of each channel of a case, evenly spaced
 
 
 @with_config(THEIRS)
-class _Fingerprint(TypedDict):
-    """What is read of ``dataset_fingerprint.json``."""
+class _Intensities(TypedDict):
+    # nnU-Net writes NaN where there is no foreground.
+    mean: float
+    std: float
+    percentile_00_5: float
+    percentile_99_5: float
 
-    foreground_intensity_properties_per_channel: dict[str, dict[str, Number]]
-    spacings: Annotated[list[Annotated[list[Number], Len(3, 3)]], Len(1)]
+
+@with_config(THEIRS)
+class _Fingerprint(TypedDict):
+    """nnU-Net's, as far as it is read here."""
+
+    spacings: Annotated[list[Annotated[list[Annotated[Number, Gt(0)]], Len(3, 3)]], Len(1)]
     median_relative_size_after_cropping: Number
+    foreground_intensity_properties_per_channel: dict[str, _Intensities]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +69,7 @@ def statistics_of(pool: ImagePool, channel_names: tuple[str, ...]) -> PoolStatis
     BrokenImage
         If no case can be read.
     UserError
-        If a channel of CT has no value of a body.
+        If a channel of CT has no value of a body, or the fingerprint is not as nnU-Net has it.
     """
     file = Workspace(pool.name).fingerprint
     if not is_there(file):
@@ -68,12 +77,13 @@ def statistics_of(pool: ImagePool, channel_names: tuple[str, ...]) -> PoolStatis
     advice = f"delete it, or run nnUNetv2_extract_fingerprint -d {dataset_number(pool.name)} again"
     found = read_as(file, _Fingerprint, advice=advice)
     intensities = found["foreground_intensity_properties_per_channel"]
-    if len(intensities) != len(channel_names):
-        raise UserError(f"{file} describes {len(intensities)} channels in place of {len(channel_names)}; {advice}")
+    numbers = [str(i) for i in range(len(channel_names))]
+    if not intensities.keys() >= set(numbers):
+        raise UserError(f"{file} does not describe {len(channel_names)} channels; {advice}")
     return PoolStatistics(
         spacing=_median(found["spacings"]),
         cropped=found["median_relative_size_after_cropping"],
-        intensities=tuple(intensities[str(i)] for i in range(len(channel_names))),
+        intensities=tuple(cast(dict, intensities[number]) for number in numbers),
     )
 
 

@@ -179,7 +179,9 @@ class Runs:
         (lambda case: {k: v.repeat(2, *[1] * (v.ndim - 1)) for k, v in case.theirs.state_dict().items()}, "has 0 of "),
         (lambda case: {"network_weights": case.theirs.state_dict(), "hook": Runs()}, "more than tensors"),
         (lambda case: {"epoch": 3, "loss": 0.5}, "holds no weights"),
-        (lambda case: [1, 2], "more than tensors"),
+        (lambda case: [1, 2], "must be an object; got [1, 2]"),
+        (lambda case: {1: torch.ones(2)}, "save the state_dict()"),
+        (lambda case: {"model": {1: torch.ones(2)}}, "holds no weights"),
         (lambda case: case.theirs.encoder.state_dict(prefix="encoder."), "or --encoder_only"),
     ],
 )

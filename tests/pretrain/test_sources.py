@@ -9,6 +9,7 @@ from making import TARGET, fails, succeeds, volume, write_dataset_json, write_vo
 from plans import pool_of, write_plans
 
 from nnunetv2_xssr.commands import hssl_pretrain
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.pretrain import engine
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, preprocess_pool
@@ -95,9 +96,31 @@ def test_ct_with_nnunets_fingerprint_has_the_statistics_of_its_labels(ct_target)
     file.write_text(json.dumps(fingerprint))
     source, _ = preprocessed()
     assert source.plans.manager.foreground_intensity_properties_per_channel["0"] == lung
-    file.write_text(json.dumps({**fingerprint, "foreground_intensity_properties_per_channel": {}}))
-    with pytest.raises(ValueError, match="dataset_fingerprint.json describes 0 channels in place of 1"):
-        preprocessed()
+    for changed, words in [
+        ({"foreground_intensity_properties_per_channel": {}}, " does not describe 1 channels; delete it"),
+        ({"foreground_intensity_properties_per_channel": {"1": lung}}, " does not describe 1 channels; delete it"),
+        ({"foreground_intensity_properties_per_channel": {"0": {}}}, ": .*_per_channel.* is missing"),
+        ({"spacings": [[2.0, 1.0]]}, r": spacings\[0\] "),
+        ({"spacings": [[0, 1, 1]]}, r": spacings\[0\]\[0\] "),
+        ({"median_relative_size_after_cropping": "all"}, ": median_relative_size_after_cropping must be a number"),
+    ]:
+        file.write_text(json.dumps({**fingerprint, **changed}))
+        with pytest.raises(UserError, match=f"dataset_fingerprint.json{words}"):
+            preprocessed()
+
+
+def test_a_fingerprint_without_foreground_serves_where_no_range_is_needed(ct_target):
+    """nnU-Net writes NaN then."""
+    write_other(ct_target, ["MRI"], [volume(0)[0][None]])
+    fingerprint = {
+        "foreground_intensity_properties_per_channel": {"0": dict.fromkeys(LIVER, float("nan"))},
+        "spacings": [[1.0, 1.0, 1.0]],
+        "median_relative_size_after_cropping": 1.0,
+    }
+    file = ct_target.preprocessed / OTHER / "dataset_fingerprint.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(fingerprint))
+    assert np.isfinite(preprocessed()[1][0]).all()
 
 
 def test_the_target_itself_is_normalised_as_for_training(ct_target):
