@@ -52,19 +52,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(
-    prog: str, command: Callable[[], int | None], again: str = "run the same command again", *, no_wait: bool = False
+    prog: str, command: Callable[[], None], again: str = "run the same command again", *, no_wait: bool = False
 ) -> int:
     """Run a command and return its exit code.
 
-    0 or what the command returns, 2 after one sentence about the user's mistake, 130 after Ctrl-C, 143 after SIGTERM
-    and 138 after SIGUSR1 (on Linux; 128 + the signal's number, as shells count). ``again`` says how to go on after the
-    last three. With ``no_wait`` a folder that another command is writing ends this one.
+    0, 2 after one sentence about the user's mistake, 130 after Ctrl-C, 143 after SIGTERM and 138 after SIGUSR1 (on
+    Linux; 128 + the signal's number, as shells count). ``again`` says how to go on after the last three. With
+    ``no_wait`` a folder that another command is writing ends this one.
     """
-    code = None
     _open_closed_streams()
     try:
         with log_to_terminal(), no_waiting(no_wait):
-            code = command()
+            command()
         sys.stdout.flush()
     except UserError as error:
         return _fail(prog, str(error))
@@ -83,7 +82,7 @@ def run(
     except Stopped as stopped:
         sys.stderr.write(f"\n{prog}: {stopped}; {again} to go on where it stopped\n")
         return 128 + stopped.number
-    return code or 0
+    return 0
 
 
 def _open_closed_streams() -> None:

@@ -19,10 +19,12 @@ def main(argv: list[str] | None = None) -> int:
     add_name(parser)
     parser.add_argument("--json", action="store_true", help="the same for scripts")
     args = parser.parse_args(argv)
-    return run(parser.prog, lambda: _verify(args))
+    changed: list[str] = []
+    return run(parser.prog, lambda: changed.extend(_verify(args))) or int(bool(changed))
 
 
-def _verify(args: argparse.Namespace) -> int:
+def _verify(args: argparse.Namespace) -> list[str]:
+    """Print what has changed, and return it."""
     from nnunetv2_xssr.pipeline.verify import verify_selection
 
     result = verify_selection(args.d, name=args.name)
@@ -34,4 +36,4 @@ def _verify(args: argparse.Namespace) -> int:
             print(f"as it was: {', '.join(result.whole)}")
         for sentence in result.changed:
             print(f"changed: {sentence}")
-    return 1 if result.changed else 0
+    return result.changed
