@@ -279,7 +279,7 @@ def test_two_at_once_end_as_one_after_the_other(again, pair, capsys):
     assert [run.returncode for run in runs] == [0, 0], said
     if pair == "pretrain":
         assert again.encoder().is_file() and not again.encoder().with_name("checkpoint_latest.pth").exists()
-        succeeds(capsys, select.main, SELECT[1])
+        succeeds(capsys, select.main, [*SELECT[1], "--overwrite"])  # another number of threads learns other last bits
     else:
         assert "was interrupted" not in succeeds(capsys, status.main, ["-d", "2"])
         n_picks = len(again.selection()["selections"][0]["picks"])
