@@ -34,7 +34,7 @@ from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.benchmark.small_cases import SmallCases
 from nnunetv2_xssr.benchmark.statistics import percentile_within
 from nnunetv2_xssr.commands.running import run
-from nnunetv2_xssr.encoders.pooling import choose_embedding, place_share
+from nnunetv2_xssr.encoders.pooling import GRID, FeatureLayout, choose_embedding, place_share
 from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.limits import unlimited
 from nnunetv2_xssr.selection.scores import density, novelty
@@ -42,7 +42,7 @@ from nnunetv2_xssr.selection.standardise import standardise
 from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
 
 BUDGETS = (0.025, 0.05)
-COMPARED = ("xssr_sum", "xssr")  # strategies
+COMPARED = ("xssr", "xssr_sum")  # strategies
 KINDS = ("grid", "average", "gap")  # of the autoencoders' features: see --embedding of nnUNetv2_xssr_select
 N_RANDOM, N_POOLS = 1000, 4
 
@@ -87,11 +87,11 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The scores in a study by encoder, one per seed, and the place shares of the autoencoders' features."""
+    """The scores in a study by encoder, one per seed, and the place shares by autoencoder: of all and inner cells."""
 
     study: Study
     scores: dict[str, list[Score]] = field(default_factory=lambda: defaultdict(list))
-    place_shares: list[float] = field(default_factory=list)
+    place_shares: list[tuple[float, float]] = field(default_factory=list)
 
 
 def measure(study: Study, work: Path, seeds: int, *, training: bool) -> Result:
@@ -111,12 +111,20 @@ def measure(study: Study, work: Path, seeds: int, *, training: bool) -> Result:
                 continue
             encoder = opened(name, source, seed, folder)
             pooled = pooled_by(encoder, views, folder)
-            result.place_shares.append(place_share(pooled, encoder.layout))
+            shares = place_share(pooled, encoder.layout), inner_place_share(pooled, encoder.layout)
+            result.place_shares.append(shares)
             for kind in KINDS:
                 found = compared(encoder, views, source, rows, folder, kind=kind)
                 result.scores[kind].append(judge.score(found))
             result.scores[name].append(result.scores[choose_embedding(pooled, encoder.layout, kind="auto")][-1])
     return result
+
+
+def inner_place_share(pooled: np.ndarray, layout: FeatureLayout) -> float:
+    """The place share of the cells that do not touch the border of a view."""
+    inner = pooled[:, :, layout.grid :].reshape(*pooled.shape[:2], layout.before, GRID, GRID)[..., 1:-1, 1:-1]
+    kept = np.concatenate([pooled[:, :, layout.last : layout.grid], inner.reshape(*pooled.shape[:2], -1)], axis=2)
+    return place_share(kept, FeatureLayout(last=0, before=layout.before, cells=(GRID - 2) ** 2))
 
 
 class Judge:
@@ -209,10 +217,15 @@ def print_tables(results: Sequence[Result], seeds: int) -> None:
     nearest = "Cases whose nearest one is of their own kind, %"
     print_table(nearest, mixed, ENCODERS, seeds, lambda scores: [mean(s.same_kind for s in scores)])
     print_table(f"Picks that two seeds share, %: {both}", results, learned, seeds, shared)
+    print_place_shares(results)
+
+
+def print_place_shares(results: Sequence[Result]) -> None:
     print("\nPlace share of the autoencoders' features, by seed:\n")
-    header("study", ["place share"])
+    header("study", ["all cells", "cells that do not touch the border"])
     for result in results:
-        row(result.study.name, [", ".join(f"{share:.2f}" for share in result.place_shares)])
+        cells = zip(*result.place_shares, strict=True)
+        row(result.study.name, [", ".join(f"{share:.2f}" for share in shares) for shares in cells])
 
 
 def mean(values: Iterable[float]) -> float:
@@ -252,10 +265,10 @@ def print_table(
             found = numbers(scores) if scores else []
             column += [found] if found else []
             few = f" (n = {len(scores)})" if found and name not in SEEDLESS and len(scores) != seeds else ""
-            cells.append(" / ".join(f"{value:.0f}" for value in found) + few)
+            cells.append(" / ".join(str(round(value)) for value in found) + few)
         row(result.study.name, cells)
     means = (np.mean(column, axis=0) if column else [] for column in columns.values())
-    row("mean", [" / ".join(f"{value:.0f}" for value in found) for found in means])
+    row("mean", [" / ".join(str(round(value)) for value in found) for found in means])
 
 
 if __name__ == "__main__":

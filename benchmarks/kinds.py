@@ -2,7 +2,7 @@
 """How many kinds of images do selections see, where some are rare and anatomy is aligned? After the demo.
 
     make demo
-    python benchmarks/kinds.py xssr_demo      # with the encoder that the demo left; a minute
+    python benchmarks/kinds.py xssr_demo      # with the encoder that the demo left; some minutes
 
 Draws pools as the demo does, 120 images of an ordinary and four rare kinds, and counts the kinds among six and twelve
 picks.
