@@ -1,14 +1,18 @@
-"""CT beyond what was scanned: scanners and programs store -3024, -2000 or 0 there, and it is seen as air."""
+"""CT beyond the body: padding of scanners and programs (-3024, -2000, 0) is air, and what is far from it is nothing."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from nnunetv2_xssr.images.channels import normalisation_schemes
-from nnunetv2_xssr.images.normalise import AIR
+from nnunetv2_xssr.images.normalise import AIR, nonzero_box
 
 _LEAST = -1200.0  # HU; below it lies neither air nor its noise
 _SURE = -500.0  # HU; without anything darker the values are no Hounsfield units, and 0 may be air itself
+_BODY = -400.0  # HU; air, foam and clothes are darker, fat is brighter
+_COARSE = 128  # voxels along an axis at which the body is looked for
+_RIM = 0.05  # of the voxels of the fullest slice of a body
+_PART = 0.1  # of the size of the largest part of a body
 _RUN = 4  # voxels of exactly 0 at a corner that are no chance
 
 
@@ -36,6 +40,58 @@ def air_for_padding(image: np.ndarray, channel_names: Sequence[str]) -> np.ndarr
     for channel in padded:
         _fill(image[channel])
     return image
+
+
+def crop_to_body(image: np.ndarray, channel_names: Sequence[str]) -> np.ndarray:
+    """The image of `air_for_padding` with 0 beyond the box of the body, by its first channel of CT.
+
+    So the place and the scale of a view do not depend on the table, or on how much air was scanned. The body is what is
+    brighter than air and thicker than a table at low resolution: the largest part, and those with a tenth of it,
+    such as the other leg.
+    """
+    image = air_for_padding(image, channel_names)
+    schemes = normalisation_schemes(channel_names)
+    if "CTNormalization" not in schemes or 1 in image.shape[1:]:
+        return image
+    body = _body(image[schemes.index("CTNormalization")])
+    if body is None:
+        return image
+    image = image if image.flags.writeable else image.copy()
+    for axis, (first, last) in enumerate(body):
+        turned = np.moveaxis(image, 1 + axis, 0)
+        turned[:first] = 0
+        turned[last:] = 0
+    return image
+
+
+def _body(volume: np.ndarray) -> list[tuple[int, int]] | None:
+    """Where the body begins and ends along every axis; None where there is none."""
+    from scipy import ndimage
+
+    margins = nonzero_box(volume[None])
+    volume = volume[margins]
+    steps = [-(-size // _COARSE) for size in volume.shape]
+    above = volume[tuple(slice(step // 2, None, step) for step in steps)] > _BODY
+    thick = ndimage.binary_opening(above, iterations=2) if min(above.shape) > 5 else above
+    parts, count = ndimage.label(thick)
+    if not count:
+        return None
+    sizes = np.bincount(parts.ravel())[1:]
+    body = np.isin(parts, 1 + np.flatnonzero(sizes >= _PART * sizes.max()))
+    (found,) = ndimage.find_objects(body.astype(np.uint8))
+    pairs = list(zip(found, steps, strict=True))
+    box = [slice(max(0, (one.start - 1) * step), (one.stop + 1) * step, step) for one, step in pairs]
+    ends = [_ends(volume, box, axis) for axis in range(3)]
+    before = [one.start or 0 for one in margins]
+    return [(first + start, last + start) for (first, last), start in zip(ends, before, strict=True)]
+
+
+def _ends(volume: np.ndarray, box: list[slice], axis: int) -> tuple[int, int]:
+    """Where along an axis the body in a coarse box begins and ends, to the voxel: with more than its rim there."""
+    fine = [slice(one.start, one.stop) if i == axis else one for i, one in enumerate(box)]
+    profile = np.moveaxis(volume[tuple(fine)] > _BODY, axis, 0).sum(axis=(1, 2))
+    inside = np.flatnonzero(profile >= _RIM * profile.max())
+    return box[axis].start + int(inside[0]), box[axis].start + int(inside[-1]) + 1
 
 
 def _is_padded(volume: np.ndarray) -> bool:

@@ -34,7 +34,7 @@ from nnunetv2_xssr.images.extract import (
 from nnunetv2_xssr.images.geometry import Geometry, stored_orientation
 from nnunetv2_xssr.images.memory import memory_of
 from nnunetv2_xssr.images.normalise import Window, view_channels
-from nnunetv2_xssr.images.padding import air_for_padding
+from nnunetv2_xssr.images.padding import crop_to_body
 from nnunetv2_xssr.images.pictures import constant_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
@@ -49,7 +49,7 @@ from nnunetv2_xssr.records.workspace import Workspace
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-VIEWS_VERSION = 4  # of the rules of views; raise it when they change, so that no view made by older ones is used
+VIEWS_VERSION = 5  # of the rules of views; raise it when they change, so that no view made by older ones is used
 _SAMPLE = 16  # cases that tell the scale of a pool
 _STEP = 1.1  # scales are rounded up to a power of this, so that a few more cases seldom change the scale of all
 
@@ -302,7 +302,7 @@ def _measured(pool: ImagePool, path: Path) -> list[dict[str, list[float]]]:
 
     def measure(case: Case) -> dict[str, tuple[float, float]]:
         image, properties = read_image(case, reader)
-        image = air_for_padding(image, pool.channel_names or ())
+        image = crop_to_body(image, pool.channel_names or ())
         return slice_extents(image, geometry=Geometry.of(properties))
 
     with read_ahead(measure, unknown.values(), memory=partial(memory_of, reader=reader)) as measured:
@@ -346,7 +346,7 @@ def _case_views(
     if dim == 2 and n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
     image = image if order == tuple(range(len(image))) else image[list(order)]  # that would be a copy
-    image = air_for_padding(image, channel_names)
+    image = crop_to_body(image, channel_names)
     geometry = Geometry.of(properties)
     if look.axis in PLANES and image.shape[1] > 1 and not geometry.known:
         raise BrokenImage(f"{where} does not tell how it lies in the patient; leave --axis {look.axis} out")

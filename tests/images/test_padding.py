@@ -5,8 +5,9 @@ import pytest
 import SimpleITK as sitk
 from making import write_dataset_json
 
-from nnunetv2_xssr.images.extract import FILE, Look
-from nnunetv2_xssr.images.padding import air_for_padding
+from nnunetv2_xssr.images.extract import FILE, Look, extract_views
+from nnunetv2_xssr.images.geometry import Geometry
+from nnunetv2_xssr.images.padding import air_for_padding, crop_to_body
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import common_look, prepare_views
 
@@ -87,3 +88,42 @@ def test_arrays_that_cannot_be_written_are_copied():
 def test_a_missing_channel_of_padding():
     image = np.stack([np.full((4, 5, 6), -3024, np.int16), scan(0)[:4, 20:25, 20:26]])
     assert (air_for_padding(image, ("CT", "MRI"))[0] == -1000).all()
+
+
+def patient(*, shift=(0, 0), table=False, margin=0, legs=False):
+    """An ellipse with some noise, off the centre of the image, on a table, or two of them; (1, 20, 128, 128)."""
+    n = 128 + 2 * margin
+    z, y, x = np.meshgrid(
+        np.arange(20), np.arange(n) - n / 2 - shift[0], np.arange(n) - n / 2 - shift[1], indexing="ij"
+    )
+    bodies = [(x - at) ** 2 / 18**2 + y**2 / 22**2 < 1 for at in ((-25, 25) if legs else (0,))]
+    voxels = np.where(np.any(bodies, axis=0), 40 + 60 * np.sin(x / 5 + z / 9) * np.cos(y / 7), -1000)
+    if table:
+        voxels = np.where((np.abs(y - 24) <= 1) & (np.abs(x) < 40), -50, voxels)
+    return (voxels + np.random.default_rng(0).normal(0, 8, voxels.shape)).astype(np.int16)[None]
+
+
+@pytest.mark.parametrize("pixel", [None, 3.0])
+@pytest.mark.parametrize(
+    "stored", [{"shift": (-20, 15)}, {"table": True}, {"table": True, "shift": (-18, 5)}, {"margin": 40}]
+)
+def test_table_margin_and_place_of_a_body_do_not_matter(stored, pixel):
+    def seen(image):
+        image = crop_to_body(image, ("CT",))
+        return extract_views(image, ("CT",), 8, geometry=Geometry((5.0, 3.0, 3.0), known=True), look=Look(pixel=pixel))
+
+    views = [seen(patient(**how))[:, 1].astype(float).ravel() for how in ({}, stored)]
+    assert np.corrcoef(views)[0, 1] > 0.97
+
+
+def test_both_legs_are_kept():
+    cropped = crop_to_body(patient(legs=True), ("CT",))[0, 10, 64]
+    kept = np.flatnonzero(cropped)
+    assert kept[0] <= 64 - 25 - 16 and kept[-1] >= 64 + 25 + 16
+
+
+@pytest.mark.parametrize(
+    ("image", "names"), [(patient(), ("MRI",)), (patient()[:, :1], ("CT",)), (patient() * 0 - 990, ("CT",))]
+)
+def test_what_shows_no_body_is_not_cropped(image, names):
+    assert np.array_equal(crop_to_body(image.copy(), names), image)
