@@ -34,7 +34,7 @@ from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.benchmark.small_cases import SmallCases
 from nnunetv2_xssr.benchmark.statistics import percentile_within
 from nnunetv2_xssr.commands.running import run
-from nnunetv2_xssr.encoders.pooling import GRID, FeatureLayout, choose_embedding, place_share
+from nnunetv2_xssr.encoders.pooling import choose_embedding, place_share
 from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.limits import unlimited
 from nnunetv2_xssr.selection.scores import density, novelty
@@ -87,11 +87,11 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The scores in a study by encoder, one per seed, and the place shares by autoencoder: of all and inner cells."""
+    """The scores in a study by encoder, one per seed, and the place share by every autoencoder."""
 
     study: Study
     scores: dict[str, list[Score]] = field(default_factory=lambda: defaultdict(list))
-    place_shares: list[tuple[float, float]] = field(default_factory=list)
+    place_shares: list[float] = field(default_factory=list)
 
 
 def measure(study: Study, work: Path, seeds: int, *, training: bool) -> Result:
@@ -111,20 +111,12 @@ def measure(study: Study, work: Path, seeds: int, *, training: bool) -> Result:
                 continue
             encoder = opened(name, source, seed, folder)
             pooled = pooled_by(encoder, views, folder)
-            shares = place_share(pooled, encoder.layout), inner_place_share(pooled, encoder.layout)
-            result.place_shares.append(shares)
+            result.place_shares.append(place_share(pooled, encoder.layout))
             for kind in KINDS:
                 found = compared(encoder, views, source, rows, folder, kind=kind)
                 result.scores[kind].append(judge.score(found))
             result.scores[name].append(result.scores[choose_embedding(pooled, encoder.layout, kind="auto")][-1])
     return result
-
-
-def inner_place_share(pooled: np.ndarray, layout: FeatureLayout) -> float:
-    """The place share of the cells that do not touch the border of a view."""
-    inner = pooled[:, :, layout.grid :].reshape(*pooled.shape[:2], layout.before, GRID, GRID)[..., 1:-1, 1:-1]
-    kept = np.concatenate([pooled[:, :, layout.last : layout.grid], inner.reshape(*pooled.shape[:2], -1)], axis=2)
-    return place_share(kept, FeatureLayout(last=0, before=layout.before, cells=(GRID - 2) ** 2))
 
 
 class Judge:
@@ -221,11 +213,10 @@ def print_tables(results: Sequence[Result], seeds: int) -> None:
 
 
 def print_place_shares(results: Sequence[Result]) -> None:
-    print("\nPlace share of the autoencoders' features, by seed:\n")
-    header("study", ["all cells", "cells that do not touch the border"])
+    print("\nPlace share of the autoencoders' features:\n")
+    header("study", ["by seed"])
     for result in results:
-        cells = zip(*result.place_shares, strict=True)
-        row(result.study.name, [", ".join(f"{share:.2f}" for share in shares) for shares in cells])
+        row(result.study.name, [", ".join(f"{share:.2f}" for share in result.place_shares)])
 
 
 def mean(values: Iterable[float]) -> float:

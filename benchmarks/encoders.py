@@ -1,7 +1,8 @@
 """What evidence.py and embedding.py compare cases by: encoders by name, each giving features of a pool and of a source.
 
 An entry of ``ENCODERS`` takes the views of target and source, the rows of the pool among the target's, a seed and a
-folder for what it keeps, and returns `Features`. An encoder that knows no seed is listed in ``SEEDLESS``.
+folder for what it keeps, and returns `Features`. An encoder that knows no seed is listed in ``SEEDLESS``. Those of
+``WITH_EMBEDDING`` are the encoders with one kind of embedding in place of the one that the pool asks for.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,12 @@ from nnunetv2_xssr.records.files import atomic, sha256_json
 
 def is_there(name: str, source: Views, seed: int, folder: Path) -> bool:
     """Whether an encoder can be used without pretraining."""
-    return name != "mae" or _checkpoint(source, seed, folder).is_file()
+    return not learns(name) or _checkpoint(source, seed, folder).is_file()
+
+
+def learns(name: str) -> bool:
+    """Whether an encoder is a masked autoencoder."""
+    return name.split("_")[0] == "mae"
 
 
 def _checkpoint(source: Views, seed: int, folder: Path) -> Path:
@@ -38,9 +44,11 @@ def pretrained(source: Views, seed: int, folder: Path) -> Path:
     return pretrain([source], settings=Settings(seed=seed), fabric=start("cpu"), resume=True, folder=kept)
 
 
-def registered(name: str, target: Views, source: Views, rows: Sequence[int], seed: int, folder: Path) -> Features:
+def registered(
+    name: str, target: Views, source: Views, rows: Sequence[int], seed: int, folder: Path, *, kind: str = "auto"
+) -> Features:
     """Features by an encoder of nnUNetv2_xssr_select, as that compares cases by it."""
-    return compared(opened(name, source, seed, folder), target, source, rows, folder)
+    return compared(opened(name, source, seed, folder), target, source, rows, folder, kind=kind)
 
 
 def opened(name: str, source: Views, seed: int, folder: Path) -> Encoder:
@@ -81,5 +89,10 @@ def thumbnails(target: Views, source: Views, rows: Sequence[int], seed: int, fol
 ENCODERS: dict[str, Callable[[Views, Views, Sequence[int], int, Path], Features]] = {
     **{name: partial(registered, name) for name in ("mae", "untrained", "intensity", "dictionary")},
     "thumbnails": thumbnails,
+}
+WITH_EMBEDDING = {
+    f"{name}_{kind}": partial(registered, name, kind=kind)
+    for name in ("mae", "untrained")
+    for kind in ("grid", "average")
 }
 SEEDLESS = ("intensity", "thumbnails")

@@ -2,7 +2,7 @@
 """Does selecting beat random draws? The studies of studies.py, many strategies and encoders, by the fast judge.
 
     python benchmarks/evidence.py --half confirming --workers 2  # trains what is missing, then prints the tables
-    python benchmarks/evidence.py --half tuning --encoders mae:2 intensity thumbnails
+    python benchmarks/evidence.py --half tuning --encoders mae:2 mae_grid:2 intensity thumbnails
     python benchmarks/evidence.py --half confirming --tables     # only prints what there is
     python benchmarks/evidence.py --half confirming --count      # only says how many trainings are missing
     python benchmarks/evidence.py --half confirming --figure docs/evidence.png
@@ -22,7 +22,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from encoders import ENCODERS, SEEDLESS, is_there, pretrained
+from encoders import ENCODERS as REGISTERED
+from encoders import SEEDLESS, WITH_EMBEDDING, is_there, learns, pretrained
 from studies import CONFIRMING, STUDIES, TUNING, Study, source_views, target_of, use_folder
 
 from nnunetv2_xssr.benchmark.arms import (
@@ -49,6 +50,7 @@ from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection import STRATEGIES, parse_budget
 from nnunetv2_xssr.selection.kinds import kinds_seen
 
+ENCODERS = REGISTERED | WITH_EMBEDDING
 BUDGETS = ("2.5%", "5%")
 OUTCOMES = {"mean Dice": mean_dice, "5th percentile of case Dice": worst_cases}
 COMMON_KIND = 0.05  # of the pool: kinds that a selection should see
@@ -89,7 +91,7 @@ def evidence(args: argparse.Namespace) -> None:
     studies = [study for study in STUDIES if study.half == args.half and re.search(args.studies, study.name)]
     training = not (args.tables or args.count or args.figure)
     if training:
-        pretrain_all(studies, encoders.get("mae", 0), work, args.workers)
+        pretrain_all(studies, max((n for name, n in encoders.items() if learns(name)), default=0), work, args.workers)
     designs = []
     for study in studies:
         design = Design(study, budgets=args.budgets, draws=args.draws, work=work)

@@ -8,7 +8,6 @@ from making import CHECKOUT
 
 from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.benchmark.small_cases import SmallCases
-from nnunetv2_xssr.encoders.pooling import FeatureLayout, place_share
 
 sys.path.append(str(CHECKOUT / "benchmarks"))
 import embedding
@@ -60,18 +59,3 @@ def test_picks_are_compared_within_a_pool_and_budget(judge, small):
     score = judge.score(Features(pool=masks, source=masks[:5], components=16))
     assert embedding.shared([score, score]) == [100, 100]
     assert all(len(picks) == 1 if budget == 0.025 else 2 for (_, _, budget), picks in score.picks.items())
-
-
-def test_what_the_border_of_views_does_is_told_from_what_the_place_does():
-    layout = FeatureLayout(last=3, before=5, cells=16)
-    rng = np.random.default_rng(0)
-    pooled = rng.normal(size=(N, 2, layout.size)).astype(np.float32)
-    grid = pooled[:, :, layout.grid :].reshape(N, 2, 5, 4, 4)
-    grid[..., [0, -1], :] += 5
-    grid[..., :, [0, -1]] += 5
-    pooled[:, :, layout.grid :] = grid.reshape(N, 2, -1)
-    assert place_share(pooled, layout) > 0.5
-    assert embedding.inner_place_share(pooled, layout) < 0.05
-    grid[..., 1, 1] += 5
-    pooled[:, :, layout.grid :] = grid.reshape(N, 2, -1)
-    assert embedding.inner_place_share(pooled, layout) > 0.5

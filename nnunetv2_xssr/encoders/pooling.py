@@ -21,9 +21,7 @@ EMBEDDINGS = ("auto", "grid", "average", "gap")
 # Principal components by which cases are compared. A grid has thousands of features, most of them noise; the paper's
 # embedding stays as it is.
 COMPONENTS = {"grid": 32, "average": 32, "gap": None}
-# Least place share for which "auto" is the grid. Trained autoencoders reach it on nuclei too, where the average covers
-# better, because of the border of views: see docs/embedding.md.
-ALIGNED = 0.25
+ALIGNED = 0.2  # least place share for which "auto" is the grid: see docs/embedding.md
 
 
 class FeatureLayout(NamedTuple):
@@ -96,6 +94,7 @@ def pool_places(maps_of: Callable[[torch.Tensor], torch.Tensor], views: torch.Te
 def place_share(pooled: np.ndarray, layout: FeatureLayout) -> float:
     """Share of the variance of the grid that the place alone explains, in [0, 1]: large where anatomy is aligned.
 
+    Cells at the border of a view do not count: convolutions see zeros beyond it, which tells places apart in any image.
     For every feature: the variance between the means of the places (views are places too), minus what n cases give by
     chance, divided by its whole variance. The result is the mean over all features that vary.
 
@@ -108,11 +107,20 @@ def place_share(pooled: np.ndarray, layout: FeatureLayout) -> float:
     scale = Scale.of(pooled.reshape(n, -1))
     std = np.divide(1, scale.factor, out=np.zeros_like(scale.factor), where=scale.factor > 0)
     shape = views, layout.before, layout.cells
-    mean, variance = (each.reshape(views, -1)[:, layout.grid :].reshape(shape) for each in (scale.mean, std**2))
+    mean, variance = (
+        each.reshape(views, -1)[:, layout.grid :].reshape(shape)[:, :, _inner(layout.cells)]
+        for each in (scale.mean, std**2)
+    )
     between, within = mean.var(axis=(0, 2)), variance.mean(axis=(0, 2))
     varies = between + within > 0
     share = np.maximum(between - within / n, 0)[varies] / (between + within)[varies]
     return float(share.mean()) if varies.any() else 0.0
+
+
+def _inner(cells: int) -> np.ndarray:
+    """Which cells of a grid do not touch the border of the view, bool array of shape (cells,)."""
+    shape = (GRID,) * (2 if cells == GRID**2 else 3)
+    return np.all([(0 < each) & (each < GRID - 1) for each in np.indices(shape)], axis=0).ravel()
 
 
 def check_embedding(kind: str, layout: FeatureLayout, *, encoder: str) -> None:

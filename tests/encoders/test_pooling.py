@@ -45,6 +45,21 @@ def test_share_depends_on_no_unit_and_not_on_averages():
     assert place_share(other, LAYOUT) == pytest.approx(place_share(rows, LAYOUT), rel=1e-2)
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_border_of_views_tells_no_place(dim):
+    """Convolutions see zeros beyond it, in any image."""
+    layout = FeatureLayout(3, 5, 4**dim)
+    rows = np.random.default_rng(0).normal(size=(60, 2, layout.size)).astype(np.float32)
+    grid = rows[:, :, layout.grid :].reshape(60, 2, 5, *[4] * dim)
+    for axis in range(3, 3 + dim):
+        np.moveaxis(grid, axis, 0)[[0, -1]] += 5
+    rows[:, :, layout.grid :] = grid.reshape(60, 2, -1)
+    assert place_share(rows, layout) < 0.05
+    grid[(..., *[1] * dim)] += 5
+    rows[:, :, layout.grid :] = grid.reshape(60, 2, -1)
+    assert place_share(rows, layout) > 0.5
+
+
 def test_features_that_never_vary_have_no_share():
     assert place_share(np.ones((9, 1, LAYOUT.size), np.float32), LAYOUT) == 0
 
