@@ -248,6 +248,36 @@ def test_replaced_selection_replaces_the_images(again, capsys):
     assert images == sorted(f"{case}_0000.png" for case in picked(again))
 
 
+def test_what_annotators_keep_beside_the_images_stays(again, capsys):
+    images = handover(again) / "images"
+    (images / "session.mrb").write_text("mine")
+    earlier = images / f"{picked(again)[0]}_0000.png"
+    write_picture(earlier, picture(3))
+    succeeds(capsys, select.main, [*SELECT, "--overwrite", "--strategy", "random", "--seed", "5"])
+    assert earlier.stem.removesuffix("_0000") not in picked(again)  # else the next line says nothing
+    assert (images / "session.mrb").read_text() == "mine" and earlier.is_file()
+    log = again.record().with_name("select.log").read_text()
+    assert "also holds session.mrb" in log and earlier.name in log
+    assert set(tree(images)) == {"session.mrb", earlier.name, *(f"{case}_0000.png" for case in picked(again))}
+
+
+def test_a_drawing_over_an_image_is_not_replaced(again, capsys):
+    image = handover(again) / "images" / f"{picked(again)[0]}_0000.png"
+    write_picture(image, picture(3))
+    before = image.read_bytes()
+    fails(capsys, select.main, [*SELECT, "--overwrite"], image.name, "move it away")
+    assert image.read_bytes() == before
+
+
+def test_nothing_is_removed_through_a_link(again, capsys):
+    images = handover(again) / "images"
+    shutil.rmtree(images)
+    images.symlink_to(again.images())
+    before = tree(again.images())
+    succeeds(capsys, select.main, [*SELECT, "--overwrite", "--strategy", "random", "--seed", "5"])
+    assert tree(again.images()) == before
+
+
 def test_drawn_labels_are_not_replaced(again, capsys):
     draw(again, picked(again)[0])
     before = tree(again.raw), again.record().read_bytes()

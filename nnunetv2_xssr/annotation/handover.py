@@ -5,6 +5,7 @@ copies: a link would not survive a USB stick, and a tool that saves over an imag
 """
 
 import csv
+import filecmp
 import io
 import os
 import shutil
@@ -15,9 +16,10 @@ from pathlib import Path
 from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.annotation.sparse_labels import write_template
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.files import TEMPORARY, atomic, is_there, sha256_files, write_json
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.schema import read_as
 from nnunetv2_xssr.records.selection import Pick, picked_slices
 from nnunetv2_xssr.records.spreadsheets import safe_cell
@@ -65,6 +67,8 @@ def check_no_labels(folder: Path) -> None:
 def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: float | None, selection: str) -> None:
     """Write the hand-over of these picks, and remove the images of earlier picks, of which nobody has begun a label.
 
+    Whatever else lies beside the images belongs to the annotator, and stays.
+
     Parameters
     ----------
     folder : Path
@@ -74,14 +78,17 @@ def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: f
         Of their selection: see `nnunetv2_xssr.annotation.reasons.reason`.
     selection : str
         Its id.
+
+    Raises
+    ------
+    UserError
+        If a file of the annotator's bears the name of an image.
     """
     cases = {case.identifier: case for case in pool.cases}
     files = {pick.case: _image_names(cases[pick.case], pool) for pick in picks}
     images = folder / "images"
     wanted = {name: file for names in files.values() for name, file in names.items()}
-    for old in visible_files(images):
-        if old.name not in wanted:
-            old.unlink()
+    _remove_earlier(images, pool, wanted)
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     for name, file in wanted.items():
         with atomic(images / name) as temporary:
@@ -92,6 +99,22 @@ def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: f
     with atomic(folder / "worklist.csv") as temporary:
         # utf-8-sig writes a mark at the beginning, without which spreadsheets do not recognise UTF-8.
         temporary.write_text(_worklist(pool, picks, files, alpha, selection), encoding="utf-8-sig", newline="")
+
+
+def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> None:
+    """Remove the copies of other images of the pool, and nothing else."""
+    copied = {name: file for case in pool.cases for name, file in _image_names(case, pool).items()}
+    there = visible_files(images)
+    copies = {old for old in there if old.name in copied and filecmp.cmp(old, copied[old.name], shallow=False)}
+    for old in there:
+        if old.name in wanted and old not in copies:
+            raise UserError(f"{old} is not the image that the pool has under this name; move it away, and select again")
+    # Through a link they may be the only ones, such as those of imagesTr itself.
+    earlier = set() if images.is_symlink() else {old for old in copies if old.name not in wanted}
+    for old in earlier:
+        old.unlink()
+    if kept := [old.name for old in there if old not in earlier and old.name not in wanted]:
+        logger.warning(f"{images} also holds {first_few(kept)}, which select did not put there; they stay")
 
 
 def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
