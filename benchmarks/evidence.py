@@ -66,6 +66,7 @@ def main() -> int:
     add("--studies", default="", metavar="REGEX", help="only studies of the half in whose name this is found")
     add("--encoders", nargs="+", default=["mae:5", "untrained:5"], metavar="NAME:SEEDS",
         help=f"of {', '.join(ENCODERS)}; mae:5 untrained:5 by default")
+    add("--first_seed", type=int, default=0, help="of every encoder; 0 by default")
     add("--strategies", nargs="+", default=["xssr", "xssr_sum", "facility_location"],
         help=f"of {', '.join(name for name in STRATEGIES if name != RANDOM)}; "
              "xssr xssr_sum facility_location by default")
@@ -86,12 +87,12 @@ def evidence(args: argparse.Namespace) -> None:
     work = args.work.resolve()
     use_folder(work)
     torch.set_num_threads(1)
-    encoders = dict(parse_encoder(text) for text in args.encoders)
+    encoders = dict(parse_encoder(text, first=args.first_seed) for text in args.encoders)
     check_strategies(args.strategies)
     studies = [study for study in STUDIES if study.half == args.half and re.search(args.studies, study.name)]
     training = not (args.tables or args.count or args.figure)
     if training:
-        pretrain_all(studies, max((n for name, n in encoders.items() if learns(name)), default=0), work, args.workers)
+        pretrain_all(studies, {seed for name in encoders if learns(name) for seed in encoders[name]}, work, args.workers)
     designs = []
     for study in studies:
         design = Design(study, budgets=args.budgets, draws=args.draws, work=work)
@@ -112,22 +113,22 @@ def evidence(args: argparse.Namespace) -> None:
     print_tables(designs)
 
 
-def parse_encoder(text: str) -> tuple[str, int]:
-    """``mae:5`` as the name and the number of seeds, 1 where none is given."""
+def parse_encoder(text: str, *, first: int) -> tuple[str, range]:
+    """``mae:5`` as the name and five seeds from the first one on, one seed where no number is given."""
     name, _, seeds = text.partition(":")
     if name not in ENCODERS:
         raise one_of("--encoders", ENCODERS, name)
     if not re.fullmatch(r"|[1-9]\d*", seeds) or (name in SEEDLESS and seeds):
         raise UserError(f"--encoders takes NAME:SEEDS, such as mae:5, and {', '.join(SEEDLESS)} alone; got {text!r}")
-    return name, int(seeds or 1)
+    return name, range(first, first + int(seeds or 1))
 
 
-def pretrain_all(studies: Sequence[Study], seeds: int, work: Path, workers: int) -> None:
+def pretrain_all(studies: Sequence[Study], seeds: Iterable[int], work: Path, workers: int) -> None:
     """Pretrain the encoders of all sources, several at a time, each with one thread."""
     sources = list(dict.fromkeys((study.pack, study.source) for study in studies))
     tasks = [
         (pack, source, seed, work)
-        for seed in range(seeds)
+        for seed in sorted(seeds)
         for pack, source in sources  # whose images are read here, before several processes ask for them
         if not is_there("mae", source_views(pack, source, work), seed, work / "encoders")
     ]
@@ -158,14 +159,14 @@ class Design:
             ("", WHOLE_POOL): [whole_pool(self.pool)],
         }
 
-    def add(self, encoders: dict[str, int], strategies: Sequence[str]) -> None:
+    def add(self, encoders: dict[str, range], strategies: Sequence[str]) -> None:
         """Select by every encoder that is there, and by every strategy."""
         source, folder = source_views(self.study.pack, self.study.source, self.work), self.work / "encoders"
         views = self.target.views(source)
         row = {case: i for i, case in enumerate(views.pool.identifiers)}
         rows = [row[case] for case in self.pool]
         for encoder, seeds in encoders.items():
-            for seed in range(seeds):
+            for seed in seeds:
                 if not is_there(encoder, source, seed, folder):
                     continue
                 found = ENCODERS[encoder](views, source, rows, seed, folder)
