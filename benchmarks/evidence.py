@@ -92,7 +92,8 @@ def evidence(args: argparse.Namespace) -> None:
     studies = [study for study in STUDIES if study.half == args.half and re.search(args.studies, study.name)]
     training = not (args.tables or args.count or args.figure)
     if training:
-        pretrain_all(studies, {seed for name in encoders if learns(name) for seed in encoders[name]}, work, args.workers)
+        seeds = {seed for name in encoders if learns(name) for seed in encoders[name]}
+        pretrain_all(studies, seeds, work, args.workers)
     designs = []
     for study in studies:
         design = Design(study, budgets=args.budgets, draws=args.draws, work=work)
