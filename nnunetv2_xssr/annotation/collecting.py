@@ -9,6 +9,7 @@ from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_la
 from nnunetv2_xssr.annotation.label_check import check_label, label_values
 from nnunetv2_xssr.annotation.label_files import copy_whole, write_label
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
+from nnunetv2_xssr.annotation.timesheets import read_minutes
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
 from nnunetv2_xssr.records.files import sha256_files, sha256_json, write_json
@@ -18,6 +19,7 @@ from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds, slices_of_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.split import Split, write_split
+from nnunetv2_xssr.records.timesheet import Minutes
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
 
 
@@ -94,6 +96,10 @@ class Collected:
         Of the split; 0 where there is nothing to train on yet.
     templates : bool
         Whether the annotator got labels to draw in.
+    minutes : list of Minutes
+        Of all rounds.
+    unfit_cells : list of str
+        One sentence per cell of the worklist that cannot be used.
     """
 
     workspace: Workspace
@@ -105,6 +111,8 @@ class Collected:
     train_on: list[str]
     folds: int
     templates: bool
+    minutes: list[Minutes]
+    unfit_cells: list[str]
 
 
 def collect_labels(
@@ -188,11 +196,12 @@ def _collect(
     )
     labelled = take_in(pool, found.fit)
     train_on = sorted(set(labelled) & set(chosen))
+    minutes, unfit_cells = _minutes(workspace, rounds, folder=folder, labelled=labelled)
     split = []
     if train_on:
         groups = {case: group for record in rounds for case, group in record.groups.items()}
         split = grow_folds(split_in_use(workspace, labelled), train_on, groups=groups)
-        _keep_hashes(workspace, pool, split, train_on)
+        _keep(workspace, pool, split, train_on, minutes)
         write_split(workspace.split, split)
     return Collected(
         workspace=workspace,
@@ -204,16 +213,32 @@ def _collect(
         train_on=train_on,
         folds=len(split),
         templates=bool(templates),
+        minutes=minutes,
+        unfit_cells=unfit_cells,
     )
 
 
-def _keep_hashes(workspace: Workspace, pool: ImagePool, split: Split, labelled: Sequence[str]) -> None:
-    """Say in the manifest what split and labels are; of a selection of an older version there is none."""
+def _minutes(
+    workspace: Workspace, rounds: list[SelectionRecord], *, folder: Path, labelled: Collection[str]
+) -> tuple[list[Minutes], list[str]]:
+    """The minutes of labelled cases: those known so far, and what the worklist beside the labels says now."""
+    asked = {(pick.case, pick.slice) for record in rounds for pick in record.selections[0].picks}
+    own = workspace.worklist(rounds[-1].round)
+    beside = folder.parent / own.name
+    worklist = beside if beside.is_file() else own
+    now, unfit = read_minutes(worklist, asked=asked) if worklist.is_file() else ({}, [])
+    manifest = Manifest.load(workspace.manifest)
+    known = {(one.case, one.slice): one for one in manifest.minutes} if manifest else {}
+    return [one for one in {**known, **now}.values() if one and one.case in set(labelled)], unfit
+
+
+def _keep(workspace: Workspace, pool: ImagePool, split: Split, labelled: Sequence[str], minutes: list[Minutes]) -> None:
+    """Say in the manifest what was collected; of a selection of an older version there is none."""
     manifest = Manifest.load(workspace.manifest)
     if manifest is not None:
         files = {case: workspace.labels / f"{case}{pool.file_ending}" for case in labelled}
         labels = {case: sha256_files([file]) for case, file in files.items() if file.is_file()}
-        replace(manifest, split=sha256_json(split), labels=labels).write(workspace.manifest)
+        replace(manifest, split=sha256_json(split), labels=labels, minutes=minutes).write(workspace.manifest)
 
 
 def _check_names_and_values(pool: ImagePool, allow_empty: bool | Collection[str], values: Mapping[int, int]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.annotation.sparse_labels import write_template
+from nnunetv2_xssr.annotation.timesheets import MINUTES, filled_in
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.files import TEMPORARY, atomic, is_there, sha256_files, write_json
@@ -27,7 +28,7 @@ from nnunetv2_xssr.records.workspace import Workspace, visible_files
 
 _TEMPLATES = "templates.json"
 _ADVICE = "restore it: it tells which templates nobody has drawn in"
-_COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reason", "selection")
+_COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reason", MINUTES, "selection")
 
 
 def template_hashes(folder: Path) -> set[str]:
@@ -96,9 +97,11 @@ def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: f
     _write_templates(folder, pool, picks)
     with atomic(folder / "README.txt") as temporary:
         temporary.write_text(_readme(pool, next(iter(files.values())), picks[0]), encoding="utf-8")
-    with atomic(folder / "worklist.csv") as temporary:
+    worklist = folder / "worklist.csv"
+    text = _worklist(pool, picks, files, alpha, selection, filled_in(worklist))
+    with atomic(worklist) as temporary:
         # utf-8-sig writes a mark at the beginning, without which spreadsheets do not recognise UTF-8.
-        temporary.write_text(_worklist(pool, picks, files, alpha, selection), encoding="utf-8-sig", newline="")
+        temporary.write_text(text, encoding="utf-8-sig", newline="")
 
 
 def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> None:
@@ -157,7 +160,12 @@ def spacing_file(case: Case, pool: ImagePool) -> Path | None:
 
 
 def _worklist(
-    pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Path]], alpha: float | None, selection: str
+    pool: ImagePool,
+    picks: list[Pick],
+    files: dict[str, dict[str, Path]],
+    alpha: float | None,
+    selection: str,
+    filled: dict[tuple[str, str], str],
 ) -> str:
     text = io.StringIO()
     table = csv.writer(text)
@@ -166,7 +174,9 @@ def _worklist(
         names = "; ".join(f"images/{name}" for name in files[pick.case])
         label = f"labels/{pick.case}{pool.file_ending}"
         why = reason(pick, alpha=alpha)
-        row = [pick.rank, pick.case, pick.slice, names, label, pick.domain, pick.group, why, selection]
+        place = pick.case, "" if pick.slice is None else str(pick.slice)
+        minutes = filled.get(place)
+        row = [pick.rank, pick.case, pick.slice, names, label, pick.domain, pick.group, why, minutes, selection]
         table.writerow([safe_cell(cell) if isinstance(cell, str) else cell for cell in row])
     return text.getvalue()
 
@@ -186,6 +196,7 @@ def _readme(pool: ImagePool, names: dict[str, Path], first: Pick) -> str:
 ----------
 worklist.csv lists the images to annotate, the most useful one first, and why each was chosen. Draw the structures below
 in every image of images/ and save one label per image in labels/. You can send labels back in parts: begin at the top.
+If you note in its column minutes how long each row took you, the next round can be planned by the time that you have.
 
 {_slices_note(pool) if first.slice is not None else ""}Values
 ------

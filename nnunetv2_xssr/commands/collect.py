@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 def _collect(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.annotation.collecting import collect_labels
     from nnunetv2_xssr.commands.next_steps import describe_next
+    from nnunetv2_xssr.records.timesheet import mean_minutes
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     allow_empty = args.allow_empty is not None if not args.allow_empty else args.allow_empty
@@ -63,7 +64,7 @@ def _collect(args: argparse.Namespace) -> None:
         print(f"warning: {sentence}")
     if len(found.warnings) > _SHOWN:
         print(f"warning: the same of {len(found.warnings) - _SHOWN} more labels")
-    for sentence in found.unfit:
+    for sentence in [*found.unfit, *result.unfit_cells]:
         print(f"does not fit: {sentence}")
     if result.missing:
         print(f"still missing: {', '.join(result.missing)}")
@@ -71,12 +72,17 @@ def _collect(args: argparse.Namespace) -> None:
             print("  templates as they were handed over; those with nothing to draw: --allow_empty CASE...")
     if found.not_asked:
         print(f"not asked for and left alone: {first_few(found.not_asked)}, {len(found.not_asked)} in all")
+    for unit in ("case", "slice"):
+        if told := mean_minutes(result.minutes, unit=unit):
+            print(f"minutes per {unit}: {told[0]:.1f}, the mean of {told[1]}; for a -b such as 60min")
     if result.folds:
         folds = f"{result.folds} fold{'s' * (result.folds > 1)}"
         print(f"{workspace.split}: {folds} of the labelled cases, {len(result.train_on)} in all")
         if line := ensure_linked():
             print(line)
     print(describe_next(workspace))
+    if result.unfit_cells and not found.unfit:
+        raise UserError("what is listed above does not fit the worklist; fix it there and run the command again")
     if found.unfit:
         raise UserError(
             f"{len(found.unfit)} label{'s do' if len(found.unfit) > 1 else ' does'} not fit, as listed above; fix what "

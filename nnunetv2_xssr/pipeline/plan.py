@@ -12,7 +12,7 @@ from nnunetv2_xssr.images.slices import volume_of
 from nnunetv2_xssr.records.folds import cross_validation, study_folds
 from nnunetv2_xssr.records.split import Split
 from nnunetv2_xssr.records.workspace import Workspace
-from nnunetv2_xssr.selection import Constraints, check_options, parse_budget, parse_cost_budget
+from nnunetv2_xssr.selection import Constraints, check_options, parse_budget, parse_cost_budget, parse_minutes
 
 AUTO = "auto"  # the budget that stands for the knee of the coverage
 MOST_AUTOMATIC = 100  # cases among which the knee is looked for
@@ -27,7 +27,8 @@ class Choice:
     Attributes
     ----------
     budget : str
-        As written: ``22`` or ``5%``, of cases or, where they have costs, of cost; ``auto`` for the knee.
+        As written: ``22`` or ``5%``, of cases or, where they have costs, of cost; ``60min`` or ``2h``, a time; ``auto``
+        for the knee.
     strategy : str
     alpha : float or None
         None calibrates it.
@@ -46,6 +47,9 @@ class Choice:
         What is chosen: whole cases, or slices of volumes.
     max_per_volume : int or None
         Of slices; 1 by default.
+    minutes_per_case : float or None
+        What annotating a case takes, or a slice where slices are chosen, for a budget that is a time; None takes the
+        mean of what annotators have told: see `nnunetv2_xssr.pipeline.minutes`.
     """
 
     budget: str
@@ -61,6 +65,7 @@ class Choice:
     min_distance: float = 0.0
     unit: str = "case"
     max_per_volume: int | None = None
+    minutes_per_case: float | None = None
 
     def __post_init__(self):
         check_options(
@@ -77,10 +82,13 @@ class Choice:
             raise one_of("--unit", ("case", "slice"), self.unit)
         if self.max_per_volume is not None and self.unit == "case":
             raise UserError("--max_per_volume counts slices; give --unit slice with it")
-        if self.max_per_group is not None and self.unit == "slice":
-            raise UserError("--max_per_group counts whole cases; with --unit slice give --max_per_volume")
         if self.max_per_volume is not None and self.max_per_volume < 1:
             raise UserError(f"--max_per_volume must be 1 or more; got {self.max_per_volume}")
+        if self.minutes_per_case is not None:
+            if parse_minutes(self.budget) is None:
+                raise UserError(f"--minutes_per_case needs a time such as -b 60min or 2h; got -b {self.budget[:50]!r}")
+            if not 0 < self.minutes_per_case < np.inf:
+                raise UserError(f"--minutes_per_case must be a number above 0; got {self.minutes_per_case:g}")
 
     def constraints(self, cases: Sequence[Case]) -> Constraints:
         """What the picks among these cases must respect."""
@@ -95,6 +103,8 @@ class Choice:
             domain_quota=_quota(self.domain_quota),
             group=[case.group for case in cases],
             max_per_group=self.max_per_group,
+            volume=[volume_of(case.identifier) for case in cases] if self.unit == "slice" else None,
+            max_per_volume=(self.max_per_volume or 1) if self.unit == "slice" else None,
             min_distance=self.min_distance,
         )
 
@@ -229,7 +239,12 @@ def _fold_plan(cases: list[Case], labelled: list[str], choice: Choice, validatio
             raise UserError(f"-b {AUTO} does not know what a case may cost; give the total cost to -b")
         budget = plan.most()
     elif constraints.cost is None:
-        budget = parse_budget(choice.budget, pool_size=len(cases), available=len(cases) - len(labelled))
+        budget = parse_budget(
+            choice.budget,
+            pool_size=len(cases),
+            available=len(cases) - len(labelled),
+            minutes_per_case=choice.minutes_per_case,
+        )
     else:
         total = sum(constraints.cost)
         budget = parse_cost_budget(
