@@ -87,8 +87,14 @@ class Constraints:
         def of_rows(values: Sequence | np.ndarray | None) -> list | None:
             return None if values is None else [values[i] for i in rows]
 
-        given = {name: of_rows(getattr(self, name)) for name in ("cost", "domain", "group", "volume")}
-        return replace(self, **given, excluded=None)
+        return replace(
+            self,
+            cost=of_rows(self.cost),
+            domain=of_rows(self.domain),
+            group=of_rows(self.group),
+            volume=of_rows(self.volume),
+            excluded=None,
+        )
 
     def limits(self, n: int, *, budget: float, labelled: np.ndarray | Sequence[int]) -> tuple[int, Limits]:
         """The most cases that the budget can buy, and the limits for the strategies.
@@ -131,10 +137,10 @@ class Constraints:
             names, label = _numbered([name or "" for name in self.domain])
             shares = self._shares(names, label=label, cost=cost, unlabelled=unlabelled, budget=budget)
             rows.append((label, cost, shares))
-        for most_each, names in ((self.max_per_group, self.group), (self.max_per_volume, self.volume)):
-            if most_each is not None and names is not None:
+        for most_each, belongs in ((self.max_per_group, self.group), (self.max_per_volume, self.volume)):
+            if most_each is not None and belongs is not None:
                 # A case without a group forms its own; a pair differs from every name that a user can give.
-                _, label = _numbered([str(name) if name else ("", i) for i, name in enumerate(names)])
+                _, label = _numbered([str(name) if name else ("", i) for i, name in enumerate(belongs)])
                 room = np.full(label.max() + 1, float(most_each))
                 np.subtract.at(room, label[labelled], 1)
                 rows.append((label, np.ones(n), room))

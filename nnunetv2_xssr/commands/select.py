@@ -37,6 +37,7 @@ def make_parser() -> Parser:
     add_dim(compared)
     add_look(compared)
     _add_strategy(parser.add_argument_group("how they are picked"))
+    _add_raters(parser.add_argument_group("who annotates, where there are several"))
     runs = parser.add_argument_group("where it runs, and what it writes")
     add_name(runs)
     # fmt: off
@@ -107,6 +108,16 @@ def _add_strategy(group: Options) -> None:
         "coverage), covering_radius, or novel_mean_distance, where cases count in proportion to their novelty")
     add("--density_weight", type=float, default=0.5, help="of xssr_sum: weight of density in the score; 0.5 by default")
     add("--seed", type=int, default=0, help="of every random number; 0 by default")
+    # fmt: on
+
+
+def _add_raters(group: Options) -> None:
+    add = group.add_argument
+    # fmt: off
+    add("--raters", nargs="+", metavar="NAME",
+        help="deal the worklist out: a list and a folder of labels per rater; -b counts every case once")
+    add("--overlap", metavar="N",
+        help="with --raters: how many cases all of them draw, or what part, such as 10%%; none by default")
     # fmt: on
 
 

@@ -249,7 +249,8 @@ def _check_writable(call: _Call) -> None:
         check_no_labels(handover)
     if call.plan.mode == "annotation":
         label_values(call.target.dataset_json)  # of which the annotator is told
-        filled_in(call.workspace.worklist(call.number))  # what was filled in is kept
+        for rater in (None, *(call.choice.raters or ())):
+            filled_in(call.workspace.worklist(call.number, rater))  # what was filled in is kept
         handover.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found now
 
 
@@ -295,7 +296,7 @@ def _write(call: _Call, plan: SelectionPlan, record: SelectionRecord) -> None:
     if plan.mode == "annotation" and record.picked:
         only = record.selections[0]
         folder = workspace.handover(call.number)
-        write_handover(folder, call.target, only.picks, alpha=only.alpha, selection=record.id)
+        write_handover(folder, call.target, only.picks, alpha=only.alpha, selection=record.id, dealt=record.raters)
     if call.new_round and call.last:
         keep_round(workspace, call.last)
     write_page(record, selection=record.id)
