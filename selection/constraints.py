@@ -31,6 +31,10 @@ class Constraints:
         Patient of each case; None for a case of its own.
     max_per_group : int, optional
         Most cases per group, labelled ones included.
+    volume : sequence of n names, optional
+        Where slices of volumes are chosen in the place of cases: that of each slice.
+    max_per_volume : int, optional
+        Most slices per volume, labelled ones included.
     min_distance : float between 0 and 2
         Least distance of a pick to any other pick or labelled case; copies have distance 0.
     excluded : int array, optional
@@ -42,22 +46,25 @@ class Constraints:
     domain_quota: str | Mapping[str, float] | None = None
     group: Sequence[str | None] | None = None
     max_per_group: int | None = None
+    volume: Sequence[str] | None = None
+    max_per_volume: int | None = None
     min_distance: float = 0.0
     excluded: np.ndarray | None = None
 
     @property
     def limiting(self) -> bool:
         """Whether there is any constraint besides excluded rows."""
-        given = self.cost, self.domain_quota, self.max_per_group
+        given = self.cost, self.domain_quota, self.max_per_group, self.max_per_volume
         return self.min_distance > 0 or any(value is not None for value in given)
 
     def check(self, n: int) -> None:
         """Raise `UserError` if a constraint does not fit a pool of n cases."""
-        for name in ("cost", "domain", "group"):
+        for name in ("cost", "domain", "group", "volume"):
             values = getattr(self, name)
             if values is not None and len(values) != n:
                 raise UserError(f"{name} must have one entry per case, {n}; got {len(values)}")
-        for name, needed in (("domain_quota", "domain"), ("max_per_group", "group")):
+        needs = {"domain_quota": "domain", "max_per_group": "group", "max_per_volume": "volume"}
+        for name, needed in needs.items():
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise UserError(f"{name} needs the {needed} of each case; give {needed}")
         if self.cost is not None and not (np.isfinite(self.cost) & (np.asarray(self.cost) > 0)).all():
@@ -65,8 +72,9 @@ class Constraints:
             raise UserError(f"cost must be positive for every case; got {self.cost[row]} in row {row}")
         if isinstance(self.domain_quota, str) and self.domain_quota not in QUOTAS:
             raise one_of("domain_quota", (*QUOTAS, "a number per domain"), self.domain_quota)
-        if self.max_per_group is not None and self.max_per_group < 1:
-            raise UserError(f"max_per_group must be 1 or more; got {self.max_per_group}")
+        for name, most in (("max_per_group", self.max_per_group), ("max_per_volume", self.max_per_volume)):
+            if most is not None and most < 1:
+                raise UserError(f"{name} must be 1 or more; got {most}")
         if not 0 <= self.min_distance <= 2:
             raise UserError(f"min_distance must be between 0 and 2; got {self.min_distance}")
         if self.excluded is not None and len(self.excluded):
@@ -80,7 +88,12 @@ class Constraints:
             return None if values is None else [values[i] for i in rows]
 
         return replace(
-            self, cost=of_rows(self.cost), domain=of_rows(self.domain), group=of_rows(self.group), excluded=None
+            self,
+            cost=of_rows(self.cost),
+            domain=of_rows(self.domain),
+            group=of_rows(self.group),
+            volume=of_rows(self.volume),
+            excluded=None,
         )
 
     def limits(self, n: int, *, budget: float, labelled: np.ndarray | Sequence[int]) -> tuple[int, Limits]:
@@ -124,12 +137,13 @@ class Constraints:
             names, label = _numbered([name or "" for name in self.domain])
             shares = self._shares(names, label=label, cost=cost, unlabelled=unlabelled, budget=budget)
             rows.append((label, cost, shares))
-        if self.max_per_group is not None and self.group is not None:
-            # A case without a group forms its own; a pair differs from every name that a user can give.
-            _, label = _numbered([str(name) if name else ("", i) for i, name in enumerate(self.group)])
-            room = np.full(label.max() + 1, float(self.max_per_group))
-            np.subtract.at(room, label[labelled], 1)
-            rows.append((label, np.ones(n), room))
+        for most_each, belongs in ((self.max_per_group, self.group), (self.max_per_volume, self.volume)):
+            if most_each is not None and belongs is not None:
+                # A case without a group forms its own; a pair differs from every name that a user can give.
+                _, label = _numbered([str(name) if name else ("", i) for i, name in enumerate(belongs)])
+                room = np.full(label.max() + 1, float(most_each))
+                np.subtract.at(room, label[labelled], 1)
+                rows.append((label, np.ones(n), room))
         label, use = np.zeros((len(rows), n), np.int64), np.zeros((len(rows), n))
         room = np.zeros((len(rows), max((len(row[2]) for row in rows), default=1)))
         for p, row in enumerate(rows):
@@ -148,7 +162,12 @@ class Constraints:
         nearest : array of shape (n,), optional
             Distance of each case to the nearest labelled one; without it ``min_distance`` does not count.
         """
-        limits_given = {"budget": self.cost, "domain_quota": self.domain_quota, "max_per_group": self.max_per_group}
+        limits_given = {
+            "budget": self.cost,
+            "domain_quota": self.domain_quota,
+            "max_per_group": self.max_per_group,
+            "max_per_volume": self.max_per_volume,
+        }
         names = [name for name, value in limits_given.items() if value is not None]
         opened = dict(zip(names, limits.opened(), strict=True))
         if nearest is not None and self.min_distance > 0:

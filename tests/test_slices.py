@@ -2,9 +2,11 @@
 
 import csv
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -59,7 +61,7 @@ def test_names_and_places(volumes):
     save(case.files[0], steps)
     views = sliced(pool)
     of_slices = slice_pool(pool, candidates(pool))
-    assert {volume_of(one.identifier) for one in of_slices.cases} == set(CASES) == {c.group for c in of_slices.cases}
+    assert {volume_of(one.identifier) for one in of_slices.cases} == set(CASES)
     places = list(views.facts["v_0"].slices)
     assert [one.identifier for one in of_slices.cases[:8]] == [f"v_0/{place}" for place in places]
     assert len(places) == 8 and sorted(places) == places and places[-1] < SHAPE[0]
@@ -80,6 +82,25 @@ def test_slices_are_chosen_over_all_volumes(volumes, capsys):
     assert [(row[1], int(row[2])) for row in table] == [(pick.case, pick.slice) for pick in chosen]
 
 
+@pytest.mark.parametrize(("argv", "expected"), [(["-b", "10%"], 4), (["-b", "30min", "--minutes_per_case", "12.5"], 2)])
+def test_budgets_of_slices(volumes, capsys, argv, expected):
+    """A percentage is of the slices that may be chosen, and a time counts minutes per slice."""
+    out = succeeds(capsys, select.main, [*SELECT, *argv])
+    assert f"{VOLUMES}: {expected} of 48 slices are picked for annotation" in out and len(picks(volumes)) == expected
+
+
+def test_patients_limit_slices_too(volumes, capsys):
+    table = volumes.root / "cases.csv"
+    table.write_text("case,patient\n" + "".join(f"{case},p{i // 3}\n" for i, case in enumerate(CASES)))
+    run(capsys, "--cases", table, "--max_per_volume", "2", "--max_per_group", "3", budget="12")
+    chosen = Counter(pick.case for pick in picks(volumes)), Counter(pick.group for pick in picks(volumes))
+    assert max(chosen[0].values()) == 2 and chosen[1] == {"p0": 3, "p1": 3}
+    draw(volumes, *(pick.case for pick in picks(volumes)))
+    succeeds(capsys, collect.main, ["-d", "31"])
+    argv = [*SELECT, "--cases", table, "--max_per_group", "3", "-b", "1"]
+    fails(capsys, select.main, argv, "leaves none of the", "max_per_group")
+
+
 def test_record_is_what_the_selection_of_the_slices_gives(volumes, capsys):
     run(capsys)
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
@@ -88,7 +109,7 @@ def test_record_is_what_the_selection_of_the_slices_gives(volumes, capsys):
     kind = choose_embedding(kept, encoder.layout, kind="auto")
     rows = features(kept, encoder.layout, kind=kind)
     volume_numbers = np.repeat(np.arange(len(CASES)), 8)
-    constraints = Constraints(group=volume_numbers, max_per_group=1)
+    constraints = Constraints(volume=volume_numbers, max_per_volume=1)
     expected = select_rows(rows, 4, constraints=constraints, components=COMPONENTS[kind], wholes=volume_numbers).picks
     places = [list(facts.slices) for facts in views.facts.values()]
     named = [(CASES[i // 8], places[i // 8][i % 8]) for i in expected]
@@ -309,9 +330,10 @@ def test_options_that_do_not_fit(workspace, capsys):
 
     refuses("-b", "3", "--unit", "pixel", ["--unit must be one of case, slice", "'pixel'"])
     refuses("-b", "3", "--max_per_volume", "2", ["--max_per_volume counts slices"])
-    refuses(*at("--max_per_group", "2"), ["--max_per_group counts whole cases"])
+    refuses(*at("--max_per_group", "2"), ["--max_per_group needs to know the group"])
     refuses(*at("--max_per_volume", "0"), ["--max_per_volume must be 1 or more; got 0"])
-    refuses("-b", "5%", "--unit", "slice", ["-b must be a number of slices", "'5%'"])
+    refuses("-b", "5%", "--unit", "slice", "--domain_quota", "A=2", ["numbers of --domain_quota add up to -b", "5%"])
+    refuses("-b", "60min", "--unit", "slice", ["-b 60min needs the minutes per slice", "--minutes_per_case"])
     table = workspace.root / "cases.csv"
     table.write_text("case,cost\n" + "".join(f"{case},1\n" for case in CASES))
     refuses(*at("--cases", table), ["costs are those of whole cases"])

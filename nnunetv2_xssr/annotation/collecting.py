@@ -3,21 +3,28 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+from nnunetv2_xssr.annotation.fusing import FIRST, FUSIONS
 from nnunetv2_xssr.annotation.handover import spacing_file, template_hashes
 from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, listed_cases
 from nnunetv2_xssr.annotation.label_check import check_label, label_values
 from nnunetv2_xssr.annotation.label_files import copy_whole, write_label
+from nnunetv2_xssr.annotation.rater_labels import RaterLabels, inspect_raters
+from nnunetv2_xssr.annotation.raters import raters_of
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
-from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.annotation.timesheets import read_minutes
+from nnunetv2_xssr.errors import UserError, first_few, one_of
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
 from nnunetv2_xssr.records.files import sha256_files, sha256_json, write_json
 from nnunetv2_xssr.records.folds import grow_folds, split_in_use
 from nnunetv2_xssr.records.locks import dataset_lock, selection_lock
 from nnunetv2_xssr.records.manifest import Manifest
-from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds, slices_of_rounds
+from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds, raters_of_rounds, slices_of_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.split import Split, write_split
+from nnunetv2_xssr.records.timesheet import Minutes
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
 
 
@@ -82,6 +89,7 @@ class Collected:
     folder : Path
         Where the labels came from.
     inspection : Inspection
+    of_raters : RaterLabels
     cases : int
         Of the pool.
     labelled : list of str
@@ -94,17 +102,24 @@ class Collected:
         Of the split; 0 where there is nothing to train on yet.
     templates : bool
         Whether the annotator got labels to draw in.
+    minutes : list of Minutes
+        Of all rounds.
+    unfit_cells : list of str
+        One sentence per cell of the worklist that cannot be used.
     """
 
     workspace: Workspace
     folder: Path
     inspection: Inspection
+    of_raters: RaterLabels
     cases: int
     labelled: list[str]
     missing: list[str]
     train_on: list[str]
     folds: int
     templates: bool
+    minutes: list[Minutes]
+    unfit_cells: list[str]
 
 
 def collect_labels(
@@ -115,6 +130,7 @@ def collect_labels(
     allow_empty: bool | Collection[str] = False,
     values: Mapping[int, int] | None = None,
     fix_names: bool = False,
+    fuse: str = FIRST,
 ) -> Collected:
     """Check the labels of chosen cases, take those that fit into the dataset, and write the split.
 
@@ -135,17 +151,30 @@ def collect_labels(
     fix_names : bool
         Whether a file counts as the label of the only case whose name is left when endings such as ``_0000`` or
         ``-label`` are taken off.
+    fuse : {"first", "majority", "staple"}
+        What is taken of cases that several raters drew: see `nnunetv2_xssr.annotation.fusing`.
 
     Raises
     ------
     UserError
         If nothing was chosen for annotation, or a name or a value is not in the dataset.
     """
+    if fuse not in FUSIONS:
+        raise one_of("--fuse", FUSIONS, fuse)
     check_environment()
     workspace = Workspace(find_dataset(target), name)
     _check_chosen(workspace)
     with dataset_lock(workspace), selection_lock(workspace):
-        return _collect(workspace, labels=labels, allow_empty=allow_empty, values=values or {}, fix_names=fix_names)
+        with TemporaryDirectory() as scratch:
+            return _collect(
+                workspace,
+                labels=labels,
+                allow_empty=allow_empty,
+                values=values or {},
+                fix_names=fix_names,
+                fuse=fuse,
+                scratch=Path(scratch),
+            )
 
 
 def _check_chosen(workspace: Workspace) -> list[SelectionRecord]:
@@ -168,6 +197,8 @@ def _collect(
     allow_empty: bool | Collection[str],
     values: Mapping[int, int],
     fix_names: bool,
+    fuse: str,
+    scratch: Path,
 ) -> Collected:
     rounds, pool = _check_chosen(workspace), dataset_pool(workspace.dataset)
     last, chosen, slices = rounds[-1], chosen_cases(rounds), slices_of_rounds(rounds)
@@ -176,44 +207,71 @@ def _collect(
     if slices:
         pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
     _check_names_and_values(pool, allow_empty, values)
-    found = inspect_labels(
-        pool,
-        folder=folder,
-        chosen=chosen,
-        allow_empty=allow_empty,
-        values=values,
-        fix_names=fix_names,
-        slices=slices,
-        templates=templates,
-    )
+    options: dict[str, Any] = {
+        "folder": folder,
+        "allow_empty": allow_empty,
+        "values": values,
+        "fix_names": fix_names,
+        "slices": slices,
+        "templates": templates,
+    }
+    if dealt := raters_of_rounds(rounds):
+        of_raters = inspect_raters(pool, chosen=chosen, dealt=dealt, how=fuse, scratch=scratch, **options)
+    else:
+        of_raters = RaterLabels(inspect_labels(pool, chosen=chosen, **options))
+    found = of_raters.found
     labelled = take_in(pool, found.fit)
     train_on = sorted(set(labelled) & set(chosen))
+    minutes, unfit_cells = _minutes(workspace, rounds, folder=folder, labelled=labelled)
     split = []
     if train_on:
         groups = {case: group for record in rounds for case, group in record.groups.items()}
         split = grow_folds(split_in_use(workspace, labelled), train_on, groups=groups)
-        _keep_hashes(workspace, pool, split, train_on)
+        _keep(workspace, pool, split, train_on, minutes)
         write_split(workspace.split, split)
     return Collected(
         workspace=workspace,
         folder=folder,
         inspection=found,
+        of_raters=of_raters,
         cases=len(pool),
         labelled=labelled,
         missing=[case for case in last.picked if case in found.missing],
         train_on=train_on,
         folds=len(split),
         templates=bool(templates),
+        minutes=minutes,
+        unfit_cells=unfit_cells,
     )
 
 
-def _keep_hashes(workspace: Workspace, pool: ImagePool, split: Split, labelled: Sequence[str]) -> None:
-    """Say in the manifest what split and labels are; of a selection of an older version there is none."""
+def _minutes(
+    workspace: Workspace, rounds: list[SelectionRecord], *, folder: Path, labelled: Collection[str]
+) -> tuple[list[Minutes], list[str]]:
+    """The minutes of labelled cases: those known so far, and what the worklist beside the labels says now."""
+    asked = {(pick.case, pick.slice) for record in rounds for pick in record.selections[0].picks}
+    manifest = Manifest.load(workspace.manifest)
+    known = {(one.case, one.slice, one.rater): one for one in manifest.minutes} if manifest else {}
+    found: dict[tuple, Minutes | None] = {**known}
+    unfit = []
+    for rater in (None, *raters_of(rounds[-1].raters)):
+        own = workspace.worklist(rounds[-1].round, rater)
+        beside = folder.parent / own.name
+        worklist = beside if beside.is_file() else own
+        if worklist.is_file():
+            now, sentences = read_minutes(worklist, asked=asked, rater=rater)
+            found |= {(*place, rater): minutes for place, minutes in now.items()}
+            unfit += sentences
+    return [one for one in found.values() if one and one.case in set(labelled)], unfit
+
+
+def _keep(workspace: Workspace, pool: ImagePool, split: Split, labelled: Sequence[str], minutes: list[Minutes]) -> None:
+    """Say in the manifest what was collected; of a selection of an older version there is none."""
     manifest = Manifest.load(workspace.manifest)
     if manifest is not None:
         files = {case: workspace.labels / f"{case}{pool.file_ending}" for case in labelled}
         labels = {case: sha256_files([file]) for case, file in files.items() if file.is_file()}
-        replace(manifest, split=sha256_json(split), labels=labels).write(workspace.manifest)
+        replace(manifest, split=sha256_json(split), labels=labels, minutes=minutes).write(workspace.manifest)
 
 
 def _check_names_and_values(pool: ImagePool, allow_empty: bool | Collection[str], values: Mapping[int, int]) -> None:

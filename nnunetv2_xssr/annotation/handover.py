@@ -7,27 +7,31 @@ copies: a link would not survive a USB stick, and a tool that saves over an imag
 import csv
 import filecmp
 import io
-import os
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunetv2_xssr.annotation.label_check import IGNORE
+from nnunetv2_xssr.annotation.label_files import copy_whole
+from nnunetv2_xssr.annotation.raters import BETWEEN, RATER, Dealt, raters_of
 from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.annotation.sparse_labels import write_template
+from nnunetv2_xssr.annotation.timesheets import MINUTES, filled_in
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.files import TEMPORARY, atomic, is_there, sha256_files, write_json
 from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.manifest import id_in_worklist
 from nnunetv2_xssr.records.schema import read_as
 from nnunetv2_xssr.records.selection import Pick, picked_slices
 from nnunetv2_xssr.records.spreadsheets import safe_cell
-from nnunetv2_xssr.records.workspace import Workspace, visible_files
+from nnunetv2_xssr.records.workspace import Workspace, is_visible, visible_files, worklist_name
 
 _TEMPLATES = "templates.json"
 _ADVICE = "restore it: it tells which templates nobody has drawn in"
-_COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reason", "selection")
+_COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reason", MINUTES, "selection")
 
 
 def template_hashes(folder: Path) -> set[str]:
@@ -43,7 +47,14 @@ def drawn_files(labels: Path, templates: Collection[str]) -> list[Path]:
 
 def drawn_labels(folder: Path) -> list[Path]:
     """The labels of a hand-over that somebody has added, and the templates that somebody has drawn in."""
-    return drawn_files(folder / "labels", template_hashes(folder))
+    templates = template_hashes(folder)
+    return [file for labels in _label_folders(folder) for file in drawn_files(labels, templates)]
+
+
+def _label_folders(folder: Path) -> list[Path]:
+    """Where the labels of a hand-over lie: those of several raters in a folder each."""
+    labels = folder / "labels"
+    return [labels, *sorted(path for path in labels.glob("*") if path.is_dir() and is_visible(path))]
 
 
 def first_round(workspace: Workspace) -> int:
@@ -64,7 +75,9 @@ def check_no_labels(folder: Path) -> None:
         )
 
 
-def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: float | None, selection: str) -> None:
+def write_handover(
+    folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: float | None, selection: str, dealt: Dealt | None = None
+) -> None:
     """Write the hand-over of these picks, and remove the images of earlier picks, of which nobody has begun a label.
 
     Whatever else lies beside the images belongs to the annotator, and stays.
@@ -78,27 +91,29 @@ def write_handover(folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: f
         Of their selection: see `nnunetv2_xssr.annotation.reasons.reason`.
     selection : str
         Its id.
+    dealt : mapping, optional
+        Case to its raters; without it there is one annotator.
 
     Raises
     ------
     UserError
         If a file of the annotator's bears the name of an image.
     """
+    dealt = dealt or {}
     cases = {case.identifier: case for case in pool.cases}
     files = {pick.case: _image_names(cases[pick.case], pool) for pick in picks}
     images = folder / "images"
     wanted = {name: file for names in files.values() for name, file in names.items()}
     _remove_earlier(images, pool, wanted)
-    (folder / "labels").mkdir(parents=True, exist_ok=True)
+    for rater in raters_of(dealt) or ["."]:
+        (folder / "labels" / rater).mkdir(parents=True, exist_ok=True)
     for name, file in wanted.items():
         with atomic(images / name) as temporary:
             shutil.copyfile(file, temporary)
-    _write_templates(folder, pool, picks)
+    _write_templates(folder, pool, picks, dealt)
     with atomic(folder / "README.txt") as temporary:
-        temporary.write_text(_readme(pool, next(iter(files.values())), picks[0]), encoding="utf-8")
-    with atomic(folder / "worklist.csv") as temporary:
-        # utf-8-sig writes a mark at the beginning, without which spreadsheets do not recognise UTF-8.
-        temporary.write_text(_worklist(pool, picks, files, alpha, selection), encoding="utf-8-sig", newline="")
+        temporary.write_text(_readme(pool, next(iter(files.values())), picks[0], raters_of(dealt)), encoding="utf-8")
+    _write_worklists(folder, _rows(pool, picks, files, alpha=alpha, selection=selection), dealt)
 
 
 def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> None:
@@ -117,12 +132,12 @@ def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> N
         logger.warning(f"{images} also holds {first_few(kept)}, which select did not put there; they stay")
 
 
-def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
+def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick], dealt: Dealt) -> None:
     cases = {case.identifier: case for case in pool.cases}
     slices = picked_slices(picks)
-    drawn = {file.name for file in drawn_labels(folder)}
-    for old in visible_files(folder / "labels"):
-        if old.name not in drawn:
+    drawn = set(drawn_labels(folder))
+    for old in (file for labels in _label_folders(folder) for file in visible_files(labels)):
+        if old not in drawn:
             old.unlink()
     if not slices:
         (folder / _TEMPLATES).unlink(missing_ok=True)
@@ -137,8 +152,10 @@ def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick]) -> None:
         # Before the templates: one that no hash tells of would count as drawn in.
         write_json(folder / _TEMPLATES, {file.name: sha256_files([file]) for file in files})
         for file in files:
-            if f"{file.parent.name}{pool.file_ending}" not in drawn:
-                os.replace(file, folder / "labels" / file.name)
+            for rater in dealt.get(file.parent.name, ["."]):
+                labels = folder / "labels" / rater
+                if labels / f"{file.parent.name}{pool.file_ending}" not in drawn:
+                    copy_whole(file, labels / file.name)
 
 
 def _image_names(case: Case, pool: ImagePool) -> dict[str, Path]:
@@ -156,22 +173,59 @@ def spacing_file(case: Case, pool: ImagePool) -> Path | None:
     return sidecar if sidecar.is_file() else None
 
 
-def _worklist(
-    pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Path]], alpha: float | None, selection: str
-) -> str:
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(_COLUMNS)
-    for pick in picks:
-        names = "; ".join(f"images/{name}" for name in files[pick.case])
-        label = f"labels/{pick.case}{pool.file_ending}"
-        why = reason(pick, alpha=alpha)
-        row = [pick.rank, pick.case, pick.slice, names, label, pick.domain, pick.group, why, selection]
-        table.writerow([safe_cell(cell) if isinstance(cell, str) else cell for cell in row])
-    return text.getvalue()
+def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt) -> None:
+    """Write the list of all rows and, where they were dealt out, one per rater, in which minutes are filled in."""
+    lists: dict[Path, tuple[list[dict[str, Any]], Sequence[str]]] = {}
+    for rater in raters_of(dealt):
+        own = [{**row, "label": _label_of(row, rater)} for row in rows if rater in dealt[row["case"]]]
+        lists[folder / worklist_name(rater)] = own, _COLUMNS
+    if dealt:
+        for row in rows:
+            raters = dealt[row["case"]]
+            row |= {RATER: BETWEEN.join(raters), "label": BETWEEN.join(_label_of(row, rater) for rater in raters)}
+    columns = [RATER if dealt and name == MINUTES else name for name in _COLUMNS]
+    lists[folder / worklist_name()] = rows, columns
+    for old in folder.glob(worklist_name("*")):
+        if old not in lists and id_in_worklist(old) and not filled_in(old):
+            old.unlink()
+    for path, (of_list, columns) in lists.items():
+        filled, text = filled_in(path), io.StringIO()
+        table = csv.DictWriter(text, columns, extrasaction="ignore")
+        table.writeheader()
+        for row in of_list:
+            place = row["case"], "" if row["slice"] is None else str(row["slice"])
+            row = {**row, MINUTES: filled.get(place)}
+            table.writerow({name: safe_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()})
+        with atomic(path) as temporary:
+            # utf-8-sig writes a mark at the beginning, without which spreadsheets do not recognise UTF-8.
+            temporary.write_text(text.getvalue(), encoding="utf-8-sig", newline="")
 
 
-def _readme(pool: ImagePool, names: dict[str, Path], first: Pick) -> str:
+def _label_of(row: dict[str, Any], rater: str) -> str:
+    return row["label"].replace("labels/", f"labels/{rater}/", 1)
+
+
+def _rows(
+    pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Path]], *, alpha: float | None, selection: str
+) -> list[dict[str, Any]]:
+    """What a worklist says of every pick, by column."""
+    return [
+        {
+            "rank": pick.rank,
+            "case": pick.case,
+            "slice": pick.slice,
+            "files": "; ".join(f"images/{name}" for name in files[pick.case]),
+            "label": f"labels/{pick.case}{pool.file_ending}",
+            "domain": pick.domain,
+            "group": pick.group,
+            "reason": reason(pick, alpha=alpha),
+            "selection": selection,
+        }
+        for pick in picks
+    ]
+
+
+def _readme(pool: ImagePool, names: dict[str, Path], first: Pick, raters: list[str]) -> str:
     ending, case = pool.file_ending, first.case
     values = "\n".join(f"    {_values(value):<8}{name}" for name, value in pool.dataset_json["labels"].items())
     flat = ending.lower() in (".png", ".bmp")
@@ -186,8 +240,9 @@ def _readme(pool: ImagePool, names: dict[str, Path], first: Pick) -> str:
 ----------
 worklist.csv lists the images to annotate, the most useful one first, and why each was chosen. Draw the structures below
 in every image of images/ and save one label per image in labels/. You can send labels back in parts: begin at the top.
+If you note in its column minutes how long each row took you, the next round can be planned by the time that you have.
 
-{_slices_note(pool) if first.slice is not None else ""}Values
+{_raters_note(raters) if raters else ""}{_slices_note(pool) if first.slice is not None else ""}Values
 ------
 {values}
 
@@ -217,6 +272,16 @@ def _napari(ending: str) -> str:
         return f"{draw}, File > Save Selected Layers."
     plugin = "napari-nifti" if ending.lower() in (".nii", ".nii.gz") else f"a plugin for {ending}"
     return f"with {plugin} {draw}, File > Save Selected Layers. Slices may be counted from the other end."
+
+
+def _raters_note(raters: list[str]) -> str:
+    lists = ", ".join(f"{worklist_name(rater)} and labels/{rater}/" for rater in raters)
+    return f"""Who draws what
+--------------
+Each of you has a list and a folder: {lists}. Draw what your list names, save it in
+your folder, and do not look into the others': some images are in several lists, to see how far you agree.
+
+"""
 
 
 def _slices_note(pool: ImagePool) -> str:

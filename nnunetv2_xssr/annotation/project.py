@@ -12,10 +12,12 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.files import is_there
+from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS, Plans, changed_labels, preprocessed_cases, read_plans
 from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.split import Split, cases_in, cases_of_fold, read_split
+from nnunetv2_xssr.records.timesheet import mean_minutes
 from nnunetv2_xssr.records.trained_fold import TrainedFold
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
 
@@ -202,7 +204,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         uncollected=len(labelled & set(chosen_cases(records)) - listed),
         mode=last.mode if last else None,
         unit=last.settings["unit"] if last else None,
-        settings={**last.settings, "skip_broken": bool(last.set_aside)} if last else {},
+        settings=_settings(last) if last else {},
         sources=last.settings["source"] if last else [],
         encoder=(last.settings.get("embeddings") or last.settings["encoder"]) if last else None,
         rounds=[_round(record, labelled) for record in records if record.mode == "annotation"],
@@ -221,6 +223,13 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         network=_network(workspace, folders, split=split, plans=plans, volumes=volumes),
         interrupted=interruption(workspace),
     )
+
+
+def _settings(record: SelectionRecord) -> dict:
+    """What the user chose; the minutes per case not where the collected worklists tell them."""
+    manifest = Manifest.load(record.workspace.manifest)
+    told = mean_minutes(manifest.minutes if manifest else (), unit=record.settings["unit"])
+    return {**record.settings, "skip_broken": bool(record.set_aside), **({"minutes_per_case": None} if told else {})}
 
 
 def _has_volumes(record: SelectionRecord) -> bool:

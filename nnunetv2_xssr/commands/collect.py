@@ -37,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
         help="read stored values of the labels as others: 255=1 for masks that hold 0 and 255")
     add("--fix_names", action="store_true",
         help="take files whose name has an ending such as _0000, _label, -mask or .seg too much, if one case fits")
+    add("--fuse", default="first", metavar="HOW",
+        help="of cases that several raters drew take the label of the first one named (first, default), what more than "
+        "half of them drew (majority), or the most probable one (staple)")
     # fmt: on
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _collect(args), no_wait=args.no_wait)
@@ -45,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 def _collect(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.annotation.collecting import collect_labels
     from nnunetv2_xssr.commands.next_steps import describe_next
+    from nnunetv2_xssr.commands.rater_text import rater_lines
+    from nnunetv2_xssr.records.timesheet import mean_minutes
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     allow_empty = args.allow_empty is not None if not args.allow_empty else args.allow_empty
@@ -55,6 +60,7 @@ def _collect(args: argparse.Namespace) -> None:
         allow_empty=allow_empty,
         values=_values(args.values),
         fix_names=args.fix_names,
+        fuse=args.fuse,
     )
     workspace, found = result.workspace, result.inspection
     counts = f"{len(found.fit)}; labelled now: {len(result.labelled)} of {result.cases}"
@@ -63,20 +69,29 @@ def _collect(args: argparse.Namespace) -> None:
         print(f"warning: {sentence}")
     if len(found.warnings) > _SHOWN:
         print(f"warning: the same of {len(found.warnings) - _SHOWN} more labels")
-    for sentence in found.unfit:
+    for sentence in [*found.unfit, *result.unfit_cells]:
         print(f"does not fit: {sentence}")
+    for told in rater_lines(result.of_raters):
+        print(told)
     if result.missing:
         print(f"still missing: {', '.join(result.missing)}")
+        for rater, cases in result.of_raters.missing.items():
+            print(f"  of {rater}: {', '.join(cases)}")
         if result.templates:
             print("  templates as they were handed over; those with nothing to draw: --allow_empty CASE...")
     if found.not_asked:
         print(f"not asked for and left alone: {first_few(found.not_asked)}, {len(found.not_asked)} in all")
+    for unit in ("case", "slice"):
+        if mean := mean_minutes(result.minutes, unit=unit):
+            print(f"minutes per {unit}: {mean[0]:.1f}, the mean of {mean[1]}; for a -b such as 60min")
     if result.folds:
         folds = f"{result.folds} fold{'s' * (result.folds > 1)}"
         print(f"{workspace.split}: {folds} of the labelled cases, {len(result.train_on)} in all")
         if line := ensure_linked():
             print(line)
     print(describe_next(workspace))
+    if result.unfit_cells and not found.unfit:
+        raise UserError("what is listed above does not fit the worklist; fix it there and run the command again")
     if found.unfit:
         raise UserError(
             f"{len(found.unfit)} label{'s do' if len(found.unfit) > 1 else ' does'} not fit, as listed above; fix what "

@@ -110,7 +110,8 @@ def add_slices(parser: Options) -> None:
     add = parser.add_argument
     # fmt: off
     add("--unit", default="case",
-        help="case (default), or slice: choose slices of volumes, of which only these are drawn; -b counts slices")
+        help="case (default), or slice: choose slices of volumes, of which only these are drawn; -b counts slices,"
+        " or is a part of those that may be chosen")
     add("--max_per_volume", type=int, metavar="M", help="with --unit slice: at most M slices of a volume; 1 by default")
     add("--slice_range", metavar="RANGE",
         help="with --unit slice: where in every file slices may lie, such as 20%%-80%%, along its third axis, in its "

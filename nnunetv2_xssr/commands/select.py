@@ -37,6 +37,7 @@ def make_parser() -> Parser:
     add_dim(compared)
     add_look(compared)
     _add_strategy(parser.add_argument_group("how they are picked"))
+    _add_raters(parser.add_argument_group("who annotates, where there are several"))
     runs = parser.add_argument_group("where it runs, and what it writes")
     add_name(runs)
     # fmt: off
@@ -71,7 +72,10 @@ def _add_limits(group: Options) -> None:
     add = group.add_argument
     # fmt: off
     add("-b", "--budget", required=True, metavar="BUDGET",
-        help="how many cases to pick: a number, a percentage such as 5%%, or auto for the knee of the coverage")
+        help="how many cases to pick: a number, 5%%, a time such as 60min or 2h, or auto for the knee of the coverage")
+    add("--minutes_per_case", type=float, metavar="M",
+        help="what annotating a case takes, for a -b that is a time, or a slice with --unit slice; by default the mean "
+        "of the column minutes in the collected worklists")
     add("--labelled", type=Path, metavar="FILE",
         help="text file, one case per line: labelled already, they count as picked and cost nothing; by default the "
         "cases that have a label, unless all have one")
@@ -82,7 +86,8 @@ def _add_limits(group: Options) -> None:
         "--unit slice also slice_from and slice_to, counted from 0 as in the worklist, both included")
     add("--domain_quota", nargs="+", metavar="QUOTA",
         help="share the budget among domains: proportional (to the pool), equal, or NAME=NUMBER for every domain")
-    add("--max_per_group", type=int, metavar="M", help="at most M cases of a group (patient), labelled ones included")
+    add("--max_per_group", type=int, metavar="M",
+        help="at most M cases of a group (patient), or slices with --unit slice, labelled ones included")
     add("--min_distance", type=float, default=0.0, metavar="D",
         help="no pick nearer than this to another one: from 0 (copies, default) to 2 (opposites); 0.1 leaves "
         "near-duplicates out")
@@ -103,6 +108,16 @@ def _add_strategy(group: Options) -> None:
         "coverage), covering_radius, or novel_mean_distance, where cases count in proportion to their novelty")
     add("--density_weight", type=float, default=0.5, help="of xssr_sum: weight of density in the score; 0.5 by default")
     add("--seed", type=int, default=0, help="of every random number; 0 by default")
+    # fmt: on
+
+
+def _add_raters(group: Options) -> None:
+    add = group.add_argument
+    # fmt: off
+    add("--raters", nargs="+", metavar="NAME",
+        help="deal the worklist out: a list and a folder of labels per rater; -b counts every case once")
+    add("--overlap", metavar="N",
+        help="with --raters: how many cases all of them draw, or what part, such as 10%%; none by default")
     # fmt: on
 
 

@@ -1,10 +1,8 @@
 """What a user says about cases in a file: the table of domains, groups and costs, and lists of names."""
 
-import codecs
 import csv
-import io
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,13 +10,9 @@ import numpy as np
 
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
-from nnunetv2_xssr.records.files import read_file
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.names import check_line, refuse_names
-from nnunetv2_xssr.records.spreadsheets import plain_cell
-
-_DELIMITERS = ",;\t"
-_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+from nnunetv2_xssr.records.spreadsheets import plain_cell, table_rows, table_text
 
 
 def with_case_table(pool: ImagePool, path: Path) -> ImagePool:
@@ -97,10 +91,7 @@ class _Table:
     @classmethod
     def read(cls, path: Path) -> "_Table":
         try:
-            text = _text(path)
-            delimiter = _delimiter(text)
-            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-            lines = [(reader.line_num, cells) for row in reader if (cells := _cells(row))]
+            delimiter, lines = table_rows(path)
         except (ValueError, csv.Error) as error:
             raise UserError(f"the table of cases {path} cannot be read ({error}); save it as CSV") from None
         columns = [name.casefold() for name in lines[0][1]] if lines else []
@@ -150,45 +141,12 @@ class _Table:
         )
 
 
-def _text(path: Path) -> str:
-    content = read_file(path)
-    encoding = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), "utf-8")
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError:
-        if encoding != "utf-8":
-            raise
-        text = content.decode("cp1252")  # what spreadsheets on Windows write without being asked
-    if "\0" in text:
-        raise ValueError("it is no text")
-    return text
-
-
-def _delimiter(text: str) -> str:
-    """The delimiter that finds a column "case" in the header, and among these the most columns."""
-    header = next((line for line in text.splitlines() if line.strip(f"{_DELIMITERS} ")), "")
-
-    def fit(delimiter: str) -> tuple[bool, int]:
-        names = [name.casefold() for name in _cells(next(csv.reader([header], delimiter=delimiter), []))]
-        return "case" in names, len(names)
-
-    return max(_DELIMITERS, key=fit)
-
-
-def _cells(row: Sequence[str]) -> list[str]:
-    """The cells of a row as they were meant, without spaces around them, and without the empty ones at its end."""
-    cells = [plain_cell(cell.strip()) for cell in row]
-    while cells and not cells[-1]:
-        cells.pop()
-    return cells
-
-
 def read_names(path: Path | None) -> list[str] | None:
     """Names of cases from a text file, one per line, sorted; None for no file."""
     if path is None:
         return None
     try:
-        lines = _text(path).splitlines()
+        lines = table_text(path).splitlines()
     except ValueError as error:
         raise UserError(f"the list of cases {path} cannot be read ({error}); give text, one case per line") from None
     return sorted({plain_cell(line.strip()) for line in lines if line.strip()})

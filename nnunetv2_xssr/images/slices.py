@@ -45,9 +45,9 @@ def row_per_slice(rows: np.ndarray, chosen: Collection[int]) -> np.ndarray:
 
 
 def slice_pool(pool: ImagePool, places: Mapping[str, Collection[int]]) -> ImagePool:
-    """The pool of the slices at these places of volumes; each is a case whose group is its volume."""
+    """The pool of the slices at these places of volumes; each is a case."""
     cases = tuple(
-        replace(case, identifier=slice_name(case.identifier, place), group=case.identifier)
+        replace(case, identifier=slice_name(case.identifier, place))
         for case in pool.cases
         for place in places.get(case.identifier, ())
     )

@@ -49,7 +49,7 @@ def pick(
             constraints=fold.constraints,
             horizon=horizon,
             components=components,
-            wholes=fold.constraints.group if choice.unit == "slice" else None,
+            wholes=fold.constraints.volume,
         )
 
     if fold.budget is not None:

@@ -75,6 +75,7 @@ def make_record(
         set_aside=embedded.set_aside,
         mixtures=embedded.mixtures,
         round=round_number,
+        raters=choice.dealt(selections[0].picks),
         groups={case: group for case, group in plan.groups.items() if case in chosen},
     )
 

@@ -1,18 +1,21 @@
 """What a call of nnUNetv2_xssr_select will do: decided and checked before any long work."""
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nnunetv2_xssr.annotation.raters import check_raters, deal
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.case_table import check_names
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.slices import volume_of
 from nnunetv2_xssr.records.folds import cross_validation, study_folds
+from nnunetv2_xssr.records.selection import Pick
 from nnunetv2_xssr.records.split import Split
 from nnunetv2_xssr.records.workspace import Workspace
-from nnunetv2_xssr.selection import Constraints, check_options, parse_budget, parse_cost_budget
+from nnunetv2_xssr.selection import Constraints, check_options, parse_budget, parse_cost_budget, parse_minutes
 
 AUTO = "auto"  # the budget that stands for the knee of the coverage
 MOST_AUTOMATIC = 100  # cases among which the knee is looked for
@@ -27,7 +30,8 @@ class Choice:
     Attributes
     ----------
     budget : str
-        As written: ``22`` or ``5%``, of cases or, where they have costs, of cost; ``auto`` for the knee.
+        As written: ``22`` or ``5%``, of cases or, where they have costs, of cost; ``60min`` or ``2h``, a time; ``auto``
+        for the knee.
     strategy : str
     alpha : float or None
         None calibrates it.
@@ -46,6 +50,13 @@ class Choice:
         What is chosen: whole cases, or slices of volumes.
     max_per_volume : int or None
         Of slices; 1 by default.
+    minutes_per_case : float or None
+        What annotating a case takes, or a slice where slices are chosen, for a budget that is a time; None takes the
+        mean of what annotators have told: see `nnunetv2_xssr.pipeline.minutes`.
+    raters : list of str or None
+        Among whom the worklist is dealt out.
+    overlap : str or None
+        How many of the picked cases all raters draw, or what percentage of them; none by default.
     """
 
     budget: str
@@ -61,6 +72,9 @@ class Choice:
     min_distance: float = 0.0
     unit: str = "case"
     max_per_volume: int | None = None
+    minutes_per_case: float | None = None
+    raters: list[str] | None = None
+    overlap: str | None = None
 
     def __post_init__(self):
         check_options(
@@ -77,10 +91,35 @@ class Choice:
             raise one_of("--unit", ("case", "slice"), self.unit)
         if self.max_per_volume is not None and self.unit == "case":
             raise UserError("--max_per_volume counts slices; give --unit slice with it")
-        if self.max_per_group is not None and self.unit == "slice":
-            raise UserError("--max_per_group counts whole cases; with --unit slice give --max_per_volume")
         if self.max_per_volume is not None and self.max_per_volume < 1:
             raise UserError(f"--max_per_volume must be 1 or more; got {self.max_per_volume}")
+        if self.minutes_per_case is not None:
+            if parse_minutes(self.budget) is None:
+                raise UserError(f"--minutes_per_case needs a time such as -b 60min or 2h; got -b {self.budget[:50]!r}")
+            if not 0 < self.minutes_per_case < np.inf:
+                raise UserError(f"--minutes_per_case must be a number above 0; got {self.minutes_per_case:g}")
+        if self.raters is not None:
+            check_raters(self.raters)
+            self._shared(int(self.budget) if re.fullmatch("[0-9]{1,15}", self.budget) else 10**15)
+        elif self.overlap is not None:
+            raise UserError("--overlap says what several raters draw; name them with --raters")
+
+    def dealt(self, picks: Sequence[Pick]) -> dict[str, list[str]]:
+        """Who draws what of these picks; nobody in particular without raters."""
+        if self.raters is None:
+            return {}
+        shared = self._shared(10**15, of=len({pick.case for pick in picks}))
+        return deal(picks, raters=self.raters, shared=shared, seed=self.seed)
+
+    def _shared(self, most: int, *, of: int = 10**15) -> int:
+        """How many of so many cases all raters draw; a `UserError` if that is no number up to ``most``, nor a part."""
+        try:
+            return 0 if self.overlap is None else parse_budget(self.overlap, pool_size=of, available=most)
+        except UserError:
+            raise UserError(
+                f"--overlap must be a number of the picked cases, from 1, or a percentage of them such as 10%; got "
+                f"{(self.overlap or '')[:50]!r}"
+            ) from None
 
     def constraints(self, cases: Sequence[Case]) -> Constraints:
         """What the picks among these cases must respect."""
@@ -95,6 +134,8 @@ class Choice:
             domain_quota=_quota(self.domain_quota),
             group=[case.group for case in cases],
             max_per_group=self.max_per_group,
+            volume=[volume_of(case.identifier) for case in cases] if self.unit == "slice" else None,
+            max_per_volume=(self.max_per_volume or 1) if self.unit == "slice" else None,
             min_distance=self.min_distance,
         )
 
@@ -189,6 +230,8 @@ def make_plan(target: ImagePool, choice: Choice, left_out: Collection[str] = ())
     groups = {case.identifier: case.group for case in usable if case.group is not None}
     is_study = choice.labelled is None and all(case.labelled for case in target.cases)
     if is_study:
+        if choice.raters is not None:
+            raise UserError(f"--raters deals out what is to be annotated, but every case of {target.name} has a label")
         return SelectionPlan("study", _study(target, gone, groups, choice), groups)
     labelled = {case.identifier for case in usable if case.labelled} if choice.labelled is None else choice.labelled
     labelled = [case.identifier for case in usable if case.identifier in set(labelled)]
@@ -229,7 +272,12 @@ def _fold_plan(cases: list[Case], labelled: list[str], choice: Choice, validatio
             raise UserError(f"-b {AUTO} does not know what a case may cost; give the total cost to -b")
         budget = plan.most()
     elif constraints.cost is None:
-        budget = parse_budget(choice.budget, pool_size=len(cases), available=len(cases) - len(labelled))
+        budget = parse_budget(
+            choice.budget,
+            pool_size=len(cases),
+            available=len(cases) - len(labelled),
+            minutes_per_case=choice.minutes_per_case,
+        )
     else:
         total = sum(constraints.cost)
         budget = parse_cost_budget(

@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunetv2_xssr.annotation.handover import check_no_labels, first_round, write_handover
 from nnunetv2_xssr.annotation.label_check import label_values
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
+from nnunetv2_xssr.annotation.timesheets import filled_in
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import rows_hash
@@ -21,6 +22,7 @@ from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pipeline.choose import make_record
 from nnunetv2_xssr.pipeline.embed import Embedded, embed_pools
 from nnunetv2_xssr.pipeline.given import given_features
+from nnunetv2_xssr.pipeline.minutes import with_minutes
 from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, make_plan
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
 from nnunetv2_xssr.pipeline.scheduler import selector
@@ -147,7 +149,7 @@ class _Call:
     new_round: bool
     same_round: bool
     number: int
-    collected: dict[str, str]  # hashes of labels, which the next manifest keeps
+    before: Manifest | None  # of which the next one keeps what was collected
     writes_split: bool
 
 
@@ -170,7 +172,8 @@ def _checked(
     pools = open_pools(list(sources), channel_names=target.channel_names, **folders)
     if target.name in [pool.name for pool in pools]:
         raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
-    last = last_round(workspace, overwrite=overwrite)
+    last, before = last_round(workspace, overwrite=overwrite), _manifest(workspace, overwrite=overwrite)
+    choice = with_minutes(choice, before.minutes if before else ())
     picked = slices_of_rounds(load_rounds(workspace)) if last else {}
     if choice.unit == "slice":
         target = replace(target, dataset_json=with_ignore(target.dataset_json))
@@ -204,7 +207,7 @@ def _checked(
         new_round=new_round,
         same_round=not overwrite and not new_round,
         number=last.round + new_round if last else first_round(workspace),
-        collected=_collected(workspace, overwrite=overwrite),
+        before=before,
         # Folds that were trained on the labelled cases need their split until collect writes the next one.
         writes_split=plan.mode == "study" or split_in_use(workspace, with_label) is None,
     )
@@ -212,14 +215,13 @@ def _checked(
     return call
 
 
-def _collected(workspace: Workspace, *, overwrite: bool) -> dict[str, str]:
+def _manifest(workspace: Workspace, *, overwrite: bool) -> Manifest | None:
     try:
-        manifest = Manifest.load(workspace.manifest)
+        return Manifest.load(workspace.manifest)
     except UserError:
         if overwrite:
-            return {}
+            return None
         raise
-    return manifest.labels if manifest else {}
 
 
 def _whether(sources: Sequence[str], folders: dict[str, bool], **options) -> dict[str, bool | None]:
@@ -247,6 +249,8 @@ def _check_writable(call: _Call) -> None:
         check_no_labels(handover)
     if call.plan.mode == "annotation":
         label_values(call.target.dataset_json)  # of which the annotator is told
+        for rater in (None, *(call.choice.raters or ())):
+            filled_in(call.workspace.worklist(call.number, rater))  # what was filled in is kept
         handover.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found now
 
 
@@ -281,7 +285,8 @@ def _write(call: _Call, plan: SelectionPlan, record: SelectionRecord) -> None:
         selection=record.id,
         split=sha256_json(split if call.writes_split else read_split(workspace.split)),
         views=views,
-        labels=call.collected,
+        labels=call.before.labels if call.before else {},
+        minutes=call.before.minutes if call.before else [],
     ).write(workspace.manifest)
     if call.writes_split:
         write_split(workspace.split, split)
@@ -291,7 +296,7 @@ def _write(call: _Call, plan: SelectionPlan, record: SelectionRecord) -> None:
     if plan.mode == "annotation" and record.picked:
         only = record.selections[0]
         folder = workspace.handover(call.number)
-        write_handover(folder, call.target, only.picks, alpha=only.alpha, selection=record.id)
+        write_handover(folder, call.target, only.picks, alpha=only.alpha, selection=record.id, dealt=record.raters)
     if call.new_round and call.last:
         keep_round(workspace, call.last)
     write_page(record, selection=record.id)

@@ -39,8 +39,11 @@ def make_slice_plan(
     UserError
         If an option does not fit the pool.
     """
-    if choice.budget.endswith("%"):
-        raise UserError(f"-b must be a number of slices with --unit slice; got {choice.budget!r}")
+    if choice.budget.endswith("%") and any("=" in word for word in choice.domain_quota or ()):
+        raise UserError(
+            f"numbers of --domain_quota add up to -b, and how many slices -b {choice.budget[:50]} is shows only when "
+            f"the images are read; give -b a number of slices"
+        )
     check_names("--exclude", choice.excluded, target)
     check_names("--labelled", choice.labelled or (), target)
     labelled = [c.identifier for c in target.cases if c.labelled] if choice.labelled is None else choice.labelled
@@ -63,9 +66,6 @@ def make_slice_plan(
         choice,
         labelled=drawn,
         excluded=tuple(slice_name(case, place) for case in choice.excluded for place in candidates.get(case, ())),
-        max_per_group=choice.max_per_volume or 1,
-        unit="case",
-        max_per_volume=None,
     )
     plan = make_plan(slice_pool(target, candidates), in_slices, closed)
     groups = {case.identifier: case.group for case in target.cases if case.group is not None}

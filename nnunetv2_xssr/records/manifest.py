@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nnunetv2_xssr.records.files import is_there, sha256_json, write_json
 from nnunetv2_xssr.records.schema import OURS, FileName, read_as
+from nnunetv2_xssr.records.timesheet import Minutes
 
 KIND, FORMAT_VERSION = "manifest of a selection", 1
 
@@ -35,6 +36,8 @@ class Manifest:
         Pool to SHA-256 of its cached views.
     labels : dict
         Case to SHA-256 of its label file, as last collected.
+    minutes : list of Minutes
+        What the annotators of all rounds have filled into their worklists, as last collected.
     """
 
     __pydantic_config__ = OURS
@@ -43,6 +46,7 @@ class Manifest:
     split: str | None
     views: dict[FileName, str] = field(default_factory=dict)
     labels: dict[FileName, str] = field(default_factory=dict)
+    minutes: list[Minutes] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Write the manifest atomically."""

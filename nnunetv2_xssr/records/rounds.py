@@ -105,6 +105,14 @@ def chosen_cases(rounds: list[SelectionRecord]) -> list[str]:
     return sorted({case for record in rounds for case in [*record.selections[0].labelled, *record.picked]})
 
 
+def raters_of_rounds(rounds: list[SelectionRecord]) -> dict[str, list[str]]:
+    """Who draws each case, as the last round that picked it deals them out; none that has no rater of its own."""
+    raters: dict[str, list[str]] = {}
+    for record in rounds:
+        raters = {case: names for case, names in raters.items() if case not in record.picked} | record.raters
+    return raters
+
+
 def slices_of_rounds(rounds: list[SelectionRecord]) -> dict[str, list[int]]:
     """The slices to draw of every volume, as the last round that picked it has them; none of a whole volume."""
     slices: dict[str, list[int]] = {}

@@ -237,6 +237,8 @@ class SelectionRecord:
         From 1: how many times cases were chosen for annotation, this one included.
     groups : dict
         Case to group (patient) of the labelled and picked cases, where it is known.
+    raters : dict
+        Picked case to who draws it, the first named first; empty where the worklist was not dealt out.
     """
 
     __pydantic_config__ = OURS
@@ -253,6 +255,7 @@ class SelectionRecord:
     groups: dict[FileName, Line] = field(default_factory=dict)
     name: FileName = DEFAULT_NAME
     encoder: dict[str, Any] = field(default_factory=dict)
+    raters: dict[FileName, Annotated[list[FileName], Len(1)]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

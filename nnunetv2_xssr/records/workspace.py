@@ -224,9 +224,9 @@ class Workspace:
         folder = self.raw / "annotate"
         return (folder if self.name == DEFAULT_NAME else folder / self.name) / f"round_{number:02d}"
 
-    def worklist(self, number: int) -> Path:
-        """The list of what is to be annotated in a round."""
-        return self.handover(number) / "worklist.csv"
+    def worklist(self, number: int, rater: str | None = None) -> Path:
+        """The list of what is to be annotated in a round, by one of several raters."""
+        return self.handover(number) / worklist_name(rater)
 
     def handovers(self) -> list[Path]:
         """The hand-overs of all rounds."""
@@ -255,6 +255,11 @@ def folder_pools() -> list[str]:
     """The pools of plain folders of which there are caches."""
     names = (path.parent.parent.name for path in nnunet_folder("nnUNet_preprocessed").glob("*/xssr/caches"))
     return sorted(name for name in names if not names_dataset(name))
+
+
+def worklist_name(rater: str | None = None) -> str:
+    """The name of a worklist in a hand-over."""
+    return "worklist.csv" if rater is None else f"worklist_{rater}.csv"
 
 
 def is_visible(path: Path) -> bool:

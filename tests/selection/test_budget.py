@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.selection import parse_budget, parse_cost_budget
+from nnunetv2_xssr.selection import parse_budget, parse_cost_budget, parse_minutes
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,37 @@ def test_refused(text):
     with pytest.raises(UserError) as caught:
         parse_budget(text, pool_size=10)
     assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes", "expected"),
+    [
+        ("60min", 8, 7),
+        ("2h", 8, 15),
+        ("1.5h", 30, 3),
+        ("1h30min", 30, 3),
+        ("0.3min", 0.1, 3),  # 0.3 / 0.1 is 2.999... in binary
+        ("100h", 8, 30),  # all that are left
+    ],
+)
+def test_what_a_time_buys(text, minutes, expected):
+    assert parse_budget(text, pool_size=100, available=30, minutes_per_case=minutes) == expected
+
+
+@pytest.mark.parametrize("text", ["7min", "0min", "0h"])
+def test_time_that_buys_nothing(text):
+    with pytest.raises(UserError, match=f"{text} buys nothing at 8 minutes each"):
+        parse_budget(text, pool_size=100, minutes_per_case=8)
+
+
+@pytest.mark.parametrize("text", ["60", "60 min", "60m", "min", "", "1:30", "-5min", "30min1h", "5%", "1e3min", "infh"])
+def test_no_time(text):
+    assert parse_minutes(text) is None
+
+
+def test_time_without_minutes_per_case():
+    with pytest.raises(UserError, match="whole number of cases"):
+        parse_budget("60min", pool_size=100)
 
 
 def test_percentage_counts_the_whole_pool_but_buys_only_what_is_left():

@@ -1,0 +1,166 @@
+"""Labels of several raters: one folder each; those of shared cases are compared, and become one."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_xssr.annotation.agreement import Agreement, Comparison
+from nnunetv2_xssr.annotation.fusing import FIRST, fuse
+from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, listed_cases
+from nnunetv2_xssr.annotation.label_check import IGNORE, CheckedLabel, UnfitLabel, check_label, label_values
+from nnunetv2_xssr.annotation.label_files import write_label
+from nnunetv2_xssr.annotation.raters import Dealt, cases_of, raters_of
+from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.records.workspace import Workspace
+
+
+@dataclass
+class RaterLabels:
+    """What came back from several raters.
+
+    Attributes
+    ----------
+    found : Inspection
+        As of one annotator; `FitLabel.file` of a fused label lies in the scratch folder.
+    agreement : list of Agreement
+    fused : list of str
+        One sentence per shared case that is taken.
+    missing : dict
+        Rater to the cases that wait for a label of theirs.
+    """
+
+    found: Inspection
+    agreement: list[Agreement] = field(default_factory=list)
+    fused: list[str] = field(default_factory=list)
+    missing: dict[str, list[str]] = field(default_factory=dict)
+
+
+def inspect_raters(
+    pool: ImagePool,
+    *,
+    folder: Path,
+    chosen: Collection[str],
+    dealt: Dealt,
+    how: str,
+    scratch: Path,
+    allow_empty: bool | Collection[str] = False,
+    **options,
+) -> RaterLabels:
+    """Look through a folder with a folder of labels per rater; change nothing.
+
+    A shared case is taken from its first rater, or, fused, when the labels of all its raters are there. One that was
+    taken before is compared with what would be taken now.
+
+    Parameters
+    ----------
+    pool : ImagePool
+    folder : Path
+        The labels of cases that were not dealt out lie in it itself. A rater without a folder has sent none.
+    chosen : collection of str
+    dealt : mapping
+        Case to raters.
+    how : {"first", "majority", "staple"}
+        What is taken of shared cases: see `nnunetv2_xssr.annotation.fusing`.
+    scratch : Path
+        Empty folder for fused labels.
+    allow_empty, **options
+        Of `inspect_labels`.
+    """
+    raters, options = raters_of(dealt), {**options, "allow_empty": allow_empty}
+    others = set(chosen) - set(dealt)
+    result = RaterLabels(inspect_labels(pool, folder=folder, chosen=others, **options))
+    _name_misplaced(result.found, pool, folder, dealt)
+    shared = {case: names for case, names in dealt.items() if len(names) > 1}
+    table = pool.dataset_json.get("dataset", {})
+    # Shared cases are looked at again, though nnU-Net may know one of their labels already.
+    unlisted = {**pool.dataset_json, "dataset": {case: table[case] for case in table if case not in shared}}
+    home, came = Workspace(pool.name).labels, {case: dict[str, FitLabel]() for case in shared}
+    (scratch / "nothing").mkdir()
+    for rater in raters:
+        own = folder / rater if (folder / rater).is_dir() else scratch / "nothing"
+        one = inspect_labels(replace(pool, dataset_json=unlisted), folder=own, chosen=cases_of(dealt, rater), **options)
+        for case, label in one.fit.items():
+            if case not in shared:
+                result.found.fit[case] = label
+            elif label.file.parent.resolve() != home.resolve():
+                came[case][rater] = label
+            elif case not in table:
+                result.found.fit[case] = label  # somebody has put it there
+        result.found.unfit += [sentence for sentence in one.unfit if sentence not in result.found.unfit]
+        result.found.warnings += one.warnings
+        result.found.missing += [case for case in one.missing if case not in shared]
+        result.found.not_asked += [name for name in one.not_asked if name not in result.found.not_asked]
+    _take_shared(result, pool, shared, came, how=how, scratch=scratch, allow_empty=allow_empty)
+    waiting = set(result.found.missing)
+    for rater in raters:
+        lacking = [case for case in cases_of(dealt, rater) if case in waiting and rater not in came.get(case, {})]
+        if lacking:
+            result.missing[rater] = lacking
+    return result
+
+
+def _name_misplaced(found: Inspection, pool: ImagePool, folder: Path, dealt: Dealt) -> None:
+    """Labels of cases that were dealt out, beside the folders of the raters: nothing tells whose they are."""
+    for name in list(found.not_asked):
+        case = name.removesuffix(pool.file_ending)
+        if case in dealt:
+            found.not_asked.remove(name)
+            found.unfit.append(f"{folder / name}: lies beside the folders of the raters; move it into {dealt[case][0]}")
+
+
+def _take_shared(
+    result: RaterLabels,
+    pool: ImagePool,
+    shared: Dealt,
+    came: dict[str, dict[str, FitLabel]],
+    *,
+    how: str,
+    scratch: Path,
+    allow_empty: bool | Collection[str],
+) -> None:
+    """Compare the labels of shared cases, and add those to take, or what is missing or does not fit, to the result."""
+    cases, listed, found = {case.identifier: case for case in pool.cases}, set(listed_cases(pool)), result.found
+    names = label_values(pool.dataset_json)
+    ignore = next((value for value, name in names.items() if name == IGNORE), None)
+    drawn = {value: name for value, name in names.items() if value not in (0, ignore)}
+    comparison, empty = Comparison(drawn, ignore=ignore), [] if isinstance(allow_empty, bool) else allow_empty
+    for case, raters in shared.items():
+        labels = {rater: _read(label, cases[case], pool) for rater, label in came[case].items()}
+        comparison.add({rater: label.values for rater, label in labels.items()})
+        if not set(raters[:1] if how == FIRST else raters) <= set(labels):
+            if case not in listed and case not in found.fit:
+                found.missing.append(case)
+            continue
+        first, taken, words = came[case][raters[0]], labels[raters[0]].values, f"{case}: taken from {raters[0]}"
+        if how != FIRST:
+            taken, undecided = fuse([label.values for label in labels.values()], how=how)
+            words = f"{case}: {how} of {', '.join(raters)}; undecided and so background: {undecided} voxels"
+        if case in listed:
+            if not _equals(cases[case], taken, pool):
+                found.unfit.append(f"{words}; this differs from its label in labelsTr, collected before")
+            continue
+        if how != FIRST and not (allow_empty is True or case in empty or np.isin(taken, [*drawn]).any()):
+            found.unfit.append(f"{words}; nothing is left: look at it together, or collect with --fuse {FIRST}")
+            continue
+        result.fused.append(words)
+        found.fit[case] = first
+        if how != FIRST:
+            file = scratch / f"{case}{pool.file_ending}"
+            write_label(file, taken, labels[raters[0]].grid, reader=pool.reader())
+            found.fit[case] = replace(first, file=file, plain=True, values={})
+    result.agreement += comparison.result()
+
+
+def _read(label: FitLabel, case: Case, pool: ImagePool) -> CheckedLabel:
+    return check_label(label.file, case, pool, allow_empty=True, values=label.values)
+
+
+def _equals(case: Case, taken: np.ndarray, pool: ImagePool) -> bool:
+    """Whether the label in the dataset holds this; one that cannot be used any more does not."""
+    file = Workspace(pool.name).labels / f"{case.identifier}{pool.file_ending}"
+    try:
+        return np.array_equal(taken, check_label(file, case, pool, allow_empty=True).values)
+    except UnfitLabel:
+        return False
