@@ -183,8 +183,7 @@ def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt) -> 
         for row in rows:
             raters = dealt[row["case"]]
             row |= {RATER: BETWEEN.join(raters), "label": BETWEEN.join(_label_of(row, rater) for rater in raters)}
-    columns = [RATER if dealt and name == MINUTES else name for name in _COLUMNS]
-    lists[folder / worklist_name()] = rows, columns
+    lists[folder / worklist_name()] = rows, [RATER if dealt and name == MINUTES else name for name in _COLUMNS]
     for old in folder.glob(worklist_name("*")):
         if old not in lists and id_in_worklist(old) and not filled_in(old):
             old.unlink()
