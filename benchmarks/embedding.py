@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from encoders import ENCODERS, SEEDLESS, compared, is_there, opened, pooled_by
+from encoders import ENCODERS, SEEDLESS, compared, is_there, opened
 from evidence import header, row
 from skimage.segmentation import find_boundaries
 from sklearn.metrics import pairwise_distances
@@ -34,7 +34,7 @@ from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.benchmark.small_cases import SmallCases
 from nnunetv2_xssr.benchmark.statistics import percentile_within
 from nnunetv2_xssr.commands.running import run
-from nnunetv2_xssr.encoders.pooling import choose_embedding, place_share
+from nnunetv2_xssr.encoders.pooling import choose_embedding
 from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.limits import unlimited
 from nnunetv2_xssr.selection.scores import density, novelty
@@ -87,11 +87,10 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The scores in a study by encoder, one per seed, and the place share by every autoencoder."""
+    """The scores in a study by encoder, one per seed."""
 
     study: Study
     scores: dict[str, list[Score]] = field(default_factory=lambda: defaultdict(list))
-    place_shares: list[float] = field(default_factory=list)
 
 
 def measure(study: Study, work: Path, seeds: int, *, training: bool) -> Result:
@@ -110,12 +109,10 @@ def measure(study: Study, work: Path, seeds: int, *, training: bool) -> Result:
                 result.scores[name].append(judge.score(features_by(views, source, rows, seed, folder)))
                 continue
             encoder = opened(name, source, seed, folder)
-            pooled = pooled_by(encoder, views, folder)
-            result.place_shares.append(place_share(pooled, encoder.layout))
             for kind in KINDS:
                 found = compared(encoder, views, source, rows, folder, kind=kind)
                 result.scores[kind].append(judge.score(found))
-            result.scores[name].append(result.scores[choose_embedding(pooled, encoder.layout, kind="auto")][-1])
+            result.scores[name].append(result.scores[choose_embedding("auto", encoder.layout)][-1])
     return result
 
 
@@ -209,14 +206,6 @@ def print_tables(results: Sequence[Result], seeds: int) -> None:
     nearest = "Cases whose nearest one is of their own kind, %"
     print_table(nearest, mixed, ENCODERS, seeds, lambda scores: [mean(s.same_kind for s in scores)])
     print_table(f"Picks that two seeds share, %: {both}", results, learned, seeds, shared)
-    print_place_shares(results)
-
-
-def print_place_shares(results: Sequence[Result]) -> None:
-    print("\nPlace share of the autoencoders' features:\n")
-    header("study", ["by seed"])
-    for result in results:
-        row(result.study.name, [", ".join(f"{share:.2f}" for share in result.place_shares)])
 
 
 def mean(values: Iterable[float]) -> float:

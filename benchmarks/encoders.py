@@ -2,7 +2,7 @@
 
 An entry of ``ENCODERS`` takes the views of target and source, the rows of the pool among the target's, a seed and a
 folder for what it keeps, and returns `Features`. An encoder that knows no seed is listed in ``SEEDLESS``. Those of
-``WITH_EMBEDDING`` are the encoders with one kind of embedding in place of the one that the pool asks for.
+``WITH_EMBEDDING`` are the encoders with one kind of embedding in place of the one that select takes.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,9 +61,9 @@ def opened(name: str, source: Views, seed: int, folder: Path) -> Encoder:
 def compared(
     encoder: Encoder, target: Views, source: Views, rows: Sequence[int], folder: Path, *, kind: str = "auto"
 ) -> Features:
-    """Features by which cases are compared, by default of the kind that the pool asks for."""
+    """Features by which cases are compared, by default of the kind that select takes."""
     of_target, of_source = (pooled_by(encoder, views, folder) for views in (target, source))
-    kind = choose_embedding(of_target[rows], encoder.layout, kind=kind)
+    kind = choose_embedding(kind, encoder.layout)
     pool, archive = (features(pooled, encoder.layout, kind=kind) for pooled in (of_target[rows], of_source))
     return Features(pool=pool, source=archive, components=COMPONENTS[kind])
 

@@ -150,7 +150,7 @@ class Pool:
             if encoder is None:
                 return None
             pooled = [kept(encoder, each, self.work / "transfer") for each in (views, source)]
-            kind = choose_embedding(pooled[0][rows], encoder.layout, kind="auto")
+            kind = choose_embedding("auto", encoder.layout)
             found.append([features(each, encoder.layout, kind=kind) for each in pooled])
         pool, archive = (np.concatenate(each, axis=1) for each in zip(*found, strict=True))
         return pool[rows], archive

@@ -234,5 +234,5 @@ def compared_by(encoder_file, *names):
 
     encoder = load_encoder(encoder_file, device="cpu")
     kept = [embed(encoder, prepare_views(open_pool(name), look=encoder.look)).rows for name in names]
-    kind = choose_embedding(kept[0], encoder.layout, kind="auto")
+    kind = choose_embedding("auto", encoder.layout)
     return [np.array(features(rows, encoder.layout, kind=kind)) for rows in kept], COMPONENTS[kind]

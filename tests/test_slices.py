@@ -106,7 +106,7 @@ def test_record_is_what_the_selection_of_the_slices_gives(volumes, capsys):
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
     views = sliced(dataset_pool(VOLUMES), encoder.look)
     kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
-    kind = choose_embedding(kept, encoder.layout, kind="auto")
+    kind = choose_embedding("auto", encoder.layout)
     rows = features(kept, encoder.layout, kind=kind)
     volume_numbers = np.repeat(np.arange(len(CASES)), 8)
     constraints = Constraints(volume=volume_numbers, max_per_volume=1)

@@ -2,7 +2,8 @@
 
 Where anatomy is aligned between cases, as in chest X-rays, a coarse grid of features tells them apart better. Where it
 is not, as in fields of cells, a grid compares things that lie at the same place by chance, and features that depend on
-the orientation compare things that point in the same direction by chance. docs/embedding.md has the evidence.
+the orientation compare things that point in the same direction by chance: an average over places and orientations does
+not. docs/embedding.md and docs/evidence.md tell what either gave.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,14 +15,12 @@ import torch
 from torch.nn import functional as F
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.selection.standardise import Scale
 
 GRID = 4  # cells along every axis of a view
 EMBEDDINGS = ("auto", "grid", "average", "gap")
 # Principal components by which cases are compared. A grid has thousands of features, most of them noise; the paper's
 # embedding stays as it is.
 COMPONENTS = {"grid": 32, "average": 32, "gap": None}
-ALIGNED = 0.2  # least place share for which "auto" is the grid: see docs/embedding.md
 
 
 class FeatureLayout(NamedTuple):
@@ -91,38 +90,6 @@ def pool_places(maps_of: Callable[[torch.Tensor], torch.Tensor], views: torch.Te
         return torch.cat([torch.stack(averages).mean(dim=0), grid], dim=1).float().cpu().numpy()
 
 
-def place_share(pooled: np.ndarray, layout: FeatureLayout) -> float:
-    """Share of the variance of the grid that the place alone explains, in [0, 1]: large where anatomy is aligned.
-
-    Cells at the border of a view do not count: convolutions see zeros beyond it, which tells places apart in any image.
-    For every feature: the variance between the means of the places (views are places too), minus what n cases give by
-    chance, divided by its whole variance. The result is the mean over all features that vary.
-
-    Parameters
-    ----------
-    pooled : array of shape (n, views, layout.size)
-    layout : FeatureLayout
-    """
-    n, views, _ = pooled.shape
-    scale = Scale.of(pooled.reshape(n, -1))
-    std = np.divide(1, scale.factor, out=np.zeros_like(scale.factor), where=scale.factor > 0)
-    shape = views, layout.before, layout.cells
-    mean, variance = (
-        each.reshape(views, -1)[:, layout.grid :].reshape(shape)[:, :, _inner(layout.cells)]
-        for each in (scale.mean, std**2)
-    )
-    between, within = mean.var(axis=(0, 2)), variance.mean(axis=(0, 2))
-    varies = between + within > 0
-    share = np.maximum(between - within / n, 0)[varies] / (between + within)[varies]
-    return float(share.mean()) if varies.any() else 0.0
-
-
-def _inner(cells: int) -> np.ndarray:
-    """Which cells of a grid do not touch the border of the view, bool array of shape (cells,)."""
-    shape = (GRID,) * (2 if cells == GRID**2 else 3)
-    return np.all([(0 < each) & (each < GRID - 1) for each in np.indices(shape)], axis=0).ravel()
-
-
 def check_embedding(kind: str, layout: FeatureLayout, *, encoder: str) -> None:
     """Raise `UserError` if this encoder does not give what such an embedding is made of."""
     if (kind == "grid" and not layout.cells) or (kind == "gap" and not layout.last):
@@ -130,11 +97,11 @@ def check_embedding(kind: str, layout: FeatureLayout, *, encoder: str) -> None:
         raise UserError(f"--embedding {kind} needs {what}, which --encoder {encoder} does not give; leave it out")
 
 
-def choose_embedding(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> str:
-    """The kind that the user chose; for ``"auto"``, ``"grid"`` or ``"average"`` by the `place_share` of the pool."""
+def choose_embedding(kind: str, layout: FeatureLayout) -> str:
+    """The kind that the user chose; for ``"auto"`` the grid, or the average where features have no places."""
     if kind != "auto":
         return kind
-    return "grid" if layout.cells and place_share(pooled, layout) >= ALIGNED else "average"
+    return "grid" if layout.cells else "average"
 
 
 def features(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> np.ndarray:

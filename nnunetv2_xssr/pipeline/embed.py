@@ -67,7 +67,7 @@ def embed_pools(read: PoolViews, *, embedding: str, unit: str, seed: int) -> Emb
             row_per_slice(rows, candidate_rows(views.facts).values())
             for rows, views in zip(kept, read.all, strict=True)
         ]
-    kind = choose_embedding(kept[0], encoder.layout, kind=embedding)
+    kind = choose_embedding(embedding, encoder.layout)
     pool, *source = [features(rows, encoder.layout, kind=kind) for rows in kept]
     return Embedded(
         identifiers=identifiers,

@@ -54,7 +54,7 @@ def test_most_alike_slices(volumes, capsys):
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
     views = sliced(dataset_pool(VOLUMES), encoder.look)
     kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
-    kind = choose_embedding(kept, encoder.layout, kind="auto")
+    kind = choose_embedding("auto", encoder.layout)
     z = standardise(features(kept, encoder.layout, kind=kind), components=COMPONENTS[kind])[0].astype(np.float64)
     every = slice_names(*CASES)
     for pick in facts_of(capsys)["selections"][0]["picks"]:
