@@ -4,7 +4,7 @@ It stands in for nnU-Net where hundreds of selections are compared. It is weaker
 tells the order of selections, not the Dice that nnU-Net would reach.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -56,14 +56,33 @@ def judge(
         Mean over the labels of the Dice over all slices of the case; 1 for a label that neither the truth nor the
         prediction has.
     """
+    (predicted,) = predictions(train_images, train_labels, [test_images], n_labels=n_labels, seed=seed)
+    return dice_per_case(predicted, test_labels, n_labels=n_labels)
+
+
+def predictions(
+    train_images: np.ndarray, train_labels: np.ndarray, stacks: Sequence[np.ndarray], *, n_labels: int, seed: int
+) -> list[np.ndarray]:
+    """Train on some cases, as `judge` does, and return the labels that are predicted of every stack of others.
+
+    Parameters
+    ----------
+    train_images, train_labels, n_labels, seed
+        As in `judge`.
+    stacks : sequence of float32 arrays of shape (cases, slices, channels, SIZE, SIZE)
+
+    Returns
+    -------
+    list of int64 arrays of shape (cases, slices, SIZE, SIZE)
+    """
     with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         images = torch.from_numpy(train_images).flatten(0, 1)
         labels = torch.from_numpy(np.asarray(train_labels, np.int64)).flatten(0, 1)
         network = _Network(images.shape[1], n_labels + 1)
         _train(network, images, labels)
-        predicted = _predict(network, torch.from_numpy(test_images).flatten(0, 1))
-    return dice_per_case(predicted.reshape(test_labels.shape), test_labels, n_labels=n_labels)
+        found = [_predict(network, torch.from_numpy(stack).flatten(0, 1)) for stack in stacks]
+    return [labels.reshape(*stack.shape[:2], SIZE, SIZE) for labels, stack in zip(found, stacks, strict=True)]
 
 
 def dice_per_case(predicted: np.ndarray, truth: np.ndarray, *, n_labels: int) -> np.ndarray:

@@ -55,7 +55,7 @@ def add_encoder(parser: Options, *, kinds: Sequence[str]) -> None:
     # fmt: off
     parser.add_argument("--embedding", default="auto", choices=kinds,
         help="compare cases by what lies where (grid), or only by what there is (average, or gap: the last stage of "
-        "the autoencoder, as in the paper); auto (default): grid where the pool's anatomy is aligned, else average")
+        "the autoencoder, as in the paper); auto (default): grid, or average where features have no places")
     # fmt: on
 
 
