@@ -14,8 +14,8 @@ from nnunetv2_xssr.selection.alpha import AlphaCurve, alphas_to_try
 from nnunetv2_xssr.selection.by_budget import BudgetCurve, budget_curve
 from nnunetv2_xssr.selection.constraints import Constraints
 from nnunetv2_xssr.selection.greedy import nearest_chosen, nearest_distance, replay, stand_for
-from nnunetv2_xssr.selection.options import check_options, labelled_rows
-from nnunetv2_xssr.selection.scores import density, novelty
+from nnunetv2_xssr.selection.options import check_doubt, check_options, labelled_rows
+from nnunetv2_xssr.selection.scores import density, doubt_rank, novelty
 from nnunetv2_xssr.selection.standardise import check_features, standardise
 from nnunetv2_xssr.selection.strategies import STRATEGIES, Outcome, Problem, random_draw
 
@@ -32,6 +32,8 @@ class Selection:
         Rows of the pool, in order; fewer than the budget if the constraints leave no more.
     density, novelty, diversity : arrays of shape (k,), in [0, 1]
         The parts of each pick's score when it was picked.
+    doubt : array of shape (k,) or None
+        See `nnunetv2_xssr.selection.scores.doubt_rank`; None without a model.
     score : array of shape (k,) or None
         density_weight * density + alpha * novelty + (1 - alpha) * diversity, of the weighted sums; else None.
     alpha : float or None
@@ -63,6 +65,7 @@ class Selection:
     stands_for: np.ndarray
     other_wholes: np.ndarray | None = None
     by_budget: BudgetCurve | None = None
+    doubt: np.ndarray | None = None
 
 
 def select(
@@ -80,6 +83,7 @@ def select(
     horizon: int = 0,
     components: int | None = None,
     wholes: Sequence[str] | None = None,
+    doubt: np.ndarray | None = None,
 ) -> Selection:
     """Pick ``budget`` of n embedded cases.
 
@@ -116,6 +120,9 @@ def select(
     wholes : sequence of n names, optional
         Where cases are parts, such as slices of volumes: the whole of each. Parts of one whole, which are alike anyway,
         do not count as density.
+    doubt : array of shape (n,), optional
+        How unsure a model is of each case, in any unit: "xssr" weighs cases by the order. That of labelled cases does
+        not count.
 
     Raises
     ------
@@ -126,6 +133,8 @@ def select(
     check_options(
         strategy=strategy, alpha=alpha, density_weight=density_weight, alpha_criterion=alpha_criterion, seed=seed
     )
+    if doubt is not None:
+        check_doubt(doubt, n=len(pool), strategy=strategy)
     labelled = labelled_rows(labelled, n=len(pool))
     constraints = constraints or Constraints()
     constraints.check(len(pool))
@@ -133,6 +142,7 @@ def select(
     if wholes is not None and len(wholes) != len(pool):
         raise UserError(f"wholes must have one entry per case, {len(pool)}; got {len(wholes)}")
     parts = None if wholes is None else np.unique(np.asarray(wholes), return_inverse=True)[1][kept]
+    doubt = None if doubt is None else doubt[kept]
     if len(kept) < len(pool):
         pool, labelled, constraints = pool[kept], np.searchsorted(kept, labelled), constraints.only(kept)
     most, limits = constraints.limits(len(pool), budget=budget, labelled=labelled)
@@ -147,6 +157,7 @@ def select(
             pool=cells,
             density=density(cells, wholes=parts),
             novelty=novelty(cells, x),
+            doubt=None if doubt is None else doubt_rank(doubt, chosen=labelled),
             budget=most,
             chosen=labelled,
             limits=limits,
@@ -214,6 +225,7 @@ def _explained(
         density=parts[0],
         novelty=parts[1],
         diversity=diversity,
+        doubt=None if problem.doubt is None else problem.doubt[picks],
         score=score,
         alpha=outcome.alpha,
         curve=outcome.curve,

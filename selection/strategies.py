@@ -16,6 +16,9 @@ from nnunetv2_xssr.selection.greedy import greedy_within_cost, nearest_distance
 from nnunetv2_xssr.selection.limits import Limits, first_open, take
 from nnunetv2_xssr.selection.probcover import probcover_picks
 
+DOUBT_SHARE = 0.5  # of the weight of a case, what is left to a model's doubt
+WEIGHS_DOUBT = "xssr"  # the strategy that does; the others stay what they are compared as
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -26,6 +29,8 @@ class Problem:
     pool : Cells
         The standardised pool.
     density, novelty : arrays of shape (n,)
+    doubt : array of shape (n,) or None
+        See `nnunetv2_xssr.selection.scores.doubt_rank`; None without a model.
     budget : int
         k, between 1 and the number of cases that are not chosen yet.
     chosen : int array
@@ -49,6 +54,7 @@ class Problem:
     density_weight: float = 0.5
     alpha_criterion: str = "mean_distance"
     seed: int = 0
+    doubt: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +85,16 @@ def xssr(problem: Problem) -> Outcome:
     pick covers, novelty is how much each of them counts, and diversity is the diminishing return, because what is
     covered by a pick cannot be covered again. The objective is submodular, so the greedy reaches at least 1 - 1/e of
     the best (Nemhauser et al. 1978). alpha is the one whose picks cover the pool best.
+
+    Where a model doubts cases, w_i is multiplied by (1 - beta) + beta doubt_i with beta = ``DOUBT_SHARE``: a case that
+    the model is sure of counts half as much as the one that it doubts most. What is picked are still cases that others
+    are near to: the most doubted ones alone are the odd ones.
     """
+    doubted = 1.0 if problem.doubt is None else 1 - DOUBT_SHARE + DOUBT_SHARE * problem.doubt
 
     def run(alpha: float) -> tuple[np.ndarray, np.ndarray]:
-        picks = _facility_picks(problem, utility=_closeness, weights=1 - alpha + alpha * problem.novelty)
+        weights = (1 - alpha + alpha * problem.novelty) * doubted
+        picks = _facility_picks(problem, utility=_closeness, weights=weights)
         return picks, nearest_distance(problem.pool, chosen=np.append(problem.chosen, picks))
 
     alpha, picks, curve = calibrate(

@@ -12,6 +12,7 @@ from nnunetv2_xssr.records.workspace import Workspace, dataset_number, names_dat
 NOT_REPEATED = {
     *("target", "name", "sources", "budget"),
     *("images", "channel_names", "labels"),
+    "model",  # the next round asks the folds that were trained for it
     *("help", "overwrite", "device", "no_wait"),
 }
 _ELSEWHERE = ("labelled", "excluded", "cases", "scheduler")  # the record has what they tell, and not where it lies

@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     either.add_argument(
         "--clean",
         action="store_true",
-        help="remove caches of the dataset and of plain folders: views and embeddings that no selection refers to, and "
-        "what HSSL has preprocessed; not while select or HSSL is running",
+        help="remove caches of the dataset and of plain folders: views, embeddings and predictions that no selection "
+        "refers to, and what HSSL has preprocessed; not while select or HSSL is running",
     )
     add_no_wait(parser)
     args = parser.parse_args(argv)

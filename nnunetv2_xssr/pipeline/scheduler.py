@@ -64,9 +64,11 @@ def _select_on(
     horizon: int,
     components: int | None,
     wholes: None,
+    doubt: None,
 ) -> Selection:
-    # Strategy and constraints were checked above; of slices they limit those of a volume, so there are none here. The
-    # curve up to the horizon would need every partition at every step: it is left out, and the record says None.
+    # Strategy and constraints were checked above, and no model was asked; of slices the constraints limit those of a
+    # volume, so there are none here. The curve up to the horizon would need every partition at every step: it is left
+    # out, and the record says None.
     from nnunetv2_xssr.selection.distributed import connect, select_partitions
     from nnunetv2_xssr.selection.partitions import write_partitions
 

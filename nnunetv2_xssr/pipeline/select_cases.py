@@ -20,6 +20,7 @@ from nnunetv2_xssr.images.regions import Regions
 from nnunetv2_xssr.images.slices import volume_of
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pipeline.choose import make_record
+from nnunetv2_xssr.pipeline.doubt import Asking, measure_doubt
 from nnunetv2_xssr.pipeline.embed import Embedded, embed_pools
 from nnunetv2_xssr.pipeline.given import given_features
 from nnunetv2_xssr.pipeline.minutes import with_minutes
@@ -88,7 +89,8 @@ def select_cases(
         The best there is by default.
     **options
         Fields of `nnunetv2_xssr.pipeline.read.Seeing`, what is seen of the images: ``encoder``, ``embedding``, ``dim``,
-        ...; and of `nnunetv2_xssr.pipeline.plan.Choice`, how cases are picked: ``strategy``, ``alpha``, ``unit``, ...
+        ...; of `nnunetv2_xssr.pipeline.doubt.Asking`, which trained model is asked: ``model``, ``no_model``; and of
+        `nnunetv2_xssr.pipeline.plan.Choice`, how cases are picked: ``strategy``, ``alpha``, ``unit``, ...
 
     Returns
     -------
@@ -101,8 +103,11 @@ def select_cases(
         If anything does not fit; nothing is written then, and a dataset that was made of ``images`` is taken back.
     """
     check_environment()
-    seen = {field.name: options.pop(field.name) for field in fields(Seeing) if field.name in options}
-    seeing, picking = Seeing(**seen), Choice(budget=str(budget), **options)
+    seeing, asking = (
+        kind(**{field.name: options.pop(field.name) for field in fields(kind) if field.name in options})
+        for kind in (Seeing, Asking)
+    )
+    picking = Choice(budget=str(budget), **options)
     seeing.check(picking.unit)
     folders = {"recursive": recursive, "patient_ids": patient_ids}
     if images is None and not sources and folders != {"recursive": False, "patient_ids": True}:
@@ -124,6 +129,7 @@ def select_cases(
                 scheduler=scheduler,
                 overwrite=overwrite,
                 seeing=seeing,
+                asking=asking,
             )
             device = resolve_device(device)
             with log_to(workspace.log):
@@ -142,6 +148,7 @@ class _Call:
     plan: SelectionPlan
     plan_for: Callable[[Views], SelectionPlan]  # the same plan with what could be read
     seeing: Seeing
+    asking: Asking
     given: Embedded | None  # features made elsewhere
     regions: Regions
     select: Callable[..., Selection]
@@ -163,6 +170,7 @@ def _checked(
     scheduler: str | None,
     overwrite: bool,
     seeing: Seeing,
+    asking: Asking,
 ) -> _Call:
     target = dataset_pool(workspace.dataset)
     if sentence := unknown_domains(target):
@@ -195,11 +203,13 @@ def _checked(
             **asdict(choice),
             "excluded": list(choice.excluded),
             **seeing.settings(),
+            **asking.settings(),
             **_whether(sources, folders, scheduler=scheduler, cases=cases),
         },
         plan=plan,
         plan_for=plan_for,
         seeing=seeing,
+        asking=asking,
         given=given_features(target, pools, seeing),
         regions=Regions.of(usable, slice_range=seeing.slice_range, roi=seeing.roi),
         select=selector(scheduler, choice.strategy, plan.folds[0], workspace.selection),
@@ -257,9 +267,21 @@ def _check_writable(call: _Call) -> None:
 def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
     """Read, embed, choose and write."""
     workspace, choice = call.workspace, call.choice
+    predictor = call.asking.open(
+        call.target,
+        name=workspace.name,
+        mode=call.plan.mode,
+        choice=choice,
+        scheduler=bool(call.settings["scheduler"]),
+        device=device,
+    )
     plan, embedded = _embedded(call, skip_broken=skip_broken, device=device)
+    if predictor:
+        of_model = {"predictions_cache": {call.target.name: predictor.identity}}
+        embedded = replace(embedded, provenance={**embedded.provenance, **of_model})
     if call.same_round:
         check_replaceable(workspace.record, part="provenance", new=embedded.provenance)
+    to_choose_from = {volume_of(one) for fold in plan.folds for one in set(fold.pool) - set(fold.labelled)}
     record = make_record(
         call.target,
         plan,
@@ -269,6 +291,7 @@ def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
         select=call.select,
         round_number=call.number,
         name=workspace.name,
+        doubt=predictor and measure_doubt(call.target, to_choose_from, predictor),
     )
     _write(call, plan, record)
     return record
