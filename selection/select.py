@@ -17,7 +17,7 @@ from nnunetv2_xssr.selection.greedy import nearest_chosen, nearest_distance, rep
 from nnunetv2_xssr.selection.options import check_doubt, check_options, labelled_rows
 from nnunetv2_xssr.selection.scores import density, doubt_rank, novelty
 from nnunetv2_xssr.selection.standardise import check_features, standardise
-from nnunetv2_xssr.selection.strategies import STRATEGIES, Outcome, Problem, random_draw
+from nnunetv2_xssr.selection.strategies import STRATEGIES, Outcome, Problem, random_draw, with_control
 
 N_RANDOM_DRAWS = 20
 
@@ -50,6 +50,8 @@ class Selection:
         labelled case.
     by_budget : BudgetCurve or None
         What smaller and larger budgets would give; None without a horizon.
+    control : bool array of shape (k,) or None
+        Which picks were drawn at random, for comparison; None where none was asked for.
     """
 
     picks: np.ndarray
@@ -65,6 +67,7 @@ class Selection:
     stands_for: np.ndarray
     other_wholes: np.ndarray | None = None
     by_budget: BudgetCurve | None = None
+    control: np.ndarray | None = None
     doubt: np.ndarray | None = None
 
 
@@ -84,6 +87,7 @@ def select(
     components: int | None = None,
     wholes: Sequence[str] | None = None,
     doubt: np.ndarray | None = None,
+    control: int = 0,
 ) -> Selection:
     """Pick ``budget`` of n embedded cases.
 
@@ -123,6 +127,8 @@ def select(
     doubt : array of shape (n,), optional
         How unsure a model is of each case, in any unit: "xssr" weighs cases by the order. That of labelled cases does
         not count.
+    control : int
+        How many cases of the budget are drawn at random in the place of picks of the strategy.
 
     Raises
     ------
@@ -142,7 +148,6 @@ def select(
     if wholes is not None and len(wholes) != len(pool):
         raise UserError(f"wholes must have one entry per case, {len(pool)}; got {len(wholes)}")
     parts = None if wholes is None else np.unique(np.asarray(wholes), return_inverse=True)[1][kept]
-    doubt = None if doubt is None else doubt[kept]
     if len(kept) < len(pool):
         pool, labelled, constraints = pool[kept], np.searchsorted(kept, labelled), constraints.only(kept)
     most, limits = constraints.limits(len(pool), budget=budget, labelled=labelled)
@@ -157,7 +162,7 @@ def select(
             pool=cells,
             density=density(cells, wholes=parts),
             novelty=novelty(cells, x),
-            doubt=None if doubt is None else doubt_rank(doubt, chosen=labelled),
+            doubt=None if doubt is None else doubt_rank(doubt[kept], chosen=labelled),
             budget=most,
             chosen=labelled,
             limits=limits,
@@ -166,7 +171,9 @@ def select(
             alpha_criterion=alpha_criterion,
             seed=seed,
         )
-        chosen = _explained(problem, STRATEGIES[strategy], constraints=constraints, budget=budget, horizon=horizon)
+        chosen = _explained(
+            problem, STRATEGIES[strategy], constraints=constraints, budget=budget, horizon=horizon, control=control
+        )
         others = None if parts is None else _other_wholes(problem, chosen.picks, parts)
     return replace(chosen, picks=kept[chosen.picks], other_wholes=others)
 
@@ -197,9 +204,10 @@ def _explained(
     constraints: Constraints,
     budget: float,
     horizon: int,
+    control: int,
 ) -> Selection:
     """The picks of a strategy with all numbers about them."""
-    outcome = strategy(problem)
+    outcome = with_control(strategy, problem, count=control) if control else strategy(problem)
     rng = np.random.default_rng(problem.seed)
     draws = [random_draw(problem, rng=rng) for _ in range(N_RANDOM_DRAWS)]
     curve = None
@@ -234,6 +242,7 @@ def _explained(
         random_mean_distance=curve.random_at(len(picks)) if curve else _median_mean_distance(problem, draws),
         stands_for=stand_for(problem.pool, rows=problem.pool.pool[chosen], own=chosen)[len(problem.chosen) :],
         by_budget=curve,
+        control=outcome.control,
     )
 
 

@@ -12,8 +12,8 @@ from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.files import is_there
-from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS, Plans, changed_labels, preprocessed_cases, read_plans
 from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord

@@ -81,6 +81,8 @@ def _add_limits(group: Options) -> None:
         "cases that have a label, unless all have one")
     add("--exclude", dest="excluded", type=Path, metavar="FILE",
         help="text file, one case per line: treated as if not in the pool")
+    add("--control", type=int, default=0, metavar="N",
+        help="draw N of the cases at random, to compare the others with; annotators are not told which; 0 by default")
     add("--cases", type=Path, metavar="CSV",
         help="table with a column case, and domain, group (patient) or cost; with costs the budget is their sum. With "
         "--unit slice also slice_from and slice_to, counted from 0 as in the worklist, both included")

@@ -102,10 +102,11 @@ class Predictor:
         preprocessor = model.configuration.preprocessor_class(verbose=False)
         given = (model.plans, model.configuration, model.dataset_json)
         data, _, properties = preprocessor.run_case_npy(image, None, dict(properties), *given)
-        total, segmentations = None, []
+        total: Any = 0
+        segmentations = []
         for logits in self._predictions(torch.as_tensor(data, dtype=torch.float32)):
             segmentations.append(np.asarray(model.labels.convert_logits_to_segmentation(logits)).astype(np.uint16))
-            total = logits if total is None else total + logits
+            total = total + logits
         whole = convert_predicted_logits_to_segmentation_with_correct_shape(
             total / len(segmentations), model.plans, model.configuration, model.labels, properties
         )

@@ -53,6 +53,7 @@ def pick(
             components=components,
             wholes=fold.constraints.volume,
             doubt=doubt,
+            control=choice.control,
         )
 
     if fold.budget is not None:

@@ -89,7 +89,7 @@ def make_record(
         round=round_number,
         raters=choice.dealt(selections[0].picks),
         groups={case: group for case, group in plan.groups.items() if case in chosen},
-        doubt=doubt and doubt.facts,
+        doubt=doubt.facts if doubt else None,
     )
 
 
@@ -159,6 +159,7 @@ def _picks(chosen: Selection, names: list[str], of_pool: list[Case]) -> list[Pic
                 score=None if chosen.score is None else float(chosen.score[rank]),
                 stands_for=int(chosen.stands_for[rank]),
                 doubt=None if chosen.doubt is None else float(chosen.doubt[rank]),
+                control=bool(chosen.control[rank]) if chosen.control is not None else None,
                 other_volumes=None if chosen.other_wholes is None else int(chosen.other_wholes[rank]),
                 slice=None if names[i] == case.identifier else place_of(names[i]),
             )

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import with_config
 from scipy.stats import spearmanr
 from tqdm import tqdm
-from typing_extensions import TypedDict
 
 from nnunetv2_xssr.annotation.project import trained_folds
 from nnunetv2_xssr.encoders.predictor import Predictor
@@ -22,28 +20,12 @@ from nnunetv2_xssr.pipeline.plan import Choice
 from nnunetv2_xssr.records.files import atomic, is_there
 from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.logs import logger
-from nnunetv2_xssr.records.schema import THEIRS, read_as
 from nnunetv2_xssr.records.selection import LEAST_CORRELATION, DoubtFacts
+from nnunetv2_xssr.records.validation_summary import read_dice
 from nnunetv2_xssr.records.workspace import Workspace, names_dataset
 from nnunetv2_xssr.selection.strategies import WEIGHS_DOUBT
 
 LEAST_CASES = 5  # of which a rank correlation says anything
-
-
-@with_config(THEIRS)
-class _Overlap(TypedDict):
-    Dice: float
-
-
-@with_config(THEIRS)
-class _OfCase(TypedDict):
-    metrics: dict[str, _Overlap]
-    prediction_file: str
-
-
-@with_config(THEIRS)
-class _Summary(TypedDict):
-    metric_per_case: list[_OfCase]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +184,7 @@ def _correlation(predictor: Predictor) -> tuple[float | None, int]:
     cases : int
     """
     model = predictor.model
-    name = model.plans.dataset_name
+    name = model.plans.plans.get("dataset_name", "")
     if not names_dataset(name) or not is_there(Workspace(name).dataset_json):
         return None, 0
     pool = dataset_pool(name)
@@ -223,16 +205,9 @@ def _correlation(predictor: Predictor) -> tuple[float | None, int]:
 
 
 def _validation_dice(folder: Path, pool: ImagePool) -> dict[str, float]:
-    """Case to its mean Dice over labels, by nnU-Net's validation of a fold; empty before that.
-
-    A label that neither the case nor the prediction has counts for nothing; a case without any is all right.
-    """
-    file = folder / "summary.json"
-    if not is_there(file):
+    """Case of the pool to its Dice, by nnU-Net's validation of a fold; empty before that."""
+    summary = folder / "summary.json"
+    if not is_there(summary):
         return {}
-    found = {}
-    for one in read_as(file, _Summary, advice="validate again: nnUNetv2_train with --val")["metric_per_case"]:
-        values = [label["Dice"] for label in one["metrics"].values() if not np.isnan(label["Dice"])]
-        found[Path(one["prediction_file"]).name.removesuffix(pool.file_ending)] = float(np.mean(values or [1.0]))
-    known = set(pool.identifiers)
-    return {case: dice for case, dice in found.items() if case in known}
+    found = {name.removesuffix(pool.file_ending): dice for name, dice in read_dice(summary).items()}
+    return {case: found[case] for case in pool.identifiers if case in found}

@@ -141,6 +141,8 @@ class Pick:
         Of a slice: other volumes of whose slices any is nearer to it than to any other pick or labelled slice.
     doubt : float or None
         Share of the other cases that could be picked of which the model is surer, in [0, 1]; None without a model.
+    control : bool or None
+        Whether it was drawn at random, to compare the others with; None where no case was.
     """
 
     __pydantic_config__ = {"extra": "ignore"}  # former versions numbered the views of a volume; its slice tells enough
@@ -158,6 +160,7 @@ class Pick:
     slice: Count | None = None
     other_volumes: Count | None = None
     doubt: Number | None = None
+    control: bool | None = None
 
 
 def _ranked(picks: list[Pick]) -> list[Pick]:
@@ -297,12 +300,12 @@ class SelectionRecord:
         return list(dict.fromkeys(pick.case for pick in self.selections[0].picks))
 
     def to_dict(self) -> dict:
-        """The record as plain values, as JSON holds it; without a model it says nothing of doubt."""
+        """The record as plain values, as JSON holds it; it says nothing of doubt and control where there are none."""
         content = asdict(self)
         picks = [pick for selection in content["selections"] for pick in selection["picks"]]
-        for part in [content, *picks]:
-            if part["doubt"] is None:
-                del part["doubt"]
+        for part, name in [(content, "doubt"), *((pick, name) for pick in picks for name in ("doubt", "control"))]:
+            if part[name] is None:
+                del part[name]
         return {"kind": KIND, "format_version": FORMAT_VERSION, **content}
 
     def write(self, path: Path) -> None:

@@ -156,6 +156,8 @@ def test_a_pool_is_asked_once_and_its_doubt_decides(trained, asked, capsys):
     assert all(0 <= pick["doubt"] <= 1 for pick in picks)
     means = {pick["case"]: picture(200 + int(pick["case"][2:]), shift=1.0).mean() for pick in picks}
     assert sorted(means, key=means.get) == sorted(means, key={p["case"]: p["doubt"] for p in picks}.get)
+    report = trained.record().with_name("report.html").read_text()
+    assert report.count('<th scope="row">Unsure</th>') == len(picks)
     with np.load(kept(trained)[0]) as one:
         assert one["segmentation"].shape == (1, 40, 48) and one["segmentation"].dtype == np.uint8
     worklist = (trained.raw / TARGET / "annotate" / "round_02" / "worklist.csv").read_text()
@@ -291,3 +293,58 @@ def test_clean_keeps_the_predictions_of_a_record_and_removes_others(trained, ask
     shutil.copyfile(own[0], other)
     succeeds(capsys, status.main, ["-d", "2", "--clean"])
     assert kept(trained) == own
+
+
+CONTROL = [*ROUND_TWO[:-2], "-b", "5", "--control", "2", "-device", "cpu"]
+
+
+def of_control(record):
+    return [pick["case"] for pick in record["selections"][0]["picks"] if pick["control"]]
+
+
+def test_random_cases_are_marked_in_the_record_and_nowhere_else(trained, asked, capsys):
+    out = succeeds(capsys, select.main, CONTROL)
+    record = trained.selection()
+    assert len(record["selections"][0]["picks"]) == 5 and len(of_control(record)) == 2
+    assert record["settings"]["control"] == 2
+    assert "control" not in out.split("next:")[0]
+    home = trained.raw / TARGET / "annotate" / "round_02"
+    for file in [*home.rglob("*.csv"), *home.rglob("*.txt"), trained.record().with_name("report.html")]:
+        assert '"control"' not in file.read_text(encoding="utf-8-sig")
+    before = trained.record().read_bytes()
+    succeeds(capsys, select.main, CONTROL)
+    assert trained.record().read_bytes() == before
+    succeeds(capsys, select.main, [*CONTROL, "--seed", "5", "--overwrite"])
+    assert of_control(trained.selection()) != of_control(record)
+
+
+def test_after_collect_chosen_and_random_cases_are_compared(trained, asked, capsys):
+    succeeds(capsys, select.main, CONTROL)
+    record = trained.selection()
+    for pick in record["selections"][0]["picks"]:
+        # What was predicted of the random ones is right, of the others nothing is.
+        threshold = 110 if pick["control"] else 255
+        draw_label(trained.raw / TARGET / "annotate" / "round_02" / "labels", pick["case"], threshold=threshold)
+    out = succeeds(capsys, collect.main, ["-d", "2", "--allow_empty"])
+    assert "the model that was asked for round 2: mean Dice 0.00 on 3 chosen cases, 1.00 on 2 drawn at random" in out
+    shutil.rmtree(kept(trained)[0].parent)
+    out = succeeds(capsys, collect.main, ["-d", "2", "--allow_empty"])
+    assert "no prediction" in out and "drawn at random" in out
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        (["-b", "3", "--control", "3"], "fewer than the 3 of the budget; got 3"),
+        (["-b", "3", "--control", "-1"], "got -1"),
+        (["-b", "auto", "--control", "1"], "-b auto"),
+    ],
+)
+def test_bad_control(either, capsys, more, part):
+    fails(capsys, select.main, ["-d", "2", "-s", "1", "-device", "cpu", "--overwrite", *more], "--control", part)
+
+
+def test_nobody_annotates_in_a_study(workspace, capsys):
+    for i in range(10):
+        draw_label(workspace.raw / TARGET / "labelsTr", f"t_{i:02d}")
+    fails(capsys, select.main, [*ROUND_TWO, "--control", "1"], "--control does not go with a study")

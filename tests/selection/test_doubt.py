@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.selection import select
+from nnunetv2_xssr.selection import Constraints, select
 from nnunetv2_xssr.selection.scores import doubt_rank
 from nnunetv2_xssr.selection.standardise import standardise
 
@@ -87,3 +87,33 @@ def test_bad_doubt(doubt, strategy, part):
     pool = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     with pytest.raises(UserError, match=part):
         select(pool, 2, doubt=doubt, strategy=strategy)
+
+
+@pytest.mark.parametrize("strategy", ["xssr", "coreset", "kmeans", "random"])
+def test_random_cases_are_part_of_the_budget_and_the_rest_is_chosen_around_them(strategy):
+    pool = np.random.default_rng(4).normal(size=(50, 6)).astype(np.float32)
+    labelled = np.array([1, 2])
+    chosen = select(pool, 9, labelled=labelled, strategy=strategy, control=4, horizon=12)
+    assert len(set(chosen.picks)) == 9 and chosen.control.sum() == 4 and not set(chosen.picks) & {1, 2}
+    drawn, others = chosen.picks[chosen.control], chosen.picks[~chosen.control]
+    around = select(pool, 5, labelled=np.concatenate([labelled, drawn]), strategy=strategy)
+    assert others.tolist() == around.picks.tolist()
+    assert chosen.mean_distance == pytest.approx(around.mean_distance) and chosen.by_budget.budget[-1] >= 9
+    assert select(pool, 9, strategy=strategy).control is None
+
+
+def test_every_case_is_drawn_as_often_and_at_every_place():
+    pool = two_crowds(one=15, other=5)
+    runs = [select(pool, 6, control=2, seed=seed) for seed in range(200)]
+    cases = np.bincount(np.concatenate([run.picks[run.control] for run in runs]), minlength=20)
+    places = np.sum([run.control for run in runs], axis=0)
+    assert 5 < cases.min() and cases.max() < 40 and 45 < places.min() and places.max() < 90
+
+
+def test_random_cases_respect_the_limits():
+    pool = np.random.default_rng(4).normal(size=(40, 6)).astype(np.float32)
+    patients = [f"p{i // 4}" for i in range(40)]
+    for seed in range(5):
+        constraints = Constraints(group=patients, max_per_group=1)
+        chosen = select(pool, 8, control=3, seed=seed, constraints=constraints)
+        assert len({patients[i] for i in chosen.picks}) == 8
