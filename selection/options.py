@@ -4,7 +4,7 @@ import numpy as np
 
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection.alpha import CRITERIA
-from nnunetv2_xssr.selection.strategies import STRATEGIES
+from nnunetv2_xssr.selection.strategies import STRATEGIES, WEIGHS_DOUBT
 
 LARGEST_SEED = 2**32 - 1  # that generators of random numbers take
 
@@ -48,3 +48,11 @@ def labelled_rows(labelled: np.ndarray | None, *, n: int) -> np.ndarray:
     if len(rows) and not (0 <= rows[0] and rows[-1] < n):
         raise UserError(f"labelled must name rows of the pool, 0 to {n - 1}; got {rows.tolist()}")
     return rows
+
+
+def check_doubt(doubt: np.ndarray, *, n: int, strategy: str) -> None:
+    """Raise `UserError` unless doubt is one finite number per case, for a strategy that weighs it."""
+    if strategy != WEIGHS_DOUBT:
+        raise UserError(f"only the strategy {WEIGHS_DOUBT} weighs a model's doubt; got {strategy}, leave the doubt out")
+    if doubt.shape != (n,) or not np.isfinite(doubt).all():
+        raise UserError(f"doubt must be one finite number per case, of {n} cases; got an array of shape {doubt.shape}")

@@ -1,6 +1,7 @@
-"""Density and novelty: the two parts of the score that do not depend on the picks."""
+"""Density, novelty and doubt: the parts of the score that do not depend on the picks."""
 
 import numpy as np
+from scipy.stats import rankdata
 
 from nnunetv2_xssr.selection._engine.cells import Cells, cells_of
 from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours
@@ -80,3 +81,21 @@ def novelty(pool: np.ndarray | Cells, source: np.ndarray | None) -> np.ndarray:
         return np.zeros(len(cells.pool))
     distance = mean_neighbour_distance(cells, k=min(N_NEIGHBOURS, len(source)), others=source)
     return scaled(distance, least=distance.min(), span=np.ptp(distance))
+
+
+def doubt_rank(doubt: np.ndarray, *, chosen: np.ndarray) -> np.ndarray:
+    """Share of the other open cases that a model doubts less than each, in [0, 1], shape (n,); 0 for chosen ones.
+
+    Equal ones share the mean of their ranks. Ranks, because what has been checked of a model's doubt is the order in
+    which it puts cases, and because one case on which its predictions have nothing in common must not set the scale.
+
+    Parameters
+    ----------
+    doubt : array of shape (n,)
+    chosen : int array
+        Labelled cases, of which nobody asks what a model thinks.
+    """
+    ranks, is_open = np.zeros(len(doubt)), np.ones(len(doubt), bool)
+    is_open[chosen] = False
+    ranks[is_open] = (rankdata(doubt[is_open]) - 1) / max(np.count_nonzero(is_open) - 1, 1)
+    return ranks

@@ -14,10 +14,10 @@ from nnunetv2_xssr.selection.alpha import AlphaCurve, alphas_to_try
 from nnunetv2_xssr.selection.by_budget import BudgetCurve, budget_curve
 from nnunetv2_xssr.selection.constraints import Constraints
 from nnunetv2_xssr.selection.greedy import nearest_chosen, nearest_distance, replay, stand_for
-from nnunetv2_xssr.selection.options import check_options, labelled_rows
-from nnunetv2_xssr.selection.scores import density, novelty
+from nnunetv2_xssr.selection.options import check_doubt, check_options, labelled_rows
+from nnunetv2_xssr.selection.scores import density, doubt_rank, novelty
 from nnunetv2_xssr.selection.standardise import check_features, standardise
-from nnunetv2_xssr.selection.strategies import STRATEGIES, Outcome, Problem, random_draw
+from nnunetv2_xssr.selection.strategies import STRATEGIES, Outcome, Problem, random_draw, with_control
 
 N_RANDOM_DRAWS = 20
 
@@ -32,6 +32,8 @@ class Selection:
         Rows of the pool, in order; fewer than the budget if the constraints leave no more.
     density, novelty, diversity : arrays of shape (k,), in [0, 1]
         The parts of each pick's score when it was picked.
+    doubt : array of shape (k,) or None
+        See `nnunetv2_xssr.selection.scores.doubt_rank`; None without a model.
     score : array of shape (k,) or None
         density_weight * density + alpha * novelty + (1 - alpha) * diversity, of the weighted sums; else None.
     alpha : float or None
@@ -48,6 +50,8 @@ class Selection:
         labelled case.
     by_budget : BudgetCurve or None
         What smaller and larger budgets would give; None without a horizon.
+    control : bool array of shape (k,) or None
+        Which picks were drawn at random, for comparison; None where none was asked for.
     """
 
     picks: np.ndarray
@@ -63,6 +67,8 @@ class Selection:
     stands_for: np.ndarray
     other_wholes: np.ndarray | None = None
     by_budget: BudgetCurve | None = None
+    control: np.ndarray | None = None
+    doubt: np.ndarray | None = None
 
 
 def select(
@@ -80,6 +86,8 @@ def select(
     horizon: int = 0,
     components: int | None = None,
     wholes: Sequence[str] | None = None,
+    doubt: np.ndarray | None = None,
+    control: int = 0,
 ) -> Selection:
     """Pick ``budget`` of n embedded cases.
 
@@ -116,6 +124,11 @@ def select(
     wholes : sequence of n names, optional
         Where cases are parts, such as slices of volumes: the whole of each. Parts of one whole, which are alike anyway,
         do not count as density.
+    doubt : array of shape (n,), optional
+        How unsure a model is of each case, in any unit: "xssr" weighs cases by the order. That of labelled cases does
+        not count.
+    control : int
+        How many cases of the budget are drawn at random in the place of picks of the strategy.
 
     Raises
     ------
@@ -126,6 +139,8 @@ def select(
     check_options(
         strategy=strategy, alpha=alpha, density_weight=density_weight, alpha_criterion=alpha_criterion, seed=seed
     )
+    if doubt is not None:
+        check_doubt(doubt, n=len(pool), strategy=strategy)
     labelled = labelled_rows(labelled, n=len(pool))
     constraints = constraints or Constraints()
     constraints.check(len(pool))
@@ -147,6 +162,7 @@ def select(
             pool=cells,
             density=density(cells, wholes=parts),
             novelty=novelty(cells, x),
+            doubt=None if doubt is None else doubt_rank(doubt[kept], chosen=labelled),
             budget=most,
             chosen=labelled,
             limits=limits,
@@ -155,7 +171,9 @@ def select(
             alpha_criterion=alpha_criterion,
             seed=seed,
         )
-        chosen = _explained(problem, STRATEGIES[strategy], constraints=constraints, budget=budget, horizon=horizon)
+        chosen = _explained(
+            problem, STRATEGIES[strategy], constraints=constraints, budget=budget, horizon=horizon, control=control
+        )
         others = None if parts is None else _other_wholes(problem, chosen.picks, parts)
     return replace(chosen, picks=kept[chosen.picks], other_wholes=others)
 
@@ -186,9 +204,10 @@ def _explained(
     constraints: Constraints,
     budget: float,
     horizon: int,
+    control: int,
 ) -> Selection:
     """The picks of a strategy with all numbers about them."""
-    outcome = strategy(problem)
+    outcome = with_control(strategy, problem, count=control) if control else strategy(problem)
     rng = np.random.default_rng(problem.seed)
     draws = [random_draw(problem, rng=rng) for _ in range(N_RANDOM_DRAWS)]
     curve = None
@@ -214,6 +233,7 @@ def _explained(
         density=parts[0],
         novelty=parts[1],
         diversity=diversity,
+        doubt=None if problem.doubt is None else problem.doubt[picks],
         score=score,
         alpha=outcome.alpha,
         curve=outcome.curve,
@@ -222,6 +242,7 @@ def _explained(
         random_mean_distance=curve.random_at(len(picks)) if curve else _median_mean_distance(problem, draws),
         stands_for=stand_for(problem.pool, rows=problem.pool.pool[chosen], own=chosen)[len(problem.chosen) :],
         by_budget=curve,
+        control=outcome.control,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.selection._engine.cells import Cells
 from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve, calibrate, calibrate_sum
 from nnunetv2_xssr.selection.clusters import kmeans_picks, typiclust_picks
@@ -15,6 +16,10 @@ from nnunetv2_xssr.selection.facility import facility_picks
 from nnunetv2_xssr.selection.greedy import greedy_within_cost, nearest_distance
 from nnunetv2_xssr.selection.limits import Limits, first_open, take
 from nnunetv2_xssr.selection.probcover import probcover_picks
+
+_CONTROL = 1  # with the seed: other draws than those that coverage is compared with
+DOUBT_SHARE = 0.5  # of the weight of a case, what is left to a model's doubt
+WEIGHS_DOUBT = "xssr"  # the strategy that does; the others stay what they are compared as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,8 @@ class Problem:
     pool : Cells
         The standardised pool.
     density, novelty : arrays of shape (n,)
+    doubt : array of shape (n,) or None
+        See `nnunetv2_xssr.selection.scores.doubt_rank`; None without a model.
     budget : int
         k, between 1 and the number of cases that are not chosen yet.
     chosen : int array
@@ -49,6 +56,7 @@ class Problem:
     density_weight: float = 0.5
     alpha_criterion: str = "mean_distance"
     seed: int = 0
+    doubt: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +72,15 @@ class Outcome:
     curve : AlphaCurve or None
     density_weight : float or None
         Of strategies whose score is the weighted sum; None for the others.
+    control : bool array of shape (k,) or None
+        Which picks were drawn at random; None where none was asked for.
     """
 
     picks: np.ndarray
     alpha: float | None = None
     curve: AlphaCurve | None = None
     density_weight: float | None = None
+    control: np.ndarray | None = None
 
 
 def xssr(problem: Problem) -> Outcome:
@@ -79,10 +90,16 @@ def xssr(problem: Problem) -> Outcome:
     pick covers, novelty is how much each of them counts, and diversity is the diminishing return, because what is
     covered by a pick cannot be covered again. The objective is submodular, so the greedy reaches at least 1 - 1/e of
     the best (Nemhauser et al. 1978). alpha is the one whose picks cover the pool best.
+
+    Where a model doubts cases, w_i is multiplied by (1 - beta) + beta doubt_i with beta = ``DOUBT_SHARE``: a case that
+    the model is sure of counts half as much as the one that it doubts most. What is picked are still cases that others
+    are near to: the most doubted ones alone are the odd ones.
     """
+    doubted = 1.0 if problem.doubt is None else 1 - DOUBT_SHARE + DOUBT_SHARE * problem.doubt
 
     def run(alpha: float) -> tuple[np.ndarray, np.ndarray]:
-        picks = _facility_picks(problem, utility=_closeness, weights=1 - alpha + alpha * problem.novelty)
+        weights = (1 - alpha + alpha * problem.novelty) * doubted
+        picks = _facility_picks(problem, utility=_closeness, weights=weights)
         return picks, nearest_distance(problem.pool, chosen=np.append(problem.chosen, picks))
 
     alpha, picks, curve = calibrate(
@@ -163,6 +180,36 @@ def random_draw(problem: Problem, *, rng: np.random.Generator) -> np.ndarray:
 def _first_allowed(problem: Problem, order: np.ndarray) -> np.ndarray:
     """The first cases of this order that the budget and the limits allow."""
     return first_open(problem.pool.pool, order, problem.budget, problem.chosen, problem.limits.fresh())
+
+
+def with_control(strategy: Callable[[Problem], Outcome], problem: Problem, *, count: int) -> Outcome:
+    """The picks of a strategy for what is left of the budget when ``count`` cases have been drawn from the pool.
+
+    The drawn ones come first, from all open cases, so that they are what random picks would be; the strategy counts
+    them as picked. Their places among the picks are random too: whoever works through the list cannot tell them.
+
+    Raises
+    ------
+    UserError
+        If they are not fewer than the budget.
+    """
+    if not 0 < count < problem.budget:
+        raise UserError(f"control must be fewer than the {problem.budget} cases to pick, from 0; got {count}")
+    rng = np.random.default_rng([problem.seed, _CONTROL])
+    drawn = random_draw(replace(problem, budget=count), rng=rng)
+    limits = problem.limits.fresh()
+    for case in drawn:
+        take(limits, case)
+    rest = replace(
+        problem, budget=problem.budget - len(drawn), chosen=np.concatenate([problem.chosen, drawn]), limits=limits
+    )
+    outcome = strategy(rest)
+    total = len(drawn) + len(outcome.picks)
+    is_control = np.zeros(total, bool)
+    is_control[rng.choice(total, len(drawn), replace=False)] = True
+    picks = np.empty(total, np.int64)
+    picks[is_control], picks[~is_control] = drawn, outcome.picks
+    return replace(outcome, picks=picks, control=is_control)
 
 
 def _in_canonical_order(

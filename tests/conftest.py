@@ -115,17 +115,14 @@ def again(_ready, tmp_path, monkeypatch):
 @pytest.fixture
 def workspace(again):
     """The same without a selection."""
-    again.record().unlink()
-    again.split().unlink()
-    return again
+    return again.forget_selection()
 
 
 @pytest.fixture(params=["nothing_selected", "selected_before"])
 def either(request, again):
     """The same, once without and once with an older selection, which bad input must leave as it is."""
     if request.param == "nothing_selected":
-        again.record().unlink()
-        again.split().unlink()
+        again.forget_selection()
     before = again.results_of_select()
     yield again
     assert again.results_of_select() == before

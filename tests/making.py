@@ -57,6 +57,12 @@ class Workspace:
     def split(self, name=TARGET):
         return self.preprocessed / name / "splits_xssr.json"
 
+    def forget_selection(self):
+        """As if nothing had been selected yet; caches and encoders stay."""
+        for file in (self.record(), self.record().with_name("manifest.json")):
+            file.unlink()
+        return self
+
     def results_of_select(self, name=TARGET):
         """The bytes of the record and of the split, None where there is none."""
         return [f.read_bytes() if f.is_file() else None for f in (self.record(name), self.split(name))]

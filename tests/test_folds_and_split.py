@@ -10,7 +10,7 @@ from making import TARGET, fails, picture, succeeds, write_picture
 
 from nnunetv2_xssr.commands import collect, select
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.folds import cross_validation, grow_folds, split_in_use, study_folds
+from nnunetv2_xssr.records.folds import cross_validation, grow_folds, study_folds
 from nnunetv2_xssr.records.split import cases_of_fold, read_split, selected_split, write_split
 from nnunetv2_xssr.records.trained_fold import TrainedFold
 from nnunetv2_xssr.records.workspace import Workspace
@@ -140,15 +140,6 @@ def test_folds_of_which_one_would_be_left_are_made_anew():
     assert grow_folds(before, ["a", "b"]) == cross_validation(["a", "b"])
 
 
-def test_split_over_picks_without_a_label_is_not_in_use(empty):
-    workspace = Workspace("Dataset001_A")
-    assert split_in_use(workspace, names(3)) is None
-    split = cross_validation(names(3))
-    write_split(workspace.split, split)
-    assert split_in_use(workspace, names(4)) == split
-    assert split_in_use(workspace, names(2)) is None
-
-
 @pytest.mark.parametrize("by_patient", [False, True])
 def test_rounds_of_annotation_keep_the_folds(again, capsys, by_patient):
     table = again.root / "cases.csv"
@@ -157,7 +148,7 @@ def test_rounds_of_annotation_keep_the_folds(again, capsys, by_patient):
     home, split = {}, None
     for number in (1, 2, 3):
         out = succeeds(capsys, select.main, [*argv, *(["--overwrite"] if number == 1 else [])])
-        assert f"{'wrote' if number == 1 else 'kept'} {again.split()}" in out
+        assert again.split().exists() == (f"kept {again.split()}" in out) == (number > 1)
         if number > 1:  # chosen otherwise before any label is there: what was trained on stays
             succeeds(capsys, select.main, [*argv, "--overwrite", "--strategy", "random"])
             assert json.loads(again.split().read_text()) == split
@@ -306,3 +297,32 @@ def test_trained_fold_that_is_none(tmp_path, text):
 )
 def test_changes_of_a_trained_fold_in_words(train, val, words):
     assert TrainedFold(selection="xssr", train=["a", "b"], val=["c"]).changes(train=train, val=val) == words
+
+
+def test_a_label_that_is_gone_takes_no_split_from_folds_that_were_trained(again, capsys):
+    """Select wrote one over picks without a label, and collect began anew, with cases in other folds."""
+    argv = ["-d", "2", "-s", "1", "-b", "6", "-device", "cpu"]
+    succeeds(capsys, select.main, [*argv, "--overwrite"])
+    first = [pick["case"] for pick in again.selection()["selections"][0]["picks"]]
+    for case in first:
+        write_picture(again.raw / TARGET / "annotate" / "round_01" / "labels" / f"{case}.png", picture(1).clip(0, 1))
+    succeeds(capsys, collect.main, ["-d", "2"])
+    split = again.split().read_bytes()
+    home = {case: number for number, fold in enumerate(json.loads(split)) for case in fold["val"]}
+    gone = sorted(first)[0]
+    for file in [
+        *again.raw.glob(f"{TARGET}/labelsTr/{gone}.png"),
+        *again.raw.glob(f"{TARGET}/annotate/*/*/{gone}.png"),
+    ]:
+        file.unlink()
+    described = json.loads((again.raw / TARGET / "dataset.json").read_text())
+    del described["dataset"][gone]
+    (again.raw / TARGET / "dataset.json").write_text(json.dumps({**described, "numTraining": 5}))
+    succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", "2", "-device", "cpu", "--overwrite"])
+    assert again.split().read_bytes() == split
+    for pick in again.selection()["selections"][0]["picks"]:
+        label = again.raw / TARGET / "annotate" / "round_02" / "labels" / f"{pick['case']}.png"
+        write_picture(label, picture(2).clip(0, 1))
+    succeeds(capsys, collect.main, ["-d", "2"])
+    now = {case: number for number, fold in enumerate(json.loads(again.split().read_text())) for case in fold["val"]}
+    assert {case: now[case] for case in home if case != gone} == {c: n for c, n in home.items() if c != gone}

@@ -22,6 +22,7 @@ def proposed(target, **settings):
     project = project_status(target)
     done = [replace(one, missing=[]) for one in project.rounds]
     changed = {"not_labelled": 0, "not_preprocessed": 0, "trained": [TRAINED], "uncollected": 0, "rounds": done}
+    changed["folds"] = 2
     (step,) = next_steps(replace(project, **changed, settings={**project.settings, **settings}), device="cpu")
     command, *words = shlex.split(step)
     assert command == "nnUNetv2_xssr_select"
@@ -36,7 +37,8 @@ def chosen(workspace, capsys):
 
 def test_every_option_is_in_the_record_and_in_the_proposal(chosen):
     """A new option of select must be told by the record's settings, or be named as one that changes nothing."""
-    assert set(ACTIONS) - set(chosen.selection()["settings"]) == {"skip_broken"}  # told by what was set aside
+    # The first is told by what was set aside, the others only where they are given.
+    assert set(ACTIONS) - set(chosen.selection()["settings"]) == {"skip_broken", "no_model", "control"}
     for name, action in ACTIONS.items():
         choices = [choice for choice in action.choices or [3] if choice != action.default]
         words = proposed("2", **{name: True if action.nargs == 0 else choices[0]})

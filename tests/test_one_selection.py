@@ -60,15 +60,14 @@ def test_every_file_has_the_id(again, capsys):
 @pytest.mark.parametrize(
     ("before", "first"),
     [
-        *((file, False) for file in ("splits_xssr.json", "worklist.csv", "report.html", "selection.json")),
+        *((file, False) for file in ("worklist.csv", "report.html", "selection.json")),
         ("selection.json", True),
     ],
 )
 def test_interrupted_select_is_said_and_typed_again(again, capsys, monkeypatch, before, first):
     """Killed before it has put this file into its place, also where it is the first select."""
     if first:
-        again.record().unlink()
-        again.split().unlink()
+        again.forget_selection()
     monkeypatch.setattr(sys, "argv", ["/somewhere/nnUNetv2_xssr_select", *OVERWRITE])
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_before(patch, before)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from making import SOURCE, TARGET, compared_by, fails, picture, succeeds, write_picture
 
-from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.commands import collect, select
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.selection import select as select_rows
 from nnunetv2_xssr.trainer_link import linking
@@ -58,12 +58,9 @@ def test_record_is_what_the_selection_of_the_embeddings_gives(workspace, capsys)
     assert SelectionRecord.load(workspace.record()).to_dict() == record
 
 
-def test_split_cross_validates_the_selected_cases(workspace, capsys):
-    run(capsys, budget="4")
-    split = json.loads(workspace.split().read_text())
-    assert len(split) == 4
-    for fold in split:
-        assert sorted(fold["train"] + fold["val"]) == sorted(picked(workspace))
+def test_no_split_is_written_of_cases_without_a_label(workspace, capsys):
+    out = run(capsys, budget="4")
+    assert not workspace.split().exists() and "splits_xssr" not in out
 
 
 def test_what_it_tells(workspace, capsys):
@@ -74,7 +71,7 @@ def test_what_it_tells(workspace, capsys):
     assert [row[0] for row in table] == ["1", "2", "3", "4"]
     assert re.search(r"rank\s+case\s+domain\s+density\s+novelty\s+diversity\s+stands_for", out)
     assert "alpha = " in out and re.search(r"mean distance to the nearest pick: \d\.\d{3} \(random picks: ", out)
-    assert f"wrote {workspace.record()}" in out and f"wrote {workspace.split()}" in out
+    assert f"wrote {workspace.record()}" in out
     handover = workspace.raw / TARGET / "annotate" / "round_01"
     assert f"annotate the images in {handover}, as its README.txt says" in out
     assert out.rstrip().endswith("nnUNetv2_xssr_collect -d 2")
@@ -141,8 +138,6 @@ def test_given_labelled_cases_start_the_selection_and_cost_nothing(workspace, ca
     out = run(capsys, "--labelled", listed(workspace, "t_01", "t_02"), budget="8")
     assert "2 have a label already and cost nothing" in out
     assert sorted(picked(workspace)) == sorted(set(CASES) - {"t_01", "t_02"})
-    split = json.loads(workspace.split().read_text())
-    assert sorted(case for fold in split for case in fold["val"]) == CASES
 
 
 def test_cases_with_a_label_count_as_labelled(workspace, capsys):
@@ -150,8 +145,6 @@ def test_cases_with_a_label_count_as_labelled(workspace, capsys):
     run(capsys, budget="2")
     (selection,) = workspace.selection()["selections"]
     assert selection["labelled"] == ["t_03", "t_04"] and not set(picked(workspace)) & {"t_03", "t_04"}
-    split = json.loads(workspace.split().read_text())
-    assert sorted(case for fold in split for case in fold["val"]) == sorted([*picked(workspace), "t_03", "t_04"])
 
 
 def test_study_when_every_case_has_a_label(workspace, capsys):
@@ -171,9 +164,15 @@ def test_study_when_every_case_has_a_label(workspace, capsys):
 
 
 def test_labelled_list_makes_annotation_of_a_study(workspace, capsys):
-    label(workspace, *CASES)
-    run(capsys, "--labelled", listed(workspace, "t_00"), budget="2")
+    for case in CASES:
+        write_picture(workspace.raw / TARGET / "labelsTr" / f"{case}.png", np.eye(40, 48, dtype=np.uint8))
+    out = run(capsys, "--labelled", listed(workspace, "t_00"), budget="2")
     assert workspace.selection()["mode"] == "annotation"
+    # What is picked has its label already: only the split is missing.
+    assert out.rstrip().endswith("next:\n  nnUNetv2_xssr_collect -d 2")
+    succeeds(capsys, collect.main, ["-d", "2"])
+    split = json.loads(workspace.split().read_text())
+    assert sorted(case for fold in split for case in fold["val"]) == sorted(["t_00", *picked(workspace)])
 
 
 def test_domains_and_patients_from_a_table(workspace, capsys):
@@ -184,9 +183,6 @@ def test_domains_and_patients_from_a_table(workspace, capsys):
     assert {pick["case"]: pick["domain"] for pick in selection["picks"]} == {
         c: f"site{i // 5}" for i, c in enumerate(CASES)
     }
-    for fold in json.loads(workspace.split().read_text()):
-        patients = [{int(case[-2:]) // 2 for case in fold[part]} for part in ("train", "val")]
-        assert not patients[0] & patients[1]
 
 
 def test_everything_picked(workspace, capsys):
@@ -215,8 +211,7 @@ def test_link_is_made_and_told(workspace, capsys, monkeypatch):
 def test_two_runs_write_the_same_bytes(workspace, capsys):
     run(capsys)
     before = workspace.results_of_select()
-    for path in (workspace.record(), workspace.split()):
-        path.unlink()
+    workspace.forget_selection()
     run(capsys)
     assert workspace.results_of_select() == before
 

@@ -66,11 +66,15 @@ CHANGES = {
     "encoder gone": (lambda a: a.encoder().unlink(), "encoder", "is gone"),
     "encoder cut off": (lambda a: a.encoder().write_bytes(b"PK"), "encoder", "is cut off"),
     "split edited": (
-        lambda a: edit_json(a.split(), lambda split: split[0]["train"].pop()),
+        lambda a: a.split().write_text(json.dumps([{"train": ["t_00"], "val": ["t_01"]}])),
         "split",
         "splits_xssr.json was changed",
     ),
-    "split gone": (lambda a: a.split().unlink(), "split", "does not exist"),
+    "split gone": (
+        lambda a: edit_json(Workspace(TARGET).manifest, lambda manifest: manifest.update(split="0" * 64)),
+        "split",
+        "does not exist",
+    ),
     "record edited": (
         lambda a: edit_json(a.record(), lambda record: record["selections"][0]["picks"].pop()),
         "files of one selection",

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from nnunetv2_xssr.annotation.control import Compared, compare_with_control
 from nnunetv2_xssr.annotation.fusing import FIRST, FUSIONS
 from nnunetv2_xssr.annotation.handover import spacing_file, template_hashes
 from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, listed_cases
@@ -17,13 +18,13 @@ from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.annotation.timesheets import read_minutes
 from nnunetv2_xssr.errors import UserError, first_few, one_of
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
-from nnunetv2_xssr.records.files import sha256_files, sha256_json, write_json
-from nnunetv2_xssr.records.folds import grow_folds, split_in_use
+from nnunetv2_xssr.records.files import is_there, sha256_files, sha256_json, write_json
+from nnunetv2_xssr.records.folds import grow_folds
 from nnunetv2_xssr.records.locks import dataset_lock, selection_lock
 from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds, raters_of_rounds, slices_of_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
-from nnunetv2_xssr.records.split import Split, write_split
+from nnunetv2_xssr.records.split import Split, read_split, write_split
 from nnunetv2_xssr.records.timesheet import Minutes
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
 
@@ -106,6 +107,8 @@ class Collected:
         Of all rounds.
     unfit_cells : list of str
         One sentence per cell of the worklist that cannot be used.
+    control : Compared or None
+        How the model of the round before did on the cases of the last one; None without cases drawn at random.
     """
 
     workspace: Workspace
@@ -120,6 +123,7 @@ class Collected:
     templates: bool
     minutes: list[Minutes]
     unfit_cells: list[str]
+    control: Compared | None
 
 
 def collect_labels(
@@ -226,7 +230,8 @@ def _collect(
     split = []
     if train_on:
         groups = {case: group for record in rounds for case, group in record.groups.items()}
-        split = grow_folds(split_in_use(workspace, labelled), train_on, groups=groups)
+        previous = read_split(workspace.split) if is_there(workspace.split) else None
+        split = grow_folds(previous or None, train_on, groups=groups)
         _keep(workspace, pool, split, train_on, minutes)
         write_split(workspace.split, split)
     return Collected(
@@ -242,6 +247,7 @@ def _collect(
         templates=bool(templates),
         minutes=minutes,
         unfit_cells=unfit_cells,
+        control=compare_with_control(last, pool),
     )
 
 

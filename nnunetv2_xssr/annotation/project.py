@@ -8,10 +8,11 @@ from typing import Any
 
 from nnunetv2_xssr.annotation.handover import drawn_labels
 from nnunetv2_xssr.annotation.inspecting import listed_cases
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.files import is_there
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS, Plans, changed_labels, preprocessed_cases, read_plans
 from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds
@@ -267,6 +268,24 @@ def _fold_folders(workspace: Workspace) -> list[Path]:
     trainer = re.compile(rf"{begin}(_\d+epochs|_demo)?{re.escape(end)}")
     folders = sorted(workspace.results.glob(f"{begin}*__*__*/fold_*"))
     return [folder for folder in folders if trainer.fullmatch(folder.parent.name.split("__")[0])]
+
+
+def trained_folds(workspace: Workspace) -> tuple[Path | None, list[str]]:
+    """The folder of the network trained last, and its finished folds that were trained on the present split.
+
+    None where there are none; the log says so where folds are finished and were trained on another split.
+    """
+    folders = _fold_folders(workspace)
+    split = read_split(workspace.split) if is_there(workspace.split) else []
+    finished = {folder: state for folder in folders if (state := _fold_state(workspace, folder, split)).finished}
+    current = [folder for folder, state in finished.items() if state.current]
+    if not current:
+        if finished:
+            names = [state.name for state in finished.values()]
+            logger.info(f"{first_few(names)} were not trained on the present split, so no model is asked for its doubt")
+        return None, []
+    last = max(current, key=lambda folder: (folder.stat().st_mtime, folder)).parent
+    return last, [folder.name.removeprefix("fold_") for folder in current if folder.parent == last]
 
 
 def _fold_state(workspace: Workspace, folder: Path, split: Split) -> FoldState:

@@ -6,6 +6,7 @@ from nnunetv2_xssr.records.selection import Pick
 # a case apart from most others.
 TYPICAL = 0.5  # density
 FAR = 0.7  # novelty
+DOUBTED = 0.8  # doubt: the model is surer of so many of the other cases
 UNLIKE = 0.8  # diversity: the distance to the nearest pick, as a share of the largest at that moment
 
 
@@ -15,6 +16,7 @@ def reason(pick: Pick, *, alpha: float | None) -> str:
     - "typical of 31 similar cases": it is the nearest pick of so many others and lies in a dense region
       (density >= ``TYPICAL``); "stands for 31 other cases" if the region is sparse, "one of a kind" for no others
     - "far from anything in the source": novelty >= ``FAR``, unless novelty had no weight
+    - "the model is unsure of it": doubt >= ``DOUBTED``
     - "nothing like it chosen yet": diversity >= ``UNLIKE``, unless diversity had no weight in the score
 
     Of a slice other volumes are counted ("typical of slices in 12 other volumes"), because its neighbours in its own
@@ -42,6 +44,8 @@ def reason(pick: Pick, *, alpha: float | None) -> str:
         said = [f"{'typical of' if typical else 'stands for'} slices in {volumes}"]
     if pick.novelty >= FAR and alpha != 0:
         said.append("far from anything in the source")
+    if pick.doubt is not None and pick.doubt >= DOUBTED:
+        said.append("the model is unsure of it")
     if pick.diversity >= UNLIKE and (alpha != 1 or pick.score is None):
         said.append("nothing like it chosen yet")
     return "; ".join(said)

@@ -3,9 +3,13 @@
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunetv2_xssr.commands.running import Parser, add_name, add_no_wait, run
 from nnunetv2_xssr.errors import UserError, first_few
+
+if TYPE_CHECKING:
+    from nnunetv2_xssr.annotation.control import Compared
 
 _SHOWN = 5  # warnings of one kind
 
@@ -89,6 +93,8 @@ def _collect(args: argparse.Namespace) -> None:
         print(f"{workspace.split}: {folds} of the labelled cases, {len(result.train_on)} in all")
         if line := ensure_linked():
             print(line)
+    if result.control:
+        print(_control_words(result.control))
     print(describe_next(workspace))
     if result.unfit_cells and not found.unfit:
         raise UserError("what is listed above does not fit the worklist; fix it there and run the command again")
@@ -97,6 +103,15 @@ def _collect(args: argparse.Namespace) -> None:
             f"{len(found.unfit)} label{'s do' if len(found.unfit) > 1 else ' does'} not fit, as listed above; fix what "
             f"is said there and run the command again"
         )
+
+
+def _control_words(compared: "Compared") -> str:
+    """How the model did on chosen and on random cases, where some of both have a label and a kept prediction."""
+    if not (compared.chosen and compared.control):
+        return f"round {compared.round}: no prediction to compare chosen cases with those drawn at random by"
+    chosen, control = (f"{sum(dice) / len(dice):.2f} on {len(dice)}" for dice in (compared.chosen, compared.control))
+    told = f"mean Dice {chosen} chosen cases, {control} drawn at random"
+    return f"the model that was asked for round {compared.round}: {told}"
 
 
 def _values(texts: list[str]) -> dict[int, int]:

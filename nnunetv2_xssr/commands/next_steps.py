@@ -12,6 +12,7 @@ from nnunetv2_xssr.records.workspace import Workspace, dataset_number, names_dat
 NOT_REPEATED = {
     *("target", "name", "sources", "budget"),
     *("images", "channel_names", "labels"),
+    "model",  # the next round asks the folds that were trained for it
     *("help", "overwrite", "device", "no_wait"),
 }
 _ELSEWHERE = ("labelled", "excluded", "cases", "scheduler")  # the record has what they tell, and not where it lies
@@ -38,11 +39,11 @@ def next_steps(project: Project, *, device: str) -> list[str]:
         return [_select(project, of_selection)]
     steps = []
     last = project.rounds[-1] if project.mode == "annotation" else None
-    if last and (last.missing or project.uncollected):
+    if last and (last.missing or project.uncollected or not project.folds):
         if last.missing and not last.returned:
             steps.append(f"annotate the images in {last.handover}, as its README.txt says")
         steps.append(shlex.join(["nnUNetv2_xssr_collect", *of_selection]))
-    if project.not_labelled or (last and len(last.missing) == last.picked):
+    if project.not_labelled or (last and (not project.folds or len(last.missing) == last.picked)):
         return steps
     steps += [shlex.join(command) for command in _preprocess(project, of_target)]
     if (

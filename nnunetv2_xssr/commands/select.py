@@ -81,6 +81,8 @@ def _add_limits(group: Options) -> None:
         "cases that have a label, unless all have one")
     add("--exclude", dest="excluded", type=Path, metavar="FILE",
         help="text file, one case per line: treated as if not in the pool")
+    add("--control", type=int, default=0, metavar="N",
+        help="draw N of the cases at random, to compare the others with; annotators are not told which; 0 by default")
     add("--cases", type=Path, metavar="CSV",
         help="table with a column case, and domain, group (patient) or cost; with costs the budget is their sum. With "
         "--unit slice also slice_from and slice_to, counted from 0 as in the worklist, both included")
@@ -107,6 +109,10 @@ def _add_strategy(group: Options) -> None:
         help="the coverage by which alpha is calibrated: mean_distance of the pool to the picks (default, the paper's "
         "coverage), covering_radius, or novel_mean_distance, where cases count in proportion to their novelty")
     add("--density_weight", type=float, default=0.5, help="of xssr_sum: weight of density in the score; 0.5 by default")
+    add("--model", type=Path, metavar="FOLDER",
+        help="of a trained nnU-Net, such as the source's: cases that it is unsure of count more; by default the folds "
+        "of the target that were trained on the labels of the last round")
+    add("--no_model", action="store_true", help="ask no model what it is unsure of")
     add("--seed", type=int, default=0, help="of every random number; 0 by default")
     # fmt: on
 

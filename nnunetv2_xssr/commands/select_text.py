@@ -1,6 +1,8 @@
 """What nnUNetv2_xssr_select tells: plan, picks, alpha and coverage in words."""
 
-from nnunetv2_xssr.records.selection import FoldSelection, SelectionRecord
+from pathlib import Path
+
+from nnunetv2_xssr.records.selection import LEAST_CORRELATION, DoubtFacts, FoldSelection, SelectionRecord
 from nnunetv2_xssr.report.budget_text import knee_words, next_words
 from nnunetv2_xssr.report.coverage_text import alpha_words, coverage_words
 from nnunetv2_xssr.report.kinds_text import kinds_words
@@ -14,7 +16,7 @@ def picks_table(selection: FoldSelection) -> str:
         name
         for name in (
             *("rank", "case", "slice", "domain", "group", "cost"),
-            *("density", "novelty", "diversity", "stands_for", "score"),
+            *("density", "novelty", "diversity", "doubt", "stands_for", "score"),
         )
         if any(getattr(p, name) is not None for p in selection.picks)
     ]
@@ -56,6 +58,19 @@ def how_many_words(selection: FoldSelection, unit: str) -> str | None:
     return f"how many: {knee_words(curve, picked, unit)}; {next_words(curve, picked, unit)}"
 
 
+def doubt_words(doubt: DoubtFacts | None) -> str | None:
+    """Which model was asked, and whether its doubt tells where it is wrong; None without a model."""
+    if doubt is None:
+        return None
+    asked = f"fold{'s' * (len(doubt['folds']) > 1)} {', '.join(doubt['folds'])} of {Path(doubt['model']).name}"
+    asked += " and its mirrored predictions" if doubt["compared"] == "mirrored" else ""
+    cases = f"{doubt['validation_cases']} validation case{'s' * (doubt['validation_cases'] != 1)}"
+    if doubt["correlation"] is None:
+        return f"doubt: of {asked}; {cases} cannot tell whether it is larger where the model is wrong"
+    told = f"doubt: of {asked}; its rank correlation with 1 - Dice on {cases} is {doubt['correlation']:.2f}"
+    return told if doubt["weighted"] else f"{told}, below {LEAST_CORRELATION:g}: it is taken out"
+
+
 def describe_result(record: SelectionRecord) -> str:
     """The first selection in full, and a line for each further fold."""
     first = record.selections[0]
@@ -63,6 +78,7 @@ def describe_result(record: SelectionRecord) -> str:
     parts = [
         picks_table(first),
         spent_words(first, unit),
+        doubt_words(record.doubt),
         alpha_words(first.alpha, curve=first.alpha_curve, criterion=criterion, unit=unit),
         kinds_words(first.kinds, picked=len(first.picks), unit=unit),
         coverage_words(first.mean_distance, random=first.random_mean_distance),

@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     either.add_argument(
         "--clean",
         action="store_true",
-        help="remove caches of the dataset and of plain folders: views and embeddings that no selection refers to, and "
-        "what HSSL has preprocessed; not while select or HSSL is running",
+        help="remove caches of the dataset and of plain folders: views, embeddings and predictions that no selection "
+        "refers to, and what HSSL has preprocessed; not while select or HSSL is running",
     )
     add_no_wait(parser)
     args = parser.parse_args(argv)
@@ -79,7 +79,8 @@ def _lines(project) -> list[str]:
     lines.append(f"encoder: {project.encoder or f'pretrained on {learned}'}")
     state = f"{project.not_labelled} not labelled, " if project.not_labelled else ""
     folds = f"{project.folds} fold{'s' * (project.folds != 1)}"
-    lines.append(f"split: {folds} of {project.in_split} cases, {state}{project.not_preprocessed} not preprocessed")
+    of_cases = f"{folds} of {project.in_split} cases, {state}{project.not_preprocessed} not preprocessed"
+    lines.append(f"split: {of_cases if project.folds else 'none before labels are collected'}")
     if project.changed:
         lines.append(f"labels that changed after nnU-Net preprocessed them: {first_few(project.changed)}")
     return lines + (_trained_lines(project.trained) or ["trained: nothing yet"])

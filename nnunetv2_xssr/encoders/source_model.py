@@ -3,45 +3,25 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import with_config
-from torch import nn
 from torch.nn import functional as F
-from typing_extensions import TypedDict
 
 from nnunetv2_xssr.encoders.encoder import Opened, Request
 from nnunetv2_xssr.encoders.pooling import FeatureLayout
+from nnunetv2_xssr.encoders.trained_model import open_trained_model
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import UNNAMED, channel_order, normalisation_schemes
 from nnunetv2_xssr.images.extract import VIEW_SIZE
 from nnunetv2_xssr.images.normalise import hounsfield, view_channels
 from nnunetv2_xssr.images.views import Views
-from nnunetv2_xssr.pretrain.checkpoint import load_tensors
-from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import sha256_files, sha256_json
-from nnunetv2_xssr.records.preprocessed import NetworkPlans, PlansFile, nnunet_reading
-from nnunetv2_xssr.records.schema import THEIRS, check_shape, read_as
-from nnunetv2_xssr.records.workspace import channel_names_of
+from nnunetv2_xssr.records.preprocessed import nnunet_reading
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
-
-EXAMPLE = ".../nnUNetTrainer__nnUNetPlans__2d"
-_ADVICE = "give another model, or train it again"
-
-
-@with_config(THEIRS)
-class _Configured(TypedDict):
-    configuration: str
-
-
-@with_config(THEIRS)
-class _Checkpoint(TypedDict):
-    network_weights: dict[str, Any]
-    init_args: _Configured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,80 +176,34 @@ def open_source_model(request: Request) -> SourceModel:
     UserError
         If the folder is none of a trained model, or the model is not a 2D U-Net.
     """
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     request.check_slices("nnunet")
-    folder = Path(request.argument)
-    plans_file, dataset_file = folder / "plans.json", folder / "dataset.json"
-    for file in (plans_file, dataset_file):
-        if not file.is_file():
-            raise UserError(f"{folder} is no folder of a trained nnU-Net: there is no {file.name}; give {EXAMPLE}")
-    one = "checkpoint_final.pth"
-    files = sorted(folder.glob(f"fold_[0-9]*/{one}")) or sorted(folder.glob(f"fold_all/{one}"))
-    if not files:
-        raise UserError(f"{folder} has no fold_X/checkpoint_final.pth: its training is not finished; finish one fold")
-    content, dataset_json = read_as(plans_file, PlansFile, advice=_ADVICE), read_dataset_json(dataset_file)
-    checkpoints = [_load(file) for file in files]
-    name = checkpoints[0]["init_args"]["configuration"]
-    with nnunet_reading(plans_file):
-        plans = PlansManager(cast(dict, content))
-        configuration, intensities = plans.get_configuration(name), plans.foreground_intensity_properties_per_channel
-        check_shape(
-            configuration.configuration, NetworkPlans, where=f"{plans_file}: configurations.{name}", advice=_ADVICE
-        )
+    model = open_trained_model(Path(request.argument))
+    folder, configuration, names = model.folder, model.configuration, model.channel_names
     if len(configuration.patch_size) != 2:
-        raise UserError(f"{folder} is of the configuration {name}, but views are 2D; give the folder of a 2d one")
-    names = channel_names_of(dataset_json)
+        raise UserError(
+            f"{folder} is of the configuration {model.configuration_name}, but views are 2D; give the folder of a 2d "
+            f"one"
+        )
     if list(configuration.normalization_schemes) != normalisation_schemes(names):
         raise UserError(
             f"{folder} normalises by {', '.join(configuration.normalization_schemes)}, but views of {', '.join(names)} "
             f"by {', '.join(normalisation_schemes(names))}; give another --encoder"
         )
-    weights = sha256_files(files)
-    with nnunet_reading(dataset_file):
-        labels = plans.get_label_manager(dataset_json)
-    with nnunet_reading(plans_file):
-        networks = [
-            _network(configuration, len(names), labels.num_segmentation_heads, checkpoint["network_weights"], file)
-            for file, checkpoint in zip(files, checkpoints, strict=True)
-        ]
+    with nnunet_reading(model.plans_file):
+        intensities = model.plans.foreground_intensity_properties_per_channel
+    networks = model.networks()
+    for network, file in zip(networks, model.files, strict=True):
+        if not all(hasattr(network, part) for part in ("encoder", "decoder")):
+            raise UserError(f"{file} is no U-Net with encoder and decoder; give another model")
+    weights = sha256_files(model.files)
     return SourceModel(
         name=f"nnunet:{folder}",
         folder=folder,
         weights=weights,
-        identity=sha256_json(["nnunet", 1, weights, sha256_files([plans_file, dataset_file])]),
-        networks=[network.eval().to(request.device) for network in networks],
-        labels=labels,
+        identity=sha256_json(["nnunet", 1, weights, sha256_files([model.plans_file, model.dataset_file])]),
+        networks=[network.to(request.device) for network in networks],
+        labels=model.labels,
         channel_names=names,
         configuration=configuration,
         intensities=intensities,
     )
-
-
-def _load(file: Path) -> dict:
-    """A checkpoint of nnU-Net."""
-    return cast(dict, check_shape(load_tensors(file), _Checkpoint, where=str(file), advice=_ADVICE))
-
-
-def _network(configuration: Any, channels: int, outputs: int, weights: dict, file: Path) -> nn.Module:
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-
-    network = get_network_from_plans(
-        configuration.network_arch_class_name,
-        dict(configuration.network_arch_init_kwargs),
-        list(configuration.network_arch_init_kwargs_req_import),
-        channels,
-        outputs,
-        allow_init=False,
-        deep_supervision=False,
-    )
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError:
-        raise UserError(
-            f"the weights in {file} do not fit the network of plans.json beside it, as those of a trainer with a "
-            f"network of its own; give another model"
-        ) from None
-    if not all(hasattr(network, part) for part in ("encoder", "decoder")):
-        raise UserError(f"{file} is no U-Net with encoder and decoder; give another model")
-    return network

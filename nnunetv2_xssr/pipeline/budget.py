@@ -18,6 +18,7 @@ def pick(
     source: np.ndarray | None,
     labelled: np.ndarray,
     components: int | None,
+    doubt: np.ndarray | None,
 ) -> Selection:
     """Select the cases of one fold.
 
@@ -32,6 +33,7 @@ def pick(
     labelled : int array
         Rows of the pool.
     components : int or None
+    doubt : array of shape (n,) or None
         See `nnunetv2_xssr.selection.select`.
     """
 
@@ -50,6 +52,8 @@ def pick(
             horizon=horizon,
             components=components,
             wholes=fold.constraints.volume,
+            doubt=doubt,
+            control=choice.control,
         )
 
     if fold.budget is not None:

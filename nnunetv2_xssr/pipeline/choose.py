@@ -1,7 +1,7 @@
 """From features to the record of a selection: the picks of every fold, and why."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Literal, cast
@@ -11,6 +11,7 @@ import numpy as np
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.slices import place_of, volume_of
 from nnunetv2_xssr.pipeline.budget import pick
+from nnunetv2_xssr.pipeline.doubt import Doubt
 from nnunetv2_xssr.pipeline.embed import Embedded
 from nnunetv2_xssr.pipeline.plan import Choice, FoldPlan, SelectionPlan
 from nnunetv2_xssr.records.selection import (
@@ -39,6 +40,7 @@ def make_record(
     select: Callable[..., Selection],
     round_number: int,
     name: str,
+    doubt: Doubt | None = None,
 ) -> SelectionRecord:
     """Select the cases of every fold of a plan.
 
@@ -55,11 +57,21 @@ def make_record(
     round_number : int
     name : str
         Of the selection.
+    doubt : Doubt, optional
+        Without it no model was asked.
     """
     cases = {case.identifier: case for case in target.cases}
     in_memory = not settings["scheduler"]
     selections = [
-        _select_fold(fold, embedded, choice=choice, cases=cases, select=select, in_memory=in_memory)
+        _select_fold(
+            fold,
+            embedded,
+            choice=choice,
+            cases=cases,
+            select=select,
+            in_memory=in_memory,
+            doubt=doubt.of_cases if doubt else {},
+        )
         for fold in plan.folds
     ]
     chosen = {case for one in selections for case in [*one.labelled, *(pick.case for pick in one.picks)]}
@@ -77,6 +89,7 @@ def make_record(
         round=round_number,
         raters=choice.dealt(selections[0].picks),
         groups={case: group for case, group in plan.groups.items() if case in chosen},
+        doubt=doubt.facts if doubt else None,
     )
 
 
@@ -88,6 +101,7 @@ def _select_fold(
     cases: dict[str, Case],
     select: Callable[..., Selection],
     in_memory: bool,
+    doubt: Mapping[str, float],
 ) -> FoldSelection:
     row = {identifier: i for i, identifier in enumerate(embedded.identifiers)}
     place = {identifier: i for i, identifier in enumerate(fold.pool)}
@@ -97,7 +111,15 @@ def _select_fold(
     labelled = np.array([place[identifier] for identifier in fold.labelled], int)
     components = embedded.provenance["components"]
     chosen = pick(
-        fold, pool, select=select, choice=choice, source=embedded.source, labelled=labelled, components=components
+        fold,
+        pool,
+        select=select,
+        choice=choice,
+        source=embedded.source,
+        labelled=labelled,
+        components=components,
+        # Of slices the doubt is that of their volume; of labelled cases there is none, and none is asked for.
+        doubt=np.array([doubt.get(volume_of(one), 0.0) for one in fold.pool]) if doubt else None,
     )
     kinds = kinds_seen(pool, chosen.picks, labelled=labelled, components=components) if in_memory else None
     curve, by_budget = (None if each is None else asdict(each) for each in (chosen.curve, chosen.by_budget))
@@ -136,6 +158,8 @@ def _picks(chosen: Selection, names: list[str], of_pool: list[Case]) -> list[Pic
                 diversity=float(chosen.diversity[rank]),
                 score=None if chosen.score is None else float(chosen.score[rank]),
                 stands_for=int(chosen.stands_for[rank]),
+                doubt=None if chosen.doubt is None else float(chosen.doubt[rank]),
+                control=bool(chosen.control[rank]) if chosen.control is not None else None,
                 other_volumes=None if chosen.other_wholes is None else int(chosen.other_wholes[rank]),
                 slice=None if names[i] == case.identifier else place_of(names[i]),
             )

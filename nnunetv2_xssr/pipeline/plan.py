@@ -11,7 +11,7 @@ from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.case_table import check_names
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.slices import volume_of
-from nnunetv2_xssr.records.folds import cross_validation, study_folds
+from nnunetv2_xssr.records.folds import study_folds
 from nnunetv2_xssr.records.selection import Pick
 from nnunetv2_xssr.records.split import Split
 from nnunetv2_xssr.records.workspace import Workspace
@@ -57,6 +57,8 @@ class Choice:
         Among whom the worklist is dealt out.
     overlap : str or None
         How many of the picked cases all raters draw, or what percentage of them; none by default.
+    control : int
+        How many of the cases are drawn at random, to compare the others with.
     """
 
     budget: str
@@ -75,6 +77,7 @@ class Choice:
     minutes_per_case: float | None = None
     raters: list[str] | None = None
     overlap: str | None = None
+    control: int = 0
 
     def __post_init__(self):
         check_options(
@@ -120,6 +123,22 @@ class Choice:
                 f"--overlap must be a number of the picked cases, from 1, or a percentage of them such as 10%; got "
                 f"{(self.overlap or '')[:50]!r}"
             ) from None
+
+    def check_control(self, plan: "SelectionPlan", *, scheduler: bool) -> None:
+        """Raise `UserError` unless so many cases can be drawn at random, by an annotator who is not told which."""
+        if not self.control:
+            return
+        for does_not_fit, what in (
+            (plan.mode == "study", "a study, where nobody annotates"),
+            (self.unit == "slice", "--unit slice"),
+            (self.budget == AUTO, f"-b {AUTO}"),
+            (scheduler, "--scheduler"),
+        ):
+            if does_not_fit:
+                raise UserError(f"--control does not go with {what}; leave it out")
+        budget, costs = plan.folds[0].budget, plan.folds[0].constraints.cost is not None
+        if self.control < 0 or (budget is not None and not costs and self.control >= budget):
+            raise UserError(f"--control must be from 0 to fewer than the {budget:g} of the budget; got {self.control}")
 
     def constraints(self, cases: Sequence[Case]) -> Constraints:
         """What the picks among these cases must respect."""
@@ -193,14 +212,10 @@ class SelectionPlan:
     groups: dict[str, str]
     unit: str = "case"
 
-    def split(self, picks: list[list[str]]) -> Split:
-        """The split file for the picks of every fold."""
-        chosen = [
-            sorted({*map(volume_of, fold.labelled), *picked}) for fold, picked in zip(self.folds, picks, strict=True)
-        ]
-        if self.mode == "annotation":
-            return cross_validation(chosen[0], groups=self.groups)
-        return [{"train": train, "val": fold.validation or []} for train, fold in zip(chosen, self.folds, strict=True)]
+    def study_split(self, picks: list[list[str]]) -> Split:
+        """The split file of a study for the picks of every fold."""
+        pairs = zip(self.folds, picks, strict=True)
+        return [{"train": sorted(picked), "val": fold.validation or []} for fold, picked in pairs]
 
 
 def make_plan(target: ImagePool, choice: Choice, left_out: Collection[str] = ()) -> SelectionPlan:

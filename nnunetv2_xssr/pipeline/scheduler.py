@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -64,9 +65,12 @@ def _select_on(
     horizon: int,
     components: int | None,
     wholes: None,
+    doubt: None,
+    control: Literal[0],
 ) -> Selection:
-    # Strategy and constraints were checked above; of slices they limit those of a volume, so there are none here. The
-    # curve up to the horizon would need every partition at every step: it is left out, and the record says None.
+    # Strategy, constraints and control were checked, and no model was asked; of slices the constraints limit those of a
+    # volume, so there are none here. The curve up to the horizon would need every partition at every step: it is left
+    # out, and the record says None.
     from nnunetv2_xssr.selection.distributed import connect, select_partitions
     from nnunetv2_xssr.selection.partitions import write_partitions
 

@@ -20,6 +20,7 @@ from nnunetv2_xssr.images.regions import Regions
 from nnunetv2_xssr.images.slices import volume_of
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pipeline.choose import make_record
+from nnunetv2_xssr.pipeline.doubt import Asking, measure_doubt
 from nnunetv2_xssr.pipeline.embed import Embedded, embed_pools
 from nnunetv2_xssr.pipeline.given import given_features
 from nnunetv2_xssr.pipeline.minutes import with_minutes
@@ -27,14 +28,13 @@ from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, ma
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
 from nnunetv2_xssr.pipeline.scheduler import selector
 from nnunetv2_xssr.pipeline.slice_plan import make_slice_plan
-from nnunetv2_xssr.records.files import sha256_json
-from nnunetv2_xssr.records.folds import split_in_use
+from nnunetv2_xssr.records.files import is_there, sha256_json
 from nnunetv2_xssr.records.locks import selection_lock
 from nnunetv2_xssr.records.logs import log_to, logger
 from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.rounds import begins_round, keep_round, last_round, load_rounds, slices_of_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord, check_replaceable
-from nnunetv2_xssr.records.split import read_split, write_split
+from nnunetv2_xssr.records.split import Split, read_split, write_split
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
 from nnunetv2_xssr.report.page import write_page
 from nnunetv2_xssr.selection import Selection
@@ -88,7 +88,8 @@ def select_cases(
         The best there is by default.
     **options
         Fields of `nnunetv2_xssr.pipeline.read.Seeing`, what is seen of the images: ``encoder``, ``embedding``, ``dim``,
-        ...; and of `nnunetv2_xssr.pipeline.plan.Choice`, how cases are picked: ``strategy``, ``alpha``, ``unit``, ...
+        ...; of `nnunetv2_xssr.pipeline.doubt.Asking`, which trained model is asked: ``model``, ``no_model``; and of
+        `nnunetv2_xssr.pipeline.plan.Choice`, how cases are picked: ``strategy``, ``alpha``, ``unit``, ...
 
     Returns
     -------
@@ -101,8 +102,12 @@ def select_cases(
         If anything does not fit; nothing is written then, and a dataset that was made of ``images`` is taken back.
     """
     check_environment()
-    seen = {field.name: options.pop(field.name) for field in fields(Seeing) if field.name in options}
-    seeing, picking = Seeing(**seen), Choice(budget=str(budget), **options)
+    seen, asked = (
+        {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
+        for kind in (Seeing, Asking)
+    )
+    seeing, asking = Seeing(**seen), Asking(**asked)
+    picking = Choice(budget=str(budget), **options)
     seeing.check(picking.unit)
     folders = {"recursive": recursive, "patient_ids": patient_ids}
     if images is None and not sources and folders != {"recursive": False, "patient_ids": True}:
@@ -124,6 +129,7 @@ def select_cases(
                 scheduler=scheduler,
                 overwrite=overwrite,
                 seeing=seeing,
+                asking=asking,
             )
             device = resolve_device(device)
             with log_to(workspace.log):
@@ -142,6 +148,7 @@ class _Call:
     plan: SelectionPlan
     plan_for: Callable[[Views], SelectionPlan]  # the same plan with what could be read
     seeing: Seeing
+    asking: Asking
     given: Embedded | None  # features made elsewhere
     regions: Regions
     select: Callable[..., Selection]
@@ -150,7 +157,7 @@ class _Call:
     same_round: bool
     number: int
     before: Manifest | None  # of which the next one keeps what was collected
-    writes_split: bool
+    kept_split: Split | None  # that collect wrote; None in a study
 
 
 def _checked(
@@ -163,6 +170,7 @@ def _checked(
     scheduler: str | None,
     overwrite: bool,
     seeing: Seeing,
+    asking: Asking,
 ) -> _Call:
     target = dataset_pool(workspace.dataset)
     if sentence := unknown_domains(target):
@@ -184,7 +192,6 @@ def _checked(
     usable = target.only(set(target.identifiers) - set(choice.excluded))
     labelled = set(map(volume_of, plan.folds[0].labelled)) if plan.mode == "annotation" else target.identifiers
     new_round = begins_round(last, mode=plan.mode, labelled=labelled, overwrite=overwrite)
-    with_label = {case.identifier for case in target.cases if case.labelled}
     call = _Call(
         workspace=workspace,
         target=target,
@@ -192,14 +199,15 @@ def _checked(
         choice=choice,
         settings={
             "source": [pool.name for pool in pools],
-            **asdict(choice),
-            "excluded": list(choice.excluded),
+            **_chosen(choice),
             **seeing.settings(),
+            **asking.settings(),
             **_whether(sources, folders, scheduler=scheduler, cases=cases),
         },
         plan=plan,
         plan_for=plan_for,
         seeing=seeing,
+        asking=asking,
         given=given_features(target, pools, seeing),
         regions=Regions.of(usable, slice_range=seeing.slice_range, roi=seeing.roi),
         select=selector(scheduler, choice.strategy, plan.folds[0], workspace.selection),
@@ -208,8 +216,7 @@ def _checked(
         same_round=not overwrite and not new_round,
         number=last.round + new_round if last else first_round(workspace),
         before=before,
-        # Folds that were trained on the labelled cases need their split until collect writes the next one.
-        writes_split=plan.mode == "study" or split_in_use(workspace, with_label) is None,
+        kept_split=read_split(workspace.split) if plan.mode == "annotation" and is_there(workspace.split) else None,
     )
     _check_writable(call)
     return call
@@ -222,6 +229,12 @@ def _manifest(workspace: Workspace, *, overwrite: bool) -> Manifest | None:
         if overwrite:
             return None
         raise
+
+
+def _chosen(choice: Choice) -> dict:
+    """What the user chose, for the record, which tells of a control only where there is one."""
+    chosen = {**asdict(choice), "excluded": list(choice.excluded)}
+    return chosen if choice.control else {name: value for name, value in chosen.items() if name != "control"}
 
 
 def _whether(sources: Sequence[str], folders: dict[str, bool], **options) -> dict[str, bool | None]:
@@ -241,7 +254,8 @@ def _plan(target: ImagePool, choice: Choice, picked: dict[str, list[int]], views
 
 
 def _check_writable(call: _Call) -> None:
-    """Raise `UserError` where writing would lose something, or cannot work."""
+    """Raise `UserError` where a control cannot be drawn, or writing would lose something or cannot work."""
+    call.choice.check_control(call.plan, scheduler=bool(call.settings["scheduler"]))
     handover = call.workspace.handover(call.number)
     if call.same_round:
         check_replaceable(call.workspace.record, part="settings", new=call.settings)
@@ -257,9 +271,21 @@ def _check_writable(call: _Call) -> None:
 def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
     """Read, embed, choose and write."""
     workspace, choice = call.workspace, call.choice
+    predictor = call.asking.open(
+        call.target,
+        name=workspace.name,
+        mode=call.plan.mode,
+        choice=choice,
+        scheduler=bool(call.settings["scheduler"]),
+        device=device,
+    )
     plan, embedded = _embedded(call, skip_broken=skip_broken, device=device)
+    if predictor:
+        of_model = {"predictions_cache": {call.target.name: predictor.identity}}
+        embedded = replace(embedded, provenance={**embedded.provenance, **of_model})
     if call.same_round:
         check_replaceable(workspace.record, part="provenance", new=embedded.provenance)
+    to_choose_from = {volume_of(one) for fold in plan.folds for one in set(fold.pool) - set(fold.labelled)}
     record = make_record(
         call.target,
         plan,
@@ -269,29 +295,34 @@ def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
         select=call.select,
         round_number=call.number,
         name=workspace.name,
+        doubt=measure_doubt(call.target, to_choose_from, predictor) if predictor else None,
     )
     _write(call, plan, record)
     return record
 
 
 def _write(call: _Call, plan: SelectionPlan, record: SelectionRecord) -> None:
-    """Write what belongs to a selection: the manifest first and the record last, so that what it tells of is there."""
-    workspace = call.workspace
-    split = plan.split([[pick.case for pick in one.picks] for one in record.selections])
+    """Write what belongs to a selection: the manifest first and the record last, so that what it tells of is there.
+
+    In annotation collect alone writes the split, of labelled cases: folds may be trained on the one that is there.
+    """
+    workspace, split = call.workspace, call.kept_split
+    if plan.mode == "study":
+        split = plan.study_split([[pick.case for pick in one.picks] for one in record.selections])
     views = {
         pool: rows_hash(Workspace(pool).caches / "views", key) for pool, key in record.provenance["views_cache"].items()
     }
     Manifest(
         selection=record.id,
-        split=sha256_json(split if call.writes_split else read_split(workspace.split)),
+        split=None if split is None else sha256_json(split),
         views=views,
         labels=call.before.labels if call.before else {},
         minutes=call.before.minutes if call.before else [],
     ).write(workspace.manifest)
-    if call.writes_split:
+    if split and plan.mode == "study":
         write_split(workspace.split, split)
         logger.info(f"wrote {workspace.split}")
-    else:
+    elif split:
         logger.info(f"kept {workspace.split}, on which folds may be trained; nnUNetv2_xssr_collect adds the new cases")
     if plan.mode == "annotation" and record.picked:
         only = record.selections[0]

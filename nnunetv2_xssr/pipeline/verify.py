@@ -15,7 +15,7 @@ from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_rows import CaseRows, read_file_hashes, read_index, rows_hash
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.pipeline.embed import features_hash
-from nnunetv2_xssr.records.files import read_json, sha256_files, sha256_json
+from nnunetv2_xssr.records.files import is_there, read_json, sha256_files, sha256_json
 from nnunetv2_xssr.records.manifest import Manifest, id_in_worklist, selection_id
 from nnunetv2_xssr.records.rounds import interruption, load_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord
@@ -195,6 +195,8 @@ def _encoder(found: _Found) -> Iterator[str]:
 
 def _split(found: _Found) -> Iterator[str]:
     split = found.workspace.split
+    if found.manifest and not found.manifest.split and not is_there(split):
+        return  # no label was collected yet
     if found.manifest and sha256_json(read_split(split)) != found.manifest.split:
         yield f"{split} was changed since; select or collect again, which write it"
 

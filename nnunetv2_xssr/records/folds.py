@@ -1,6 +1,6 @@
 """Which cases may be selected for a fold, and how selected cases are split for cross-validation."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,6 @@ from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.split import Split, cases_in, read_split
-from nnunetv2_xssr.records.workspace import Workspace
 
 N_FOLDS = 5
 _SEED = 12345  # nnU-Net's, so that without groups the folds are those that stock nnU-Net makes
@@ -108,21 +107,6 @@ def grow_folds(previous: Split | None, cases: Sequence[str], *, groups: Mapping[
     if sum(map(bool, parts)) < 2:  # nothing would be left to train on
         return cross_validation(cases, groups=groups)
     return [{"train": sorted(set(cases) - set(part)), "val": sorted(part)} for part in parts]
-
-
-def split_in_use(workspace: Workspace, labelled: Collection[str]) -> Split | None:
-    """The split that folds may have been trained on; None where there is none yet.
-
-    Of a split with a case that has no label nothing was trained: select wrote it over the cases that it picked.
-
-    Parameters
-    ----------
-    workspace : Workspace
-    labelled : collection of str
-        All cases that have a label.
-    """
-    split = read_split(workspace.split) if is_there(workspace.split) else None
-    return split if split and cases_in(split) <= set(labelled) else None
 
 
 def study_folds(cases: Sequence[str], *, folders: Sequence[Path], groups: Mapping[str, str] | None = None) -> Split:

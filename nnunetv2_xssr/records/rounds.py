@@ -44,7 +44,7 @@ def interruption(workspace: Workspace) -> str | None:
         if last.mode == "annotation" and last.picked:
             worklist = workspace.worklist(last.round)
             found[worklist] = id_in_worklist(worklist)
-    elif not workspace.split.is_file():
+    elif manifest is None:
         return None
     others = [path.name for path, selection in found.items() if selection not in (None, own)]
     if not others:

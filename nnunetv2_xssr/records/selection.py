@@ -16,6 +16,7 @@ from nnunetv2_xssr.records.schema import OURS, THEIRS, AsItIs, Count, FileName, 
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 
 KIND, FORMAT_VERSION = "selection", 1
+LEAST_CORRELATION = 0.2  # of doubt with what the model does wrong: a doubt that tells less is taken out
 _ADVICE = "replace it by nnUNetv2_xssr_select with --overwrite"
 
 Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]+$")]  # of rows in a cache
@@ -67,6 +68,22 @@ class KindsSeen(TypedDict):
     missed_by_random: Number
 
 
+@with_config(OURS)
+class DoubtFacts(TypedDict):
+    """Which model was asked what it is unsure of, and what its doubt is worth.
+
+    ``compared`` says which predictions were, ``correlation`` is that of doubt and of 1 - Dice by rank on so many
+    ``validation_cases`` (None where it is not known), and ``weighted`` whether the doubt was taken into account.
+    """
+
+    model: str
+    folds: Annotated[list[str], Len(1)]
+    compared: Literal["folds", "mirrored"]
+    correlation: Number | None
+    validation_cases: Count
+    weighted: bool
+
+
 @with_config(THEIRS)
 class ChosenSettings(TypedDict):
     """What the user chose, as far as it is read again."""
@@ -97,6 +114,7 @@ class Provenance(TypedDict):
     embeddings_cache: dict[FileName, Key]
     views_cache: NotRequired[dict[FileName, Key]]
     facts_cache: NotRequired[dict[FileName, Key]]
+    predictions_cache: NotRequired[dict[FileName, Key]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +139,10 @@ class Pick:
         Of a volume whose slices are chosen one by one: counted from 0, in the order of the file.
     other_volumes : int or None
         Of a slice: other volumes of whose slices any is nearer to it than to any other pick or labelled slice.
+    doubt : float or None
+        Share of the other cases that could be picked of which the model is surer, in [0, 1]; None without a model.
+    control : bool or None
+        Whether it was drawn at random, to compare the others with; None where no case was.
     """
 
     __pydantic_config__ = {"extra": "ignore"}  # former versions numbered the views of a volume; its slice tells enough
@@ -137,6 +159,8 @@ class Pick:
     stands_for: Count
     slice: Count | None = None
     other_volumes: Count | None = None
+    doubt: Number | None = None
+    control: bool | None = None
 
 
 def _ranked(picks: list[Pick]) -> list[Pick]:
@@ -239,6 +263,8 @@ class SelectionRecord:
         Case to group (patient) of the labelled and picked cases, where it is known.
     raters : dict
         Picked case to who draws it, the first named first; empty where the worklist was not dealt out.
+    doubt : dict or None
+        See `DoubtFacts`; None where no model was asked.
     """
 
     __pydantic_config__ = OURS
@@ -256,6 +282,7 @@ class SelectionRecord:
     name: FileName = DEFAULT_NAME
     encoder: dict[str, Any] = field(default_factory=dict)
     raters: dict[FileName, Annotated[list[FileName], Len(1)]] = field(default_factory=dict)
+    doubt: DoubtFacts | None = None
 
     @property
     def id(self) -> str:
@@ -273,8 +300,13 @@ class SelectionRecord:
         return list(dict.fromkeys(pick.case for pick in self.selections[0].picks))
 
     def to_dict(self) -> dict:
-        """The record as plain values, as JSON holds it."""
-        return {"kind": KIND, "format_version": FORMAT_VERSION, **asdict(self)}
+        """The record as plain values, as JSON holds it; it says nothing of doubt and control where there are none."""
+        content = asdict(self)
+        picks = [pick for selection in content["selections"] for pick in selection["picks"]]
+        for part, name in [(content, "doubt"), *((pick, name) for pick in picks for name in ("doubt", "control"))]:
+            if part[name] is None:
+                del part[name]
+        return {"kind": KIND, "format_version": FORMAT_VERSION, **content}
 
     def write(self, path: Path) -> None:
         """Write the record atomically; equal inputs give equal bytes."""

@@ -42,8 +42,13 @@ def selected_split(workspace: Workspace) -> Split:
     Raises
     ------
     UserError
-        If nothing was selected under this name, or the file is not in nnU-Net's format.
+        If nothing was selected under this name, or no label was collected, or the file is not in nnU-Net's format.
     """
+    if not is_there(workspace.split) and is_there(workspace.record):
+        raise UserError(
+            f"there is no split {workspace.split}; take the labels in first, which writes it: "
+            f"nnUNetv2_xssr_collect -d {workspace.dataset}{workspace.options}"
+        )
     if not is_there(workspace.split):
         raise UserError(
             f"there is no split {workspace.split}; choose the cases first: "

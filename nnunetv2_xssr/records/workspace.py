@@ -172,6 +172,10 @@ class Workspace:
         """Images as nnU-Net's preprocessing makes them for HSSL, by a hash of its settings."""
         return self.caches / f"hssl_{key[:12]}"
 
+    def predictions(self, key: str) -> Path:
+        """What a model has predicted for the pool, one file per case, by a hash of the model."""
+        return self.caches / f"predictions_{key[:12]}"
+
     @property
     def dicom(self) -> Path:
         """Volumes converted from the DICOM series of a plain folder, and the record of what became of each."""

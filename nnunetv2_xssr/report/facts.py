@@ -93,7 +93,8 @@ def _picks(selection: FoldSelection, members: list[str], pool: np.ndarray, scale
     return [
         {
             **_named(identifier),
-            **vars(pick),
+            # Reports are passed on, and who annotates shall not know which cases were drawn at random.
+            **{name: value for name, value in vars(pick).items() if name != "control"},
             "reason": reason(pick, alpha=selection.alpha),
             "most_alike": [{**_named(members[row]), "distance": distance} for distance, row in zip(*pair, strict=True)],
         }

@@ -22,8 +22,10 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.dicom import _read_record
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
+from nnunetv2_xssr.records.files import write_json
 from nnunetv2_xssr.records.split import read_split
 from nnunetv2_xssr.records.trained_fold import TrainedFold
+from nnunetv2_xssr.records.validation_summary import read_dice
 from nnunetv2_xssr.selection.partitions import Partitions
 
 STATUS = (status.main, ["-d", "2"])
@@ -57,7 +59,8 @@ def study(_ready, tmp_path_factory):
     shutil.copytree(_ready.root, root)
     workspace = Workspace(root)
     write_plans(workspace.preprocessed / TARGET)
-    split = json.loads(workspace.split().read_text())
+    split = [{"train": ["t_00", "t_01"], "val": ["t_02"]}, {"train": ["t_02"], "val": ["t_00", "t_01"]}]
+    write_json(workspace.split(), split)
     TrainedFold(selection="xssr", **split[0]).write(root / FOLD)
     return workspace
 
@@ -126,6 +129,11 @@ def benchmark(path):
 HEAD = {"kind": "case rows", "format_version": 2}
 READERS = {
     "split": ("s.json", [{"train": ["a"], "val": ["b"]}], read_split),
+    "validation": (
+        "summary.json",
+        {"metric_per_case": [{"metrics": {"1": {"Dice": 0.5}}, "prediction_file": "/a/b.png"}]},
+        read_dice,
+    ),
     "templates": ("templates.json", {"a.png": "00"}, lambda path: template_hashes(path.parent)),
     "partitions": (
         "partitions.json",
