@@ -13,8 +13,9 @@ NOT_REPEATED = {
     *("target", "name", "sources", "budget"),
     *("images", "channel_names", "labels"),
     *("help", "overwrite", "device", "no_wait"),
+    *("excluded", "forget_vetoes"),  # vetoes last without being named again
 }
-_ELSEWHERE = ("labelled", "excluded", "cases", "scheduler")  # the record has what they tell, and not where it lies
+_ELSEWHERE = ("labelled", "cases", "scheduler")  # the record has what they tell, and not where it lies
 
 
 def describe_next(workspace: Workspace, *, device: str | None = None) -> str:

@@ -1,6 +1,6 @@
 """What nnUNetv2_xssr_select does, for Python: pick the cases of a target that are worth annotating."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -27,6 +27,7 @@ from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, ma
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
 from nnunetv2_xssr.pipeline.scheduler import selector
 from nnunetv2_xssr.pipeline.slice_plan import make_slice_plan
+from nnunetv2_xssr.pipeline.vetoes import with_vetoes
 from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.folds import split_in_use
 from nnunetv2_xssr.records.locks import selection_lock
@@ -35,6 +36,7 @@ from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.rounds import begins_round, keep_round, last_round, load_rounds, slices_of_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord, check_replaceable
 from nnunetv2_xssr.records.split import read_split, write_split
+from nnunetv2_xssr.records.vetoes import Reason
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
 from nnunetv2_xssr.report.page import write_page
 from nnunetv2_xssr.selection import Selection
@@ -55,6 +57,8 @@ def select_cases(
     scheduler: str | None = None,
     overwrite: bool = False,
     skip_broken: bool = False,
+    veto_reasons: Mapping[str, Reason | None] | None = None,
+    forget_vetoes: bool = False,
     device: str | None = None,
     **options,
 ) -> SelectionRecord:
@@ -84,6 +88,10 @@ def select_cases(
         Replace a selection that was made with other settings or images.
     skip_broken : bool
         Set cases aside that cannot be read.
+    veto_reasons : mapping, optional
+        Why cases of ``excluded`` shall not be annotated.
+    forget_vetoes : bool
+        Let ``excluded`` stand alone: otherwise, in annotation, what the last record vetoes stays out too.
     device : {"cuda", "cpu", "mps"}, optional
         The best there is by default.
     **options
@@ -124,6 +132,8 @@ def select_cases(
                 scheduler=scheduler,
                 overwrite=overwrite,
                 seeing=seeing,
+                veto_reasons=veto_reasons or {},
+                forget_vetoes=forget_vetoes,
             )
             device = resolve_device(device)
             with log_to(workspace.log):
@@ -144,6 +154,7 @@ class _Call:
     seeing: Seeing
     given: Embedded | None  # features made elsewhere
     regions: Regions
+    vetoes: dict[str, Reason | None]
     select: Callable[..., Selection]
     last: SelectionRecord | None
     new_round: bool
@@ -163,18 +174,19 @@ def _checked(
     scheduler: str | None,
     overwrite: bool,
     seeing: Seeing,
+    veto_reasons: Mapping[str, Reason | None],
+    forget_vetoes: bool,
 ) -> _Call:
     target = dataset_pool(workspace.dataset)
     if sentence := unknown_domains(target):
         logger.warning(sentence)
     if cases:
         target = with_case_table(target, cases)
-    pools = open_pools(list(sources), channel_names=target.channel_names, **folders)
-    if target.name in [pool.name for pool in pools]:
-        raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
+    pools = _sources(target, sources, folders)
     last, before = last_round(workspace, overwrite=overwrite), _manifest(workspace, overwrite=overwrite)
     choice = with_minutes(choice, before.minutes if before else ())
     picked = slices_of_rounds(load_rounds(workspace)) if last else {}
+    choice, vetoes = with_vetoes(choice, target, reasons=veto_reasons, last=None if forget_vetoes else last)
     if choice.unit == "slice":
         target = replace(target, dataset_json=with_ignore(target.dataset_json))
     elif any(case.slices for case in target.cases):
@@ -183,7 +195,7 @@ def _checked(
     plan = plan_for()
     usable = target.only(set(target.identifiers) - set(choice.excluded))
     labelled = set(map(volume_of, plan.folds[0].labelled)) if plan.mode == "annotation" else target.identifiers
-    new_round = begins_round(last, mode=plan.mode, labelled=labelled, overwrite=overwrite)
+    new_round = begins_round(last, mode=plan.mode, labelled=labelled, vetoed=vetoes, overwrite=overwrite)
     with_label = {case.identifier for case in target.cases if case.labelled}
     call = _Call(
         workspace=workspace,
@@ -193,7 +205,6 @@ def _checked(
         settings={
             "source": [pool.name for pool in pools],
             **asdict(choice),
-            "excluded": list(choice.excluded),
             **seeing.settings(),
             **_whether(sources, folders, scheduler=scheduler, cases=cases),
         },
@@ -202,6 +213,7 @@ def _checked(
         seeing=seeing,
         given=given_features(target, pools, seeing),
         regions=Regions.of(usable, slice_range=seeing.slice_range, roi=seeing.roi),
+        vetoes=vetoes,
         select=selector(scheduler, choice.strategy, plan.folds[0], workspace.selection),
         last=last,
         new_round=new_round,
@@ -213,6 +225,13 @@ def _checked(
     )
     _check_writable(call)
     return call
+
+
+def _sources(target: ImagePool, sources: Sequence[str], folders: dict[str, bool]) -> list[ImagePool]:
+    pools = open_pools(list(sources), channel_names=target.channel_names, **folders)
+    if target.name in [pool.name for pool in pools]:
+        raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
+    return pools
 
 
 def _manifest(workspace: Workspace, *, overwrite: bool) -> Manifest | None:
@@ -270,6 +289,7 @@ def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
         round_number=call.number,
         name=workspace.name,
     )
+    record = replace(record, vetoes=call.vetoes)
     _write(call, plan, record)
     return record
 
