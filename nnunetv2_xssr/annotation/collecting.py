@@ -13,6 +13,7 @@ from nnunetv2_xssr.annotation.label_check import check_label, label_values
 from nnunetv2_xssr.annotation.label_files import copy_whole, write_label
 from nnunetv2_xssr.annotation.rater_labels import RaterLabels, inspect_raters
 from nnunetv2_xssr.annotation.raters import raters_of
+from nnunetv2_xssr.annotation.replacing import keep_labels
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.annotation.timesheets import read_minutes
 from nnunetv2_xssr.errors import UserError, first_few, one_of
@@ -106,6 +107,8 @@ class Collected:
         Of all rounds.
     unfit_cells : list of str
         One sentence per cell of the worklist that cannot be used.
+    replaced : dict
+        Case to where its old label is kept.
     """
 
     workspace: Workspace
@@ -120,6 +123,7 @@ class Collected:
     templates: bool
     minutes: list[Minutes]
     unfit_cells: list[str]
+    replaced: dict[str, Path]
 
 
 def collect_labels(
@@ -131,6 +135,7 @@ def collect_labels(
     values: Mapping[int, int] | None = None,
     fix_names: bool = False,
     fuse: str = FIRST,
+    replace: Collection[str] = (),
 ) -> Collected:
     """Check the labels of chosen cases, take those that fit into the dataset, and write the split.
 
@@ -153,6 +158,8 @@ def collect_labels(
         ``-label`` are taken off.
     fuse : {"first", "majority", "staple"}
         What is taken of cases that several raters drew: see `nnunetv2_xssr.annotation.fusing`.
+    replace : collection of str
+        Cases whose collected label gives way to the one that came; the old one is kept beside the hand-overs.
 
     Raises
     ------
@@ -174,6 +181,7 @@ def collect_labels(
                 fix_names=fix_names,
                 fuse=fuse,
                 scratch=Path(scratch),
+                replaced=replace,
             )
 
 
@@ -199,6 +207,7 @@ def _collect(
     fix_names: bool,
     fuse: str,
     scratch: Path,
+    replaced: Collection[str],
 ) -> Collected:
     rounds, pool = _check_chosen(workspace), dataset_pool(workspace.dataset)
     last, chosen, slices = rounds[-1], chosen_cases(rounds), slices_of_rounds(rounds)
@@ -206,7 +215,7 @@ def _collect(
     folder, templates = labels or handover / "labels", template_hashes(handover)
     if slices:
         pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
-    _check_names_and_values(pool, allow_empty, values)
+    _check_names_and_values(pool, allow_empty, values, replaced)
     options: dict[str, Any] = {
         "folder": folder,
         "allow_empty": allow_empty,
@@ -215,11 +224,13 @@ def _collect(
         "slices": slices,
         "templates": templates,
     }
-    if dealt := raters_of_rounds(rounds):
+    # Corrected labels come in a plain folder: each is the one of its case, whoever drew the first.
+    if (dealt := raters_of_rounds(rounds)) and not replaced:
         of_raters = inspect_raters(pool, chosen=chosen, dealt=dealt, how=fuse, scratch=scratch, **options)
     else:
-        of_raters = RaterLabels(inspect_labels(pool, chosen=chosen, **options))
+        of_raters = RaterLabels(inspect_labels(pool, chosen=chosen, replace=replaced, **options))
     found = of_raters.found
+    kept = keep_labels(workspace, set(found.fit) & set(replaced), pool)
     labelled = take_in(pool, found.fit)
     train_on = sorted(set(labelled) & set(chosen))
     minutes, unfit_cells = _minutes(workspace, rounds, folder=folder, labelled=labelled)
@@ -242,6 +253,7 @@ def _collect(
         templates=bool(templates),
         minutes=minutes,
         unfit_cells=unfit_cells,
+        replaced=kept,
     )
 
 
@@ -274,10 +286,13 @@ def _keep(workspace: Workspace, pool: ImagePool, split: Split, labelled: Sequenc
         replace(manifest, split=sha256_json(split), labels=labels, minutes=minutes).write(workspace.manifest)
 
 
-def _check_names_and_values(pool: ImagePool, allow_empty: bool | Collection[str], values: Mapping[int, int]) -> None:
-    unknown = sorted(set(() if isinstance(allow_empty, bool) else allow_empty) - set(pool.identifiers))
-    if unknown:
-        raise UserError(f"--allow_empty names {first_few(unknown)}, which {pool.name} does not have; fix the name")
+def _check_names_and_values(
+    pool: ImagePool, allow_empty: bool | Collection[str], values: Mapping[int, int], replaced: Collection[str]
+) -> None:
+    named = {"--allow_empty": () if isinstance(allow_empty, bool) else allow_empty, "--replace": replaced}
+    for option, cases in named.items():
+        if unknown := sorted(set(cases) - set(pool.identifiers)):
+            raise UserError(f"{option} names {first_few(unknown)}, which {pool.name} does not have; fix the name")
     known = label_values(pool.dataset_json)
     strange = [f"{old}={new}" for old, new in values.items() if new not in known]
     if strange:

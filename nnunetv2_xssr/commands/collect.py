@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--fuse", default="first", metavar="HOW",
         help="of cases that several raters drew take the label of the first one named (first, default), what more than "
         "half of them drew (majority), or the most probable one (staple)")
+    add("--replace", nargs="+", metavar="CASE", default=[],
+        help="take the labels of these cases though they were collected before; the old ones are kept in replaced/ "
+        "beside the hand-overs")
     # fmt: on
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _collect(args), no_wait=args.no_wait)
@@ -61,10 +64,15 @@ def _collect(args: argparse.Namespace) -> None:
         values=_values(args.values),
         fix_names=args.fix_names,
         fuse=args.fuse,
+        replace=args.replace,
     )
     workspace, found = result.workspace, result.inspection
     counts = f"{len(found.fit)}; labelled now: {len(result.labelled)} of {result.cases}"
     print(f"{workspace.dataset}: labels collected from {result.folder}: {counts}")
+    for case, old in result.replaced.items():
+        print(f"replaced: {case}; its old label is {old}")
+    if found.equal:
+        print(f"equal to what was collected before, nothing done: {first_few(found.equal)}, {len(found.equal)} in all")
     for sentence in found.warnings[:_SHOWN]:
         print(f"warning: {sentence}")
     if len(found.warnings) > _SHOWN:
