@@ -110,12 +110,8 @@ def test_other_compression_and_header_text_of_a_volume_are_equal(volumes):  # no
     (volumes / "labelsTr").mkdir()
     for case in ("v_0", "v_1"):
         (volumes / "labelsTr" / f"{case}.nii.gz").write_bytes((returned / f"{case}.nii.gz").read_bytes())
-    write_dataset_json(
-        volumes,
-        ".nii.gz",
-        labels={"background": 0, "blob": 1},
-        dataset={case: {"images": [f"imagesTr/{case}_0000.nii.gz"], "label": f"labelsTr/{case}.nii.gz"} for case in ("v_0", "v_1")},
-    )
+    table = {c: {"images": [f"imagesTr/{c}_0000.nii.gz"], "label": f"labelsTr/{c}.nii.gz"} for c in ("v_0", "v_1")}
+    write_dataset_json(volumes, ".nii.gz", labels={"background": 0, "blob": 1}, dataset=table)
     pool = dataset_pool(VOLUMES)
     content = gzip.decompress((returned / "v_0.nii.gz").read_bytes())
     (returned / "v_0.nii.gz").write_bytes(gzip.compress(content[:148] + b"drawn anew".ljust(80) + content[228:], 1))

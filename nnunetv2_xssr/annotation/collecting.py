@@ -10,10 +10,12 @@ from nnunetv2_xssr.annotation.fusing import FIRST, FUSIONS
 from nnunetv2_xssr.annotation.handover import spacing_file, template_hashes
 from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, listed_cases
 from nnunetv2_xssr.annotation.label_check import check_label, label_values
+from nnunetv2_xssr.annotation.label_facts import keep_label_facts
 from nnunetv2_xssr.annotation.label_files import copy_whole, write_label
 from nnunetv2_xssr.annotation.rater_labels import RaterLabels, inspect_raters
 from nnunetv2_xssr.annotation.raters import raters_of
 from nnunetv2_xssr.annotation.replacing import keep_labels
+from nnunetv2_xssr.annotation.second_look import odd_labels
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.annotation.timesheets import read_minutes
 from nnunetv2_xssr.errors import UserError, first_few, one_of
@@ -109,6 +111,8 @@ class Collected:
         One sentence per cell of the worklist that cannot be used.
     replaced : dict
         Case to where its old label is kept.
+    odd : dict
+        Case to what is odd about its label, of those that were taken: see `nnunetv2_xssr.annotation.second_look`.
     """
 
     workspace: Workspace
@@ -124,6 +128,7 @@ class Collected:
     minutes: list[Minutes]
     unfit_cells: list[str]
     replaced: dict[str, Path]
+    odd: dict[str, list[str]]
 
 
 def collect_labels(
@@ -232,6 +237,7 @@ def _collect(
     found = of_raters.found
     kept = keep_labels(workspace, set(found.fit) & set(replaced), pool)
     labelled = take_in(pool, found.fit)
+    odd = odd_labels(keep_label_facts(workspace, pool, labelled), label_values(pool.dataset_json))
     train_on = sorted(set(labelled) & set(chosen))
     minutes, unfit_cells = _minutes(workspace, rounds, folder=folder, labelled=labelled)
     split = []
@@ -254,6 +260,7 @@ def _collect(
         minutes=minutes,
         unfit_cells=unfit_cells,
         replaced=kept,
+        odd={case: words for case, words in odd.items() if case in found.fit},
     )
 
 

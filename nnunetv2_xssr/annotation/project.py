@@ -8,6 +8,7 @@ from typing import Any
 
 from nnunetv2_xssr.annotation.handover import drawn_labels
 from nnunetv2_xssr.annotation.inspecting import listed_cases
+from nnunetv2_xssr.annotation.second_look import look_again
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.pools import dataset_pool
@@ -131,6 +132,8 @@ class Project:
         Cases in the split, and those of them that have no label or that nnU-Net has not preprocessed.
     vetoes : dict
         Case to why it shall not be annotated, None where nobody said.
+    look_again : dict
+        Case to why its label deserves a second look: see `nnunetv2_xssr.annotation.second_look.look_again`.
     changed : list of str
         Cases in the split whose label is another one now than when nnU-Net preprocessed them.
     preprocessed_labels : str
@@ -165,6 +168,7 @@ class Project:
     not_labelled: int
     not_preprocessed: int
     vetoes: Mapping[str, str | None]
+    look_again: Mapping[str, list[str]]
     changed: list[str]
     preprocessed_labels: str
     trained: list[FoldState]
@@ -225,6 +229,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         not_labelled=len(in_split - listed),
         not_preprocessed=len(in_split - preprocessed_cases(workspace, in_split, plans=plans, file_ending=ending)),
         vetoes=vetoes,
+        look_again=look_again(workspace, pool, sorted({folder.parent for folder in folders})),
         changed=changed_labels(workspace, sorted(in_split & labelled), file_ending=ending),
         preprocessed_labels=str(workspace.preprocessed_labels),
         trained=[_fold_state(workspace, folder, split) for folder in folders],

@@ -77,6 +77,8 @@ def _collect(args: argparse.Namespace) -> None:
         print(f"warning: {sentence}")
     if len(found.warnings) > _SHOWN:
         print(f"warning: the same of {len(found.warnings) - _SHOWN} more labels")
+    for case, words in result.odd.items():
+        print(f"look again: {case}: {'; '.join(words)}")
     for sentence in [*found.unfit, *result.unfit_cells]:
         print(f"does not fit: {sentence}")
     for told in rater_lines(result.of_raters):

@@ -87,7 +87,11 @@ def _lines(project) -> list[str]:
     lines.append(f"split: {folds} of {project.in_split} cases, {state}{project.not_preprocessed} not preprocessed")
     if project.changed:
         lines.append(f"labels that changed after nnU-Net preprocessed them: {first_few(project.changed)}")
-    return lines + (_trained_lines(project.trained) or ["trained: nothing yet"])
+    lines += _trained_lines(project.trained) or ["trained: nothing yet"]
+    if project.look_again:
+        lines.append(f"look again at {len(project.look_again)} of the labels:")
+        lines += [f"  {case}: {'; '.join(words)}" for case, words in project.look_again.items()]
+    return lines
 
 
 def _round_lines(rounds) -> list[str]:

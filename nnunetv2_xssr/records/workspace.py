@@ -197,6 +197,11 @@ class Workspace:
         return self.selection / "manifest.json"
 
     @property
+    def label_facts(self) -> Path:
+        """How much is drawn in each label, in how many pieces and where."""
+        return self.selection / "label_facts.json"
+
+    @property
     def log(self) -> Path:
         """What select has said."""
         return self.selection / "select.log"
