@@ -10,8 +10,9 @@ from nnunetv2_xssr.annotation.fusing import FIRST, FUSIONS
 from nnunetv2_xssr.annotation.handover import spacing_file, template_hashes
 from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, listed_cases
 from nnunetv2_xssr.annotation.label_check import check_label, label_values
-from nnunetv2_xssr.annotation.label_facts import keep_label_facts
+from nnunetv2_xssr.annotation.label_facts import keep_label_facts, load_label_facts
 from nnunetv2_xssr.annotation.label_files import copy_whole, write_label
+from nnunetv2_xssr.annotation.prelabels import Prelabels, keep_agreements
 from nnunetv2_xssr.annotation.rater_labels import RaterLabels, inspect_raters
 from nnunetv2_xssr.annotation.raters import raters_of
 from nnunetv2_xssr.annotation.replacing import keep_labels
@@ -111,6 +112,10 @@ class Collected:
         One sentence per cell of the worklist that cannot be used.
     replaced : dict
         Case to where its old label is kept.
+    prelabels : bool
+        Whether the annotator got labels to correct.
+    agreements : dict
+        Case to the Dice of its label with its pre-label, of all that were ever collected.
     odd : dict
         Case to what is odd about its label, of those that were taken: see `nnunetv2_xssr.annotation.second_look`.
     """
@@ -128,6 +133,8 @@ class Collected:
     minutes: list[Minutes]
     unfit_cells: list[str]
     replaced: dict[str, Path]
+    prelabels: bool
+    agreements: dict[str, float]
     odd: dict[str, list[str]]
 
 
@@ -141,6 +148,7 @@ def collect_labels(
     fix_names: bool = False,
     fuse: str = FIRST,
     replace: Collection[str] = (),
+    accept: Collection[str] = (),
 ) -> Collected:
     """Check the labels of chosen cases, take those that fit into the dataset, and write the split.
 
@@ -165,6 +173,8 @@ def collect_labels(
         What is taken of cases that several raters drew: see `nnunetv2_xssr.annotation.fusing`.
     replace : collection of str
         Cases whose collected label gives way to the one that came; the old one is kept beside the hand-overs.
+    accept : collection of str
+        Cases whose pre-label is right as it was handed over; a worklist beside the labels may accept more.
 
     Raises
     ------
@@ -187,6 +197,7 @@ def collect_labels(
                 fuse=fuse,
                 scratch=Path(scratch),
                 replaced=replace,
+                accept=accept,
             )
 
 
@@ -213,6 +224,7 @@ def _collect(
     fuse: str,
     scratch: Path,
     replaced: Collection[str],
+    accept: Collection[str],
 ) -> Collected:
     rounds, pool = _check_chosen(workspace), dataset_pool(workspace.dataset)
     last, chosen, slices = rounds[-1], chosen_cases(rounds), slices_of_rounds(rounds)
@@ -221,6 +233,7 @@ def _collect(
     if slices:
         pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
     _check_names_and_values(pool, allow_empty, values, replaced)
+    prelabels = Prelabels.load(workspace, pool, accepted=accept, folder=folder, round_number=last.round)
     options: dict[str, Any] = {
         "folder": folder,
         "allow_empty": allow_empty,
@@ -228,6 +241,7 @@ def _collect(
         "fix_names": fix_names,
         "slices": slices,
         "templates": templates,
+        "prelabels": prelabels,
     }
     # Corrected labels come in a plain folder: each is the one of its case, whoever drew the first.
     if (dealt := raters_of_rounds(rounds)) and not replaced:
@@ -235,9 +249,7 @@ def _collect(
     else:
         of_raters = RaterLabels(inspect_labels(pool, chosen=chosen, replace=replaced, **options))
     found = of_raters.found
-    kept = keep_labels(workspace, set(found.fit) & set(replaced), pool)
-    labelled = take_in(pool, found.fit)
-    odd = odd_labels(keep_label_facts(workspace, pool, labelled), label_values(pool.dataset_json))
+    labelled, told = _taken(workspace, pool, found, replaced)
     train_on = sorted(set(labelled) & set(chosen))
     minutes, unfit_cells = _minutes(workspace, rounds, folder=folder, labelled=labelled)
     split = []
@@ -259,9 +271,22 @@ def _collect(
         templates=bool(templates),
         minutes=minutes,
         unfit_cells=unfit_cells,
-        replaced=kept,
-        odd={case: words for case, words in odd.items() if case in found.fit},
+        prelabels=bool(prelabels.files),
+        **told,
     )
+
+
+def _taken(
+    workspace: Workspace, pool: ImagePool, found: Inspection, replaced: Collection[str]
+) -> tuple[list[str], dict[str, Any]]:
+    """Take what fits: all cases that are labelled now, and what there is to tell of those that were taken."""
+    # What is broken is found before the first label is taken.
+    agreements, known = keep_agreements(workspace, found.agreements), load_label_facts(workspace)
+    kept = keep_labels(workspace, set(found.fit) & set(replaced), pool)
+    labelled = take_in(pool, found.fit)
+    odd = odd_labels(keep_label_facts(workspace, pool, labelled, known=known), label_values(pool.dataset_json))
+    odd = {case: words for case, words in odd.items() if case in found.fit}
+    return labelled, {"replaced": kept, "agreements": agreements, "odd": odd}
 
 
 def _minutes(

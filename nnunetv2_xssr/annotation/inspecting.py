@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.annotation.handover import drawn_files
 from nnunetv2_xssr.annotation.label_check import IGNORE, UnfitLabel, check_label, shown
+from nnunetv2_xssr.annotation.prelabels import Prelabels
 from nnunetv2_xssr.annotation.replacing import check_replaceable_labels
 from nnunetv2_xssr.annotation.sparse_labels import check_slices
 from nnunetv2_xssr.errors import UserError
@@ -58,6 +59,8 @@ class Inspection:
     equal : list of str
         Cases of which a label came that was collected before: other bytes, or asked for as a replacement, but the same
         voxels.
+    agreements : dict
+        Case to the Dice of its label with its pre-label, of those that fit and had one.
     not_asked : list of str
         Files with the names of other cases of the pool: they are left alone.
     """
@@ -67,6 +70,7 @@ class Inspection:
     warnings: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     equal: list[str] = field(default_factory=list)
+    agreements: dict[str, float] = field(default_factory=dict)
     not_asked: list[str] = field(default_factory=list)
 
 
@@ -87,6 +91,7 @@ def inspect_labels(
     slices: Mapping[str, Collection[int]] | None = None,
     templates: Collection[str] = (),
     replace: Collection[str] = (),
+    prelabels: Prelabels | None = None,
 ) -> Inspection:
     """Look through a folder of labels, and through what was put into ``labelsTr`` by hand; change nothing.
 
@@ -109,6 +114,8 @@ def inspect_labels(
         SHA-256 of labels that nobody has drawn in: they count as missing, unless ``allow_empty`` names their case.
     replace : collection of str
         Cases whose label is wanted though there is one already.
+    prelabels : Prelabels, optional
+        An untouched one is fit only if it is accepted.
 
     Raises
     ------
@@ -120,6 +127,7 @@ def inspect_labels(
     cases = {case.identifier: case for case in pool.cases}
     wanted = sorted((set(chosen) & set(cases) - set(listed_cases(pool))) | set(replace))
     named = set() if isinstance(allow_empty, bool) else set(allow_empty)
+    named |= prelabels.accepted if prelabels else set()
     found = Inspection()
     drawn = set(drawn_files(folder, templates))
     arrived = _by_case(pool, folder, wanted=wanted, fix_names=fix_names, unfit=found.unfit)
@@ -144,11 +152,13 @@ def inspect_labels(
             if case in replace and _equals(home / f"{case}{pool.file_ending}", label.values, cases[case], pool):
                 found.equal.append(case)
                 continue
+            agreement = prelabels.agreement(case, label.values, file, pool) if prelabels else None
         except UnfitLabel as error:
             found.unfit.append(str(error))
         else:
             found.fit[case] = FitLabel(file=file, plain=label.plain, values=read_as)
             found.warnings += [label.warning] if label.warning else []
+            found.agreements |= {} if agreement is None else {case: agreement}
     return found
 
 

@@ -82,12 +82,13 @@ def load_label_facts(workspace: Workspace) -> dict[str, LabelFacts]:
     return read_as(path, _Record, kind=KIND, version=FORMAT_VERSION, advice=advice).labels
 
 
-def keep_label_facts(workspace: Workspace, pool: ImagePool, cases: Collection[str]) -> dict[str, LabelFacts]:
-    """Read the labels of these cases that are new or have changed, and keep the facts of all."""
+def keep_label_facts(
+    workspace: Workspace, pool: ImagePool, cases: Collection[str], *, known: Mapping[str, LabelFacts]
+) -> dict[str, LabelFacts]:
+    """Read the labels of these cases that are new or have changed since they were known, and keep the facts of all."""
     files = {case: workspace.labels / f"{case}{pool.file_ending}" for case in sorted(cases)}
     files = {case: file for case, file in files.items() if file.is_file()}
     hashes = {case: sha256_files([file]) for case, file in files.items()}
-    known = load_label_facts(workspace)
     facts = {case: known[case] for case in files if case in known and known[case].sha256 == hashes[case]}
     for case in tqdm([case for case in files if case not in facts], desc="measuring labels", unit="case", disable=None):
         try:

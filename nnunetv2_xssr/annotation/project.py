@@ -204,7 +204,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
     split = read_split(workspace.split) if is_there(workspace.split) else []
     in_split = cases_in(split)
     plans, ending = read_plans(workspace), pool.file_ending
-    folders, volumes = _fold_folders(workspace), last is not None and _has_volumes(last)
+    folders, volumes = fold_folders(workspace), last is not None and _has_volumes(last)
     return Project(
         dataset=pool.name,
         name=name,
@@ -276,7 +276,7 @@ def _trainers(workspace: Workspace) -> tuple[str, str]:
     return "XSSRTrainer", "" if workspace.name == DEFAULT_NAME else f"_{workspace.name}"
 
 
-def _fold_folders(workspace: Workspace) -> list[Path]:
+def fold_folders(workspace: Workspace) -> list[Path]:
     """The folders of the folds that trainers of this selection have begun."""
     begin, end = _trainers(workspace)
     trainer = re.compile(rf"{begin}(_\d+epochs|_demo)?{re.escape(end)}")

@@ -3,9 +3,13 @@
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunetv2_xssr.commands.running import Parser, add_name, add_no_wait, run
 from nnunetv2_xssr.errors import UserError, first_few
+
+if TYPE_CHECKING:
+    from nnunetv2_xssr.annotation.collecting import Collected
 
 _SHOWN = 5  # warnings of one kind
 
@@ -43,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--replace", nargs="+", metavar="CASE", default=[],
         help="take the labels of these cases though they were collected before; the old ones are kept in replaced/ "
         "beside the hand-overs")
+    add("--accept", nargs="+", metavar="CASE", default=[],
+        help="take the pre-labels of these cases as they were handed over, as a yes in the column accepted of "
+        "worklist.csv does")
     # fmt: on
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _collect(args), no_wait=args.no_wait)
@@ -65,29 +72,26 @@ def _collect(args: argparse.Namespace) -> None:
         fix_names=args.fix_names,
         fuse=args.fuse,
         replace=args.replace,
+        accept=args.accept,
     )
     workspace, found = result.workspace, result.inspection
     counts = f"{len(found.fit)}; labelled now: {len(result.labelled)} of {result.cases}"
     print(f"{workspace.dataset}: labels collected from {result.folder}: {counts}")
-    for case, old in result.replaced.items():
-        print(f"replaced: {case}; its old label is {old}")
-    if found.equal:
-        print(f"equal to what was collected before, nothing done: {first_few(found.equal)}, {len(found.equal)} in all")
     for sentence in found.warnings[:_SHOWN]:
         print(f"warning: {sentence}")
     if len(found.warnings) > _SHOWN:
         print(f"warning: the same of {len(found.warnings) - _SHOWN} more labels")
-    for case, words in result.odd.items():
-        print(f"look again: {case}: {'; '.join(words)}")
     for sentence in [*found.unfit, *result.unfit_cells]:
         print(f"does not fit: {sentence}")
-    for told in rater_lines(result.of_raters):
+    for told in [*_label_lines(result), *rater_lines(result.of_raters)]:
         print(told)
     if result.missing:
         print(f"still missing: {', '.join(result.missing)}")
         for rater, cases in result.of_raters.missing.items():
             print(f"  of {rater}: {', '.join(cases)}")
-        if result.templates:
+        if result.prelabels:
+            print("  pre-labels as they were handed over; if right: --accept CASE..., or yes in worklist.csv")
+        elif result.templates:
             print("  templates as they were handed over; those with nothing to draw: --allow_empty CASE...")
     if found.not_asked:
         print(f"not asked for and left alone: {first_few(found.not_asked)}, {len(found.not_asked)} in all")
@@ -107,6 +111,18 @@ def _collect(args: argparse.Namespace) -> None:
             f"{len(found.unfit)} label{'s do' if len(found.unfit) > 1 else ' does'} not fit, as listed above; fix what "
             f"is said there and run the command again"
         )
+
+
+def _label_lines(result: "Collected") -> list[str]:
+    """What became of labels that were there before, of pre-labels, and which labels are odd."""
+    equal, agreements = result.inspection.equal, result.agreements.values()
+    lines = [f"replaced: {case}; its old label is {old}" for case, old in result.replaced.items()]
+    if equal:
+        lines.append(f"equal to what was collected before, nothing done: {first_few(equal)}, {len(equal)} in all")
+    if now := result.inspection.agreements:
+        mean = f"{sum(agreements) / len(agreements):.3f} over {len(agreements)} cases"
+        lines.append(f"pre-labels: {len(now)} collected; mean Dice of label and pre-label {mean}")
+    return lines + [f"look again: {case}: {'; '.join(words)}" for case, words in result.odd.items()]
 
 
 def _values(texts: list[str]) -> dict[int, int]:

@@ -12,7 +12,7 @@ from nnunetv2_xssr.records.workspace import Workspace, dataset_number, names_dat
 NOT_REPEATED = {
     *("target", "name", "sources", "budget"),
     *("images", "channel_names", "labels"),
-    *("help", "overwrite", "device", "no_wait"),
+    *("help", "overwrite", "device", "no_wait", "prelabel"),
     *("excluded", "forget_vetoes"),  # vetoes last without being named again
 }
 _ELSEWHERE = ("labelled", "cases", "scheduler")  # the record has what they tell, and not where it lies

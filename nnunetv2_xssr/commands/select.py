@@ -42,6 +42,9 @@ def make_parser() -> Parser:
     add_name(runs)
     # fmt: off
     runs.add_argument("--overwrite", action="store_true", help="replace a selection that was made with other settings")
+    runs.add_argument("--prelabel", nargs="?", type=Path, const=True, default=False, metavar="MODEL_FOLDER",
+        help="put the prediction of a trained nnU-Net into the hand-over, to be corrected: of this folder, or of the "
+        "network of the target that was trained last")
     runs.add_argument("--scheduler", metavar="ADDRESS",
         help="select on the workers of this Dask scheduler (tcp://host:8786), or on this machine's cores (local); for "
         "pools that do not fit into memory")

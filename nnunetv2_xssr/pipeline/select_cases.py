@@ -1,5 +1,6 @@
 """What nnUNetv2_xssr_select does, for Python: pick the cases of a target that are worth annotating."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
@@ -24,6 +25,7 @@ from nnunetv2_xssr.pipeline.embed import Embedded, embed_pools
 from nnunetv2_xssr.pipeline.given import given_features
 from nnunetv2_xssr.pipeline.minutes import with_minutes
 from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, make_plan
+from nnunetv2_xssr.pipeline.prelabel import Prelabeller, open_prelabeller
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
 from nnunetv2_xssr.pipeline.scheduler import selector
 from nnunetv2_xssr.pipeline.slice_plan import make_slice_plan
@@ -59,6 +61,7 @@ def select_cases(
     skip_broken: bool = False,
     veto_reasons: Mapping[str, Reason | None] | None = None,
     forget_vetoes: bool = False,
+    prelabel: Path | bool = False,
     device: str | None = None,
     **options,
 ) -> SelectionRecord:
@@ -92,6 +95,8 @@ def select_cases(
         Why cases of ``excluded`` shall not be annotated.
     forget_vetoes : bool
         Let ``excluded`` stand alone: otherwise, in annotation, what the last record vetoes stays out too.
+    prelabel : Path or bool
+        Folder of a trained model whose predictions the annotator corrects; True for the network trained last.
     device : {"cuda", "cpu", "mps"}, optional
         The best there is by default.
     **options
@@ -132,12 +137,15 @@ def select_cases(
                 scheduler=scheduler,
                 overwrite=overwrite,
                 seeing=seeing,
-                veto_reasons=veto_reasons or {},
-                forget_vetoes=forget_vetoes,
+                vetoing=partial(with_vetoes, reasons=veto_reasons or {}, forget=forget_vetoes),
             )
             device = resolve_device(device)
+            raters = call.choice.raters or ()
+            prelabeller = open_prelabeller(
+                prelabel, call.target, workspace, mode=call.plan.mode, raters=raters, device=device
+            )
             with log_to(workspace.log):
-                return _run(call, skip_broken=skip_broken, device=device)
+                return _run(call, prelabeller, skip_broken=skip_broken, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +182,7 @@ def _checked(
     scheduler: str | None,
     overwrite: bool,
     seeing: Seeing,
-    veto_reasons: Mapping[str, Reason | None],
-    forget_vetoes: bool,
+    vetoing: Callable[..., tuple[Choice, dict[str, Reason | None]]],
 ) -> _Call:
     target = dataset_pool(workspace.dataset)
     if sentence := unknown_domains(target):
@@ -186,7 +193,7 @@ def _checked(
     last, before = last_round(workspace, overwrite=overwrite), _manifest(workspace, overwrite=overwrite)
     choice = with_minutes(choice, before.minutes if before else ())
     picked = slices_of_rounds(load_rounds(workspace)) if last else {}
-    choice, vetoes = with_vetoes(choice, target, reasons=veto_reasons, last=None if forget_vetoes else last)
+    choice, vetoes = vetoing(choice, target, last=last)
     if choice.unit == "slice":
         target = replace(target, dataset_json=with_ignore(target.dataset_json))
     elif any(case.slices for case in target.cases):
@@ -273,7 +280,7 @@ def _check_writable(call: _Call) -> None:
         handover.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found now
 
 
-def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
+def _run(call: _Call, prelabeller: Prelabeller | None, *, skip_broken: bool, device: str) -> SelectionRecord:
     """Read, embed, choose and write."""
     workspace, choice = call.workspace, call.choice
     plan, embedded = _embedded(call, skip_broken=skip_broken, device=device)
@@ -290,11 +297,14 @@ def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
         name=workspace.name,
     )
     record = replace(record, vetoes=call.vetoes)
-    _write(call, plan, record)
+    with tempfile.TemporaryDirectory() as scratch:  # what takes long comes before the first file is written
+        picks = record.selections[0].picks
+        prelabels = prelabeller.draw(call.target, picks, folder=Path(scratch)) if prelabeller else {}
+        _write(call, plan, record, prelabels)
     return record
 
 
-def _write(call: _Call, plan: SelectionPlan, record: SelectionRecord) -> None:
+def _write(call: _Call, plan: SelectionPlan, record: SelectionRecord, prelabels: Mapping[str, Path]) -> None:
     """Write what belongs to a selection: the manifest first and the record last, so that what it tells of is there."""
     workspace = call.workspace
     split = plan.split([[pick.case for pick in one.picks] for one in record.selections])
@@ -316,7 +326,15 @@ def _write(call: _Call, plan: SelectionPlan, record: SelectionRecord) -> None:
     if plan.mode == "annotation" and record.picked:
         only = record.selections[0]
         folder = workspace.handover(call.number)
-        write_handover(folder, call.target, only.picks, alpha=only.alpha, selection=record.id, dealt=record.raters)
+        write_handover(
+            folder,
+            call.target,
+            only.picks,
+            alpha=only.alpha,
+            selection=record.id,
+            prelabels=prelabels,
+            dealt=record.raters,
+        )
     if call.new_round and call.last:
         keep_round(workspace, call.last)
     write_page(record, selection=record.id)

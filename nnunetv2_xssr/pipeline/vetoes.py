@@ -18,6 +18,7 @@ def with_vetoes(
     *,
     reasons: Mapping[str, Reason | None],
     last: SelectionRecord | None,
+    forget: bool,
 ) -> tuple[Choice, dict[str, Reason | None]]:
     """The choice without all vetoed cases, and all vetoes for the record.
 
@@ -29,8 +30,10 @@ def with_vetoes(
         Case to why it is excluded now; one that was given before is kept where none is given.
     last : SelectionRecord or None
         Whose vetoes last. Cases of them that have left the pool since are no mistake.
+    forget : bool
+        Let those of the last record go.
     """
-    kept = vetoes_of(last)
+    kept = {} if forget else vetoes_of(last)
     vetoes = {**kept, **{case: reasons.get(case) or kept.get(case) for case in choice.excluded}}
     earlier = sorted(set(kept) & set(target.identifiers) - set(choice.excluded))
     if earlier:

@@ -234,6 +234,11 @@ class Workspace:
         """Labels that corrected ones have replaced, beside the hand-overs."""
         return self.handover(1).parent / "replaced"
 
+    @property
+    def corrections(self) -> Path:
+        """How much of each pre-label was corrected, beside the hand-overs."""
+        return self.handover(1).parent / "corrections.json"
+
     def worklist(self, number: int, rater: str | None = None) -> Path:
         """The list of what is to be annotated in a round, by one of several raters."""
         return self.handover(number) / worklist_name(rater)

@@ -12,6 +12,7 @@ from nnunetv2_xssr.encoders.registry import open_encoder
 
 KINDS = ("mae", "FILE", "untrained", "nnunet", "timm", "intensity", "dictionary")
 TIMM = "test_vit"
+RESAMPLING = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
 UNET = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 
 
@@ -86,6 +87,8 @@ def model_folder(folder, *, channels=("xray",), schemes=None, folds=(0, 1), dim=
         "patch_size": [32] * dim,
         "median_image_size_in_voxels": [40.0, 48.0, 48.0][:dim],
         "spacing": [1.0] * dim,
+        **{f"resampling_fn_{what}": "resample_data_or_seg_to_shape" for what in ("data", "seg", "probabilities")},
+        **{f"resampling_fn_{what}_kwargs": RESAMPLING for what in ("data", "seg", "probabilities")},
         "normalization_schemes": list(schemes or ["ZScoreNormalization"] * len(channels)),
         "use_mask_for_norm": [False] * len(channels),
         "architecture": {"network_class_name": UNET, "arch_kwargs": network, "_kw_requires_import": imported},
@@ -115,6 +118,7 @@ def model_folder(folder, *, channels=("xray",), schemes=None, folds=(0, 1), dim=
             "_best_ema": np.float64(0.5),
             "init_args": {"configuration": name, "fold": fold, "device": torch.device("cpu")},
             "trainer_name": "nnUNetTrainer",
+            "inference_allowed_mirroring_axes": tuple(range(dim)),
         }
         (folder / f"fold_{fold}").mkdir()
         torch.save(content, folder / f"fold_{fold}" / "checkpoint_final.pth")
