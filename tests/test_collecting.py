@@ -247,7 +247,7 @@ def test_label_that_differs_from_the_collected_one(pictures):
     corrected = drawn()
     corrected[30, 30] = 1
     write_picture(pictures / "labelsTr" / "case_00.png", corrected)
-    refused(pictures, returned, "case_00.png: differs from", "delete it first")
+    refused(pictures, returned, "case_00.png: differs from", "collect with --replace case_00")
     assert (np.array(Image.open(pictures / "labelsTr" / "case_00.png")) == corrected).all()
     (pictures / "labelsTr" / "case_00.png").unlink()  # as it says
     assert take_in(dataset_pool(PICTURES), {}) == []

@@ -54,7 +54,6 @@ def test_every_option_is_in_the_record_and_in_the_proposal(chosen):
         ({"density_weight": 0.0}, ["--density_weight", "0.0"]),
         ({"window": "-600/1500"}, ["--window=-600/1500"]),
         ({"domain_quota": ["A=1", "B=1"]}, ["--domain_quota", "A=1", "B=1"]),
-        ({"excluded": ["t_01"]}, ["--exclude", "FILE"]),
         ({"skip_broken": True}, ["--skip-broken"]),
         ({"no_patient_ids": True}, ["--no_patient_ids"]),
     ],

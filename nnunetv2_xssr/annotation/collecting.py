@@ -11,9 +11,13 @@ from nnunetv2_xssr.annotation.fusing import FIRST, FUSIONS
 from nnunetv2_xssr.annotation.handover import spacing_file, template_hashes
 from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, listed_cases
 from nnunetv2_xssr.annotation.label_check import check_label, label_values
+from nnunetv2_xssr.annotation.label_facts import keep_label_facts, load_label_facts
 from nnunetv2_xssr.annotation.label_files import copy_whole, write_label
+from nnunetv2_xssr.annotation.prelabels import Prelabels, keep_agreements
 from nnunetv2_xssr.annotation.rater_labels import RaterLabels, inspect_raters
 from nnunetv2_xssr.annotation.raters import raters_of
+from nnunetv2_xssr.annotation.replacing import keep_labels
+from nnunetv2_xssr.annotation.second_look import odd_labels
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.annotation.timesheets import read_minutes
 from nnunetv2_xssr.errors import UserError, first_few, one_of
@@ -109,6 +113,14 @@ class Collected:
         One sentence per cell of the worklist that cannot be used.
     control : Compared or None
         How the model of the round before did on the cases of the last one; None without cases drawn at random.
+    replaced : dict
+        Case to where its old label is kept.
+    prelabels : bool
+        Whether the annotator got labels to correct.
+    agreements : dict
+        Case to the Dice of its label with its pre-label, of all that were ever collected.
+    odd : dict
+        Case to what is odd about its label, of those that were taken: see `nnunetv2_xssr.annotation.second_look`.
     """
 
     workspace: Workspace
@@ -124,6 +136,10 @@ class Collected:
     minutes: list[Minutes]
     unfit_cells: list[str]
     control: Compared | None
+    replaced: dict[str, Path]
+    prelabels: bool
+    agreements: dict[str, float]
+    odd: dict[str, list[str]]
 
 
 def collect_labels(
@@ -135,6 +151,8 @@ def collect_labels(
     values: Mapping[int, int] | None = None,
     fix_names: bool = False,
     fuse: str = FIRST,
+    replace: Collection[str] = (),
+    accept: Collection[str] = (),
 ) -> Collected:
     """Check the labels of chosen cases, take those that fit into the dataset, and write the split.
 
@@ -157,6 +175,10 @@ def collect_labels(
         ``-label`` are taken off.
     fuse : {"first", "majority", "staple"}
         What is taken of cases that several raters drew: see `nnunetv2_xssr.annotation.fusing`.
+    replace : collection of str
+        Cases whose collected label gives way to the one that came; the old one is kept beside the hand-overs.
+    accept : collection of str
+        Cases whose pre-label is right as it was handed over; a worklist beside the labels may accept more.
 
     Raises
     ------
@@ -178,6 +200,8 @@ def collect_labels(
                 fix_names=fix_names,
                 fuse=fuse,
                 scratch=Path(scratch),
+                replaced=replace,
+                accept=accept,
             )
 
 
@@ -203,6 +227,8 @@ def _collect(
     fix_names: bool,
     fuse: str,
     scratch: Path,
+    replaced: Collection[str],
+    accept: Collection[str],
 ) -> Collected:
     rounds, pool = _check_chosen(workspace), dataset_pool(workspace.dataset)
     last, chosen, slices = rounds[-1], chosen_cases(rounds), slices_of_rounds(rounds)
@@ -210,7 +236,8 @@ def _collect(
     folder, templates = labels or handover / "labels", template_hashes(handover)
     if slices:
         pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
-    _check_names_and_values(pool, allow_empty, values)
+    _check_names_and_values(pool, allow_empty, values, replaced)
+    prelabels = Prelabels.load(workspace, pool, accepted=accept, folder=folder, round_number=last.round)
     options: dict[str, Any] = {
         "folder": folder,
         "allow_empty": allow_empty,
@@ -218,13 +245,15 @@ def _collect(
         "fix_names": fix_names,
         "slices": slices,
         "templates": templates,
+        "prelabels": prelabels,
     }
-    if dealt := raters_of_rounds(rounds):
+    # Corrected labels come in a plain folder: each is the one of its case, whoever drew the first.
+    if (dealt := raters_of_rounds(rounds)) and not replaced:
         of_raters = inspect_raters(pool, chosen=chosen, dealt=dealt, how=fuse, scratch=scratch, **options)
     else:
-        of_raters = RaterLabels(inspect_labels(pool, chosen=chosen, **options))
+        of_raters = RaterLabels(inspect_labels(pool, chosen=chosen, replace=replaced, **options))
     found = of_raters.found
-    labelled = take_in(pool, found.fit)
+    labelled, told = _taken(workspace, pool, found, replaced)
     train_on = sorted(set(labelled) & set(chosen))
     minutes, unfit_cells = _minutes(workspace, rounds, folder=folder, labelled=labelled)
     split = []
@@ -248,7 +277,22 @@ def _collect(
         minutes=minutes,
         unfit_cells=unfit_cells,
         control=compare_with_control(last, pool),
+        prelabels=bool(prelabels.files),
+        **told,
     )
+
+
+def _taken(
+    workspace: Workspace, pool: ImagePool, found: Inspection, replaced: Collection[str]
+) -> tuple[list[str], dict[str, Any]]:
+    """Take what fits: all cases that are labelled now, and what there is to tell of those that were taken."""
+    # What is broken is found before the first label is taken.
+    agreements, known = keep_agreements(workspace, found.agreements), load_label_facts(workspace)
+    kept = keep_labels(workspace, set(found.fit) & set(replaced), pool)
+    labelled = take_in(pool, found.fit)
+    odd = odd_labels(keep_label_facts(workspace, pool, labelled, known=known), label_values(pool.dataset_json))
+    odd = {case: words for case, words in odd.items() if case in found.fit}
+    return labelled, {"replaced": kept, "agreements": agreements, "odd": odd}
 
 
 def _minutes(
@@ -280,10 +324,13 @@ def _keep(workspace: Workspace, pool: ImagePool, split: Split, labelled: Sequenc
         replace(manifest, split=sha256_json(split), labels=labels, minutes=minutes).write(workspace.manifest)
 
 
-def _check_names_and_values(pool: ImagePool, allow_empty: bool | Collection[str], values: Mapping[int, int]) -> None:
-    unknown = sorted(set(() if isinstance(allow_empty, bool) else allow_empty) - set(pool.identifiers))
-    if unknown:
-        raise UserError(f"--allow_empty names {first_few(unknown)}, which {pool.name} does not have; fix the name")
+def _check_names_and_values(
+    pool: ImagePool, allow_empty: bool | Collection[str], values: Mapping[int, int], replaced: Collection[str]
+) -> None:
+    named = {"--allow_empty": () if isinstance(allow_empty, bool) else allow_empty, "--replace": replaced}
+    for option, cases in named.items():
+        if unknown := sorted(set(cases) - set(pool.identifiers)):
+            raise UserError(f"{option} names {first_few(unknown)}, which {pool.name} does not have; fix the name")
     known = label_values(pool.dataset_json)
     strange = [f"{old}={new}" for old, new in values.items() if new not in known]
     if strange:

@@ -9,12 +9,13 @@ import filecmp
 import io
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.label_files import copy_whole
+from nnunetv2_xssr.annotation.prelabels import ACCEPTED, keep_prelabels, prelabels_note, still_accepted
 from nnunetv2_xssr.annotation.raters import BETWEEN, RATER, Dealt, raters_of
 from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.annotation.sparse_labels import write_template
@@ -76,7 +77,14 @@ def check_no_labels(folder: Path) -> None:
 
 
 def write_handover(
-    folder: Path, pool: ImagePool, picks: list[Pick], *, alpha: float | None, selection: str, dealt: Dealt | None = None
+    folder: Path,
+    pool: ImagePool,
+    picks: list[Pick],
+    *,
+    alpha: float | None,
+    selection: str,
+    prelabels: Mapping[str, Path] | None = None,
+    dealt: Dealt | None = None,
 ) -> None:
     """Write the hand-over of these picks, and remove the images of earlier picks, of which nobody has begun a label.
 
@@ -91,6 +99,8 @@ def write_handover(
         Of their selection: see `nnunetv2_xssr.annotation.reasons.reason`.
     selection : str
         Its id.
+    prelabels : mapping, optional
+        Case to the folder of the label that a model has drawn in it, to be corrected.
     dealt : mapping, optional
         Case to its raters; without it there is one annotator.
 
@@ -99,7 +109,7 @@ def write_handover(
     UserError
         If a file of the annotator's bears the name of an image.
     """
-    dealt = dealt or {}
+    dealt, prelabels = dealt or {}, prelabels or {}
     cases = {case.identifier: case for case in pool.cases}
     files = {pick.case: _image_names(cases[pick.case], pool) for pick in picks}
     images = folder / "images"
@@ -110,10 +120,14 @@ def write_handover(
     for name, file in wanted.items():
         with atomic(images / name) as temporary:
             shutil.copyfile(file, temporary)
-    _write_templates(folder, pool, picks, dealt)
+    accepted = still_accepted(folder, prelabels)
+    drawn = [file.name for file in drawn_labels(folder)]
+    keep_prelabels(folder, prelabels, drawn=drawn, templates=template_hashes(folder))
+    _write_templates(folder, pool, picks, dealt, prelabels)
+    note = _readme(pool, next(iter(files.values())), picks[0], raters=raters_of(dealt), prelabelled=bool(prelabels))
     with atomic(folder / "README.txt") as temporary:
-        temporary.write_text(_readme(pool, next(iter(files.values())), picks[0], raters_of(dealt)), encoding="utf-8")
-    _write_worklists(folder, _rows(pool, picks, files, alpha=alpha, selection=selection), dealt)
+        temporary.write_text(note, encoding="utf-8")
+    _write_worklists(folder, _rows(pool, picks, files, alpha=alpha, selection=selection), dealt, accepted)
 
 
 def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> None:
@@ -132,20 +146,25 @@ def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> N
         logger.warning(f"{images} also holds {first_few(kept)}, which select did not put there; they stay")
 
 
-def _write_templates(folder: Path, pool: ImagePool, picks: list[Pick], dealt: Dealt) -> None:
+def _write_templates(
+    folder: Path, pool: ImagePool, picks: list[Pick], dealt: Dealt, prelabels: Mapping[str, Path]
+) -> None:
     cases = {case.identifier: case for case in pool.cases}
     slices = picked_slices(picks)
     drawn = set(drawn_labels(folder))
     for old in (file for labels in _label_folders(folder) for file in visible_files(labels)):
         if old not in drawn:
             old.unlink()
-    if not slices:
+    if not slices and not prelabels:
         (folder / _TEMPLATES).unlink(missing_ok=True)
         return
     with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY) as scratch:
-        for case in slices:
+        for case in {**slices, **prelabels}:
             # nnU-Net's writers choose the format by the ending, and write a spacing beside a stack in .tif.
             of_case = Path(scratch) / case
+            if case in prelabels:
+                shutil.copytree(prelabels[case], of_case)
+                continue
             of_case.mkdir()
             write_template(of_case / f"{case}{pool.file_ending}", cases[case], pool, slices=slices[case])
         files = sorted(Path(scratch).glob("*/*"))
@@ -173,7 +192,7 @@ def spacing_file(case: Case, pool: ImagePool) -> Path | None:
     return sidecar if sidecar.is_file() else None
 
 
-def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt) -> None:
+def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt, accepted: Collection[str] | None) -> None:
     """Write the list of all rows and, where they were dealt out, one per rater, in which minutes are filled in."""
     lists: dict[Path, tuple[list[dict[str, Any]], Sequence[str]]] = {}
     for rater in raters_of(dealt):
@@ -183,7 +202,8 @@ def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt) -> 
         for row in rows:
             raters = dealt[row["case"]]
             row |= {RATER: BETWEEN.join(raters), "label": BETWEEN.join(_label_of(row, rater) for rater in raters)}
-    lists[folder / worklist_name()] = rows, [RATER if dealt and name == MINUTES else name for name in _COLUMNS]
+    shown = [RATER if dealt and name == MINUTES else name for name in _COLUMNS]
+    lists[folder / worklist_name()] = rows, [*shown, *([] if accepted is None else [ACCEPTED])]
     for old in folder.glob(worklist_name("*")):
         if old not in lists and id_in_worklist(old) and not filled_in(old):
             old.unlink()
@@ -193,7 +213,7 @@ def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt) -> 
         table.writeheader()
         for row in of_list:
             place = row["case"], "" if row["slice"] is None else str(row["slice"])
-            row = {**row, MINUTES: filled.get(place)}
+            row = {**row, MINUTES: filled.get(place), ACCEPTED: "yes" if row["case"] in (accepted or ()) else ""}
             table.writerow({name: safe_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()})
         with atomic(path) as temporary:
             # utf-8-sig writes a mark at the beginning, without which spreadsheets do not recognise UTF-8.
@@ -224,7 +244,7 @@ def _rows(
     ]
 
 
-def _readme(pool: ImagePool, names: dict[str, Path], first: Pick, raters: list[str]) -> str:
+def _readme(pool: ImagePool, names: dict[str, Path], first: Pick, *, raters: list[str], prelabelled: bool) -> str:
     ending, case = pool.file_ending, first.case
     values = "\n".join(f"    {_values(value):<8}{name}" for name, value in pool.dataset_json["labels"].items())
     flat = ending.lower() in (".png", ".bmp")
@@ -241,7 +261,9 @@ worklist.csv lists the images to annotate, the most useful one first, and why ea
 in every image of images/ and save one label per image in labels/. You can send labels back in parts: begin at the top.
 If you note in its column minutes how long each row took you, the next round can be planned by the time that you have.
 
-{_raters_note(raters) if raters else ""}{_slices_note(pool) if first.slice is not None else ""}Values
+{_raters_note(raters) if raters else ""}{_slices_note(pool, prelabelled) if first.slice is not None else ""}{
+        prelabels_note(first.slice is not None) if prelabelled else ""
+    }Values
 ------
 {values}
 
@@ -283,14 +305,15 @@ your folder, and do not look into the others': some images are in several lists,
 """
 
 
-def _slices_note(pool: ImagePool) -> str:
+def _slices_note(pool: ImagePool, prelabelled: bool) -> str:
+    drawn = "what a model has drawn" if prelabelled else "0"
     value = pool.dataset_json["labels"][IGNORE]
     return f"""Only some slices
 ----------------
 Draw only the slices that worklist.csv names. They are counted from 0 along the third axis, k (ITK-SNAP counts from 1).
 labels/ holds one template per image: load it as the segmentation of its image, and save it under the same name. It
-holds 0 on the slices to draw, and {value} (ignore) on all others. Draw everything that is visible on the former, and
-leave {value} on the latter.
+holds {drawn} on the slices to draw, and {value} (ignore) on all others. Draw everything that is visible on the former,
+and leave {value} on the latter.
 
 """
 

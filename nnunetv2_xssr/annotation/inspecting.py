@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.annotation.handover import drawn_files
 from nnunetv2_xssr.annotation.label_check import IGNORE, UnfitLabel, check_label, shown
+from nnunetv2_xssr.annotation.prelabels import Prelabels
+from nnunetv2_xssr.annotation.replacing import check_replaceable_labels
 from nnunetv2_xssr.annotation.sparse_labels import check_slices
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.geometry import Geometry
@@ -47,13 +49,18 @@ class Inspection:
     Attributes
     ----------
     fit : dict
-        Case to its `FitLabel`; none of them is in the dataset's table yet.
+        Case to its `FitLabel`; none of them is in the dataset's table yet, but for those to replace.
     unfit : list of str
         One sentence per file that cannot be used.
     warnings : list of str
         One sentence per label that fits, though its origin or direction differs from its image's.
     missing : list of str
         Chosen cases without a label.
+    equal : list of str
+        Cases of which a label came that was collected before: other bytes, or asked for as a replacement, but the same
+        voxels.
+    agreements : dict
+        Case to the Dice of its label with its pre-label, of those that fit and had one.
     not_asked : list of str
         Files with the names of other cases of the pool: they are left alone.
     """
@@ -62,6 +69,8 @@ class Inspection:
     unfit: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    equal: list[str] = field(default_factory=list)
+    agreements: dict[str, float] = field(default_factory=dict)
     not_asked: list[str] = field(default_factory=list)
 
 
@@ -81,6 +90,8 @@ def inspect_labels(
     fix_names: bool = False,
     slices: Mapping[str, Collection[int]] | None = None,
     templates: Collection[str] = (),
+    replace: Collection[str] = (),
+    prelabels: Prelabels | None = None,
 ) -> Inspection:
     """Look through a folder of labels, and through what was put into ``labelsTr`` by hand; change nothing.
 
@@ -101,21 +112,27 @@ def inspect_labels(
         The slices of a case that alone are drawn; the dataset has an ignore label then.
     templates : collection of str
         SHA-256 of labels that nobody has drawn in: they count as missing, unless ``allow_empty`` names their case.
+    replace : collection of str
+        Cases whose label is wanted though there is one already.
+    prelabels : Prelabels, optional
+        An untouched one is fit only if it is accepted.
 
     Raises
     ------
     UserError
-        If there is no such folder.
+        If there is no such folder, or nothing to replace or to replace it with.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder of labels {folder}; give it with -l")
     cases = {case.identifier: case for case in pool.cases}
-    wanted = sorted(set(chosen) & set(cases) - set(listed_cases(pool)))
+    wanted = sorted((set(chosen) & set(cases) - set(listed_cases(pool))) | set(replace))
     named = set() if isinstance(allow_empty, bool) else set(allow_empty)
+    named |= prelabels.accepted if prelabels else set()
     found = Inspection()
     drawn = set(drawn_files(folder, templates))
     arrived = _by_case(pool, folder, wanted=wanted, fix_names=fix_names, unfit=found.unfit)
     arrived = {case: file for case, file in arrived.items() if file in drawn or case in named}
+    check_replaceable_labels(replace, pool, arrived=arrived, folder=folder)
     home, values, slices = Workspace(pool.name).labels, values or {}, slices or {}
     for case in sorted(set(arrived) - set(wanted)):
         _compare_with_old(cases[case], arrived[case], pool, values=values, found=found)
@@ -132,11 +149,16 @@ def inspect_labels(
                 ignore = pool.dataset_json["labels"][IGNORE]
                 in_file = Geometry.of(label.grid).along_third(label.values)
                 check_slices(shown(file, pool), in_file, slices=slices[case], ignore=ignore)
+            if case in replace and _equals(home / f"{case}{pool.file_ending}", label.values, cases[case], pool):
+                found.equal.append(case)
+                continue
+            agreement = prelabels.agreement(case, label.values, file, pool) if prelabels else None
         except UnfitLabel as error:
             found.unfit.append(str(error))
         else:
             found.fit[case] = FitLabel(file=file, plain=label.plain, values=read_as)
             found.warnings += [label.warning] if label.warning else []
+            found.agreements |= {} if agreement is None else {case: agreement}
     return found
 
 
@@ -195,11 +217,21 @@ def _compare_with_old(case: Case, file: Path, pool: ImagePool, *, values: Mappin
     elif not filecmp.cmp(file, old, shallow=False):
         try:
             new = check_label(file, case, pool, allow_empty=True, values=values)
-            equal = np.array_equal(new.values, check_label(old, case, pool, allow_empty=True).values)
         except UnfitLabel as error:
             found.unfit.append(str(error))
-        else:
-            if not equal:  # the one in the dataset may have been corrected since: nothing tells which is the better one
-                found.unfit.append(
-                    f"{shown(file, pool)}: differs from {old}, collected before; to replace that, delete it first"
-                )
+            return
+        if _equals(old, new.values, case, pool):
+            found.equal.append(case.identifier)
+        else:  # the one in the dataset may have been corrected since: nothing tells which is the better one
+            found.unfit.append(
+                f"{shown(file, pool)}: differs from {old}, collected before; to take it in its place, collect with "
+                f"--replace {case.identifier}"
+            )
+
+
+def _equals(old: Path, new: np.ndarray, case: Case, pool: ImagePool) -> bool:
+    """Whether a label in the dataset holds these voxels; one that cannot be used holds others."""
+    try:
+        return np.array_equal(new, check_label(old, case, pool, allow_empty=True).values)
+    except UnfitLabel:
+        return False

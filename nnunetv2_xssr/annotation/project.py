@@ -1,13 +1,14 @@
 """Where a project stands: rounds, labels, split, what nnU-Net has preprocessed and trained."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_xssr.annotation.handover import drawn_labels
 from nnunetv2_xssr.annotation.inspecting import listed_cases
+from nnunetv2_xssr.annotation.second_look import look_again
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.pools import dataset_pool
@@ -15,7 +16,7 @@ from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS, Plans, changed_labels, preprocessed_cases, read_plans
-from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds
+from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds, vetoes_of
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.split import Split, cases_in, cases_of_fold, read_split
 from nnunetv2_xssr.records.timesheet import mean_minutes
@@ -35,7 +36,9 @@ class Round:
     picked : int
         How many cases were picked, whole or in slices.
     missing : list of str
-        Picks without a label in the dataset, in order.
+        Picks without a label in the dataset, in order, for which somebody waits.
+    vetoed : list of str
+        Picks without a label that were vetoed later.
     returned : int
         Files that lie in the hand-over's ``labels``, templates that nobody has drawn in aside; 0 once none is missing.
     handover : str
@@ -45,6 +48,7 @@ class Round:
     budget: int
     picked: int
     missing: list[str]
+    vetoed: list[str]
     returned: int
     handover: str
 
@@ -127,6 +131,10 @@ class Project:
         Of the split.
     in_split, not_labelled, not_preprocessed : int
         Cases in the split, and those of them that have no label or that nnU-Net has not preprocessed.
+    vetoes : dict
+        Case to why it shall not be annotated, None where nobody said.
+    look_again : dict
+        Case to why its label deserves a second look: see `nnunetv2_xssr.annotation.second_look.look_again`.
     changed : list of str
         Cases in the split whose label is another one now than when nnU-Net preprocessed them.
     preprocessed_labels : str
@@ -160,6 +168,8 @@ class Project:
     in_split: int
     not_labelled: int
     not_preprocessed: int
+    vetoes: Mapping[str, str | None]
+    look_again: Mapping[str, list[str]]
     changed: list[str]
     preprocessed_labels: str
     trained: list[FoldState]
@@ -189,12 +199,13 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
     last = records[-1] if records else None
     first = last.selections[0] if last else None
     labelled = {case.identifier for case in pool.cases if case.labelled}
+    vetoes = vetoes_of(last)
     # Without a table nnU-Net takes every image for labelled.
     listed = labelled if len(labelled) == len(pool) else set(listed_cases(pool))
     split = read_split(workspace.split) if is_there(workspace.split) else []
     in_split = cases_in(split)
     plans, ending = read_plans(workspace), pool.file_ending
-    folders, volumes = _fold_folders(workspace), last is not None and _has_volumes(last)
+    folders, volumes = fold_folders(workspace), last is not None and _has_volumes(last)
     return Project(
         dataset=pool.name,
         name=name,
@@ -208,7 +219,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         settings=_settings(last) if last else {},
         sources=last.settings["source"] if last else [],
         encoder=(last.settings.get("embeddings") or last.settings["encoder"]) if last else None,
-        rounds=[_round(record, labelled) for record in records if record.mode == "annotation"],
+        rounds=[_round(record, labelled, vetoes) for record in records if record.mode == "annotation"],
         mean_distance=first.mean_distance if first else None,
         random_mean_distance=first.random_mean_distance if first else None,
         alpha=first.alpha if first else None,
@@ -218,6 +229,8 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         in_split=len(in_split),
         not_labelled=len(in_split - listed),
         not_preprocessed=len(in_split - preprocessed_cases(workspace, in_split, plans=plans, file_ending=ending)),
+        vetoes=vetoes,
+        look_again=look_again(workspace, pool, sorted({folder.parent for folder in folders})),
         changed=changed_labels(workspace, sorted(in_split & labelled), file_ending=ending),
         preprocessed_labels=str(workspace.preprocessed_labels),
         trained=[_fold_state(workspace, folder, split) for folder in folders],
@@ -242,9 +255,10 @@ def _has_volumes(record: SelectionRecord) -> bool:
     return settings["views"] > 1 or record.settings["dim"] == 3
 
 
-def _round(record: SelectionRecord, labelled: set[str]) -> Round:
+def _round(record: SelectionRecord, labelled: set[str], vetoes: Collection[str]) -> Round:
     handover = record.workspace.handover(record.round)
-    missing = [case for case in record.picked if case not in labelled]
+    open_ = [case for case in record.picked if case not in labelled]
+    missing = [case for case in open_ if case not in vetoes]
     returned = len(drawn_labels(handover)) if missing else 0
     budget = len(record.selections[0].picks)
     return Round(
@@ -252,6 +266,7 @@ def _round(record: SelectionRecord, labelled: set[str]) -> Round:
         budget=budget,
         picked=len(record.picked),
         missing=missing,
+        vetoed=[case for case in open_ if case in vetoes],
         returned=returned,
         handover=str(handover),
     )
@@ -262,7 +277,7 @@ def _trainers(workspace: Workspace) -> tuple[str, str]:
     return "XSSRTrainer", "" if workspace.name == DEFAULT_NAME else f"_{workspace.name}"
 
 
-def _fold_folders(workspace: Workspace) -> list[Path]:
+def fold_folders(workspace: Workspace) -> list[Path]:
     """The folders of the folds that trainers of this selection have begun."""
     begin, end = _trainers(workspace)
     trainer = re.compile(rf"{begin}(_\d+epochs|_demo)?{re.escape(end)}")
@@ -275,7 +290,7 @@ def trained_folds(workspace: Workspace) -> tuple[Path | None, list[str]]:
 
     None where there are none; the log says so where folds are finished and were trained on another split.
     """
-    folders = _fold_folders(workspace)
+    folders = fold_folders(workspace)
     split = read_split(workspace.split) if is_there(workspace.split) else []
     finished = {folder: state for folder in folders if (state := _fold_state(workspace, folder, split)).finished}
     current = [folder for folder, state in finished.items() if state.current]

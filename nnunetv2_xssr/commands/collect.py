@@ -9,6 +9,7 @@ from nnunetv2_xssr.commands.running import Parser, add_name, add_no_wait, run
 from nnunetv2_xssr.errors import UserError, first_few
 
 if TYPE_CHECKING:
+    from nnunetv2_xssr.annotation.collecting import Collected
     from nnunetv2_xssr.annotation.control import Compared
 
 _SHOWN = 5  # warnings of one kind
@@ -44,6 +45,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--fuse", default="first", metavar="HOW",
         help="of cases that several raters drew take the label of the first one named (first, default), what more than "
         "half of them drew (majority), or the most probable one (staple)")
+    add("--replace", nargs="+", metavar="CASE", default=[],
+        help="take the labels of these cases though they were collected before; the old ones are kept in replaced/ "
+        "beside the hand-overs")
+    add("--accept", nargs="+", metavar="CASE", default=[],
+        help="take the pre-labels of these cases as they were handed over, as a yes in the column accepted of "
+        "worklist.csv does")
     # fmt: on
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _collect(args), no_wait=args.no_wait)
@@ -65,6 +72,8 @@ def _collect(args: argparse.Namespace) -> None:
         values=_values(args.values),
         fix_names=args.fix_names,
         fuse=args.fuse,
+        replace=args.replace,
+        accept=args.accept,
     )
     workspace, found = result.workspace, result.inspection
     counts = f"{len(found.fit)}; labelled now: {len(result.labelled)} of {result.cases}"
@@ -75,13 +84,15 @@ def _collect(args: argparse.Namespace) -> None:
         print(f"warning: the same of {len(found.warnings) - _SHOWN} more labels")
     for sentence in [*found.unfit, *result.unfit_cells]:
         print(f"does not fit: {sentence}")
-    for told in rater_lines(result.of_raters):
+    for told in [*_label_lines(result), *rater_lines(result.of_raters)]:
         print(told)
     if result.missing:
         print(f"still missing: {', '.join(result.missing)}")
         for rater, cases in result.of_raters.missing.items():
             print(f"  of {rater}: {', '.join(cases)}")
-        if result.templates:
+        if result.prelabels:
+            print("  pre-labels as they were handed over; if right: --accept CASE..., or yes in worklist.csv")
+        elif result.templates:
             print("  templates as they were handed over; those with nothing to draw: --allow_empty CASE...")
     if found.not_asked:
         print(f"not asked for and left alone: {first_few(found.not_asked)}, {len(found.not_asked)} in all")
@@ -112,6 +123,18 @@ def _control_words(compared: "Compared") -> str:
     chosen, control = (f"{sum(dice) / len(dice):.2f} on {len(dice)}" for dice in (compared.chosen, compared.control))
     told = f"mean Dice {chosen} chosen cases, {control} drawn at random"
     return f"the model that was asked for round {compared.round}: {told}"
+
+
+def _label_lines(result: "Collected") -> list[str]:
+    """What became of labels that were there before, of pre-labels, and which labels are odd."""
+    equal, agreements = result.inspection.equal, result.agreements.values()
+    lines = [f"replaced: {case}; its old label is {old}" for case, old in result.replaced.items()]
+    if equal:
+        lines.append(f"equal to what was collected before, nothing done: {first_few(equal)}, {len(equal)} in all")
+    if now := result.inspection.agreements:
+        mean = f"{sum(agreements) / len(agreements):.3f} over {len(agreements)} cases"
+        lines.append(f"pre-labels: {len(now)} collected; mean Dice of label and pre-label {mean}")
+    return lines + [f"look again: {case}: {'; '.join(words)}" for case, words in result.odd.items()]
 
 
 def _values(texts: list[str]) -> dict[int, int]:

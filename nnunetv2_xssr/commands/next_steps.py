@@ -13,9 +13,10 @@ NOT_REPEATED = {
     *("target", "name", "sources", "budget"),
     *("images", "channel_names", "labels"),
     "model",  # the next round asks the folds that were trained for it
-    *("help", "overwrite", "device", "no_wait"),
+    *("help", "overwrite", "device", "no_wait", "prelabel"),
+    *("excluded", "forget_vetoes"),  # vetoes last without being named again
 }
-_ELSEWHERE = ("labelled", "excluded", "cases", "scheduler")  # the record has what they tell, and not where it lies
+_ELSEWHERE = ("labelled", "cases", "scheduler")  # the record has what they tell, and not where it lies
 
 
 def describe_next(workspace: Workspace, *, device: str | None = None) -> str:

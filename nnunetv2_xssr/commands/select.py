@@ -42,6 +42,9 @@ def make_parser() -> Parser:
     add_name(runs)
     # fmt: off
     runs.add_argument("--overwrite", action="store_true", help="replace a selection that was made with other settings")
+    runs.add_argument("--prelabel", nargs="?", type=Path, const=True, default=False, metavar="MODEL_FOLDER",
+        help="put the prediction of a trained nnU-Net into the hand-over, to be corrected: of this folder, or of the "
+        "network of the target that was trained last")
     runs.add_argument("--scheduler", metavar="ADDRESS",
         help="select on the workers of this Dask scheduler (tcp://host:8786), or on this machine's cores (local); for "
         "pools that do not fit into memory")
@@ -80,7 +83,9 @@ def _add_limits(group: Options) -> None:
         help="text file, one case per line: labelled already, they count as picked and cost nothing; by default the "
         "cases that have a label, unless all have one")
     add("--exclude", dest="excluded", type=Path, metavar="FILE",
-        help="text file, one case per line: treated as if not in the pool")
+        help="text file, one case per line, and behind a tab why, if at all: unusable, wrong body part, duplicate or "
+        "too hard. They are treated as if not in the pool, in all later rounds of annotation too")
+    add("--forget_vetoes", action="store_true", help="do not leave out what --exclude named in earlier rounds")
     add("--control", type=int, default=0, metavar="N",
         help="draw N of the cases at random, to compare the others with; annotators are not told which; 0 by default")
     add("--cases", type=Path, metavar="CSV",
@@ -130,11 +135,12 @@ def _add_raters(group: Options) -> None:
 def _select(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.commands.next_steps import describe_next
     from nnunetv2_xssr.commands.select_text import describe_result
-    from nnunetv2_xssr.images.case_table import read_names
+    from nnunetv2_xssr.images.case_table import read_names, read_vetoes
     from nnunetv2_xssr.pipeline.select_cases import select_cases
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
-    given = {**vars(args), "labelled": read_names(args.labelled), "excluded": read_names(args.excluded) or ()}
+    vetoes = read_vetoes(args.excluded)
+    given = {**vars(args), "labelled": read_names(args.labelled), "excluded": list(vetoes), "veto_reasons": vetoes}
     del given["no_wait"]
     given |= {"alpha": _alpha(args.alpha), "patient_ids": not given.pop("no_patient_ids")}
     record = select_cases(given.pop("target"), **given)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from dataclasses import asdict
 
 from nnunetv2_xssr.commands.running import Parser, add_name, add_no_wait, run
@@ -71,6 +72,10 @@ def _lines(project) -> list[str]:
     if project.mode == "study":
         lines.append("a study: every case has a label, cases are chosen within each fold")
     lines += _round_lines(project.rounds)
+    if project.vetoes:
+        reasons = Counter(reason or "no reason given" for reason in project.vetoes.values())
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        lines.append(f"vetoed, and left out until --forget_vetoes: {first_few(list(project.vetoes))} ({counts})")
     criterion, unit = project.alpha_criterion, project.unit
     alpha = alpha_words(project.alpha, curve=project.alpha_curve, criterion=criterion, unit=unit)
     coverage = coverage_words(project.mean_distance, random=project.random_mean_distance)
@@ -83,23 +88,33 @@ def _lines(project) -> list[str]:
     lines.append(f"split: {of_cases if project.folds else 'none before labels are collected'}")
     if project.changed:
         lines.append(f"labels that changed after nnU-Net preprocessed them: {first_few(project.changed)}")
-    return lines + (_trained_lines(project.trained) or ["trained: nothing yet"])
+    lines += _trained_lines(project.trained) or ["trained: nothing yet"]
+    if project.look_again:
+        lines.append(f"look again at {len(project.look_again)} of the labels:")
+        lines += [f"  {case}: {'; '.join(words)}" for case, words in project.look_again.items()]
+    return lines
 
 
 def _round_lines(rounds) -> list[str]:
     *earlier, last = rounds or [None]
     lines = []
     if earlier:
-        picked, missing = sum(one.picked for one in earlier), sum(len(one.missing) for one in earlier)
+        picked = sum(one.picked for one in earlier)
+        missing, vetoed = (sum(len(getattr(one, what)) for one in earlier) for what in ("missing", "vetoed"))
         numbers = f"s 1 to {len(earlier)}" if len(earlier) > 1 else " 1"
-        lines.append(f"round{numbers}: {picked} picked, {picked - missing} labelled")
+        lines.append(f"round{numbers}: {_labelled_words(picked, missing, vetoed)}")
     if last:
-        text = f"round {last.number}: {last.picked} picked, {last.picked - len(last.missing)} labelled"
+        words = _labelled_words(last.picked, len(last.missing), len(last.vetoed))
+        text = f"round {last.number}: {words}"
         if last.missing:
             text += f", {len(last.missing)} missing ({first_few(last.missing)})"
             text += f"; {last.returned} files wait in {last.handover}/labels"
         lines.append(text)
     return lines
+
+
+def _labelled_words(picked: int, missing: int, vetoed: int) -> str:
+    return f"{picked} picked, {picked - missing - vetoed} labelled" + (f", {vetoed} vetoed" if vetoed else "")
 
 
 def _trained_lines(trained) -> list[str]:

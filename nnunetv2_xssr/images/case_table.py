@@ -13,6 +13,7 @@ from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.names import check_line, refuse_names
 from nnunetv2_xssr.records.spreadsheets import plain_cell, table_rows, table_text
+from nnunetv2_xssr.records.vetoes import REASONS, Reason
 
 
 def with_case_table(pool: ImagePool, path: Path) -> ImagePool:
@@ -150,3 +151,25 @@ def read_names(path: Path | None) -> list[str] | None:
     except ValueError as error:
         raise UserError(f"the list of cases {path} cannot be read ({error}); give text, one case per line") from None
     return sorted({plain_cell(line.strip()) for line in lines if line.strip()})
+
+
+def read_vetoes(path: Path | None) -> dict[str, Reason | None]:
+    """Cases from a text file, one per line, and why they are vetoed: behind a tab, None where nothing stands there.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, a reason is none of `REASONS`, or a case has two.
+    """
+    vetoes: dict[str, Reason | None] = {}
+    for line in read_names(path) or ():
+        case, tab, text = (part.strip() for part in line.partition("\t"))
+        reason = next((known for known in REASONS if known == text), None)
+        if text and not reason:
+            raise UserError(
+                f"{path} has {text[:50]!r} as the reason of {case}, which must be {', '.join(REASONS)}, or left out"
+            )
+        if vetoes.get(case, reason) != reason:
+            raise UserError(f"{path} has two reasons of {case}, {vetoes[case]} and {reason}; leave one")
+        vetoes[case] = reason
+    return vetoes

@@ -1,6 +1,7 @@
 """What nnUNetv2_xssr_select does, for Python: pick the cases of a target that are worth annotating."""
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -25,9 +26,11 @@ from nnunetv2_xssr.pipeline.embed import Embedded, embed_pools
 from nnunetv2_xssr.pipeline.given import given_features
 from nnunetv2_xssr.pipeline.minutes import with_minutes
 from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, make_plan
+from nnunetv2_xssr.pipeline.prelabel import Prelabeller, open_prelabeller
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
 from nnunetv2_xssr.pipeline.scheduler import selector
 from nnunetv2_xssr.pipeline.slice_plan import make_slice_plan
+from nnunetv2_xssr.pipeline.vetoes import with_vetoes
 from nnunetv2_xssr.records.files import is_there, sha256_json
 from nnunetv2_xssr.records.locks import selection_lock
 from nnunetv2_xssr.records.logs import log_to, logger
@@ -35,6 +38,7 @@ from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.rounds import begins_round, keep_round, last_round, load_rounds, slices_of_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord, check_replaceable
 from nnunetv2_xssr.records.split import Split, read_split, write_split
+from nnunetv2_xssr.records.vetoes import Reason
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, check_environment, find_dataset
 from nnunetv2_xssr.report.page import write_page
 from nnunetv2_xssr.selection import Selection
@@ -55,6 +59,9 @@ def select_cases(
     scheduler: str | None = None,
     overwrite: bool = False,
     skip_broken: bool = False,
+    veto_reasons: Mapping[str, Reason | None] | None = None,
+    forget_vetoes: bool = False,
+    prelabel: Path | bool = False,
     device: str | None = None,
     **options,
 ) -> SelectionRecord:
@@ -84,6 +91,12 @@ def select_cases(
         Replace a selection that was made with other settings or images.
     skip_broken : bool
         Set cases aside that cannot be read.
+    veto_reasons : mapping, optional
+        Why cases of ``excluded`` shall not be annotated.
+    forget_vetoes : bool
+        Let ``excluded`` stand alone: otherwise, in annotation, what the last record vetoes stays out too.
+    prelabel : Path or bool
+        Folder of a trained model whose predictions the annotator corrects; True for the network trained last.
     device : {"cuda", "cpu", "mps"}, optional
         The best there is by default.
     **options
@@ -130,10 +143,15 @@ def select_cases(
                 overwrite=overwrite,
                 seeing=seeing,
                 asking=asking,
+                vetoing=partial(with_vetoes, reasons=veto_reasons or {}, forget=forget_vetoes),
             )
             device = resolve_device(device)
+            raters = call.choice.raters or ()
+            prelabeller = open_prelabeller(
+                prelabel, call.target, workspace, mode=call.plan.mode, raters=raters, device=device
+            )
             with log_to(workspace.log):
-                return _run(call, skip_broken=skip_broken, device=device)
+                return _run(call, prelabeller, skip_broken=skip_broken, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +169,7 @@ class _Call:
     asking: Asking
     given: Embedded | None  # features made elsewhere
     regions: Regions
+    vetoes: dict[str, Reason | None]
     select: Callable[..., Selection]
     last: SelectionRecord | None
     new_round: bool
@@ -171,18 +190,18 @@ def _checked(
     overwrite: bool,
     seeing: Seeing,
     asking: Asking,
+    vetoing: Callable[..., tuple[Choice, dict[str, Reason | None]]],
 ) -> _Call:
     target = dataset_pool(workspace.dataset)
     if sentence := unknown_domains(target):
         logger.warning(sentence)
     if cases:
         target = with_case_table(target, cases)
-    pools = open_pools(list(sources), channel_names=target.channel_names, **folders)
-    if target.name in [pool.name for pool in pools]:
-        raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
+    pools = _sources(target, sources, folders)
     last, before = last_round(workspace, overwrite=overwrite), _manifest(workspace, overwrite=overwrite)
     choice = with_minutes(choice, before.minutes if before else ())
     picked = slices_of_rounds(load_rounds(workspace)) if last else {}
+    choice, vetoes = vetoing(choice, target, last=last)
     if choice.unit == "slice":
         target = replace(target, dataset_json=with_ignore(target.dataset_json))
     elif any(case.slices for case in target.cases):
@@ -191,7 +210,7 @@ def _checked(
     plan = plan_for()
     usable = target.only(set(target.identifiers) - set(choice.excluded))
     labelled = set(map(volume_of, plan.folds[0].labelled)) if plan.mode == "annotation" else target.identifiers
-    new_round = begins_round(last, mode=plan.mode, labelled=labelled, overwrite=overwrite)
+    new_round = begins_round(last, mode=plan.mode, labelled=labelled, vetoed=vetoes, overwrite=overwrite)
     call = _Call(
         workspace=workspace,
         target=target,
@@ -210,6 +229,7 @@ def _checked(
         asking=asking,
         given=given_features(target, pools, seeing),
         regions=Regions.of(usable, slice_range=seeing.slice_range, roi=seeing.roi),
+        vetoes=vetoes,
         select=selector(scheduler, choice.strategy, plan.folds[0], workspace.selection),
         last=last,
         new_round=new_round,
@@ -220,6 +240,13 @@ def _checked(
     )
     _check_writable(call)
     return call
+
+
+def _sources(target: ImagePool, sources: Sequence[str], folders: dict[str, bool]) -> list[ImagePool]:
+    pools = open_pools(list(sources), channel_names=target.channel_names, **folders)
+    if target.name in [pool.name for pool in pools]:
+        raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
+    return pools
 
 
 def _manifest(workspace: Workspace, *, overwrite: bool) -> Manifest | None:
@@ -268,7 +295,7 @@ def _check_writable(call: _Call) -> None:
         handover.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found now
 
 
-def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
+def _run(call: _Call, prelabeller: Prelabeller | None, *, skip_broken: bool, device: str) -> SelectionRecord:
     """Read, embed, choose and write."""
     workspace, choice = call.workspace, call.choice
     predictor = call.asking.open(
@@ -297,11 +324,15 @@ def _run(call: _Call, *, skip_broken: bool, device: str) -> SelectionRecord:
         name=workspace.name,
         doubt=measure_doubt(call.target, to_choose_from, predictor) if predictor else None,
     )
-    _write(call, plan, record)
+    record = replace(record, vetoes=call.vetoes)
+    with tempfile.TemporaryDirectory() as scratch:  # what takes long comes before the first file is written
+        picks = record.selections[0].picks
+        prelabels = prelabeller.draw(call.target, picks, folder=Path(scratch)) if prelabeller else {}
+        _write(call, plan, record, prelabels)
     return record
 
 
-def _write(call: _Call, plan: SelectionPlan, record: SelectionRecord) -> None:
+def _write(call: _Call, plan: SelectionPlan, record: SelectionRecord, prelabels: Mapping[str, Path]) -> None:
     """Write what belongs to a selection: the manifest first and the record last, so that what it tells of is there.
 
     In annotation collect alone writes the split, of labelled cases: folds may be trained on the one that is there.
@@ -327,7 +358,15 @@ def _write(call: _Call, plan: SelectionPlan, record: SelectionRecord) -> None:
     if plan.mode == "annotation" and record.picked:
         only = record.selections[0]
         folder = workspace.handover(call.number)
-        write_handover(folder, call.target, only.picks, alpha=only.alpha, selection=record.id, dealt=record.raters)
+        write_handover(
+            folder,
+            call.target,
+            only.picks,
+            alpha=only.alpha,
+            selection=record.id,
+            prelabels=prelabels,
+            dealt=record.raters,
+        )
     if call.new_round and call.last:
         keep_round(workspace, call.last)
     write_page(record, selection=record.id)

@@ -10,6 +10,7 @@ from nnunetv2_xssr.records.files import atomic, is_there, read_json
 from nnunetv2_xssr.records.logs import last_command
 from nnunetv2_xssr.records.manifest import Manifest, id_in_report, id_in_worklist, selection_id
 from nnunetv2_xssr.records.selection import SelectionRecord, picked_slices
+from nnunetv2_xssr.records.vetoes import Reason
 from nnunetv2_xssr.records.workspace import Workspace
 
 
@@ -62,7 +63,21 @@ def keep_round(workspace: Workspace, last: SelectionRecord) -> None:
         temporary.write_bytes(workspace.record.read_bytes())
 
 
-def begins_round(last: SelectionRecord | None, *, mode: str, labelled: Collection[str], overwrite: bool) -> bool:
+def vetoes_of(record: SelectionRecord | None) -> dict[str, Reason | None]:
+    """Case to reason of all vetoes that last: those of a round of annotation. Older records have names alone."""
+    if record is None or record.mode != "annotation":
+        return {}
+    return {**dict.fromkeys(record.settings["excluded"]), **record.vetoes}
+
+
+def begins_round(
+    last: SelectionRecord | None,
+    *,
+    mode: str,
+    labelled: Collection[str],
+    vetoed: Collection[str] = (),
+    overwrite: bool,
+) -> bool:
     """Whether choosing now begins a new round, instead of repeating or replacing the last one.
 
     A round begins when labels of the last one are there. As long as none is, the last round may still be replaced.
@@ -73,6 +88,8 @@ def begins_round(last: SelectionRecord | None, *, mode: str, labelled: Collectio
     mode : {"study", "annotation"}
         Of the selection to be made.
     labelled : collection of str
+    vetoed : collection of str
+        Nobody waits for their labels.
     overwrite : bool
 
     Raises
@@ -90,6 +107,7 @@ def begins_round(last: SelectionRecord | None, *, mode: str, labelled: Collectio
     missing = [case for case in last.picked if case not in labelled]
     if len(missing) == len(last.picked):
         return False
+    missing = [case for case in missing if case not in vetoed]
     if missing and not overwrite:
         collect = f"nnUNetv2_xssr_collect -d {last.dataset}{last.workspace.options}"
         raise UserError(

@@ -13,6 +13,7 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import is_there, write_json
 from nnunetv2_xssr.records.manifest import selection_id
 from nnunetv2_xssr.records.schema import OURS, THEIRS, AsItIs, Count, FileName, Line, Number, read_as
+from nnunetv2_xssr.records.vetoes import Reason
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 
 KIND, FORMAT_VERSION = "selection", 1
@@ -265,6 +266,9 @@ class SelectionRecord:
         Picked case to who draws it, the first named first; empty where the worklist was not dealt out.
     doubt : dict or None
         See `DoubtFacts`; None where no model was asked.
+    vetoes : dict
+        Case to why it shall not be annotated, None where nobody said: what this call excluded and, in annotation, what
+        earlier rounds did, also of cases that are not in the pool any more.
     """
 
     __pydantic_config__ = OURS
@@ -283,6 +287,7 @@ class SelectionRecord:
     encoder: dict[str, Any] = field(default_factory=dict)
     raters: dict[FileName, Annotated[list[FileName], Len(1)]] = field(default_factory=dict)
     doubt: DoubtFacts | None = None
+    vetoes: dict[FileName, Reason | None] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -11,8 +11,8 @@ from nnunetv2_xssr.records.files import sha256
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 DEFAULT_NAME = "xssr"  # of a selection
-# nnU-Net's own splits_final.json; our caches beside the selections; and what a trainer's name may end with.
-_RESERVED = r"final|caches|round_\d+|(demo|\d+epochs)(_.*)?"
+# nnU-Net's own splits_final.json; our folders beside selections and hand-overs; and what a trainer's name may end with.
+_RESERVED = r"final|caches|replaced|round_\d+|(demo|\d+epochs)(_.*)?"
 _LONGEST = 100  # characters of a folder's name that lists sources: file systems allow 255 bytes
 
 
@@ -96,8 +96,8 @@ def check_name(name: str) -> None:
     """Raise `UserError` unless a selection may have this name, which goes into names of files and of a trainer."""
     if not re.fullmatch(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*", name) or re.fullmatch(_RESERVED, name) or len(name) > 40:
         raise UserError(
-            f"--name must be at most 40 letters, digits and single - or _, and not final, caches, demo, round_N or "
-            f"Nepochs; got {name[:50]!r}"
+            f"--name must be at most 40 letters, digits and single - or _, and not final, caches, replaced, demo, "
+            f"round_N or Nepochs; got {name[:50]!r}"
         )
 
 
@@ -201,6 +201,11 @@ class Workspace:
         return self.selection / "manifest.json"
 
     @property
+    def label_facts(self) -> Path:
+        """How much is drawn in each label, in how many pieces and where."""
+        return self.selection / "label_facts.json"
+
+    @property
     def log(self) -> Path:
         """What select has said."""
         return self.selection / "select.log"
@@ -227,6 +232,16 @@ class Workspace:
         """
         folder = self.raw / "annotate"
         return (folder if self.name == DEFAULT_NAME else folder / self.name) / f"round_{number:02d}"
+
+    @property
+    def replaced(self) -> Path:
+        """Labels that corrected ones have replaced, beside the hand-overs."""
+        return self.handover(1).parent / "replaced"
+
+    @property
+    def corrections(self) -> Path:
+        """How much of each pre-label was corrected, beside the hand-overs."""
+        return self.handover(1).parent / "corrections.json"
 
     def worklist(self, number: int, rater: str | None = None) -> Path:
         """The list of what is to be annotated in a round, by one of several raters."""

@@ -25,7 +25,8 @@ def gather(kept: SelectionData) -> dict:
     dict
         ``dataset``, ``mode``, ``unit`` (case or slice: what is chosen and counted), ``views_per_case`` (1 in 2D
         and of slices), ``sources`` (name to number of cases or slices), ``settings``, ``versions``,
-        ``provenance``, ``set_aside``, ``mixtures`` (what differs in how files are stored), and ``selections``:
+        ``provenance``, ``vetoes`` (case to reason or None, of what was excluded), ``set_aside``, ``mixtures``
+        (what differs in how files are stored), and ``selections``:
         for every fold or the whole pool, ``picks`` with reason and nearest cases, ``map`` with a dot a case,
         ``coverage``, ``kinds`` (None where nobody looked), ``budget`` (None without a curve), ``alpha`` (None
         for strategies without it), ``domains`` and ``groups`` (None where no case has one). Distances are
@@ -49,6 +50,7 @@ def gather(kept: SelectionData) -> dict:
         "settings": record.settings,
         "versions": record.versions,
         "provenance": record.provenance,
+        "vetoes": {case: record.vetoes.get(case) for case in record.settings["excluded"]},
         "set_aside": record.set_aside,
         "mixtures": record.mixtures,
         "selections": selections,

@@ -139,7 +139,9 @@
 
   // ------------------------------------------------------------------ veto
   const boxes = all("input[data-veto]");
-  const vetoed = new Set();
+  const whys = all("select[data-why]");
+  const vetoed = new Map(); // case to reason
+  const store = "nnunetv2_xssr.vetoes." + document.querySelector("meta[name=selection]").content;
   const save = document.getElementById("save");
   function tell() {
     const count = vetoed.size;
@@ -150,26 +152,60 @@
     document.getElementById("veto-bar").hidden = count === 0;
     save.disabled = count === 0;
   }
+  function kept() {
+    try {
+      const found = JSON.parse(localStorage.getItem(store));
+      return Array.isArray(found) ? found.filter(Array.isArray) : [];
+    } catch (error) {
+      return []; // the browser keeps nothing for files, or something else lies there
+    }
+  }
+  function keep() {
+    try {
+      localStorage.setItem(store, JSON.stringify([...vetoed]));
+    } catch (error) {
+      // The list can still be saved.
+    }
+  }
   function mark(box, on) {
     box.checked = on;
-    box.closest(".pick").classList.toggle("vetoed", on);
+    const pick = box.closest(".pick");
+    pick.classList.toggle("vetoed", on);
+    const why = pick.querySelector("select[data-why]");
+    why.closest("label").hidden = !on;
+    if (on) why.value = vetoed.get(box.dataset.veto);
     for (const dot of all(".map > svg .dot.pick", box.closest(".fold"))) {
       if (dot.dataset.case === box.dataset.veto) dot.classList.toggle("vetoed", on);
     }
   }
+  function show() {
+    for (const box of boxes) mark(box, vetoed.has(box.dataset.veto));
+    tell();
+  }
   for (const box of boxes) {
-    box.checked = false; // browsers keep ticks over a reload, but not this list
     box.addEventListener("change", () => {
-      const name = box.dataset.veto;
-      if (box.checked) vetoed.add(name);
-      else vetoed.delete(name);
-      for (const other of boxes) if (other.dataset.veto === name) mark(other, box.checked);
-      tell();
+      if (box.checked) vetoed.set(box.dataset.veto, whys[0].options[0].value);
+      else vetoed.delete(box.dataset.veto);
+      show();
+      keep();
     });
+  }
+  for (const why of whys) {
+    why.addEventListener("change", () => {
+      vetoed.set(why.dataset.why, why.value);
+      show();
+      keep();
+    });
+  }
+  if (boxes.length) {
+    const names = new Set(boxes.map((box) => box.dataset.veto));
+    const reasons = new Set(Array.from(whys[0].options, (option) => option.value));
+    for (const [name, reason] of kept()) if (names.has(name) && reasons.has(reason)) vetoed.set(name, reason);
+    show();
   }
   save.addEventListener("click", () => {
     // What was excluded before stays so: the list replaces the one that made this selection.
-    const lines = Array.from(new Set([...excluded, ...vetoed])).sort();
+    const lines = [...new Map([...excluded, ...vetoed])].sort().map(([name, reason]) => (reason ? name + "\t" + reason : name));
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/plain;charset=utf-8" }));
     link.download = "exclude.txt";

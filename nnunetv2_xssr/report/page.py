@@ -11,6 +11,7 @@ from nnunetv2_xssr.records.files import atomic, read_json
 from nnunetv2_xssr.records.locks import selection_lock
 from nnunetv2_xssr.records.manifest import selection_id
 from nnunetv2_xssr.records.selection import SelectionRecord
+from nnunetv2_xssr.records.vetoes import REASONS
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 from nnunetv2_xssr.report.charts import HEIGHT, WIDTH, alpha_chart, budget_chart
 from nnunetv2_xssr.report.facts import gather
@@ -98,12 +99,13 @@ def render(facts: dict, shown: dict[str, dict[str, Shown]], *, selection: str) -
         height=HEIGHT,
         map_size=_MAP,
         can_be_listed=can_be_listed,
+        reasons=REASONS,
     )
 
 
 def can_be_listed(case: str) -> bool:
-    """Whether a case's name survives a text file with one case a line."""
-    return case.strip().splitlines() == [case]
+    """Whether a case's name survives a text file with one case per line, and a tab behind it."""
+    return case.strip().splitlines() == [case] and "\t" not in case
 
 
 def _drawn(selection: dict) -> dict:

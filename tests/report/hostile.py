@@ -41,5 +41,5 @@ def hostile_page(dataset="Dataset002_Target"):
     for row, name in zip(facts["selections"][0]["domains"] or [], NAMES, strict=False):
         row["domain"] = name
     facts["set_aside"] = facts["settings"]["source"] = NAMES
-    facts["settings"]["excluded"] = [name for name in NAMES if "\n" not in name]
+    facts["vetoes"] = {name: None for name in NAMES if "\n" not in name}
     return render(facts, rename(shown), selection="s0"), [pick["case"] for pick in facts["selections"][0]["picks"]]

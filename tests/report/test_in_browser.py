@@ -15,7 +15,7 @@ from making import TARGET, succeeds, write_picture
 from slicing import CASES, VOLUMES, picks, run
 
 from nnunetv2_xssr.commands import select
-from nnunetv2_xssr.images.case_table import read_names
+from nnunetv2_xssr.images.case_table import read_vetoes
 
 REQUIRED = "XSSR_BROWSER_REQUIRED"  # .ci/run sets it: there a missing browser is a failure, not a skip
 _FLAGS = (
@@ -57,7 +57,9 @@ def driver(tmp_path_factory):
 
 @pytest.fixture
 def opened(driver, again):
-    return visit(driver, again.record().parent / "report.html")
+    page = again.record().parent / "report.html"
+    visit(driver, page).execute_script("localStorage.clear()")
+    return visit(driver, page)
 
 
 def visit(driver, page):
@@ -124,6 +126,18 @@ def veto(driver, case):
     boxes = driver.find_elements("css selector", ".fold:not([hidden]) input[data-veto]")
     (box,) = [box for box in boxes if box.get_attribute("data-veto") == case]
     driver.execute_script("arguments[0].click()", box)
+
+
+def because(driver, case, reason):
+    from selenium.webdriver.support.select import Select
+
+    whys = driver.find_elements("css selector", ".fold:not([hidden]) select[data-why]")
+    (why,) = [why for why in whys if why.get_attribute("data-why") == case]
+    Select(why).select_by_visible_text(reason)
+
+
+def ticked(driver):
+    return driver.execute_script("return Array.from(document.querySelectorAll('input:checked'), b => b.dataset.veto)")
 
 
 def test_opens_without_an_error_and_asks_nothing_of_a_network(opened):
@@ -238,8 +252,10 @@ def test_veto_list_is_what_exclude_takes(opened, again, capsys):
     veto(opened, picks[1])  # taken back
     assert opened.find_element("id", "veto-count").text == "2 picks are vetoed."
     assert button.is_enabled()
+    because(opened, picks[0], "too hard")
     path = saved(opened)
-    assert path.read_bytes() == ("\n".join(sorted([picks[0], picks[2]])) + "\n").encode()
+    lines = sorted([f"{picks[0]}\ttoo hard", f"{picks[2]}\tunusable"])
+    assert path.read_bytes() == ("\n".join(lines) + "\n").encode()
     argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--exclude", str(path), "--overwrite"]
     succeeds(capsys, select.main, argv)
     now = [pick["case"] for pick in again.selection()["selections"][0]["picks"]]
@@ -247,7 +263,38 @@ def test_veto_list_is_what_exclude_takes(opened, again, capsys):
     # A second round of vetoes keeps the first one.
     visit(opened, again.record().parent / "report.html")
     veto(opened, now[0])
-    assert read_names(saved(opened)) == sorted([picks[0], picks[2], now[0]])
+    assert read_vetoes(saved(opened)) == {picks[0]: "too hard", picks[2]: "unusable", now[0]: "unusable"}
+
+
+def test_ticks_and_reasons_outlast_a_reload_on_the_page_of_their_selection(opened, again, capsys):
+    page, picks = (
+        again.record().parent / "report.html",
+        [p["case"] for p in again.selection()["selections"][0]["picks"]],
+    )
+    for case in picks[:2]:
+        veto(opened, case)
+    because(opened, picks[1], "duplicate")
+    visit(opened, page)
+    assert opened.get_log("browser") == []
+    assert opened.find_element("id", "veto-count").text == "2 picks are vetoed."
+    assert ticked(opened) == picks[:2] and len(dots(opened, ".pick.vetoed")) == 2
+    assert read_vetoes(saved(opened)) == {picks[0]: "unusable", picks[1]: "duplicate"}
+    veto(opened, picks[0])  # taken back
+    visit(opened, page)
+    assert ticked(opened) == [picks[1]]
+    succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", "4", "-device", "cpu", "--overwrite"])
+    visit(opened, page)
+    assert ticked(opened) == []
+
+
+@pytest.mark.parametrize("kept", ["5", "{", '[["nobody", "unusable"], ["__proto__", "x"], 3]', '[["CASE", "boring"]]'])
+def test_what_else_lies_in_the_place_of_ticks_is_left_out(opened, again, kept):
+    kept = kept.replace("CASE", again.selection()["selections"][0]["picks"][0]["case"])
+    veto(opened, again.selection()["selections"][0]["picks"][0]["case"])
+    opened.execute_script("for (const key of Object.keys(localStorage)) localStorage.setItem(key, arguments[0])", kept)
+    visit(opened, again.record().parent / "report.html")
+    assert opened.get_log("browser") == [] and ticked(opened) == []
+    assert opened.find_element("id", "veto-count").text == "No pick is vetoed."
 
 
 def test_study_shows_one_fold_at_a_time(driver, workspace, capsys):
@@ -271,8 +318,7 @@ def test_study_shows_one_fold_at_a_time(driver, workspace, capsys):
         "const f = document.getElementById('fold'); f.value = 0; f.dispatchEvent(new Event('change'))"
     )
     veto(driver, folds[0][0])
-    ticked = driver.execute_script("return Array.from(document.querySelectorAll('input:checked'), b => b.dataset.veto)")
-    assert ticked == [folds[0][0]] * len(both)  # vetoed wherever it is picked
+    assert ticked(driver) == [folds[0][0]] * len(both)  # vetoed wherever it is picked
 
 
 def test_veto_of_a_slice_is_of_its_volume(driver, volumes, capsys):
@@ -284,11 +330,10 @@ def test_veto_of_a_slice_is_of_its_volume(driver, volumes, capsys):
     twice = next(case for case in chosen if chosen.count(case) == 2)
     box = driver.find_element("css selector", f"input[data-veto='{twice}']")
     driver.execute_script("arguments[0].click()", box)
-    ticked = driver.execute_script("return Array.from(document.querySelectorAll('input:checked'), b => b.dataset.veto)")
-    assert ticked == [twice] * 2 and len(dots(driver, ".pick.vetoed")) == 2
+    assert ticked(driver) == [twice] * 2 and len(dots(driver, ".pick.vetoed")) == 2
     assert driver.find_element("id", "veto-count").text == "1 volume is vetoed."
     path = saved(driver)
-    assert read_names(path) == [twice]
+    assert read_vetoes(path) == {twice: "unusable"}
     run(capsys, "--max_per_volume", "2", "--exclude", path, "--overwrite", budget="8")
     assert len(picks(volumes)) == 8 and twice not in {pick.case for pick in picks(volumes)}
     visit(driver, page)

@@ -1,0 +1,155 @@
+"""Pre-labels: what a trained model draws in the picked cases, as stock nnU-Net predicts them."""
+
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nnunetv2_xssr.annotation.label_check import IGNORE
+from nnunetv2_xssr.annotation.project import fold_folders
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.channels import channel_order
+from nnunetv2_xssr.images.geometry import Geometry
+from nnunetv2_xssr.images.grids import image_grid
+from nnunetv2_xssr.images.pools import ImagePool
+from nnunetv2_xssr.images.reading import read_image
+from nnunetv2_xssr.pretrain.checkpoint import load_tensors
+from nnunetv2_xssr.records.dataset_json import read_dataset_json
+from nnunetv2_xssr.records.selection import Pick, picked_slices
+from nnunetv2_xssr.records.workspace import Workspace, channel_names_of
+
+_CHECKPOINT = "checkpoint_final.pth"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prelabeller:
+    """A trained nnU-Net with all of its finished folds.
+
+    Attributes
+    ----------
+    predictor : nnUNetPredictor
+    order : tuple of int
+        The model's channels among those of the target.
+    """
+
+    predictor: Any
+    order: tuple[int, ...]
+
+    def draw(self, target: ImagePool, picks: Sequence[Pick], *, folder: Path) -> dict[str, Path]:
+        """Predict every picked case into a folder of its own.
+
+        Of a volume that was picked in slices only these are drawn; all others hold the ignore label.
+
+        Returns
+        -------
+        dict
+            Case to its folder, in which the label lies, and what the writer puts beside it.
+        """
+        cases, slices, reader = {case.identifier: case for case in target.cases}, picked_slices(picks), target.reader()
+        drawn = {}
+        names = list(dict.fromkeys(pick.case for pick in picks))
+        for name in tqdm(names, desc="drawing pre-labels", unit="case", disable=None):
+            image, properties = read_image(cases[name], reader)
+            channels = image[list(self.order)].astype(np.float32)
+            label = np.asarray(self.predictor.predict_single_npy_array(channels, dict(properties), None, None, False))
+            if name in slices:
+                whole, label = label, np.full_like(label, target.dataset_json["labels"][IGNORE])
+                along = Geometry.of(properties).along_third
+                along(label)[sorted(slices[name])] = along(whole)[sorted(slices[name])]
+            drawn[name] = folder / name
+            drawn[name].mkdir()
+            reader.write_seg(label, str(drawn[name] / f"{name}{target.file_ending}"), image_grid(properties))
+        return drawn
+
+
+def open_prelabeller(
+    model: Path | bool, target: ImagePool, workspace: Workspace, *, mode: str, raters: Sequence[str], device: str
+) -> Prelabeller | None:
+    """Open a model, and check that it can draw the target's labels; None where none is asked for.
+
+    Parameters
+    ----------
+    model : Path or bool
+        Folder that nnUNetv2_train wrote; True for the network of this selection that was trained last.
+    target : ImagePool
+    workspace : Workspace
+    mode : {"study", "annotation"}
+    raters : sequence of str
+        Who annotates, where there are several.
+    device : str
+
+    Raises
+    ------
+    UserError
+        If there is no such model, or it sees other channels or draws other labels.
+    """
+    if model is False:
+        return None
+    if mode == "study":
+        raise UserError("--prelabel is for a hand-over, and every case has a label; leave it out")
+    if raters:
+        raise UserError("--prelabel hides how far raters agree, who would correct one drawing; leave --raters out")
+    folder = _last_trained(workspace) if model is True else model
+    dataset_file = folder / "dataset.json"
+    for file in (folder / "plans.json", dataset_file):
+        if not file.is_file():
+            raise UserError(f"--prelabel: {folder} is no folder of a trained nnU-Net, as there is no {file.name}")
+    files = sorted(folder.glob(f"fold_[0-9]*/{_CHECKPOINT}")) or sorted(folder.glob(f"fold_all/{_CHECKPOINT}"))
+    if not files:
+        raise UserError(f"--prelabel: {folder} has no fold_X/{_CHECKPOINT}; finish the training of one fold")
+    for file in files:
+        load_tensors(file)  # nnU-Net would run foreign code in it
+    dataset_json = read_dataset_json(dataset_file)
+    order = channel_order(target.channel_names or (), like=channel_names_of(dataset_json))
+    if order is None:
+        raise UserError(
+            f"--prelabel: {folder} was trained on the channels {', '.join(channel_names_of(dataset_json))}, but "
+            f"{target.name} has {', '.join(target.channel_names or ())}; give another model"
+        )
+    draws, wanted = (_labels(one) for one in (dataset_json, target.dataset_json))
+    if draws != wanted:
+        raise UserError(
+            f"--prelabel: {folder} draws {_words(draws)}, but the labels of {target.name} are {_words(wanted)}; give "
+            f"another model"
+        )
+    return Prelabeller(predictor=_predictor(folder, files, device), order=order)
+
+
+def _last_trained(workspace: Workspace) -> Path:
+    finished = [folder / _CHECKPOINT for folder in fold_folders(workspace) if (folder / _CHECKPOINT).is_file()]
+    if not finished:
+        raise UserError(
+            f"--prelabel: no fold of {workspace.dataset} is trained yet; train one, or name a model: --prelabel "
+            f".../nnUNetTrainer__nnUNetPlans__2d"
+        )
+    return max(finished, key=lambda file: (file.stat().st_mtime, file)).parents[1]
+
+
+def _labels(dataset_json: dict) -> dict[str, Any]:
+    return {name: value for name, value in dataset_json.get("labels", {}).items() if name not in ("background", IGNORE)}
+
+
+def _words(labels: dict[str, Any]) -> str:
+    return ", ".join(f"{value} ({name})" for name, value in labels.items()) or "none"
+
+
+def _predictor(folder: Path, files: list[Path], device: str) -> Any:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    folds = tuple(file.parent.name.removeprefix("fold_") for file in files)
+    try:
+        with redirect_stdout(StringIO()):  # on the processor it says that it is not on a GPU
+            predictor = nnUNetPredictor(device=torch.device(device), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(folder), folds, _CHECKPOINT)
+    except Exception as error:  # nnU-Net raises whatever it meets
+        reason = f"{type(error).__name__}: {str(error)[:100]}"
+        raise UserError(f"--prelabel: nnU-Net cannot load the model {folder} ({reason}); give another") from None
+    if predictor.configuration_manager.previous_stage_name is not None:
+        raise UserError(f"--prelabel: {folder} is the second stage of a cascade, useless alone; give another")
+    return predictor
