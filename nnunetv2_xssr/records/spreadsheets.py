@@ -4,15 +4,27 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nnunetv2_xssr.records.files import read_file
+from nnunetv2_xssr.records.files import atomic, read_file
 
 _DELIMITERS = ",;\t"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 # As OWASP lists what begins a formula. Apostrophes before it stand for themselves, so that reading is exact.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, whole or not at all, that a spreadsheet in any language opens in columns; texts by `safe_cell`.
+
+    Excel takes the delimiter of a .csv from the language of the computer, but for UTF-16, in which it takes tabs.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, delimiter="\t")
+    table.writerows([safe_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    with atomic(path) as temporary:
+        temporary.write_bytes(codecs.BOM_UTF16_LE + text.getvalue().encode("utf-16-le"))
 
 
 def safe_cell(text: str) -> str:
