@@ -1,6 +1,7 @@
 """How to draw and save a label in each tool, in numbered steps for the hand-over's README.txt."""
 
 from nnunetv2_xssr.annotation.colour_tables import ITK_SNAP, NAPARI, SLICER
+from nnunetv2_xssr.annotation.label_check import IGNORE
 
 _PICTURES, _STACKS, _NIFTI = (".png", ".bmp"), (".tif", ".tiff"), (".nii", ".nii.gz")
 
@@ -19,10 +20,11 @@ def tool_steps(*, image: str, label: str, ending: str, template: bool) -> str:
     """
     stem = label.removesuffix(ending)
     slicer_opens = f" and,\n   as a Segmentation, {label}" if template else ""
+    ignored = f"call the segment that is there {IGNORE}, and add " if template else ""
     snap_opens = f" Segmentation > Open Segmentation: {label}." if template else ""
     return f"""3D Slicer
 1. Drag {image} and {SLICER} into the window{slicer_opens}.
-2. Segment Editor: one segment per structure, called as in {SLICER}. Draw.
+2. Segment Editor: {ignored}one segment per structure, called as in {SLICER}. Draw.
 3. File > Save: the segmentation as {stem}.seg.nrrd. Its segments count by their names.
 
 ITK-SNAP
