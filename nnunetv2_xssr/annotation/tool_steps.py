@@ -20,7 +20,7 @@ def tool_steps(*, image: str, label: str, ending: str, template: bool) -> str:
     """
     stem = label.removesuffix(ending)
     slicer_opens = f" and,\n   as a Segmentation, {label}" if template else ""
-    ignored = f"call the segment that is there {IGNORE}, and add " if template else ""
+    ignored = f"call the segment that is there {IGNORE}. Add\n   " if template else ""
     snap_opens = f" Segmentation > Open Segmentation: {label}." if template else ""
     return f"""3D Slicer
 1. Drag {image} and {SLICER} into the window{slicer_opens}.
