@@ -1,5 +1,6 @@
 """Labels that come back as NRRD, 3D Slicer's .seg.nrrd or DICOM SEG."""
 
+import itertools
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from making import write_dataset_json, write_pictures
 
 from nnunetv2_xssr.annotation.collecting import take_in
 from nnunetv2_xssr.annotation.inspecting import inspect_labels
+from nnunetv2_xssr.annotation.segmentations import read_segmentation
 from nnunetv2_xssr.images.pools import dataset_pool
 
 NAME = "Dataset041_Segments"
@@ -111,6 +113,16 @@ def test_file_without_empty_margins_or_that_runs_the_other_way(dataset):
     image = sitk.Flip(on_grid(drawn())[1:8, :, 1:5], [False, False, True])
     write_segments(returned(dataset) / f"{CASE}.seg.nrrd", image, {1: "left lung", 2: "tumour"})
     assert np.array_equal(collected(dataset), drawn())
+
+
+def test_every_order_and_way_of_the_axes(tmp_path):
+    image, path = on_grid(drawn()), tmp_path / "a.nrrd"
+    grid = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
+    for order in itertools.permutations(range(3)):
+        for ways in itertools.product([False, True], repeat=3):
+            sitk.WriteImage(sitk.Flip(sitk.PermuteAxes(image, order), ways), str(path))
+            label = read_segmentation(path, shape=SHAPE, grid={"sitk_stuff": grid}, names={})
+            assert np.array_equal(label, drawn()), (order, ways)
 
 
 def test_plain_nrrd_holds_values(dataset):

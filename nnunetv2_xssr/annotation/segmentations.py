@@ -172,13 +172,18 @@ def _laid_on(voxels: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], of_
         raise UserError(
             f"does not lie on the voxels of its image ({_words(affine, of_image)}); draw it over that image"
         )
-    xyz = np.argwhere(voxels.transpose(2, 1, 0))
-    places = xyz @ turn.T.astype(int) + whole[:3, 3].astype(int)
-    beyond = ((places < 0) | (places >= shape[::-1])).any(axis=1).sum()
+    order = np.abs(turn).argmax(axis=1)  # for every axis of the image that of the file
+    signs = turn[range(3), order].astype(int)
+    moved = voxels.transpose(2, 1, 0).transpose(order)[tuple(slice(None, None, sign) for sign in signs)]
+    start = whole[:3, 3].astype(int) - np.where(signs < 0, np.array(moved.shape) - 1, 0)
+    low = np.clip(start, 0, shape[::-1])
+    high = np.clip(start + moved.shape, low, shape[::-1])
+    inside = moved[tuple(map(slice, low - start, high - start))]
+    beyond = np.count_nonzero(moved) - np.count_nonzero(inside)
     if beyond:
         raise UserError(f"has {beyond} voxels beyond its image; draw it over that image")
     label = np.zeros(shape, voxels.dtype)
-    label[tuple(places.T[::-1])] = voxels[tuple(xyz.T[::-1])]
+    label.transpose(2, 1, 0)[tuple(map(slice, low, high))] = inside
     return label
 
 
