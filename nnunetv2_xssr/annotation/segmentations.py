@@ -133,16 +133,15 @@ def _by_name(voxels: np.ndarray, segments: list[tuple[int, str]], names: Mapping
     unnamed = sorted(drawn - set(called))
     if unnamed:
         raise UserError(f"holds {first_few(unnamed, 5)}, of which it has no segment; save it again")
-    meant = {value: _value_of(name, names) for value, name in called.items()}
-    unknown = [repr(called[value]) for value in called if meant[value] is None]
-    if unknown:
-        raise UserError(
-            f"has a segment {first_few(unknown)}, which is no label; rename it: the labels are "
-            f"{first_few([name for value, name in names.items() if value], 10)}"
-        )
     label = np.zeros(voxels.shape, np.int32)
-    for value, new in meant.items():
-        label[voxels == value] = new
+    for value, name in called.items():
+        meant = _value_of(name, names)
+        if meant is None:
+            raise UserError(
+                f"has a segment {name[:100]!r}, which is no label; rename it: the labels are "
+                f"{first_few([known for new, known in names.items() if new], 10)}"
+            )
+        label[voxels == value] = meant
     return label
 
 
