@@ -1,6 +1,8 @@
 """Small generated datasets, and what tests ask of commands."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import shutil
@@ -186,6 +188,11 @@ def only_sentence(stderr):
     errors = [line for line in lines if ": error: " in line]
     assert len(errors) == 1 and lines[-1] == errors[0], stderr
     return errors[0]
+
+
+def read_worklist(path):
+    """The rows of a worklist as scripts read it."""
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
 
 
 def succeeds(capsys, main, argv):

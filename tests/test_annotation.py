@@ -1,6 +1,5 @@
 """From a folder of images to labelled rounds: the hand-over, collect, the next round, status."""
 
-import csv
 import json
 import os
 import shlex
@@ -10,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from making import SOURCE, TARGET, fails, picture, succeeds, write_picture, write_volume
+from making import SOURCE, TARGET, fails, picture, read_worklist, succeeds, write_picture, write_volume
 
 from nnunetv2_xssr.annotation.project import project_status
 from nnunetv2_xssr.annotation.reasons import reason
@@ -22,6 +21,7 @@ from nnunetv2_xssr.trainers.xssr_trainer import XSSRTrainer
 
 SELECT = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
 COLLECT = ["-d", "2"]
+OF_ALL = ["README.txt", "labels.ctbl", "labels.json", "labels.label", "worklist.csv", "worklist.html"]
 
 
 def handover(workspace, number=1, name=TARGET, selection="xssr"):
@@ -206,32 +206,33 @@ def test_handover(again):
     folder = handover(again)
     cases = picked(again)
     assert sorted(tree(folder)) == sorted(
-        ["README.txt", "worklist.csv", *(f"images/{case}_0000.png" for case in cases)]
+        [*OF_ALL, *(f"images/{case}_0000.png" for case in cases), *(f"pictures/{case}.png" for case in cases)]
     )
     assert (folder / "labels").is_dir()
     for case in cases:
         copy, image = folder / "images" / f"{case}_0000.png", again.images() / f"{case}_0000.png"
         assert copy.read_bytes() == image.read_bytes() and not copy.samefile(image)
-    with open(folder / "worklist.csv", newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_worklist(folder / "worklist.csv")
     record = SelectionRecord.load(again.record())
     (selection,) = record.selections
     for row, pick in zip(rows, selection.picks, strict=True):
         assert row == {
             "rank": str(pick.rank),
             "case": pick.case,
-            "slice": "",
+            **dict.fromkeys(("slice", "slice_itksnap", "slice_napari", "position"), ""),
             "files": f"images/{pick.case}_0000.png",
             "label": f"labels/{pick.case}.png",
             "domain": pick.domain,
             "group": "",
             "reason": reason(pick, alpha=selection.alpha),
+            "minutes": "",
             "selection": record.id,
         }
     note = (folder / "README.txt").read_text()
     assert "1       blob" in note and f"labels/{cases[0]}.png" in note
-    for tool in ("3D Slicer", "ITK-SNAP", "MITK", "napari: draw in a Labels layer, right-click"):
+    for tool in ("3D Slicer", "ITK-SNAP", "MITK", "right-click on the segmentation"):
         assert tool in note
+    assert [x["name"] for x in json.loads((folder / "labels.json").read_text())] == ["background", "blob"]
 
 
 def test_dataset_without_usable_labels(workspace, capsys):

@@ -117,7 +117,7 @@ def test_labels_that_fit_and_those_that_are_missing(pictures):
     [
         ("case_01_0000.png", ["case_01_0000.png: no case has this name", "is it case_01.png?", "with --fix_names"]),
         ("Case_01.png", ["is it case_01.png?"]),
-        ("case_01.seg.nrrd", ["is it case_01.png?"]),
+        ("case_01.seg.gz", ["is it case_01.png?"]),
         ("segmentation of monday.png", ["no case has this name; the names are like case_00.png"]),
     ],
 )
@@ -563,9 +563,31 @@ def test_masks_of_several_labels(pictures):
     label = drawn(value=255)
     label[10:12] = 128
     returned = came(pictures, "case_00.png", label=label)
-    assert "--values" not in refused(pictures, returned, "holds 128, 255, which no label has").unfit[0]
+    refused(pictures, returned, "holds 128, 255, which no label has", "if 128 is 1 (a) and 255 is 2 (b)")
     labels = taken(pictures, returned, values={255: 2, 128: 1})
     assert np.unique(Image.open(labels / "case_00.png")).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "stored, values, words",
+    [
+        ((0, 5), {}, "holds 5, which no label has; the values are 0 (background), 1 (a), 2 (b), 3 (c), 4 (ignore); if"),
+        ((0, 1, 7), {}, "; if 7 is 2 (b), collect with --values 7=2"),
+        ((0, 7, 8, 9), {}, "; if 7 is 1 (a) and 8 is 2 (b) and 9 is 3 (c), collect with --values 7=1 8=2 9=3"),
+        ((0, 6, 7, 8, 9), {}, "; say what each of them is with --values, such as 6=1"),
+        ((0, 128, 255), {255: 1}, "holds 128, which no label has"),
+        ((0, 128, 255), {255: 1, 127: 2}, "; if 128 is 2 (b), collect with --values 128=2"),
+    ],
+)
+def test_values_that_no_label_has(pictures, stored, values, words):
+    """All or nothing: a value that is neither known nor mapped is refused, whatever else is mapped."""
+    labels = {"background": 0, "a": 1, "b": 2, "c": 3, "ignore": 4}
+    write_dataset_json(pictures, labels=labels, numTraining=0, dataset={})
+    label = drawn(value=stored[1])
+    for row, value in enumerate(stored[2:], start=10):
+        label[row] = value
+    found = refused(pictures, came(pictures, "case_00.png", label=label), words, values=values)
+    assert not found.fit
 
 
 def test_values_are_those_of_the_folder_that_is_collected(pictures):

@@ -1,6 +1,5 @@
 """All files of a selection are of one selection; where a select was interrupted, it is said, and typed again."""
 
-import csv
 import json
 import os
 import re
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import slicing
-from making import TARGET, fails, succeeds
+from making import TARGET, fails, read_worklist, succeeds
 
 from nnunetv2_xssr.annotation.handover import drawn_labels, write_handover
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
@@ -52,8 +51,7 @@ def ids(workspace):
 
 def test_every_file_has_the_id(again, capsys):
     assert len(set(ids(again))) == 1 and re.fullmatch(r"s[0-9a-f]{15}", ids(again)[0])
-    with open(Workspace(TARGET).worklist(1), newline="", encoding="utf-8-sig") as file:
-        assert {row["selection"] for row in csv.DictReader(file)} == {ids(again)[0]}
+    assert {row["selection"] for row in read_worklist(Workspace(TARGET).worklist(1))} == {ids(again)[0]}
     assert json.loads(succeeds(capsys, status.main, ["-d", "2", "--json"]))["interrupted"] is None
 
 

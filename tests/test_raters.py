@@ -1,13 +1,12 @@
 """Several annotators: the worklist is dealt out, and their labels are compared and become one."""
 
-import csv
 import json
 from collections import Counter
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from making import TARGET, fails, succeeds, write_dataset_json, write_picture
+from making import TARGET, fails, read_worklist, succeeds, write_dataset_json, write_picture
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score, f1_score
 from slicing import CASES, VOLUMES, load, save
@@ -32,8 +31,7 @@ def chosen(cases, cost=None, slices=None):
 
 
 def rows(path):
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+    return read_worklist(path)
 
 
 def dealt(workspace):

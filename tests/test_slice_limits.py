@@ -1,13 +1,12 @@
 """Where candidate slices lie: every so many millimetres, in a share of a file, a range per case, a region."""
 
-import csv
 import json
 import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from making import fails, prepared, succeeds, write_dataset_json
+from making import fails, prepared, read_worklist, succeeds, write_dataset_json
 from slicing import CASES, SELECT, VOLUMES, draw, labels, picks, run, save, sliced
 
 from nnunetv2_xssr.commands import collect, select
@@ -256,7 +255,6 @@ def test_a_scan_is_not_typical_of_itself(scans, capsys):
     run(capsys, budget="4")
     said = {pick.case: (pick.stands_for > 1, pick.other_volumes) for pick in picks(scans)}
     assert said["v_3"] == (True, 0)
-    with open(labels(scans).parent / "worklist.csv", newline="", encoding="utf-8-sig") as file:
-        why = {row["case"]: row["reason"] for row in csv.DictReader(file)}
+    why = {row["case"]: row["reason"] for row in read_worklist(labels(scans).parent / "worklist.csv")}
     assert why["v_3"].startswith("stands for its own volume")
     assert any("other volume" in reason for reason in why.values())

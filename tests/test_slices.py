@@ -1,6 +1,5 @@
 """Slices of volumes: chosen one by one, drawn in templates, collected as sparse labels."""
 
-import csv
 import json
 from collections import Counter
 from dataclasses import replace
@@ -8,7 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
+from making import (
+    SOURCE,
+    TARGET,
+    fails,
+    picture,
+    read_worklist,
+    succeeds,
+    volume,
+    write_dataset_json,
+    write_picture,
+    write_volume,
+)
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from slicing import (
     CASES,
@@ -147,8 +157,9 @@ def test_templates(volumes, capsys):
         image = sitk.ReadImage(str(volumes.images(VOLUMES) / f"{case}_0000.nii.gz"))
         assert sitk.ReadImage(str(labels(volumes) / f"{case}.nii.gz")).GetOrigin() == image.GetOrigin()
     folder = labels(volumes).parent
-    with open(folder / "worklist.csv", newline="", encoding="utf-8-sig") as file:
-        assert {row["case"]: int(row["slice"]) for row in csv.DictReader(file)} == chosen
+    rows = read_worklist(folder / "worklist.csv")
+    assert {row["case"]: int(row["slice"]) for row in rows} == chosen
+    assert all(int(row["slice_itksnap"]) == int(row["slice"]) + 1 for row in rows)
     note = (folder / "README.txt").read_text()
     assert "2       ignore" in note and "holds 0 on the slices to draw, and 2 (ignore) on all others" in note
     assert "ignore" not in described(volumes)["labels"]  # as long as no such label is in the dataset

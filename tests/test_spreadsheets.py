@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from making import SOURCE, TARGET, write_dataset_json, write_pictures
+from making import SOURCE, TARGET, read_worklist, write_dataset_json, write_pictures
 
 from nnunetv2_xssr.commands import collect, select
 from nnunetv2_xssr.encoders.feature_files import read_features, write_features
 from nnunetv2_xssr.images.case_table import read_names, with_case_table
 from nnunetv2_xssr.images.pools import dataset_pool
-from nnunetv2_xssr.records.spreadsheets import plain_cell, safe_cell
+from nnunetv2_xssr.records.manifest import id_in_worklist
+from nnunetv2_xssr.records.spreadsheets import plain_cell, safe_cell, write_table
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "'=1", "''@x"]
 
@@ -32,6 +33,19 @@ def test_what_would_run_is_text(text):
 @pytest.mark.parametrize("text", ["t_00", "a=b", "'quoted'", "", "Ü", "1-2"])
 def test_other_text_stays(text):
     assert safe_cell(text) == text == plain_cell(text)
+
+
+@pytest.mark.parametrize("delimiter, encoding", [(";", "cp1252"), ("\t", "utf-16"), (",", "utf-8-sig")])
+def test_worklist_that_a_spreadsheet_saved_again_tells_its_selection(tmp_path, delimiter, encoding):
+    path, rows = tmp_path / "worklist.csv", [["rank", "case", "selection"], [1, "Müller, A", "s1"], [2, "=b;c", "s1"]]
+    write_table(path, rows)
+    read = read_worklist(path)
+    assert [row["case"] for row in read] == ["Müller, A", "'=b;c"] and id_in_worklist(path) == "s1"
+    with open(path, "w", newline="", encoding=encoding) as file:
+        csv.writer(file, delimiter=delimiter).writerows([list(read[0]), *(row.values() for row in read)])
+    assert id_in_worklist(path) == "s1"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert id_in_worklist(path) is None
 
 
 @pytest.mark.parametrize("ending", [".csv", ".npz"])
@@ -55,8 +69,7 @@ def test_worklist_of_such_cases_and_back(empty, capsys):
     write_features(features, names, np.eye(3, dtype=np.float32))
     assert select.main(["-d", "2", "-b", "3", "--embeddings", str(features), "-device", "cpu"]) == 0
     worklist = folder / "annotate" / "round_01" / "worklist.csv"
-    with open(worklist, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_worklist(worklist)
     assert sorted(row["case"] for row in rows) == [f"'{case}" for case in names]
     assert {row["domain"] for row in rows} == {"'@A"} and all(row["group"].startswith("'+=c") for row in rows)
     described = with_case_table(dataset_pool(TARGET), worklist).cases

@@ -1,14 +1,14 @@
 """Slices of files that nnU-Net's reader turns: they are counted as in the file, where an annotator draws."""
 
-import csv
-
 import nibabel
 import numpy as np
 import pytest
-from making import succeeds, write_dataset_json
+import tifffile
+from making import read_worklist, succeeds, write_dataset_json
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from slicing import sliced
 
+from nnunetv2_xssr.annotation.slice_places import SlicePlace, slice_places
 from nnunetv2_xssr.commands import collect, select
 from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.pools import open_pool
@@ -61,12 +61,40 @@ def test_whole_cases_are_read_as_nnunet_reads_them(reoriented):
     assert prepare_views(pool).cache != prepare_views(pool, look=Look(axis="file")).cache
 
 
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
+def test_slices_as_tools_count_them(reoriented, reader):
+    """napari 0.9.2 with napari-nifti 0.0.20 shows slice 0 on its slider at the head, at the front or on the right."""
+    write_dataset_json(reoriented.raw / NAME, ".nii.gz", {"0": "MRI"}, overwrite_image_reader_writer=reader, dataset={})
+    pool = open_pool("34")
+    for case in pool.cases:
+        stored = nibabel.load(case.files[0])
+        stored.affine[:3, 3] -= 12  # so that some slices lie on either side of 0
+        nibabel.save(nibabel.Nifti1Image(stored.get_fdata(dtype=np.float32), stored.affine), case.files[0])
+        *across, size = stored.shape
+        for k, place in slice_places(case, pool, [0, 5, size - 1]).items():
+            letter = case.identifier[2]
+            middle = stored.affine @ [*((n - 1) / 2 for n in across), k, 1]
+            mm = middle["RLAPSI".index(letter) // 2]
+            letters = {"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}[letter]
+            assert place.itk_snap == k + 1
+            assert place.napari == (size - 1 - k if letter in "SAR" else k)
+            assert place.position == f"{letters[int(mm < -0.05)]} {abs(mm):.1f}", case.identifier
+
+
+def test_slices_of_stacks_have_no_position(empty):
+    path = empty.images(NAME) / "a_0000.tif"
+    path.parent.mkdir(parents=True)
+    tifffile.imwrite(path, np.zeros((5, 6, 7), np.uint8))
+    write_dataset_json(empty.raw / NAME, ".tif", overwrite_image_reader_writer="Tiff3DIO", dataset={}, numTraining=0)
+    pool = open_pool("34")
+    assert slice_places(pool.cases[0], pool, [3]) == {3: SlicePlace(itk_snap=4, napari=3, position="")}
+
+
 def test_from_worklist_to_collected_labels(reoriented, capsys):
     argv = ["-d", "34", "--unit", "slice", "-b", "8", "-device", "cpu"]
     succeeds(capsys, select.main, argv)
     handover = reoriented.raw / NAME / "annotate" / "round_01"
-    with open(handover / "worklist.csv", encoding="utf-8-sig") as file:
-        places = {row["case"]: int(row["slice"]) for row in csv.DictReader(file)}
+    places = {row["case"]: int(row["slice"]) for row in read_worklist(handover / "worklist.csv")}
     assert sorted(places) == sorted(ORIENTATIONS)
     for case, place in places.items():
         path = handover / "labels" / f"{case}.nii.gz"

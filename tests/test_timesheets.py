@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from making import TARGET, fails, succeeds
+from making import TARGET, fails, read_worklist, succeeds
 from test_annotation import COLLECT, collected, draw, handover, picked, steps
 
 from nnunetv2_xssr.annotation.timesheets import read_minutes
@@ -14,10 +14,17 @@ from nnunetv2_xssr.commands import collect, select
 SELECT = ["-d", "2", "--encoder", "intensity", "-device", "cpu"]
 
 
+def saved(path):
+    """The rows of a worklist as select or `fill` has written it."""
+    if path.read_bytes().startswith(b"\xff\xfe"):
+        return read_worklist(path)
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
 def fill(path, minutes, delimiter=",", encoding="utf-8-sig"):
     """Fill the column of a worklist, as a spreadsheet saves it."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    rows = saved(path)
     text = io.StringIO()
     table = csv.DictWriter(text, rows[0], delimiter=delimiter)
     table.writeheader()
@@ -26,8 +33,7 @@ def fill(path, minutes, delimiter=",", encoding="utf-8-sig"):
 
 
 def minutes_in(path):
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        return [row["minutes"] for row in csv.DictReader(file)]
+    return [row["minutes"] for row in saved(path)]
 
 
 def known(workspace):

@@ -1,25 +1,28 @@
 """The hand-over folder: what an annotator needs, and nothing else.
 
-It holds ``images/``, ``labels/`` (empty, or with templates), ``worklist.csv`` and ``README.txt``. The images are
-copies: a link would not survive a USB stick, and a tool that saves over an image would change the dataset.
+It holds ``images/``, ``labels/`` (empty, or with templates), ``worklist.csv``, the same to print, colour tables and
+``README.txt``. The images are copies: a link would not survive a USB stick, and a tool that saves over an image would
+change the dataset.
 """
 
-import csv
 import filecmp
-import io
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_xssr.annotation.colour_tables import write_colour_tables
 from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.label_files import copy_whole
 from nnunetv2_xssr.annotation.prelabels import ACCEPTED, keep_prelabels, prelabels_note, still_accepted
+from nnunetv2_xssr.annotation.printing import write_printable
 from nnunetv2_xssr.annotation.raters import BETWEEN, RATER, Dealt, raters_of
 from nnunetv2_xssr.annotation.reasons import reason
+from nnunetv2_xssr.annotation.slice_places import slice_places
 from nnunetv2_xssr.annotation.sparse_labels import write_template
 from nnunetv2_xssr.annotation.timesheets import MINUTES, filled_in
+from nnunetv2_xssr.annotation.tool_steps import tool_steps
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.files import TEMPORARY, atomic, is_there, sha256_files, write_json
@@ -27,12 +30,13 @@ from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.manifest import id_in_worklist
 from nnunetv2_xssr.records.schema import read_as
 from nnunetv2_xssr.records.selection import Pick, picked_slices
-from nnunetv2_xssr.records.spreadsheets import safe_cell
+from nnunetv2_xssr.records.spreadsheets import write_table
 from nnunetv2_xssr.records.workspace import Workspace, is_visible, visible_files, worklist_name
 
 _TEMPLATES = "templates.json"
 _ADVICE = "restore it: it tells which templates nobody has drawn in"
-_COLUMNS = ("rank", "case", "slice", "files", "label", "domain", "group", "reason", MINUTES, "selection")
+_SLICE = ("slice", "slice_itksnap", "slice_napari", "position")
+_COLUMNS = ("rank", "case", *_SLICE, "files", "label", "domain", "group", "reason", MINUTES, "selection")
 
 
 def template_hashes(folder: Path) -> set[str]:
@@ -124,10 +128,13 @@ def write_handover(
     drawn = [file.name for file in drawn_labels(folder)]
     keep_prelabels(folder, prelabels, drawn=drawn, templates=template_hashes(folder))
     _write_templates(folder, pool, picks, dealt, prelabels)
+    write_colour_tables(folder, pool.dataset_json)
     note = _readme(pool, next(iter(files.values())), picks[0], raters=raters_of(dealt), prelabelled=bool(prelabels))
     with atomic(folder / "README.txt") as temporary:
         temporary.write_text(note, encoding="utf-8")
-    _write_worklists(folder, _rows(pool, picks, files, alpha=alpha, selection=selection), dealt, accepted)
+    rows = _rows(pool, picks, files, alpha=alpha, selection=selection)
+    _write_worklists(folder, rows, dealt, accepted)
+    write_printable(folder, pool, rows)
 
 
 def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> None:
@@ -208,16 +215,11 @@ def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt, acc
         if old not in lists and id_in_worklist(old) and not filled_in(old):
             old.unlink()
     for path, (of_list, columns) in lists.items():
-        filled, text = filled_in(path), io.StringIO()
-        table = csv.DictWriter(text, columns, extrasaction="ignore")
-        table.writeheader()
+        filled = filled_in(path)
         for row in of_list:
             place = row["case"], "" if row["slice"] is None else str(row["slice"])
-            row = {**row, MINUTES: filled.get(place), ACCEPTED: "yes" if row["case"] in (accepted or ()) else ""}
-            table.writerow({name: safe_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()})
-        with atomic(path) as temporary:
-            # utf-8-sig writes a mark at the beginning, without which spreadsheets do not recognise UTF-8.
-            temporary.write_text(text.getvalue(), encoding="utf-8-sig", newline="")
+            row |= {MINUTES: filled.get(place), ACCEPTED: "yes" if row["case"] in (accepted or ()) else ""}
+        write_table(path, [columns, *([row[name] for name in columns] for row in of_list)])
 
 
 def _label_of(row: dict[str, Any], rater: str) -> str:
@@ -228,20 +230,28 @@ def _rows(
     pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Path]], *, alpha: float | None, selection: str
 ) -> list[dict[str, Any]]:
     """What a worklist says of every pick, by column."""
-    return [
-        {
-            "rank": pick.rank,
-            "case": pick.case,
-            "slice": pick.slice,
-            "files": "; ".join(f"images/{name}" for name in files[pick.case]),
-            "label": f"labels/{pick.case}{pool.file_ending}",
-            "domain": pick.domain,
-            "group": pick.group,
-            "reason": reason(pick, alpha=alpha),
-            "selection": selection,
-        }
-        for pick in picks
-    ]
+    cases, slices = {case.identifier: case for case in pool.cases}, picked_slices(picks)
+    places = {case: slice_places(cases[case], pool, of_case) for case, of_case in slices.items()}
+    rows = []
+    for pick in picks:
+        place = places[pick.case][pick.slice] if pick.slice is not None else None
+        rows.append(
+            {
+                "rank": pick.rank,
+                "case": pick.case,
+                "slice": pick.slice,
+                "slice_itksnap": place and place.itk_snap,
+                "slice_napari": place and place.napari,
+                "position": place and place.position,
+                "files": "; ".join(f"images/{name}" for name in files[pick.case]),
+                "label": f"labels/{pick.case}{pool.file_ending}",
+                "domain": pick.domain,
+                "group": pick.group,
+                "reason": reason(pick, alpha=alpha),
+                "selection": selection,
+            }
+        )
+    return rows
 
 
 def _readme(pool: ImagePool, names: dict[str, Path], first: Pick, *, raters: list[str], prelabelled: bool) -> str:
@@ -254,15 +264,17 @@ def _readme(pool: ImagePool, names: dict[str, Path], first: Pick, *, raters: lis
         else "a label map of whole numbers with the size, spacing, origin and direction of the image. Each tool below\n"
         "  keeps these when you draw the label over that image"
     )
-    nothing = "in an image, save a label of zeros" if first.slice is None else "on a slice, leave its zeros"
+    sliced = first.slice is not None
+    nothing = "on a slice, leave its zeros" if sliced else "in an image, save a label of zeros"
     return f"""What to do
 ----------
-worklist.csv lists the images to annotate, the most useful one first, and why each was chosen. Draw the structures below
-in every image of images/ and save one label per image in labels/. You can send labels back in parts: begin at the top.
+worklist.csv lists the images to annotate, the most useful one first, and why each was chosen; worklist.html is the same
+to print, with pictures. Draw the structures below in every image of images/ and save one label per image in labels/.
+You can send labels back in parts: begin at the top.
 If you note in its column minutes how long each row took you, the next round can be planned by the time that you have.
 
-{_raters_note(raters) if raters else ""}{_slices_note(pool, prelabelled) if first.slice is not None else ""}{
-        prelabels_note(first.slice is not None) if prelabelled else ""
+{_raters_note(raters) if raters else ""}{_slices_note(pool, prelabelled) if sliced else ""}{
+        prelabels_note(sliced) if prelabelled else ""
     }Values
 ------
 {values}
@@ -271,28 +283,13 @@ Names and format
 ----------------
 - The label of {" and ".join(f"images/{name}" for name in names)} is labels/{case}{ending}, without _0000.
 - Save {ending}: {kind}.
+- Also taken: {case}.seg.nrrd of 3D Slicer and {case}.dcm (DICOM SEG), with segments called
+  as the structures above, and {case}.nrrd with the values above.
 - If there is nothing to draw {nothing}, and tell the person who sent you this folder.
 
 Tools
 -----
-Drag the images into 3D Slicer, ITK-SNAP, MITK or napari.
-- 3D Slicer: draw in the Segment Editor, export to a label map in the module Segmentations, and save that as {ending}.
-  Do not save the format .seg.nrrd, which 3D Slicer offers first.
-- ITK-SNAP: Segmentation > Save Segmentation Image.
-- MITK: right-click on the segmentation in the Data Manager > Save.
-- napari: {_napari(ending)}
-"""
-
-
-def _napari(ending: str) -> str:
-    """How to draw and save in napari, as tried with version 0.9."""
-    draw = "draw in a Labels layer"
-    if ending.lower() in (".png", ".bmp"):
-        return f"{draw}, right-click on it > Convert to Image, and save the image: Labels are not saved as {ending}."
-    if ending.lower() in (".tif", ".tiff"):
-        return f"{draw}, File > Save Selected Layers."
-    plugin = "napari-nifti" if ending.lower() in (".nii", ".nii.gz") else f"a plugin for {ending}"
-    return f"with {plugin} {draw}, File > Save Selected Layers. Slices may be counted from the other end."
+{tool_steps(image=f"images/{next(iter(names))}", label=f"labels/{case}{ending}", ending=ending, template=sliced)}"""
 
 
 def _raters_note(raters: list[str]) -> str:
@@ -310,7 +307,8 @@ def _slices_note(pool: ImagePool, prelabelled: bool) -> str:
     value = pool.dataset_json["labels"][IGNORE]
     return f"""Only some slices
 ----------------
-Draw only the slices that worklist.csv names. They are counted from 0 along the third axis, k (ITK-SNAP counts from 1).
+Draw only the slices that worklist.csv names: slice counts from 0 along the third axis of the file, k, slice_itksnap as
+ITK-SNAP does, slice_napari as napari's slider does, and position is the place in mm that 3D Slicer shows.
 labels/ holds one template per image: load it as the segmentation of its image, and save it under the same name. It
 holds {drawn} on the slices to draw, and {value} (ignore) on all others. Draw everything that is visible on the former,
 and leave {value} on the latter.

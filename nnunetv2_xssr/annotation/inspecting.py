@@ -14,6 +14,7 @@ from nnunetv2_xssr.annotation.handover import drawn_files
 from nnunetv2_xssr.annotation.label_check import IGNORE, UnfitLabel, check_label, shown
 from nnunetv2_xssr.annotation.prelabels import Prelabels
 from nnunetv2_xssr.annotation.replacing import check_replaceable_labels
+from nnunetv2_xssr.annotation.segmentations import ENDINGS
 from nnunetv2_xssr.annotation.sparse_labels import check_slices
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.geometry import Geometry
@@ -130,7 +131,7 @@ def inspect_labels(
     named |= prelabels.accepted if prelabels else set()
     found = Inspection()
     drawn = set(drawn_files(folder, templates))
-    arrived = _by_case(pool, folder, wanted=wanted, fix_names=fix_names, unfit=found.unfit)
+    arrived = _by_case(pool, folder, drawn, wanted=wanted, fix_names=fix_names, unfit=found.unfit)
     arrived = {case: file for case, file in arrived.items() if file in drawn or case in named}
     check_replaceable_labels(replace, pool, arrived=arrived, folder=folder)
     home, values, slices = Workspace(pool.name).labels, values or {}, slices or {}
@@ -162,37 +163,48 @@ def inspect_labels(
     return found
 
 
-def _by_case(pool: ImagePool, folder: Path, *, wanted: list[str], fix_names: bool, unfit: list[str]) -> dict[str, Path]:
-    """The files of a folder by the case that their names tell; sentences on the others are added to ``unfit``."""
-    ending, known = pool.file_ending, set(pool.identifiers)
-    named, others = {}, []
+def _by_case(
+    pool: ImagePool, folder: Path, drawn: Collection[Path], *, wanted: list[str], fix_names: bool, unfit: list[str]
+) -> dict[str, Path]:
+    """The files of a folder by the case that their names tell; sentences on the others are added to ``unfit``.
+
+    A label in another format may lie beside the template of its case that nobody has drawn in.
+    """
+    known = set(pool.identifiers)
+    named: dict[str, list[Path]] = {}
+    fixed: dict[str, list[Path]] = {}
     for file in visible_files(folder):
-        case = file.name.removesuffix(ending)
-        if case != file.name and case in known:
-            named[case] = file
-        elif not (ending.lower() in (".tif", ".tiff") and file.suffix == ".json"):  # the spacing of a stack
-            others.append(file)
-    meant = {file: _case_meant(file.name, ending, known) for file in others}
-    fixed = {}
-    for file, intended in meant.items():
-        if intended is None or not fix_names:
-            unfit.append(f"{shown(file, pool)}: {_name_words(file.name, intended, pool, wanted)}")
-            continue
-        rivals = [other for other in others if meant[other] == intended and other != file]
-        rivals += [named[intended]] if intended in named else []
-        if rivals:
-            unfit.append(f"{shown(file, pool)}: {rivals[0].name} is there too; leave only the right one of the two")
+        stem = file.name.removesuffix(_ending(file.name, pool))
+        if stem != file.name and stem in known:
+            named.setdefault(stem, []).append(file)
+        elif pool.file_ending.lower() in (".tif", ".tiff") and file.suffix == ".json":
+            pass  # the spacing of a stack
+        elif (meant := _case_meant(file.name, pool)) and fix_names:
+            fixed.setdefault(meant, []).append(file)
         else:
-            fixed[intended] = file
-    return named | fixed
+            unfit.append(f"{shown(file, pool)}: {_name_words(file.name, meant, pool, wanted)}")
+    found = {}
+    for case in sorted({*named, *fixed}):
+        files = [file for file in named.get(case, []) if file in drawn] or named.get(case, [])
+        if len(files or fixed[case]) == 1:
+            found[case] = (files or fixed[case])[0]
+        files = files + fixed.get(case, [])
+        for file in files:
+            if file != found.get(case):
+                rival = next(other for other in files if other != file)
+                unfit.append(f"{shown(file, pool)}: {rival.name} is there too; leave only the right one of the two")
+    return found
 
 
-def _case_meant(name: str, ending: str, known: Collection[str]) -> str | None:
+def _ending(name: str, pool: ImagePool) -> str:
+    """The ending of the dataset's files, or of another format of labels, that a file has; else nothing."""
+    return next((ending for ending in (pool.file_ending, *ENDINGS) if name.endswith(ending)), "")
+
+
+def _case_meant(name: str, pool: ImagePool) -> str | None:
     """The only case whose name is left when endings that programs add are taken off; None if there is none."""
-    if not name.endswith(ending):
-        return None
-    stem, found = name.removesuffix(ending), []
-    while match := _ADDED.search(stem):
+    stem, known, found = name.removesuffix(_ending(name, pool)), set(pool.identifiers), []
+    while stem != name and (match := _ADDED.search(stem)):
         stem = stem[: match.start()]
         found += [stem] if stem in known else []
     return found[0] if len(found) == 1 else None
@@ -200,10 +212,11 @@ def _case_meant(name: str, ending: str, known: Collection[str]) -> str | None:
 
 def _name_words(name: str, case: str | None, pool: ImagePool, wanted: list[str]) -> str:
     """What to do about a file whose name no case has."""
-    names = [f"{identifier}{pool.file_ending}" for identifier in pool.identifiers]
-    near = [f"{case}{pool.file_ending}"] if case else difflib.get_close_matches(name, names, 1)
+    ending = _ending(name, pool) or pool.file_ending
+    names = [f"{identifier}{ending}" for identifier in pool.identifiers]
+    near = [f"{case}{ending}"] if case else difflib.get_close_matches(name, names, 1)
     if near:
-        known = "" if near[0].removesuffix(pool.file_ending) in wanted else ", of which no label is missing"
+        known = "" if near[0].removesuffix(ending) in wanted else ", of which no label is missing"
         way_out = "rename it, or collect with --fix_names" if case else "rename it"
         return f"no case has this name; is it {near[0]}{known}? {way_out}"
     example = f"; the names are like {wanted[0]}{pool.file_ending}" if wanted else ", and no label is missing"

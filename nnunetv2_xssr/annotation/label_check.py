@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xssr.annotation.label_files import read_label
+from nnunetv2_xssr.annotation.segmentations import is_segmentation, names_its_labels, read_segmentation
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.grids import axes, differences
 from nnunetv2_xssr.images.pools import Case, ImagePool
@@ -64,6 +65,19 @@ def label_values(dataset_json: dict) -> dict[int, str]:
     values = [*manager.all_labels, *([manager.ignore_label] if manager.has_ignore_label else [])]
     names = {value: name for name, value in dataset_json["labels"].items() if isinstance(value, int)}
     return {int(value): names.get(value, "part of a region") for value in values}
+
+
+def label_names(dataset_json: dict) -> dict[int, str]:
+    """What every value of a label map is called: as its label, or as the regions of which it is a part.
+
+    Blanks of all kinds become single spaces, and double quotes single ones, for which the formats of the tools have no
+    way out.
+    """
+    names: dict[int, list[str]] = {value: [] for value in label_values(dataset_json)}
+    for name, meant in dataset_json["labels"].items():
+        for value in [meant] if isinstance(meant, int) else meant:
+            names.setdefault(value, []).append(" ".join(name.replace('"', "'").split()) or f"label {value}")
+    return {value: " and ".join(names[value]) for value in sorted(names)}
 
 
 def shown(file: Path, pool: ImagePool) -> str:
@@ -125,7 +139,8 @@ def check_label(
         if what == "spacing" or not in_dataset:
             raise UnfitLabel(f"{name}: {sentence}; draw and save it on its image's grid")
     known, where = label_values(pool.dataset_json), f"-l {shlex.quote(str(file.parent))} " if in_dataset else ""
-    whole = _whole(label[0], values or {}, known=known, name=name, where=where)
+    named = is_segmentation(file, pool.file_ending) and names_its_labels(file)
+    whole = _whole(label[0], {} if named else values or {}, known=known, name=name, where=where)
     if not allow_empty and np.isin(whole, [0, *(value for value in known if known[value] == IGNORE)]).all():
         raise UnfitLabel(f"{name}: is empty; if there is nothing to draw in its image, collect with --allow_empty")
     warning = f"{name}: {'; '.join(shifted.values())}; nnU-Net goes by the voxels alone, so look whether it fits"
@@ -145,8 +160,13 @@ def _read(file: Path, case: Case, pool: ImagePool, name: str) -> tuple[tuple[int
     except Exception as error:  # readers raise whatever their library raises
         raise UnfitLabel(f"{name}: its image {case.files[0]} cannot be read ({_short(error)})") from None
     try:
-        check_alone([file])
-        label, of_label, plain = read_label(file, reader)
+        if is_segmentation(file, pool.file_ending):
+            names = label_names(pool.dataset_json)
+            label = read_segmentation(file, shape=image.shape[1:], grid=of_image, names=names)[None]
+            of_label, plain = of_image, False
+        else:
+            check_alone([file])
+            label, of_label, plain = read_label(file, reader)
         finite = np.isfinite(label).all() and stored_finite(file)
     except UserError as error:
         raise UnfitLabel(f"{name}: {error}") from None
@@ -165,23 +185,28 @@ def _whole(label: np.ndarray, values: Mapping[int, int], *, known: dict[int, str
     for old, new in values.items():
         whole[stored == old] = new
     found = np.unique(whole).tolist()
-    unknown = odd + [value for value in found if value not in known]
-    if unknown:
+    unknown = [value for value in found if value not in known]
+    strange = [_number(value) for value in odd + unknown]
+    if strange:
         raise UnfitLabel(
-            f"{name}: holds {first_few([_number(value) for value in unknown], 5)}, which no label has; the values are "
+            f"{name}: holds {first_few(strange, 10)}, which no label has; the values are "
             f"{', '.join(f'{value} ({meaning})' for value, meaning in known.items())}"
-            + _proposal([value for value in found if value != 0], unknown, known=known, where=where)
+            + ("" if odd else _proposal(found, unknown, known=known, where=where))
         )
     return whole.astype(np.int32)
 
 
-def _proposal(drawn: list[float], unknown: list[float], *, known: dict[int, str], where: str) -> str:
-    """How to collect a mask whose only value besides 0 is another one than the label's, such as 255."""
-    meant = next((value for value, meaning in known.items() if value != 0 and meaning != IGNORE), None)
-    if meant is None or drawn != unknown or len(drawn) != 1:
+def _proposal(found: list[float], unknown: list[float], *, known: dict[int, str], where: str) -> str:
+    """How to collect a label with other values, such as 255 for 1: the unknown ones for those that are not there."""
+    labels = [value for value, meaning in known.items() if value != 0 and meaning != IGNORE]
+    free = [value for value in labels if value not in found]
+    if not labels or len(unknown) > 10 or min(unknown) < 0:
         return ""
-    value = _number(drawn[0])
-    return f"; if {value} is {meant} ({known[meant]}), collect with {where}--values {value}={meant}"
+    if len(unknown) > len(free):
+        return f"; say what each of them is with {where}--values, such as {_number(unknown[0])}={labels[0]}"
+    pairs = [(_number(old), new) for old, new in zip(unknown, free, strict=False)]
+    meant = " and ".join(f"{old} is {new} ({known[new]})" for old, new in pairs)
+    return f"; if {meant}, collect with {where}--values {' '.join(f'{old}={new}' for old, new in pairs)}"
 
 
 def _size(shape: tuple[int, ...]) -> str:

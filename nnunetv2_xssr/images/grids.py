@@ -20,6 +20,27 @@ def image_grid(properties: dict) -> dict:
     return {**properties, "sitk_stuff": {**properties["sitk_stuff"], **_along(properties["sitk_stuff"], 3)}}
 
 
+def patient_affine(properties: dict) -> np.ndarray | None:
+    """From indices (x, y, z) of the array that a reader gives to millimetres in LPS; None where the file does not tell.
+
+    Parameters
+    ----------
+    properties : dict
+        Of nnU-Net's readers.
+    """
+    affine = np.eye(4)
+    if "sitk_stuff" in properties:
+        stuff = image_grid(properties)["sitk_stuff"]
+        n = len(stuff["spacing"])
+        affine[:n, :n] = np.reshape(stuff["direction"], (n, n)) * stuff["spacing"]
+        affine[:n, 3] = stuff["origin"]
+        return affine
+    if "nibabel_stuff" in properties:
+        stuff = properties["nibabel_stuff"]
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ stuff.get("reoriented_affine", stuff["original_affine"])
+    return None
+
+
 def differences(of_image: dict, of_label: dict) -> dict[str, str]:
     """What differs between the grids of an image and of its label, along the axes that both files have.
 

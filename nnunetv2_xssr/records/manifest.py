@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nnunetv2_xssr.records.files import is_there, sha256_json, write_json
 from nnunetv2_xssr.records.schema import OURS, FileName, read_as
+from nnunetv2_xssr.records.spreadsheets import table_rows
 from nnunetv2_xssr.records.timesheet import Minutes
 
 KIND, FORMAT_VERSION = "manifest of a selection", 1
@@ -65,8 +66,8 @@ def id_in_worklist(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            return next(csv.DictReader(file), {}).get("selection")
+        _, rows = table_rows(path)
+        return dict(zip(rows[0][1], rows[1][1], strict=False)).get("selection") if len(rows) > 1 else None
     except (OSError, ValueError, csv.Error):
         return None
 

@@ -4,15 +4,27 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nnunetv2_xssr.records.files import read_file
+from nnunetv2_xssr.records.files import atomic, read_file
 
 _DELIMITERS = ",;\t"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 # As OWASP lists what begins a formula. Apostrophes before it stand for themselves, so that reading is exact.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, whole or not at all, in UTF-8 with commas, as scripts read it; texts by `safe_cell`.
+
+    The mark at its beginning tells spreadsheets that it is UTF-8.
+    """
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerows([safe_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    with atomic(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8-sig", newline="")
 
 
 def safe_cell(text: str) -> str:

@@ -1,0 +1,66 @@
+"""Where a slice to draw is found in each tool, all of which count in their own way."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunetv2_xssr.images.decoding import told_by_header
+from nnunetv2_xssr.images.geometry import Geometry
+from nnunetv2_xssr.images.grids import patient_affine
+from nnunetv2_xssr.images.pools import Case, ImagePool
+
+_HIGH, _LOW = "RAS", "LPI"  # letters of the patient's axes, in millimetres above and below 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicePlace:
+    """A slice of a file, as tools count it.
+
+    Attributes
+    ----------
+    itk_snap : int
+        From 1 along the third axis of the file.
+    napari : int
+        From 0 on its slider. napari-nifti, which reads NIfTI and NRRD, counts from the head, the front or the right.
+    position : str
+        Of its middle, as 3D Slicer shows it: the letter of the patient's axis along which the slices lie, and
+        millimetres; empty where the file does not tell.
+    """
+
+    itk_snap: int
+    napari: int
+    position: str
+
+
+def slice_places(case: Case, pool: ImagePool, slices: list[int]) -> dict[int, SlicePlace]:
+    """The places of slices of a volume, which are counted from 0 along the third axis of its file."""
+    reader = pool.reader()
+    told = told_by_header(case.files, reader)
+    if told is None:
+        image, properties = reader.read_images([str(file) for file in case.files])
+        told = image.shape[1:], properties
+    shape, properties = told
+    by_plugin = pool.file_ending.lower() in (".nii", ".nii.gz", ".nrrd")
+    return {place: _place(place, shape, properties, by_plugin) for place in slices}
+
+
+def _place(place: int, shape: tuple[int, ...], properties: dict, by_plugin: bool) -> SlicePlace:
+    lps = patient_affine(properties)
+    if lps is None:
+        return SlicePlace(itk_snap=place + 1, napari=place, position="")
+    from nibabel.orientations import io_orientation
+
+    axis, reverse = Geometry.of(properties).third
+    size = shape[axis]
+    middle = (np.array(shape) - 1) / 2
+    middle[axis] = size - 1 - place if reverse else place
+    ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+    world, sign = io_orientation(ras)[2 - axis]
+    world, upwards = int(world), (sign > 0) != reverse
+    mm = round(float((ras @ [*middle[::-1], 1])[world]), 1)
+    letter = _HIGH[world] if mm >= 0 else _LOW[world]
+    return SlicePlace(
+        itk_snap=place + 1,
+        napari=size - 1 - place if by_plugin and upwards else place,
+        position=f"{letter} {abs(mm):.1f}",
+    )

@@ -1,0 +1,55 @@
+"""How to draw and save a label in each tool, in numbered steps for the hand-over's README.txt."""
+
+from nnunetv2_xssr.annotation.colour_tables import ITK_SNAP, NAPARI, SLICER
+from nnunetv2_xssr.annotation.label_check import IGNORE
+
+_PICTURES, _STACKS, _NIFTI = (".png", ".bmp"), (".tif", ".tiff"), (".nii", ".nii.gz")
+
+
+def tool_steps(*, image: str, label: str, ending: str, template: bool) -> str:
+    """The steps for 3D Slicer, ITK-SNAP, napari and MITK.
+
+    Parameters
+    ----------
+    image, label : str
+        An image of the hand-over, and the label to save, as examples.
+    ending : str
+        Of the dataset's files.
+    template : bool
+        Whether the label is there already, to be drawn in.
+    """
+    stem = label.removesuffix(ending)
+    slicer_opens = f" and,\n   as a Segmentation, {label}" if template else ""
+    ignored = f"call the segment that is there {IGNORE}. Add\n   " if template else ""
+    snap_opens = f" Segmentation > Open Segmentation: {label}." if template else ""
+    return f"""3D Slicer
+1. Drag {image} and {SLICER} into the window{slicer_opens}.
+2. Segment Editor: {ignored}one segment per structure, called as in {SLICER}. Draw.
+3. File > Save: the segmentation as {stem}.seg.nrrd. Its segments count by their names.
+
+ITK-SNAP
+1. File > Open Main Image: {image}.{snap_opens}
+2. Segmentation > Import Label Descriptions: {ITK_SNAP}. Draw with the label of each structure.
+3. Segmentation > Save Segmentation Image: {label}.
+
+napari
+{_napari(image, label, ending.lower(), template)}
+
+MITK: open the image, draw, right-click on the segmentation in the Data Manager > Save.
+"""
+
+
+def _napari(image: str, label: str, ending: str, template: bool) -> str:
+    """As tried with version 0.9."""
+    plugin = ", with the plugin napari-nifti" if ending in _NIFTI else f", with a plugin for {ending}"
+    plugin = "" if ending in _PICTURES + _STACKS else plugin
+    begin = f"Drag {label} in; right-click > Convert to Labels" if template else "Add a Labels layer"
+    save = "File > Save Selected Layers"
+    if ending in _PICTURES:
+        save = "Right-click on the layer > Convert to Image. Save this image"
+    return f"""1. Drag {image} in{plugin}.
+2. {begin}. Draw with the number of each structure.
+   For its colours type in the console:
+   import json; t = json.load(open("{NAPARI}"))
+   viewer.layers.selection.active.colormap = {{None: "red", **{{x["value"]: x["color"] for x in t}}}}
+3. {save} as {label}."""
