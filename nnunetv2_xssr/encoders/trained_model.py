@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = ".../nnUNetTrainer__nnUNetPlans__2d"
 _ADVICE = "give another model, or train it again"
-_CHECKPOINT = "checkpoint_final.pth"
+CHECKPOINT = "checkpoint_final.pth"
 
 
 @with_config(THEIRS)
@@ -68,7 +68,7 @@ class TrainedModel:
     @property
     def files(self) -> list[Path]:
         """The checkpoints."""
-        return [self.folder / f"fold_{fold}" / _CHECKPOINT for fold in self.checkpoints]
+        return [self.folder / f"fold_{fold}" / CHECKPOINT for fold in self.checkpoints]
 
     def only(self, fold: str) -> "TrainedModel":
         """The model of one fold."""
@@ -127,11 +127,11 @@ def open_trained_model(folder: Path, *, folds: Collection[str] | None = None) ->
     for file in (plans_file, dataset_file):
         if not file.is_file():
             raise UserError(f"{folder} is no folder of a trained nnU-Net: there is no {file.name}; give {EXAMPLE}")
-    files = sorted(folder.glob(f"fold_[0-9]*/{_CHECKPOINT}")) or sorted(folder.glob(f"fold_all/{_CHECKPOINT}"))
+    files = sorted(folder.glob(f"fold_[0-9]*/{CHECKPOINT}")) or sorted(folder.glob(f"fold_all/{CHECKPOINT}"))
     if folds is not None:
-        files = [folder / f"fold_{fold}" / _CHECKPOINT for fold in folds]
+        files = [folder / f"fold_{fold}" / CHECKPOINT for fold in folds]
     if not files:
-        raise UserError(f"{folder} has no fold_X/{_CHECKPOINT}: its training is not finished; finish one fold")
+        raise UserError(f"{folder} has no fold_X/{CHECKPOINT}: its training is not finished; finish one fold")
     content, dataset_json = read_as(plans_file, PlansFile, advice=_ADVICE), read_dataset_json(dataset_file)
     checkpoints = {file.parent.name.removeprefix("fold_"): _load(file) for file in files}
     name = next(iter(checkpoints.values()))["init_args"]["configuration"]

@@ -13,18 +13,15 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.project import fold_folders
+from nnunetv2_xssr.encoders.trained_model import CHECKPOINT, TrainedModel, open_trained_model
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import channel_order
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.grids import image_grid
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.reading import read_image
-from nnunetv2_xssr.pretrain.checkpoint import load_tensors
-from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.selection import Pick, picked_slices
-from nnunetv2_xssr.records.workspace import Workspace, channel_names_of
-
-_CHECKPOINT = "checkpoint_final.pth"
+from nnunetv2_xssr.records.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,33 +93,24 @@ def open_prelabeller(
     if raters:
         raise UserError("--prelabel hides how far raters agree, who would correct one drawing; leave --raters out")
     folder = _last_trained(workspace) if model is True else model
-    dataset_file = folder / "dataset.json"
-    for file in (folder / "plans.json", dataset_file):
-        if not file.is_file():
-            raise UserError(f"--prelabel: {folder} is no folder of a trained nnU-Net, as there is no {file.name}")
-    files = sorted(folder.glob(f"fold_[0-9]*/{_CHECKPOINT}")) or sorted(folder.glob(f"fold_all/{_CHECKPOINT}"))
-    if not files:
-        raise UserError(f"--prelabel: {folder} has no fold_X/{_CHECKPOINT}; finish the training of one fold")
-    for file in files:
-        load_tensors(file)  # nnU-Net would run foreign code in it
-    dataset_json = read_dataset_json(dataset_file)
-    order = channel_order(target.channel_names or (), like=channel_names_of(dataset_json))
+    trained = open_trained_model(folder)
+    order = channel_order(target.channel_names or (), like=trained.channel_names)
     if order is None:
         raise UserError(
-            f"--prelabel: {folder} was trained on the channels {', '.join(channel_names_of(dataset_json))}, but "
+            f"--prelabel: {folder} was trained on the channels {', '.join(trained.channel_names)}, but "
             f"{target.name} has {', '.join(target.channel_names or ())}; give another model"
         )
-    draws, wanted = (_labels(one) for one in (dataset_json, target.dataset_json))
+    draws, wanted = (_labels(one) for one in (trained.dataset_json, target.dataset_json))
     if draws != wanted:
         raise UserError(
             f"--prelabel: {folder} draws {_words(draws)}, but the labels of {target.name} are {_words(wanted)}; give "
             f"another model"
         )
-    return Prelabeller(predictor=_predictor(folder, files, device), order=order)
+    return Prelabeller(predictor=_predictor(trained, device), order=order)
 
 
 def _last_trained(workspace: Workspace) -> Path:
-    finished = [folder / _CHECKPOINT for folder in fold_folders(workspace) if (folder / _CHECKPOINT).is_file()]
+    finished = [folder / CHECKPOINT for folder in fold_folders(workspace) if (folder / CHECKPOINT).is_file()]
     if not finished:
         raise UserError(
             f"--prelabel: no fold of {workspace.dataset} is trained yet; train one, or name a model: --prelabel "
@@ -139,17 +127,18 @@ def _words(labels: dict[str, Any]) -> str:
     return ", ".join(f"{value} ({name})" for name, value in labels.items()) or "none"
 
 
-def _predictor(folder: Path, files: list[Path], device: str) -> Any:
+def _predictor(trained: TrainedModel, device: str) -> Any:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    folds = tuple(file.parent.name.removeprefix("fold_") for file in files)
+    if trained.configuration.previous_stage_name is not None:
+        raise UserError(f"--prelabel: {trained.folder} is the second stage of a cascade, useless alone; give another")
     try:
         with redirect_stdout(StringIO()):  # on the processor it says that it is not on a GPU
             predictor = nnUNetPredictor(device=torch.device(device), allow_tqdm=False)
-        predictor.initialize_from_trained_model_folder(str(folder), folds, _CHECKPOINT)
+        predictor.initialize_from_trained_model_folder(str(trained.folder), tuple(trained.checkpoints), CHECKPOINT)
     except Exception as error:  # nnU-Net raises whatever it meets
         reason = f"{type(error).__name__}: {str(error)[:100]}"
-        raise UserError(f"--prelabel: nnU-Net cannot load the model {folder} ({reason}); give another") from None
-    if predictor.configuration_manager.previous_stage_name is not None:
-        raise UserError(f"--prelabel: {folder} is the second stage of a cascade, useless alone; give another")
+        raise UserError(
+            f"--prelabel: nnU-Net cannot load the model {trained.folder} ({reason}); give another"
+        ) from None
     return predictor
