@@ -554,7 +554,7 @@ def test_fold_is_current_while_it_was_trained_on_the_cases_of_the_split(again, c
     for path in folder.iterdir():  # copied from another computer
         os.utime(path, (1, 1))
     succeeds(capsys, collect.main, COLLECT)
-    succeeds(capsys, select.main, SELECT[:4] + ["-b", "1", "--no_model", "-device", "cpu"])
+    succeeds(capsys, select.main, SELECT[:4] + ["-b", "1", "-device", "cpu"])
     assert trained()[0]["current"]
     train(again, train=cases[:1])
     assert not trained()[0]["current"]

@@ -37,8 +37,8 @@ def chosen(workspace, capsys):
 
 def test_every_option_is_in_the_record_and_in_the_proposal(chosen):
     """A new option of select must be told by the record's settings, or be named as one that changes nothing."""
-    # The first is told by what was set aside, the others only where they are given.
-    assert set(ACTIONS) - set(chosen.selection()["settings"]) == {"skip_broken", "no_model", "control"}
+    # The one is told by what was set aside, the other only where it is given.
+    assert set(ACTIONS) - set(chosen.selection()["settings"]) == {"skip_broken", "control"}
     for name, action in ACTIONS.items():
         choices = [choice for choice in action.choices or [3] if choice != action.default]
         words = proposed("2", **{name: True if action.nargs == 0 else choices[0]})

@@ -256,13 +256,7 @@ def _collect(
     labelled, told = _taken(workspace, pool, found, replaced)
     train_on = sorted(set(labelled) & set(chosen))
     minutes, unfit_cells = _minutes(workspace, rounds, folder=folder, labelled=labelled)
-    split = []
-    if train_on:
-        groups = {case: group for record in rounds for case, group in record.groups.items()}
-        previous = read_split(workspace.split) if is_there(workspace.split) else None
-        split = grow_folds(previous or None, train_on, groups=groups)
-        _keep(workspace, pool, split, train_on, minutes)
-        write_split(workspace.split, split)
+    split = _split_of(workspace, pool, rounds, train_on, minutes) if train_on else []
     return Collected(
         workspace=workspace,
         folder=folder,
@@ -280,6 +274,18 @@ def _collect(
         prelabels=bool(prelabels.files),
         **told,
     )
+
+
+def _split_of(
+    workspace: Workspace, pool: ImagePool, rounds: list[SelectionRecord], train_on: list[str], minutes: list[Minutes]
+) -> Split:
+    """Write the split of the labelled cases, in which every case keeps its fold."""
+    groups = {case: group for record in rounds for case, group in record.groups.items()}
+    previous = read_split(workspace.split) if is_there(workspace.split) else None
+    split = grow_folds(previous or None, train_on, groups=groups)
+    _keep(workspace, pool, split, train_on, minutes)
+    write_split(workspace.split, split)
+    return split
 
 
 def _taken(

@@ -114,10 +114,9 @@ def _add_strategy(group: Options) -> None:
         help="the coverage by which alpha is calibrated: mean_distance of the pool to the picks (default, the paper's "
         "coverage), covering_radius, or novel_mean_distance, where cases count in proportion to their novelty")
     add("--density_weight", type=float, default=0.5, help="of xssr_sum: weight of density in the score; 0.5 by default")
-    add("--model", type=Path, metavar="FOLDER",
-        help="of a trained nnU-Net, such as the source's: cases that it is unsure of count more; by default the folds "
-        "of the target that were trained on the labels of the last round")
-    add("--no_model", action="store_true", help="ask no model what it is unsure of")
+    add("--model", nargs="?", type=Path, const=True, default=False, metavar="MODEL_FOLDER",
+        help="ask a trained nnU-Net, such as the source's: cases that it is unsure of count more; without a folder the "
+        "folds of the target that were trained on the labels of the last round")
     add("--seed", type=int, default=0, help="of every random number; 0 by default")
     # fmt: on
 

@@ -65,17 +65,17 @@ class Predictor:
         if order is None:
             raise UserError(
                 f"the model {model.folder} was trained on the channels {', '.join(model.channel_names)}, but "
-                f"{pool.name} has {', '.join(channels) or 'none'}; give another --model, or --no_model"
+                f"{pool.name} has {', '.join(channels) or 'none'}; give another --model, or none"
             )
         if model.configuration.previous_stage_name is not None:
             raise UserError(
                 f"{model.folder} is the second stage of a cascade, which cannot predict alone; give the --model of "
-                f"another configuration, or --no_model"
+                f"another configuration, or none"
             )
         if self.mirrored and not self.axes:
             raise UserError(
                 f"{model.folder} has one fold, trained without mirroring, so that nothing tells where it is unsure; "
-                f"finish a second fold, or give --no_model"
+                f"finish a second fold, or leave --model out"
             )
         return order
 

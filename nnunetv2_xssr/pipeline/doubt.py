@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.annotation.project import trained_folds
 from nnunetv2_xssr.encoders.predictor import Predictor
-from nnunetv2_xssr.encoders.trained_model import open_trained_model
+from nnunetv2_xssr.encoders.trained_model import EXAMPLE, open_trained_model
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import file_hashes
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
@@ -19,7 +19,6 @@ from nnunetv2_xssr.images.reading import read_image
 from nnunetv2_xssr.pipeline.plan import Choice
 from nnunetv2_xssr.records.files import atomic, is_there
 from nnunetv2_xssr.records.locks import caches_lock
-from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.selection import LEAST_CORRELATION, DoubtFacts
 from nnunetv2_xssr.records.validation_summary import read_dice
 from nnunetv2_xssr.records.workspace import Workspace, names_dataset
@@ -34,22 +33,16 @@ class Asking:
 
     Attributes
     ----------
-    model : Path, optional
-        Folder of a trained model; by default the folds of the target that were trained on the present split.
-    no_model : bool
-        Ask none.
+    model : Path or bool
+        Folder of a trained model; True for the folds of the target that were trained on the present split, False for
+        none. docs/rounds.md tells why none is the default.
     """
 
-    model: Path | None = None
-    no_model: bool = False
-
-    def __post_init__(self):
-        if self.model is not None and self.no_model:
-            raise UserError("--model and --no_model contradict each other; give one of them")
+    model: Path | bool = False
 
     def settings(self) -> dict:
         """What was given, for the record, and nothing else: without a model a record is as it always was."""
-        return ({"model": str(self.model)} if self.model else {}) | ({"no_model": True} if self.no_model else {})
+        return {"model": self.model if self.model is True else str(self.model)} if self.model else {}
 
     def open(
         self, target: ImagePool, *, name: str, mode: str, choice: Choice, scheduler: bool, device: str
@@ -62,7 +55,7 @@ class Asking:
         name : str
             Of the selection.
         mode : {"study", "annotation"}
-            Nobody waits for a model in a study, where all labels are known: it is asked only where it is named.
+            In a study a model must be named.
         choice : Choice
         scheduler : bool
             Whether the selection is made on a Dask cluster, which weighs no doubt.
@@ -71,19 +64,21 @@ class Asking:
         Raises
         ------
         UserError
-            If the model cannot predict this pool, or was named and the strategy weighs no doubt.
+            If there is no such model, it cannot predict this pool, or the strategy weighs no doubt.
         """
-        if self.no_model or (self.model is None and mode == "study"):
-            return None
-        folder, folds = (self.model, None) if self.model else trained_folds(Workspace(target.name, name))
-        if folder is None:
+        if self.model is False:
             return None
         if scheduler or choice.strategy != WEIGHS_DOUBT:
             what = "--scheduler" if scheduler else f"--strategy {choice.strategy}"
-            if self.model:
-                raise UserError(f"{what} does not weigh the doubt of --model; leave one of them out")
-            logger.info(f"{what} does not weigh what a model is unsure of, so {folder} is not asked")
-            return None
+            raise UserError(f"{what} does not weigh the doubt of --model; leave one of them out")
+        folder, folds = self.model, None
+        if self.model is True:
+            folder, folds = trained_folds(Workspace(target.name, name)) if mode == "annotation" else (None, None)
+            if folder is None:
+                raise UserError(
+                    f"--model: no fold of {target.name} is trained on the labels of the last round; train one, or name "
+                    f"a model: --model {EXAMPLE}"
+                )
         predictor = Predictor(model=open_trained_model(folder, folds=folds), device=device)
         predictor.check(target)
         return predictor

@@ -101,7 +101,7 @@ def select_cases(
         The best there is by default.
     **options
         Fields of `nnunetv2_xssr.pipeline.read.Seeing`, what is seen of the images: ``encoder``, ``embedding``, ``dim``,
-        ...; of `nnunetv2_xssr.pipeline.doubt.Asking`, which trained model is asked: ``model``, ``no_model``; and of
+        ...; of `nnunetv2_xssr.pipeline.doubt.Asking`, which trained model is asked: ``model``; and of
         `nnunetv2_xssr.pipeline.plan.Choice`, how cases are picked: ``strategy``, ``alpha``, ``unit``, ...
 
     Returns
@@ -192,11 +192,7 @@ def _checked(
     asking: Asking,
     vetoing: Callable[..., tuple[Choice, dict[str, Reason | None]]],
 ) -> _Call:
-    target = dataset_pool(workspace.dataset)
-    if sentence := unknown_domains(target):
-        logger.warning(sentence)
-    if cases:
-        target = with_case_table(target, cases)
+    target = _target(workspace, cases)
     pools = _sources(target, sources, folders)
     last, before = last_round(workspace, overwrite=overwrite), _manifest(workspace, overwrite=overwrite)
     choice = with_minutes(choice, before.minutes if before else ())
@@ -240,6 +236,13 @@ def _checked(
     )
     _check_writable(call)
     return call
+
+
+def _target(workspace: Workspace, cases: Path | None) -> ImagePool:
+    target = dataset_pool(workspace.dataset)
+    if sentence := unknown_domains(target):
+        logger.warning(sentence)
+    return with_case_table(target, cases) if cases else target
 
 
 def _sources(target: ImagePool, sources: Sequence[str], folders: dict[str, bool]) -> list[ImagePool]:

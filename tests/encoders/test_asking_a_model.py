@@ -17,6 +17,7 @@ from nnunetv2_xssr.encoders.trained_model import open_trained_model
 from nnunetv2_xssr.images.overlap import disagreement, mean_dice
 
 ROUND_TWO = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
+ASK = [*ROUND_TWO, "--model"]
 LEFT = 7  # of ten cases, when three are labelled
 
 
@@ -137,7 +138,7 @@ def test_predictions_are_those_of_nnunet(tmp_path, dim, folds):
 
 
 def test_a_pool_is_asked_once_and_its_doubt_decides(trained, asked, capsys):
-    out = succeeds(capsys, select.main, ROUND_TWO)
+    out = succeeds(capsys, select.main, ASK)
     assert len(asked["images"]) == LEFT == len(kept(trained))
     assert "doubt: of folds 0, 1 of XSSRTrainer__nnUNetPlans__2d" in out
     record = trained.selection()
@@ -165,49 +166,39 @@ def test_a_pool_is_asked_once_and_its_doubt_decides(trained, asked, capsys):
 
 
 def test_an_interrupted_prediction_goes_on_where_it_stopped(trained, asked, capsys):
-    succeeds(capsys, select.main, ROUND_TWO)
+    succeeds(capsys, select.main, ASK)
     whole = trained.record().read_bytes()
-    succeeds(capsys, select.main, ROUND_TWO)
+    succeeds(capsys, select.main, ASK)
     assert len(asked["images"]) == LEFT and trained.record().read_bytes() == whole
     for file in kept(trained)[2:5]:
         file.unlink()
     kept(trained)[0].write_bytes(b"cut off")
-    succeeds(capsys, select.main, ROUND_TWO)
+    succeeds(capsys, select.main, ASK)
     assert len(asked["images"]) == LEFT + 4 and trained.record().read_bytes() == whole
 
 
 def test_predictions_are_kept_case_by_case(trained, asked, capsys):
     asked["predict"].fails_at = 4
-    assert select.main(ROUND_TWO) != 0
+    assert select.main(ASK) != 0
     assert len(kept(trained)) == 3
-    succeeds(capsys, select.main, ROUND_TWO)
+    succeeds(capsys, select.main, ASK)
     assert len(asked["images"]) == 4 + LEFT - 3
 
 
-def test_without_a_model_the_record_says_nothing_of_one(trained, asked, capsys):
-    away = trained.root / "away"
-    shutil.move(of_round_one(trained), away)
+def test_no_model_is_asked_unless_one_is_named(trained, asked, capsys):
     out = succeeds(capsys, select.main, ROUND_TWO)
     plain = trained.record().read_text()
     assert "doubt" not in out and not any(word in plain for word in ("doubt", "model", "predictions"))
-    shutil.move(away, of_round_one(trained))
-    fails(capsys, select.main, ROUND_TWO, "predictions_cache was None", "--overwrite")
-    trained.record().unlink()
-    succeeds(capsys, select.main, [*ROUND_TWO, "--no_model"])
-    record = trained.selection()
-    assert record["settings"].pop("no_model") is True
-    assert record["selections"] == json.loads(plain)["selections"]
     assert not asked["images"]
+    fails(capsys, select.main, ASK, "settings", "--overwrite")
 
 
 def test_folds_of_another_split_are_not_asked(trained, asked, capsys):
     for number in (0, 1):
         file = of_round_one(trained) / f"fold_{number}" / "xssr_fold.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "train": ["t_00"]}))
-    succeeds(capsys, select.main, ROUND_TWO)
-    log = (trained.record().parent / "select.log").read_text()
-    assert "fold_0" in log and "not trained on the present split" in log
-    assert not asked["images"] and "doubt" not in trained.record().read_text()
+    fails(capsys, select.main, ASK, "no fold of", TARGET, "--model .../")
+    assert not asked["images"]
 
 
 @pytest.mark.parametrize(
@@ -265,7 +256,6 @@ def second_stage(folder):
     ("make", "more", "parts"),
     [
         (lambda f: f, [], ["no folder of a trained nnU-Net"]),
-        (model_folder, ["--no_model"], ["--model and --no_model"]),
         (model_folder, ["--strategy", "random"], ["--strategy random does not weigh"]),
         (lambda f: model_folder(f, channels=("T1",)), [], ["channels T1", f"{TARGET} has xray"]),
         (lambda f: model_folder(f, folds=()), [], ["its training is not finished"]),
@@ -279,14 +269,8 @@ def test_models_that_cannot_be_asked(either, capsys, make, more, parts):
     fails(capsys, select.main, [*ROUND_TWO, "--overwrite", "--model", folder, *more], *parts)
 
 
-def test_another_strategy_asks_no_model_by_itself(trained, asked, capsys):
-    succeeds(capsys, select.main, [*ROUND_TWO, "--strategy", "coreset"])
-    assert not asked["images"] and trained.selection().get("doubt") is None
-    assert "--strategy coreset does not weigh" in (trained.record().parent / "select.log").read_text()
-
-
 def test_clean_keeps_the_predictions_of_a_record_and_removes_others(trained, asked, capsys):
-    succeeds(capsys, select.main, ROUND_TWO)
+    succeeds(capsys, select.main, ASK)
     own = kept(trained)
     other = own[0].parent.with_name("predictions_0123456789ab") / own[0].name
     other.parent.mkdir()
@@ -295,7 +279,7 @@ def test_clean_keeps_the_predictions_of_a_record_and_removes_others(trained, ask
     assert kept(trained) == own
 
 
-CONTROL = [*ROUND_TWO[:-2], "-b", "5", "--control", "2", "-device", "cpu"]
+CONTROL = [*ASK, "-b", "5", "--control", "2"]
 
 
 def of_control(record):

@@ -2,10 +2,11 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
-from making import SOURCE, fails, picture, succeeds, write_picture
+from making import SOURCE, TARGET, fails, picture, succeeds, write_picture
 
 from nnunetv2_xssr.commands import embed, report, select, status
 from nnunetv2_xssr.encoders.feature_files import read_features, write_features
@@ -60,6 +61,7 @@ def test_what_is_written_is_read_to_the_last_digit(tmp_path, ending):
 
 def test_select_picks_by_them_and_reads_no_image(again, capsys):
     again.record().unlink()
+    shutil.rmtree(again.raw / TARGET / "annotate")
     for image in [*again.images(SOURCE).glob("*"), *again.images().glob("*")]:
         image.write_bytes(b"nothing that could be read")
     pool = write(again.root / "pool.npz", CASES, features(10))
