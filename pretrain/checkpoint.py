@@ -1,9 +1,10 @@
 """The encoder checkpoint: tensors and plain values only, so that loading it never runs foreign code."""
 
 import io
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -61,9 +62,23 @@ def _load(path: Path, otherwise: str) -> Any:
     # Opened first: a file that cannot be opened is not one to delete.
     with open(path, "rb") as file, torch.serialization.safe_globals(numbers):
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception:  # the reader raises whatever it meets
+            damaged = _damaged_part(file)
+            content = None if damaged else torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:  # the readers raise whatever they meet
             raise UserError(f"{path} is cut off or {otherwise}") from None
+    if damaged:
+        raise UserError(f"{path} is damaged: {damaged} does not fit its checksum; restore it or give another file")
+    return content
+
+
+def _damaged_part(file: IO[bytes]) -> str | None:
+    """What does not fit its checksum in the archive that torch writes, and does not check when it reads it."""
+    damaged = None
+    if zipfile.is_zipfile(file):  # former versions of torch wrote no archive
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    file.seek(0)
+    return damaged
 
 
 def encoder_identity(checkpoint: dict) -> str:

@@ -157,7 +157,8 @@ def test_caches_that_are_gone_or_damaged_are_named(tmp_path):
         CaseRows.load(tmp_path, "0123")
     np.save(store.path, np.zeros((3, 1), np.float32))
     with pytest.raises(UserError, match=f"{store.path.name} does not fit its index"):
-        opened(tmp_path)
+        CaseRows.load(tmp_path, store.key)
+    assert opened(tmp_path).missing() == [0, 1, 2]
     index.write_text(json.dumps({**json.loads(index.read_text()), "format_version": 9}))
     with pytest.raises(UserError, match="format version 9"):
         CaseRows.load(tmp_path, store.key)

@@ -8,6 +8,7 @@ from making import SOURCE, TARGET, fails, picture, succeeds, write_picture
 
 from nnunetv2_xssr import verify_selection
 from nnunetv2_xssr.commands import collect, pretrain, select, verify
+from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.records.workspace import Workspace
 
 PARTS = [
@@ -25,6 +26,12 @@ def flip(file, at=-5):
 def rows(kind, dataset=TARGET):
     (file,) = (Workspace(dataset).caches / kind).glob("rows_*.npy")
     return file
+
+
+def other_row(kind):
+    file = rows(kind)
+    store, _ = CaseRows.load(file.parent, file.stem.removeprefix("rows_"))
+    store.write(0, store.rows[0] + 1)
 
 
 def edit_json(file, change):
@@ -58,12 +65,16 @@ CHANGES = {
         "images",
         f"1 cases of {SOURCE} have other images: s_01",
     ),
-    "views flipped": (lambda a: flip(rows("views")), "views", f"cached views of {TARGET}"),
-    "source's views flipped": (lambda a: flip(rows("views", SOURCE)), "views", f"cached views of {SOURCE}"),
-    "features flipped": (lambda a: flip(rows("embeddings"), -2), "features", "are not those that were compared"),
-    "views gone": (lambda a: rows("views").unlink(), "views", "cannot be read"),
+    "views flipped": (lambda a: flip(rows("views"), 200), "views", "1 rows do not fit their checksums (t_00)"),
+    "source's views flipped": (lambda a: flip(rows("views", SOURCE), 200), "views", "their checksums (s_00)"),
+    "facts flipped": (lambda a: flip(rows("facts"), 200), "views", "their checksums (t_00)"),
+    "features flipped": (lambda a: flip(rows("embeddings"), 200), "features", "their checksums (t_00)"),
+    "views of other images": (lambda a: other_row("views"), "views", f"cached views of {TARGET}"),
+    "other features": (lambda a: other_row("embeddings"), "features", "are not those that were compared"),
+    "views gone": (lambda a: rows("views").unlink(), "views", "is cut off or gone"),
     "encoder swapped": (swap_encoder, "encoder", "is another one"),
     "encoder gone": (lambda a: a.encoder().unlink(), "encoder", "is gone"),
+    "encoder flipped": (lambda a: flip(a.encoder(), 40000), "encoder", "does not fit its checksum"),
     "encoder cut off": (lambda a: a.encoder().write_bytes(b"PK"), "encoder", "is cut off"),
     "split edited": (
         lambda a: a.split().write_text(json.dumps([{"train": ["t_00"], "val": ["t_01"]}])),

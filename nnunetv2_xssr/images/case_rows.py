@@ -8,23 +8,27 @@ from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from annotated_types import Ge, Len
+from isal import isal_zlib
 from numpy.typing import DTypeLike
 from pydantic import with_config
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.records.files import atomic, is_there, naming, sha256_files, sha256_json, write_json
 from nnunetv2_xssr.records.locks import caches_lock
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.schema import OURS, Count, read_as
 from nnunetv2_xssr.records.workspace import Workspace
 
 KIND, FORMAT_VERSION = "case rows", 2
 _HEAD = {"kind": KIND, "format_version": FORMAT_VERSION}
 _SAVE_EVERY = 10.0  # seconds from one file of hashes to the next
-_ADVICE = "delete it and run nnUNetv2_xssr_select again, which makes it anew"
+_SUM = np.dtype("<u4")
+_AGAIN = "run nnUNetv2_xssr_select again, which makes it anew"
+_ADVICE = f"delete it and {_AGAIN}"
 
 
 @with_config(OURS)
@@ -90,6 +94,9 @@ class CaseRows:
     and pools lie side by side, and none takes the place of another; `nnunetv2_xssr.images.caches` removes old ones.
     A row of NaN is not written yet.
 
+    After the rows the file holds a CRC-32 per row, each written after its row: a row that was cut off, or has changed
+    or moved since, does not fit it and is missing. In one file with the rows, the sums cannot be lost or of other rows.
+
     Attributes
     ----------
     path : Path
@@ -97,11 +104,14 @@ class CaseRows:
     identifiers : list of str
         The case of every row.
     rows : memory-mapped array, read-only
+    sums : memory-mapped uint32 array of shape (cases,), read-only
+        0 where no row is written yet.
     """
 
     path: Path
     identifiers: list[str]
     rows: np.ndarray
+    sums: np.ndarray
 
     @property
     def key(self) -> str:
@@ -114,6 +124,8 @@ class CaseRows:
     ) -> "CaseRows":
         """Open the rows of these cases, with what earlier runs wrote for the same files and settings.
 
+        A file that is not whole, or of an older version without sums, is made anew, as a line of the log says.
+
         Parameters
         ----------
         folder : Path
@@ -123,11 +135,6 @@ class CaseRows:
             Plain values that decide what a row holds.
         row_shape : tuple of int
         dtype : float type
-
-        Raises
-        ------
-        UserError
-            If the file of the rows is cut off.
         """
         index = cast(
             Index,
@@ -135,11 +142,11 @@ class CaseRows:
         )
         key = _key(index)
         path, index_file = _files(folder, key)
-        if not is_there(path):
+        if not _is_whole(path, index):
             _create(path, index, _earlier_rows(folder, index))
         if not is_there(index_file):
             write_json(index_file, {**_HEAD, **index})  # after the rows, so that an index tells of rows that are there
-        return cls(path, list(hashes), _map(path, index))
+        return cls(path, list(hashes), *_map(path, index))
 
     @classmethod
     def load(cls, folder: Path, key: str) -> tuple["CaseRows", Index]:
@@ -148,20 +155,50 @@ class CaseRows:
         Raises
         ------
         UserError
-            If there are none, or they are cut off.
+            If there are none, or the file or a row is not as it was written; the sentence names the cases.
         """
+        found, index = cls._found(folder, key)
+        if damaged := found._damaged(found._unfit()):
+            raise UserError(f"{found.path}: {damaged}; {_AGAIN}")
+        return found, index
+
+    @classmethod
+    def _found(cls, folder: Path, key: str) -> tuple["CaseRows", Index]:
+        """As `load`, whatever the rows hold."""
         index, (path, _) = read_index(folder, key), _files(folder, key)
-        return cls(path, list(index["cases"]), _map(path, index)), index
+        try:
+            return cls(path, list(index["cases"]), *_map(path, index)), index
+        except ValueError as error:
+            raise UserError(f"{path} {error}; {_AGAIN}") from None
 
     def missing(self) -> list[int]:
-        """Rows that are not written, or were cut off while they were."""
-        return [i for i, row in enumerate(self.rows) if np.isnan(row).any()]
+        """Rows that are not written, or are not as they were written; a line of the log names the latter."""
+        missing = self._unfit()
+        if damaged := self._damaged(missing):
+            logger.warning(f"{self.path}: {damaged}, and are made anew")
+        return missing
 
     def write(self, i: int, row: np.ndarray) -> None:
         """Write row i."""
+        row = np.ascontiguousarray(row, self.rows.dtype)
+        rows, sums = cast(np.memmap, self.rows), cast(np.memmap, self.sums)
         with naming(self.path), open(self.path, "r+b") as file:
-            file.seek(cast(np.memmap, self.rows).offset + i * self.rows[0].nbytes)
-            file.write(np.ascontiguousarray(row, self.rows.dtype).tobytes())
+            file.seek(rows.offset + i * row.nbytes)
+            file.write(row.tobytes())
+            file.seek(sums.offset + i * _SUM.itemsize)
+            file.write(np.array(_sum(self.key, self.identifiers[i], row), _SUM).tobytes())
+
+    def fits(self, i: int) -> bool:
+        """Whether row i is written, and as it was."""
+        return _sum(self.key, self.identifiers[i], self.rows[i]) == self.sums[i]
+
+    def _unfit(self) -> list[int]:
+        return [i for i in range(len(self.rows)) if not self.fits(i)]
+
+    def _damaged(self, unfit: list[int]) -> str:
+        """What is to be said of those that were written; empty if none was."""
+        cases = [self.identifiers[i] for i in unfit if self.sums[i] or not np.isnan(self.rows[i]).all()]
+        return cases and f"{len(cases)} rows do not fit their checksums ({first_few(cases)})" or ""
 
 
 def read_index(folder: Path, key: str) -> Index:
@@ -174,7 +211,7 @@ def read_index(folder: Path, key: str) -> Index:
     """
     _, index_file = _files(folder, key)
     if not is_there(index_file):
-        raise UserError(f"the cache {index_file} is gone; run nnUNetv2_xssr_select again, which makes it anew")
+        raise UserError(f"the cache {index_file} is gone; {_AGAIN}")
     index = read_as(index_file, Index, kind=KIND, version=FORMAT_VERSION, advice=_ADVICE)
     if _key(index) != key:
         raise UserError(f"{index_file} has changed since it was written; {_ADVICE}")
@@ -207,15 +244,40 @@ def _without_cases(index: Index) -> dict:
     }
 
 
-def _map(path: Path, index: Index) -> np.ndarray:
+def _sum(key: str, case: str, row: np.ndarray) -> int:
+    """CRC-32 of a row and of where it belongs: the row of another case, or of another cache, does not fit."""
+    return isal_zlib.crc32(row, isal_zlib.crc32(f"{key} {case}".encode()))
+
+
+def _is_whole(path: Path, index: Index) -> bool:
+    """Whether there is a file for these rows and sums; one that does not fit goes."""
+    if not is_there(path):
+        return False
     try:
-        rows = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, FileNotFoundError) as error:
-        raise UserError(f"{path} is cut off or gone ({error}); delete it and run the command again") from None
-    shape = (len(index["cases"]), *index["row_shape"])
-    if (rows.shape, rows.dtype.name) != (shape, index["dtype"]):
-        raise UserError(f"{path} does not fit its index beside it; delete both and run the command again")
-    return rows
+        _map(path, index)
+    except ValueError as error:
+        logger.warning(f"{path} {error}, and is made anew")
+        path.unlink()
+        return False
+    return True
+
+
+def _map(path: Path, index: Index) -> tuple[np.ndarray, np.ndarray]:
+    """The rows and their sums; a `ValueError` says what is wrong with the file."""
+    n = len(index["cases"])
+    try:
+        rows = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy raises whatever it meets
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"is cut off or gone ({error})") from None
+    # The type too, not only its name, which does not tell in which order the bytes of a number lie.
+    if (rows.shape, rows.dtype) != ((n, *index["row_shape"]), np.dtype(index["dtype"])) or not rows.flags.c_contiguous:
+        raise ValueError("does not fit its index beside it")
+    end = rows.offset + rows.nbytes
+    if path.stat().st_size != end + n * _SUM.itemsize:
+        raise ValueError("is not as long as its rows and their checksums, which older versions did not write")
+    return rows, np.memmap(path, _SUM, "r", offset=end, shape=n)
 
 
 def _earlier_rows(folder: Path, index: Index) -> dict[str, np.ndarray]:
@@ -223,12 +285,12 @@ def _earlier_rows(folder: Path, index: Index) -> dict[str, np.ndarray]:
     found = {}
     for file in folder.glob("index_*.json"):
         with suppress(UserError):  # one that is broken or of another version
-            old, of_old = CaseRows.load(folder, file.stem.removeprefix("index_"))
+            old, of_old = CaseRows._found(folder, file.stem.removeprefix("index_"))
             if sha256_json(_without_cases(of_old)) != sha256_json(_without_cases(index)):
                 continue
-            for row, (case, digest) in zip(old.rows, of_old["cases"].items(), strict=True):
-                if index["cases"].get(case) == digest and not np.isnan(row).any():
-                    found[case] = row
+            for i, (case, digest) in enumerate(of_old["cases"].items()):
+                if index["cases"].get(case) == digest and old.fits(i):
+                    found[case] = old.rows[i]
     return found
 
 
@@ -245,3 +307,6 @@ def _create(path: Path, index: Index, rows: dict[str, np.ndarray]) -> None:
         # Every byte is written now, so that a full disk is an error here and not a crash in a memory map later.
         for case in index["cases"]:
             file.write(np.ascontiguousarray(rows.get(case, nothing)).tobytes())
+        key = _key(index)
+        sums = [_sum(key, case, rows[case]) if case in rows else 0 for case in index["cases"]]
+        file.write(np.array(sums, _SUM).tobytes())

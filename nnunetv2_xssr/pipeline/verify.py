@@ -6,7 +6,7 @@ from functools import cached_property
 from glob import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nnunetv2_xssr.encoders.feature_files import read_features
 from nnunetv2_xssr.encoders.mae import OpenedAutoencoder
@@ -150,6 +150,9 @@ def _files_now(pool: str) -> dict[str, list[Path]]:
 
 
 def _views(found: _Found) -> Iterator[str]:
+    for kind in ("views", "facts"):
+        for pool, key in cast(dict, found.record.provenance).get(f"{kind}_cache", {}).items():
+            CaseRows.load(Workspace(pool).caches / kind, key)  # which names the cases whose rows have changed
     for pool, before in (found.manifest.views if found.manifest else {}).items():
         folder, key = Workspace(pool).caches / "views", found.record.provenance.get("views_cache", {}).get(pool, "")
         if rows_hash(folder, key) != before:
