@@ -292,6 +292,64 @@ def test_folder_without_raters(two, capsys):
     fails(capsys, collect.main, [*COLLECT, "--fuse", "best"], "--fuse must be one of first, majority, staple")
 
 
+@pytest.mark.parametrize("how", ["first", "majority"])
+def test_replacing_what_raters_drew(two, capsys, how):
+    """Each kind of case by its own rule: the label of its rater, or what all of its raters drew now."""
+    draw(two, "A")
+    draw(two, "B", to=11)
+    argv = [*COLLECT, "--fuse", how]
+    succeeds(capsys, collect.main, argv)
+    shared, alone = shared_cases(two)[0], next(case for case, raters in dealt(two).items() if raters == ["B"])
+    draw(two, "A", shared, to=20)
+    draw(two, "B", shared, alone, to=18)
+    assert collect.main(argv) == 2
+    assert f"--replace {shared}" in capsys.readouterr().out
+    out = succeeds(capsys, collect.main, [*argv, "--replace", shared, alone])
+    assert f"replaced: {shared}; " in out and f"replaced: {alone}; " in out and "labelled now: 6 of 10" in out
+    drawn = {case: blob(to=to) for case, to in ((shared, 20 if how == "first" else 18), (alone, 18))}
+    assert all((taken(two, case) == label).all() for case, label in drawn.items())
+    out = succeeds(capsys, collect.main, [*argv, "--replace", shared, alone])
+    assert "nothing done: " in out and "replaced:" not in out
+
+
+def test_replacing_waits_for_all_raters(two, capsys):
+    draw(two, "A")
+    succeeds(capsys, collect.main, COLLECT)
+    case = shared_cases(two)[0]
+    fails(capsys, collect.main, [*COLLECT, "--fuse", "majority", "--replace", case], f"--replace names {case}")
+
+
+def test_corrected_label_in_a_plain_folder_brings_no_shared_one_along(two, capsys):
+    """The label of one rater is not what several say."""
+    draw(two, "A")
+    argv = [*COLLECT, "--fuse", "majority"]
+    succeeds(capsys, collect.main, argv)
+    alone = next(case for case, raters in dealt(two).items() if raters == ["A"])
+    draw(two, "A", alone, to=20)
+    out = succeeds(capsys, collect.main, [*argv, "-l", handover(two) / "labels" / "A", "--replace", alone])
+    assert f"replaced: {alone}" in out and "labelled now: 2 of 10" in out
+    assert "not asked for and left alone: " in out and all(case in out for case in shared_cases(two))
+
+
+def test_who_drew_a_misplaced_shared_label_is_not_guessed(two, capsys):
+    draw(two, "A")
+    case = shared_cases(two)[0]
+    write_picture(handover(two) / "labels" / f"{case}.png", blob())
+    assert collect.main(COLLECT) == 2
+    assert "move it into A or B" in capsys.readouterr().out
+
+
+def test_readme_names_the_folders_of_raters(two):
+    """A label in labels/ itself would be nobody's."""
+    text = (handover(two) / "README.txt").read_text()
+    for rater in "AB":
+        assert f"labels/{rater}/" in text
+    first = picked(two)[0]
+    assert f"labels/{first}." not in text
+    assert all(f"labels/YOU/{first}{ending}" in text for ending in (".png", ".seg.nrrd"))
+    assert "the column minutes of your list" in text and max(map(len, text.splitlines())) <= 120
+
+
 def test_minutes_of_raters_and_the_next_round(two, capsys):
     draw(two, "A")
     draw(two, "B")

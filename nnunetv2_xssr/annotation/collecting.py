@@ -247,11 +247,7 @@ def _collect(
         "templates": templates,
         "prelabels": prelabels,
     }
-    # Corrected labels come in a plain folder: each is the one of its case, whoever drew the first.
-    if (dealt := raters_of_rounds(rounds)) and not replaced:
-        of_raters = inspect_raters(pool, chosen=chosen, dealt=dealt, how=fuse, scratch=scratch, **options)
-    else:
-        of_raters = RaterLabels(inspect_labels(pool, chosen=chosen, replace=replaced, **options))
+    of_raters = _inspect(pool, rounds, fuse=fuse, scratch=scratch, replaced=replaced, **options)
     found = of_raters.found
     labelled, told = _taken(workspace, pool, found, replaced)
     train_on = sorted(set(labelled) & set(chosen))
@@ -286,6 +282,29 @@ def _split_of(
     _keep(workspace, pool, split, train_on, minutes)
     write_split(workspace.split, split)
     return split
+
+
+def _inspect(
+    pool: ImagePool,
+    rounds: list[SelectionRecord],
+    *,
+    folder: Path,
+    fuse: str,
+    scratch: Path,
+    replaced: Collection[str],
+    **options,
+) -> RaterLabels:
+    """Look through the labels that came, of one annotator or of several."""
+    chosen, dealt = chosen_cases(rounds), raters_of_rounds(rounds)
+    by_rater = any((folder / rater).is_dir() for rater in raters_of(dealt))
+    if dealt and (by_rater or not replaced):
+        return inspect_raters(
+            pool, folder=folder, chosen=chosen, dealt=dealt, how=fuse, scratch=scratch, replaced=replaced, **options
+        )
+    # Corrected labels may come in a plain folder: each is the one of its case, whoever drew the first. Another label of
+    # a shared case is one rater's alone, and nothing tells whose.
+    alone = {case for case in chosen if len(dealt.get(case, ())) < 2}
+    return RaterLabels(inspect_labels(pool, folder=folder, chosen=alone, replace=replaced, **options))
 
 
 def _taken(

@@ -266,12 +266,15 @@ def _readme(pool: ImagePool, names: dict[str, Path], first: Pick, *, raters: lis
     )
     sliced = first.slice is not None
     nothing = "on a slice, leave its zeros" if sliced else "in an image, save a label of zeros"
+    home = f"labels/{'YOU/' if raters else ''}"
+    minutes = "the column minutes of your list" if raters else "its column minutes"
     return f"""What to do
 ----------
 worklist.csv lists the images to annotate, the most useful one first, and why each was chosen; worklist.html is the same
 to print, with pictures. Draw the structures below in every image of images/ and save one label per image in labels/.
 You can send labels back in parts: begin at the top.
-If you note in its column minutes how long each row took you, the next round can be planned by the time that you have.
+If you note in {minutes} how long each row took you, the next round can be planned by the
+time that you have.
 
 {_raters_note(raters) if raters else ""}{_slices_note(pool, prelabelled) if sliced else ""}{
         prelabels_note(sliced) if prelabelled else ""
@@ -281,7 +284,7 @@ If you note in its column minutes how long each row took you, the next round can
 
 Names and format
 ----------------
-- The label of {" and ".join(f"images/{name}" for name in names)} is labels/{case}{ending}, without _0000.
+- The label of {" and ".join(f"images/{name}" for name in names)} is {home}{case}{ending}, without _0000.
 - Save {ending}: {kind}.
 - Also taken: {case}.seg.nrrd of 3D Slicer and {case}.dcm (DICOM SEG), with segments called
   as the structures above, and {case}.nrrd with the values above.
@@ -289,15 +292,19 @@ Names and format
 
 Tools
 -----
-{tool_steps(image=f"images/{next(iter(names))}", label=f"labels/{case}{ending}", ending=ending, template=sliced)}"""
+{tool_steps(image=f"images/{next(iter(names))}", label=f"{home}{case}{ending}", ending=ending, template=sliced)}"""
 
 
 def _raters_note(raters: list[str]) -> str:
-    lists = ", ".join(f"{worklist_name(rater)} and labels/{rater}/" for rater in raters)
+    lists = "\n".join(f"- {rater}: {worklist_name(rater)} and labels/{rater}/" for rater in raters)
     return f"""Who draws what
 --------------
-Each of you has a list and a folder: {lists}. Draw what your list names, save it in
-your folder, and do not look into the others': some images are in several lists, to see how far you agree.
+Each of you has a list and a folder:
+
+{lists}
+
+Draw what your list names, save it in your folder (labels/YOU/ below), and do not look into the others': some images are
+in several lists, to see how far you agree. A label beside these folders is nobody's.
 
 """
 

@@ -1,6 +1,6 @@
 """Labels of several raters: one folder each; those of shared cases are compared, and become one."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_la
 from nnunetv2_xssr.annotation.label_check import IGNORE, CheckedLabel, UnfitLabel, check_label, label_values
 from nnunetv2_xssr.annotation.label_files import write_label
 from nnunetv2_xssr.annotation.raters import Dealt, cases_of, raters_of
+from nnunetv2_xssr.annotation.replacing import check_replaceable_labels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.workspace import Workspace
 
@@ -46,12 +47,13 @@ def inspect_raters(
     how: str,
     scratch: Path,
     allow_empty: bool | Collection[str] = False,
+    replaced: Collection[str] = (),
     **options,
 ) -> RaterLabels:
     """Look through a folder with a folder of labels per rater; change nothing.
 
     A shared case is taken from its first rater, or, fused, when the labels of all its raters are there. One that was
-    taken before is compared with what would be taken now.
+    taken before is compared with what would be taken now, and gives way to it where it is to be replaced.
 
     Parameters
     ----------
@@ -65,12 +67,20 @@ def inspect_raters(
         What is taken of shared cases: see `nnunetv2_xssr.annotation.fusing`.
     scratch : Path
         Empty folder for fused labels.
+    replaced : collection of str
+        Cases whose label is wanted though there is one already.
     allow_empty, **options
         Of `inspect_labels`.
+
+    Raises
+    ------
+    UserError
+        If there is nothing to replace, or to replace it with.
     """
     raters, options = raters_of(dealt), {**options, "allow_empty": allow_empty}
     others = set(chosen) - set(dealt)
-    result = RaterLabels(inspect_labels(pool, folder=folder, chosen=others, **options))
+    undealt = set(replaced) - set(dealt)
+    result = RaterLabels(inspect_labels(pool, folder=folder, chosen=others, replace=undealt, **options))
     _name_misplaced(result.found, pool, folder, dealt)
     shared = {case: names for case, names in dealt.items() if len(names) > 1}
     table = pool.dataset_json.get("dataset", {})
@@ -79,8 +89,9 @@ def inspect_raters(
     home, came = Workspace(pool.name).labels, {case: dict[str, FitLabel]() for case in shared}
     (scratch / "nothing").mkdir()
     for rater in raters:
-        own = folder / rater if (folder / rater).is_dir() else scratch / "nothing"
-        one = inspect_labels(replace(pool, dataset_json=unlisted), folder=own, chosen=cases_of(dealt, rater), **options)
+        own, asked = folder / rater if (folder / rater).is_dir() else scratch / "nothing", cases_of(dealt, rater)
+        again = set(replaced) & set(asked) - set(shared)
+        one = inspect_labels(replace(pool, dataset_json=unlisted), folder=own, chosen=asked, replace=again, **options)
         for case, label in one.fit.items():
             if case not in shared:
                 result.found.fit[case] = label
@@ -91,8 +102,12 @@ def inspect_raters(
         result.found.unfit += [sentence for sentence in one.unfit if sentence not in result.found.unfit]
         result.found.warnings += one.warnings
         result.found.missing += [case for case in one.missing if case not in shared]
+        result.found.equal += one.equal
         result.found.not_asked += [name for name in one.not_asked if name not in result.found.not_asked]
-    _take_shared(result, pool, shared, came, how=how, scratch=scratch, allow_empty=allow_empty)
+    again = set(replaced) & set(shared)
+    complete = {case for case in again if set(_needed(shared[case], how)) <= set(came[case])}
+    check_replaceable_labels(again, pool, arrived=complete, folder=folder)
+    _take_shared(result, pool, shared, came, how=how, scratch=scratch, allow_empty=allow_empty, replaced=again)
     waiting = set(result.found.missing)
     for rater in raters:
         lacking = [case for case in cases_of(dealt, rater) if case in waiting and rater not in came.get(case, {})]
@@ -107,7 +122,8 @@ def _name_misplaced(found: Inspection, pool: ImagePool, folder: Path, dealt: Dea
         case = name.removesuffix(pool.file_ending)
         if case in dealt:
             found.not_asked.remove(name)
-            found.unfit.append(f"{folder / name}: lies beside the folders of the raters; move it into {dealt[case][0]}")
+            whose = " or ".join(dealt[case])
+            found.unfit.append(f"{folder / name}: lies beside the folders of the raters; move it into {whose}")
 
 
 def _take_shared(
@@ -119,6 +135,7 @@ def _take_shared(
     how: str,
     scratch: Path,
     allow_empty: bool | Collection[str],
+    replaced: Collection[str],
 ) -> None:
     """Compare the labels of shared cases, and add those to take, or what is missing or does not fit, to the result."""
     cases, listed, found = {case.identifier: case for case in pool.cases}, set(listed_cases(pool)), result.found
@@ -129,7 +146,7 @@ def _take_shared(
     for case, raters in shared.items():
         labels = {rater: _read(label, cases[case], pool) for rater, label in came[case].items()}
         comparison.add({rater: label.values for rater, label in labels.items()})
-        if not set(raters[:1] if how == FIRST else raters) <= set(labels):
+        if not set(_needed(raters, how)) <= set(labels):
             if case not in listed and case not in found.fit:
                 found.missing.append(case)
             continue
@@ -137,9 +154,14 @@ def _take_shared(
         if how != FIRST:
             taken, undecided = fuse([label.values for label in labels.values()], how=how)
             words = f"{case}: {how} of {', '.join(raters)}; undecided and so background: {undecided} voxels"
-        if case in listed:
-            if not _equals(cases[case], taken, pool):
-                found.unfit.append(f"{words}; this differs from its label in labelsTr, collected before")
+        if case in listed and _equals(cases[case], taken, pool):
+            found.equal += [case] if case in replaced else []
+            continue
+        if case in listed and case not in replaced:
+            found.unfit.append(
+                f"{words}; this differs from its label in labelsTr, collected before; to take it in its place, collect "
+                f"with --replace {case}"
+            )
             continue
         if how != FIRST and not (allow_empty is True or case in empty or np.isin(taken, [*drawn]).any()):
             found.unfit.append(f"{words}; nothing is left: look at it together, or collect with --fuse {FIRST}")
@@ -151,6 +173,11 @@ def _take_shared(
             write_label(file, taken, labels[raters[0]].grid, reader=pool.reader())
             found.fit[case] = replace(first, file=file, plain=True, values={})
     result.agreement += comparison.result()
+
+
+def _needed(raters: Sequence[str], how: str) -> Sequence[str]:
+    """Whose labels a shared case is made of."""
+    return raters[:1] if how == FIRST else raters
 
 
 def _read(label: FitLabel, case: Case, pool: ImagePool) -> CheckedLabel:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -157,6 +157,11 @@ class Choice:
             max_per_volume=(self.max_per_volume or 1) if self.unit == "slice" else None,
             min_distance=self.min_distance,
         )
+
+    def settings(self) -> dict:
+        """What the user chose, for the record, which tells of a control only where there is one."""
+        chosen = {**asdict(self), "excluded": list(self.excluded)}
+        return chosen if self.control else {name: value for name, value in chosen.items() if name != "control"}
 
 
 def _quota(words: list[str] | None) -> str | dict[str, float] | None:

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -214,7 +214,7 @@ def _checked(
         choice=choice,
         settings={
             "source": [pool.name for pool in pools],
-            **_chosen(choice),
+            **choice.settings(),
             **seeing.settings(),
             **asking.settings(),
             **_whether(sources, folders, scheduler=scheduler, cases=cases),
@@ -259,12 +259,6 @@ def _manifest(workspace: Workspace, *, overwrite: bool) -> Manifest | None:
         if overwrite:
             return None
         raise
-
-
-def _chosen(choice: Choice) -> dict:
-    """What the user chose, for the record, which tells of a control only where there is one."""
-    chosen = {**asdict(choice), "excluded": list(choice.excluded)}
-    return chosen if choice.control else {name: value for name, value in chosen.items() if name != "control"}
 
 
 def _whether(sources: Sequence[str], folders: dict[str, bool], **options) -> dict[str, bool | None]:

@@ -200,7 +200,7 @@ def remove(name):
         ({}, remove("dataset.json"), ["no folder of a trained nnU-Net", "dataset.json"]),
         ({"folds": ()}, None, ["no fold_X/checkpoint_final.pth"]),
         ({}, lambda folder: (folder / "fold_1" / "checkpoint_final.pth").write_bytes(b"x"), ["fold_1", "cut off"]),
-        ({}, lambda folder: (folder / "plans.json").write_text("{}"), ["nnU-Net cannot load the model"]),
+        ({}, lambda folder: (folder / "plans.json").write_text("{}"), ["plans.json", "plans_name is missing"]),
         ({"labels": {"labels": {"background": 0, "lung": 1}}}, None, ["draws 1 (lung)", "are 1 (blob)"]),
         ({"channels": ("CT",)}, None, ["was trained on the channels CT", "xray"]),
     ],
