@@ -297,7 +297,7 @@ def trained_folds(workspace: Workspace) -> tuple[Path | None, list[str]]:
     if not current:
         if finished:
             names = [state.name for state in finished.values()]
-            logger.info(f"{first_few(names)} were not trained on the present split, so no model is asked for its doubt")
+            logger.info(f"trained on another split than the present one: {first_few(names)}")
         return None, []
     last = max(current, key=lambda folder: (folder.stat().st_mtime, folder)).parent
     return last, [folder.name.removeprefix("fold_") for folder in current if folder.parent == last]

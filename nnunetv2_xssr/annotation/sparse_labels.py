@@ -47,5 +47,6 @@ def check_slices(name: str, label: np.ndarray, *, slices: Collection[int], ignor
     if strange:
         raise UnfitLabel(
             f"{name}: slice {first_few(strange, 5)} is not all {ignore} (ignore), though only "
-            f"{first_few(sorted(slices), 5)} was asked for; use the template again, or set the others to {ignore}"
+            f"{first_few(sorted(slices), 5)} was asked for; use the template again, or set the others to "
+            f"{ignore}, in a file of segments by one called {IGNORE}"
         )
