@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.annotation.project import trained_folds
 from nnunetv2_xssr.encoders.predictor import Predictor
-from nnunetv2_xssr.encoders.trained_model import EXAMPLE, open_trained_model
+from nnunetv2_xssr.encoders.trained_model import EXAMPLE, TrainedModel, open_trained_model
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import file_hashes
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
@@ -71,17 +72,20 @@ class Asking:
         if scheduler or choice.strategy != WEIGHS_DOUBT:
             what = "--scheduler" if scheduler else f"--strategy {choice.strategy}"
             raise UserError(f"{what} does not weigh the doubt of --model; leave one of them out")
-        folder, folds = self.model, None
-        if self.model is True:
-            folder, folds = trained_folds(Workspace(target.name, name)) if mode == "annotation" else (None, None)
-            if folder is None:
-                raise UserError(
-                    f"--model: no fold of {target.name} is trained on the labels of the last round; train one, or name "
-                    f"a model: --model {EXAMPLE}"
-                )
-        predictor = Predictor(model=open_trained_model(folder, folds=folds), device=device)
+        predictor = Predictor(model=self._opened(self.model, target, name=name, mode=mode), device=device)
         predictor.check(target)
         return predictor
+
+    def _opened(self, model: Path | Literal[True], target: ImagePool, *, name: str, mode: str) -> TrainedModel:
+        if model is not True:
+            return open_trained_model(model)
+        folder, folds = trained_folds(Workspace(target.name, name)) if mode == "annotation" else (None, [])
+        if folder is None:
+            raise UserError(
+                f"--model: no fold of {target.name} is trained on the labels of the last round; train one, or name a "
+                f"model: --model {EXAMPLE}"
+            )
+        return open_trained_model(folder, folds=folds)
 
 
 @dataclass(frozen=True, kw_only=True)
