@@ -249,25 +249,25 @@ def test_replaced_selection_replaces_the_images(again, capsys):
     assert images == sorted(f"{case}_0000.png" for case in picked(again))
 
 
-def test_what_annotators_keep_beside_the_images_stays(again, capsys):
-    images = handover(again) / "images"
+def test_what_annotators_keep_beside_the_images_stays(again, capsys, tmp_path):
+    images, case = handover(again) / "images", picked(again)[0]
     (images / "session.mrb").write_text("mine")
-    earlier = images / f"{picked(again)[0]}_0000.png"
-    write_picture(earlier, picture(3))
-    succeeds(capsys, select.main, [*SELECT, "--overwrite", "--strategy", "random", "--seed", "5"])
-    assert earlier.stem.removesuffix("_0000") not in picked(again)  # else the next line says nothing
-    assert (images / "session.mrb").read_text() == "mine" and earlier.is_file()
+    write_picture(images / f"{case}_0000.png", picture(3))
+    (tmp_path / "exclude.txt").write_text(case)
+    succeeds(capsys, select.main, [*SELECT, "--overwrite", "--exclude", str(tmp_path / "exclude.txt")])
     log = again.record().with_name("select.log").read_text()
-    assert "also holds session.mrb" in log and earlier.name in log
-    assert set(tree(images)) == {"session.mrb", earlier.name, *(f"{case}_0000.png" for case in picked(again))}
+    assert "also holds session.mrb" in log and f"{case}_0000.png" in log
+    expected = {"session.mrb", f"{case}_0000.png", *(f"{case}_0000.png" for case in picked(again))}
+    assert set(tree(images)) == expected
 
 
-def test_a_drawing_over_an_image_is_not_replaced(again, capsys):
+def test_a_drawing_over_an_image_is_kept(again, capsys):
     image = handover(again) / "images" / f"{picked(again)[0]}_0000.png"
     write_picture(image, picture(3))
     before = image.read_bytes()
-    fails(capsys, select.main, [*SELECT, "--overwrite"], image.name, "move it away")
-    assert image.read_bytes() == before
+    succeeds(capsys, select.main, SELECT)
+    assert image.with_name(f"{image.name}.kept_1").read_bytes() == before
+    assert image.read_bytes() == (again.images() / image.name).read_bytes()
 
 
 def test_nothing_is_removed_through_a_link(again, capsys):

@@ -52,6 +52,7 @@ def test_auto_keeps_the_alpha_of_the_whole_ranking():
             source=source,
             labelled=np.empty(0, int),
             components=None,
+            doubt=None,
         )
         ranking = select_rows(pool, 60, source=source, horizon=60)
         assert chosen.picks.tolist() == ranking.picks[: ranking.by_budget.knee].tolist()

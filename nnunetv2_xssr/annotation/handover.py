@@ -9,6 +9,7 @@ import filecmp
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,6 @@ def write_handover(
         Case to the folder of the label that a model has drawn in it, to be corrected.
     dealt : mapping, optional
         Case to its raters; without it there is one annotator.
-
-    Raises
-    ------
-    UserError
-        If a file of the annotator's bears the name of an image.
     """
     dealt, prelabels = dealt or {}, prelabels or {}
     cases = {case.identifier: case for case in pool.cases}
@@ -142,9 +138,12 @@ def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> N
     copied = {name: file for case in pool.cases for name, file in _image_names(case, pool).items()}
     there = visible_files(images)
     copies = {old for old in there if old.name in copied and filecmp.cmp(old, copied[old.name], shallow=False)}
-    for old in there:
-        if old.name in wanted and old not in copies:
-            raise UserError(f"{old} is not the image that the pool has under this name; move it away, and select again")
+    drawn_over = [old for old in there if old.name in wanted and old not in copies]
+    for old in drawn_over:
+        number = next(n for n in count(1) if not old.with_name(f"{old.name}.kept_{n}").exists())
+        old.rename(old.with_name(f"{old.name}.kept_{number}"))
+        logger.warning(f"{old} is not the image that the pool has; it is kept as {old.name}.kept_{number}")
+    there = [old for old in there if old not in drawn_over]
     # Through a link they may be the only ones, such as those of imagesTr itself.
     earlier = set() if images.is_symlink() else {old for old in copies if old.name not in wanted}
     for old in earlier:

@@ -46,7 +46,8 @@ def selected_split(workspace: Workspace) -> Split:
     """
     if not is_there(workspace.split) and is_there(workspace.record):
         raise UserError(
-            f"there is no split {workspace.split}; take the labels in first, which writes it: "
+            f"there is no split {workspace.split}; in a study it is written by "
+            f"nnUNetv2_xssr_select -d {workspace.dataset}, in annotation by "
             f"nnUNetv2_xssr_collect -d {workspace.dataset}{workspace.options}"
         )
     if not is_there(workspace.split):

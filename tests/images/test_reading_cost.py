@@ -58,6 +58,7 @@ def peak(work):
 def test_memory_of_volumes(tmp_path, monkeypatch, reader, channels, dim):
     monkeypatch.setattr("nnunetv2_xssr.images.resampling._PART", 2**14)  # as small as the volume is
     monkeypatch.setattr("nnunetv2_xssr.images.normalise._BLOCK", 2**14)
+    monkeypatch.setattr("nnunetv2_xssr.images.padding._COARSE", 2**5)
     files = [tmp_path / f"a_{i:04d}.nii.gz" for i in range(len(channels))]
     for file in files:
         nibabel.save(nibabel.Nifti1Image(volume().T, np.diag([1.0, 1.0, 2.0, 1.0])), file)

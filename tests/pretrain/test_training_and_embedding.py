@@ -213,27 +213,25 @@ def test_held_out_loss_is_that_of_held_out_cases_alone(workspace, monkeypatch):
     assert held_out_loss(learned) == held_out_loss([]) != held_out_loss(held_out)
 
 
-@pytest.mark.parametrize("damage", ["vanished", "cut off", "not whole"])
+@pytest.mark.parametrize("damage", ["vanished", "cut off"])
 def test_broken_file_of_views_is_named(workspace, damage):
     views = prepare_views(open_pool(TARGET))
     sampler, path = ViewSampler([views], seed=0), views.rows.filename
     sampler.views(range(10))
     if damage == "vanished":
         Path(path).unlink()
-    elif damage == "cut off":
-        os.truncate(path, views.rows.offset + 100)
     else:
-        with open(path, "r+b") as file:
-            file.seek(-8, os.SEEK_END)
-            file.write(np.full(4, np.nan, np.float16).tobytes())
+        os.truncate(path, views.rows.offset + 100)
     with pytest.raises(UserError, match=f"{re.escape(str(path))}.*run the command again"):
         sampler.views(range(10))
 
 
 def test_views_cut_off_before_they_are_opened(workspace, capsys):
     (path,) = (workspace.preprocessed / SOURCE / "xssr" / "caches" / "views").glob("rows_*.npy")
+    whole = path.read_bytes()
     os.truncate(path, 1000)
-    fails(capsys, pretrain.main, ["-s", "1", "-device", "cpu"], path, "cut off", "delete it")
+    succeeds(capsys, pretrain.main, ["-s", "1", "-device", "cpu"])
+    assert path.read_bytes() == whole
 
 
 # --- embeddings
