@@ -209,6 +209,7 @@ def test_handover(again):
         [*OF_ALL, *(f"images/{case}_0000.png" for case in cases), *(f"pictures/{case}.png" for case in cases)]
     )
     assert (folder / "labels").is_dir()
+    assert "accepted" not in (folder / "worklist.html").read_text()  # there are no pre-labels
     for case in cases:
         copy, image = folder / "images" / f"{case}_0000.png", again.images() / f"{case}_0000.png"
         assert copy.read_bytes() == image.read_bytes() and not copy.samefile(image)

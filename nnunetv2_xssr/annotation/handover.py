@@ -134,7 +134,7 @@ def write_handover(
 
 
 def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> None:
-    """Remove the copies of other images of the pool, and nothing else."""
+    """Remove the copies of other images of the pool and nothing else; keep what was drawn over one that is wanted."""
     copied = {name: file for case in pool.cases for name, file in _image_names(case, pool).items()}
     there = visible_files(images)
     copies = {old for old in there if old.name in copied and filecmp.cmp(old, copied[old.name], shallow=False)}
@@ -217,7 +217,9 @@ def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt, acc
         filled = filled_in(path)
         for row in of_list:
             place = row["case"], "" if row["slice"] is None else str(row["slice"])
-            row |= {MINUTES: filled.get(place), ACCEPTED: "yes" if row["case"] in (accepted or ()) else ""}
+            row[MINUTES] = filled.get(place)
+            if accepted is not None:
+                row[ACCEPTED] = "yes" if row["case"] in accepted else ""
         write_table(path, [columns, *([row[name] for name in columns] for row in of_list)])
 
 

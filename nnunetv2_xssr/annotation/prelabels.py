@@ -10,6 +10,7 @@ from nnunetv2_xssr.annotation.label_check import IGNORE, UnfitLabel, shown
 from nnunetv2_xssr.annotation.label_files import copy_whole, read_label
 from nnunetv2_xssr.annotation.timesheets import read_worklist
 from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.images.overlap import mean_dice
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.records.files import is_there, sha256_files, write_json
 from nnunetv2_xssr.records.schema import OURS, FileName, Number, read_as
@@ -144,6 +145,8 @@ class Prelabels:
             return None
         try:
             before = np.rint(read_label(self.files[case], pool.reader())[0][0]).astype(np.int32)
+            if before.min() < 0:
+                raise ValueError("it holds values below 0")
         except Exception as error:  # readers raise whatever their library raises
             name, why = shown(self.files[case], pool), str(error)[:100]
             raise UnfitLabel(f"{name}: cannot be read ({why}); restore or delete it") from None
@@ -160,9 +163,7 @@ class Prelabels:
 def dice(one: np.ndarray, other: np.ndarray, *, ignore: int | None) -> float:
     """Mean Dice over the values that either label holds, without background and what either ignores; 1 without any."""
     seen = (one != ignore) & (other != ignore)
-    one, other = one[seen], other[seen]
-    masks = [(one == value, other == value) for value in np.union1d(one, other) if value]
-    return float(np.mean([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in masks])) if masks else 1.0
+    return mean_dice(one[seen], other[seen]) if seen.any() else 1.0
 
 
 def _accepted_in(worklist: Path) -> set[str]:

@@ -30,6 +30,7 @@ _PAGE = """\
 body { font: 11pt sans-serif; margin: 1cm; }
 table { border-collapse: collapse; width: 100%; }
 th, td { border: 1px solid #888; padding: 4pt; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+th { white-space: nowrap; }
 tr { break-inside: avoid; }
 img { max-width: 7cm; max-height: 5cm; }
 </style>

@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import with_config
-from typing_extensions import TypedDict
 
 from nnunetv2_xssr.annotation.label_check import label_values
 from nnunetv2_xssr.annotation.label_facts import LabelFacts, load_label_facts
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.records.files import is_there
-from nnunetv2_xssr.records.schema import THEIRS, read_as
+from nnunetv2_xssr.records.validation_summary import read_dice
 from nnunetv2_xssr.records.workspace import Workspace
 
 FEWEST = 8  # labels, below which nothing is called odd
@@ -25,22 +23,6 @@ _USUAL = 0.9  # share of labels that hold a value, from which on one without it 
 # Towards which end a label lies too far: smaller and larger coordinates along z, y and x.
 _KNOWN = (("feet", "head"), ("front", "back"), ("patient's right", "patient's left"))
 _UNKNOWN = (("first slice", "last slice"), ("top", "bottom"), ("left", "right"))
-
-
-@with_config(THEIRS)
-class _Metrics(TypedDict):
-    Dice: float  # NaN where neither prediction nor label hold anything
-
-
-@with_config(THEIRS)
-class _Case(TypedDict):
-    metrics: dict[str, _Metrics]
-    prediction_file: str
-
-
-@with_config(THEIRS)
-class _Summary(TypedDict):
-    metric_per_case: list[_Case]
 
 
 def odd_labels(facts: Mapping[str, LabelFacts], names: Mapping[int, str]) -> dict[str, list[str]]:
@@ -107,17 +89,15 @@ def validated_dice(network: Path, labels: Mapping[str, Path]) -> dict[str, float
     Returns
     -------
     dict
-        Case to the mean over its labels; without those of which neither prediction nor label hold anything.
+        Case to the mean over its labels: see `nnunetv2_xssr.records.validation_summary.read_dice`.
     """
     found, by_name = {}, {label.name: case for case, label in labels.items()}
     for path in sorted(network.glob("fold_[0-9]*/validation/summary.json")):
-        advice = f"delete it, and validate again: nnUNetv2_train ... {path.parts[-3].removeprefix('fold_')} --val"
         when = path.stat().st_mtime
-        for one in read_as(path, _Summary, advice=advice)["metric_per_case"]:
-            case = by_name.get(Path(one["prediction_file"]).name)
-            dice = [of_label["Dice"] for of_label in one["metrics"].values() if math.isfinite(of_label["Dice"])]
-            if case and dice and is_there(labels[case]) and labels[case].stat().st_mtime <= when:
-                found[case] = float(np.mean(dice))
+        for name, dice in read_dice(path).items():
+            case = by_name.get(name)
+            if case and is_there(labels[case]) and labels[case].stat().st_mtime <= when:
+                found[case] = dice
     return found
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_xssr.images.decoding import told_by_header
+from nnunetv2_xssr.images.decoding import shape_and_properties
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.grids import patient_affine
 from nnunetv2_xssr.images.pools import Case, ImagePool
@@ -34,12 +34,7 @@ class SlicePlace:
 
 def slice_places(case: Case, pool: ImagePool, slices: list[int]) -> dict[int, SlicePlace]:
     """The places of slices of a volume, which are counted from 0 along the third axis of its file."""
-    reader = pool.reader()
-    told = told_by_header(case.files, reader)
-    if told is None:
-        image, properties = reader.read_images([str(file) for file in case.files])
-        told = image.shape[1:], properties
-    shape, properties = told
+    shape, properties = shape_and_properties(case.files, pool.reader())
     by_plugin = pool.file_ending.lower() in (".nii", ".nii.gz", ".nrrd")
     return {place: _place(place, shape, properties, by_plugin) for place in slices}
 

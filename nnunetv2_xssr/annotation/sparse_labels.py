@@ -7,7 +7,7 @@ import numpy as np
 
 from nnunetv2_xssr.annotation.label_check import IGNORE, UnfitLabel, label_values
 from nnunetv2_xssr.errors import first_few
-from nnunetv2_xssr.images.decoding import told_by_header
+from nnunetv2_xssr.images.decoding import shape_and_properties
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.grids import image_grid
 from nnunetv2_xssr.images.pools import Case, ImagePool
@@ -24,11 +24,7 @@ def with_ignore(dataset_json: dict) -> dict:
 def write_template(path: Path, case: Case, pool: ImagePool, *, slices: Collection[int]) -> None:
     """Write a label to draw in: 0 on these slices, the ignore label everywhere else."""
     reader = pool.reader()
-    told = told_by_header(case.files, reader)
-    if told is None:
-        image, properties = reader.read_images([str(file) for file in case.files])
-        told = image.shape[1:], properties
-    shape, properties = told
+    shape, properties = shape_and_properties(case.files, reader)
     label = np.full(shape, pool.dataset_json["labels"][IGNORE], np.uint8)
     Geometry.of(properties).along_third(label)[sorted(slices)] = 0
     reader.write_seg(label, str(path), image_grid(properties))

@@ -58,6 +58,15 @@ def decoder_of(reader: "BaseReaderWriter") -> Callable[[Sequence[Path]], Decoded
     return decoders.get(type(reader))
 
 
+def shape_and_properties(files: Sequence[Path], reader: "BaseReaderWriter") -> tuple[tuple[int, ...], dict]:
+    """The shape (z, y, x) and the properties of a case, by headers alone where these tell."""
+    told = told_by_header(files, reader)
+    if told is None:
+        image, properties = reader.read_images([str(file) for file in files])
+        told = image.shape[1:], properties
+    return told
+
+
 def told_by_header(files: Sequence[Path], reader: "BaseReaderWriter") -> tuple[tuple[int, ...], dict] | None:
     """The shape (z, y, x) and the properties of `decode` by the headers of files alone.
 

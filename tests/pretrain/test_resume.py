@@ -139,6 +139,7 @@ def test_killed_again_and_again_ends_with_the_same_bytes(shell, uninterrupted, t
     assert visible == others  # what a kill leaves behind is hidden
     assert any("embeddings/rows_" in name for name in visible)
     assert any(name.endswith("selection.json") for name in visible)
+    assert not any(name.endswith("splits_xssr.json") for name in visible)  # collect writes it
     for name in visible:
         assert ours[name] == expected[name], name
     assert_same_weights(workspace.encoder(), uninterrupted.encoder())
