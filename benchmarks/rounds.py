@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Does a model's doubt make better rounds? Three rounds to 5 % of the pool, by the fast judge; what pre-labels save.
 
-    python benchmarks/rounds.py --workers 2    # trains what is missing, then prints the tables
-    python benchmarks/rounds.py --tables       # only prints what there is
+    python benchmarks/rounds.py --workers 2            # trains what is missing, then prints the tables
+    python benchmarks/rounds.py --tables               # only prints what there is
+    python benchmarks/rounds.py --question embedding   # is the average over places better than the grid, on nuclei?
 
 All labels are hidden at first. Every repetition has an encoder seed of its own and draws 80 % of the pool. After each
 round the small U-Net learns from all labels so far; its doubt about a case is 1 - Dice between what it predicts of the
@@ -17,15 +18,16 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
-from encoders import ENCODERS
+from encoders import ENCODERS, WITH_EMBEDDING
 from evidence import header, pretrain_all, row
 from scipy.stats import spearmanr
-from studies import STUDIES, TUNING, source_views, target_of, use_folder
+from studies import STUDIES, TUNING, Study, source_views, target_of, use_folder
 
 from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.benchmark.fast_judge import dice_per_case, predictions
@@ -34,18 +36,21 @@ from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.records.files import read_json, write_json
 from nnunetv2_xssr.selection import select
 
-RANDOM, COLD, DOUBT = "random", "xssr without a model", "xssr with doubt"
-ARMS = (RANDOM, COLD, DOUBT)
+RANDOM, COLD, DOUBT, AVERAGE = "random", "xssr without a model", "xssr with doubt", "xssr by the average"
 ROUNDS, BUDGET, SHARE = 3, 0.05, 0.8
-COMPARED = [
+OF_DOUBT = [
     next(study for study in STUDIES if (study.half, study.pack, study.mixed) == (TUNING, pack, mixed))
     for pack, mixed in (("CXRLung", False), ("NucleiDSB", True), ("Hippocampus3D", False))
 ]
+NUCLEI = [study for study in STUDIES if study.pack == "NucleiDSB" and study.pool is None and study not in OF_DOUBT]
+# Studies and arms; the last arm is compared with the others.
+QUESTIONS = {"doubt": (OF_DOUBT, (RANDOM, COLD, DOUBT)), "embedding": (NUCLEI, (RANDOM, COLD, AVERAGE))}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    add("--question", choices=list(QUESTIONS), default="doubt")
     add("--repetitions", type=int, default=5, help="5 by default")
     add("--workers", type=int, default=1, help="processes of one thread each; 1 by default")
     add("--work", type=Path, default=Path("results/evidence"), help="folder; results/evidence by default")
@@ -58,7 +63,7 @@ def main() -> int:
 class Task:
     """One arm of one repetition of a study."""
 
-    study: int
+    study: Study
     arm: str
     repetition: int
     work: Path
@@ -66,7 +71,7 @@ class Task:
     @property
     def result(self) -> Path:
         """Where its result lies."""
-        name = f"{COMPARED[self.study].name}_{self.arm}_{self.repetition}".replace(" ", "_").replace(",", "")
+        name = f"{self.study.name}_{self.arm}_{self.repetition}".replace(" ", "_").replace(",", "")
         return self.work / "rounds" / f"{name}.json"
 
 
@@ -74,22 +79,23 @@ def compare(args: argparse.Namespace) -> None:
     work = args.work.resolve()
     use_folder(work)
     torch.set_num_threads(1)
-    tasks = [Task(i, arm, r, work) for i in range(len(COMPARED)) for r in range(args.repetitions) for arm in ARMS]
+    studies, arms = QUESTIONS[args.question]
+    tasks = [Task(study, arm, r, work) for study in studies for r in range(args.repetitions) for arm in arms]
     if not args.tables:
-        pretrain_all(COMPARED, range(args.repetitions), work, args.workers)
+        pretrain_all(studies, range(args.repetitions), work, args.workers)
         missing = [task for task in tasks if not task.result.is_file()]
-        for study in COMPARED:  # what all processes share is made before there are several
+        for study in studies:  # what all processes share is made before there are several
             target_of(study.pack, tuple(study.target.items()), work).small_cases()
         print(f"{len(missing)} of {len(tasks)} runs of {ROUNDS} rounds are missing", flush=True)
         with ProcessPoolExecutor(args.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             list(pool.map(annotate_in_rounds, missing))
-    print_tables([task for task in tasks if task.result.is_file()])
+    print_tables([task for task in tasks if task.result.is_file()], [study.name for study in studies], arms)
 
 
 def annotate_in_rounds(task: Task) -> None:
     """Annotate, train and choose again; keep the Dice after every round, and what there was to correct."""
     use_folder(task.work)
-    study = COMPARED[task.study]
+    study = task.study
     target, source = (
         target_of(study.pack, tuple(study.target.items()), task.work),
         source_views(study.pack, study.source, task.work),
@@ -99,7 +105,8 @@ def annotate_in_rounds(task: Task) -> None:
     order = rng.permutation(len(pool))
     views = target.views(source)
     place = {case: i for i, case in enumerate(views.pool.identifiers)}
-    features = ENCODERS["mae"](views, source, [place[case] for case in pool], task.repetition, task.work / "encoders")
+    encode = (ENCODERS | WITH_EMBEDDING)["mae_average" if task.arm == AVERAGE else "mae"]
+    features = encode(views, source, [place[case] for case in pool], task.repetition, task.work / "encoders")
     small = target.small_cases()
     (images, labels), (test_images, test_labels) = small.rows(pool), small.rows(target.test)
     compare_labels = partial(dice_per_case, n_labels=small.n_labels)
@@ -151,39 +158,41 @@ def share_to_correct(predicted: np.ndarray, labels: np.ndarray) -> float:
     return float((predicted != labels).sum() / max((labels > 0).sum(), 1))
 
 
-def print_tables(tasks: Sequence[Task]) -> None:
-    found = {(task.study, task.arm, task.repetition): read_json(task.result) for task in tasks}
+def print_tables(tasks: Sequence[Task], studies: Sequence[str], arms: Sequence[str]) -> None:
+    found = {(task.study.name, task.arm, task.repetition): read_json(task.result) for task in tasks}
+    *others, last = arms
     for name, what in (("dice", "Mean Dice"), ("worst", "5th percentile of case Dice")):
         values = partial(of_arm, found, name)
         print(f"\n{what} after each round, mean with 95 % interval over repetitions:\n")
         header("study, arm", [f"round {number}" for number in range(1, ROUNDS + 1)])
-        for i, arm in ((i, arm) for i in range(len(COMPARED)) for arm in ARMS):
-            numbers = values(i, arm)
-            row(f"{COMPARED[i].name}, {arm}", [level(numbers[:, r]) for r in range(ROUNDS)])
-        print(f"\n{what} of xssr with doubt less the others, in pairs of the same repetition:\n")
+        for study, arm in product(studies, arms):
+            row(f"{study}, {arm}", [level(numbers) for numbers in values(study, arm).T])
+        print(f"\n{what} of {last} less the others, in pairs of the same repetition:\n")
         header("study, less", [*(f"round {number}" for number in range(2, ROUNDS + 1)), "both"])
-        differences = {
-            (i, arm): values(i, DOUBT)[:, 1:] - values(i, arm)[:, 1:] for i in range(len(COMPARED)) for arm in ARMS[:2]
+        pairs = {
+            (study, arm): values(study, last)[:, 1:] - values(study, arm)[:, 1:]
+            for study, arm in product(studies, others)
         }
-        for (i, arm), pairs in differences.items():
-            row(f"{COMPARED[i].name}, {arm}", [*map(difference, pairs.T), difference(pairs.mean(axis=1))])
-        for arm in ARMS[:2]:
-            pairs = np.concatenate([differences[i, arm] for i in range(len(COMPARED))])
-            row(f"all, {arm}", [*map(difference, pairs.T), difference(pairs.mean(axis=1))])
+        of_all = {("all repetitions", arm): np.concatenate([pairs[study, arm] for study in studies]) for arm in others}
+        of_studies = {
+            ("all studies", arm): np.stack([pairs[study, arm].mean(axis=0) for study in studies]) for arm in others
+        }
+        for (study, arm), differences in (pairs | of_all | of_studies).items():
+            row(f"{study}, {arm}", [*map(difference, differences.T), difference(differences.mean(axis=1))])
     for name, what, first in (
         ("to_correct", "Voxels to correct in a pre-label, in voxels of the structures", 2),
         ("correlation", "Rank correlation of doubt and of 1 - Dice over the unlabelled cases", 1),
     ):
         print(f"\n{what}, mean over repetitions:\n")
         header("study, arm", [f"round {number}" for number in range(first, ROUNDS + 1)])
-        for i, arm in ((i, arm) for i in range(len(COMPARED)) for arm in ARMS):
-            means = of_arm(found, name, i, arm)[:, first - 1 :].mean(axis=0)
-            row(f"{COMPARED[i].name}, {arm}", [f"{mean:.2f}" for mean in means])
+        for study, arm in product(studies, arms):
+            means = of_arm(found, name, study, arm)[:, first - 1 :].mean(axis=0)
+            row(f"{study}, {arm}", [f"{mean:.2f}" for mean in means])
 
 
-def of_arm(found: dict[tuple[int, str, int], list[dict]], name: str, study: int, arm: str) -> np.ndarray:
+def of_arm(found: dict[tuple[str, str, int], list[dict]], name: str, study: str, arm: str) -> np.ndarray:
     """Shape (repetitions, rounds)."""
-    repetitions = sorted(r for i, of_arm, r in found if (i, of_arm) == (study, arm))
+    repetitions = sorted(r for *what, r in found if what == [study, arm])
     return np.array([[one[name] for one in found[study, arm, r]] for r in repetitions], float)
 
 
