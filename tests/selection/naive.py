@@ -10,6 +10,11 @@ from nnunetv2_xssr.selection._engine import cells, coverage, lazy
 from nnunetv2_xssr.selection.standardise import on_grid
 
 
+def slow(*values):
+    """Parameters that only `make test-all` takes."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 class Distances:
     """Distances of all cases to one, by products: on the grid, every way to sum in double precision is exact."""
 
