@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from nnunetv2_xssr.encoders.feature_files import read_features
-from nnunetv2_xssr.encoders.mae import OpenedAutoencoder
+from nnunetv2_xssr.encoders.opened_mae import OpenedAutoencoder
 from nnunetv2_xssr.encoders.registry import DEFAULT, open_encoder
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_rows import CaseRows, read_file_hashes, read_index, rows_hash
