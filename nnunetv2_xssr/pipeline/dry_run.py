@@ -194,7 +194,9 @@ def _of_selection(call: Call) -> list[Path]:
     """What the selection itself writes."""
     workspace, mode = call.workspace, call.plan.mode
     dataset = [] if is_there(workspace.dataset_json) else [workspace.dataset_json, workspace.images]
-    earlier = [workspace.round_record(call.last.round)] if call.last and call.new_round else []
+    earlier = []
+    if call.last and call.new_round:
+        earlier = [workspace.round_record(call.last.round), workspace.round_config(call.last.round)]
     own = workspace.split if mode == "study" else workspace.handover(call.number)
-    files = [workspace.log, workspace.manifest, own, *earlier, workspace.report, workspace.record]
+    files = [workspace.log, workspace.manifest, own, *earlier, workspace.config, workspace.report, workspace.record]
     return [*dataset, *files]

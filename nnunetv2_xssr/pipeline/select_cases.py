@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nnunetv2_xssr.annotation.handover import write_handover
 from nnunetv2_xssr.images.case_rows import rows_hash
@@ -14,7 +15,8 @@ from nnunetv2_xssr.pipeline.doubt import measure_doubt
 from nnunetv2_xssr.pipeline.embed import Embedded, embed_pools
 from nnunetv2_xssr.pipeline.plan import SelectionPlan
 from nnunetv2_xssr.pipeline.read import read_pools
-from nnunetv2_xssr.records.files import sha256_json
+from nnunetv2_xssr.records.config import config_bytes
+from nnunetv2_xssr.records.files import atomic, sha256, sha256_json
 from nnunetv2_xssr.records.logs import log_to, logger
 from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.rounds import keep_round
@@ -44,6 +46,7 @@ def select_cases(
     forget_vetoes: bool = False,
     prelabel: Path | bool = False,
     device: str | None = None,
+    config: Mapping[str, Any] | None = None,
     **options,
 ) -> SelectionRecord:
     """Pick the cases of a target that are worth annotating, and write record, split, hand-over and report.
@@ -80,6 +83,8 @@ def select_cases(
         Folder of a trained model whose predictions the annotator corrects; True for the network trained last.
     device : {"cuda", "cpu", "mps"}, optional
         The best there is by default.
+    config : mapping, optional
+        Options of nnUNetv2_xssr_select that make the same call, to be kept in ``select.yaml`` beside the record.
     **options
         Fields of `nnunetv2_xssr.pipeline.read.Seeing`, what is seen of the images: ``encoder``, ``embedding``, ``dim``,
         ...; of `nnunetv2_xssr.pipeline.doubt.Asking`, which trained model is asked: ``model``; and of
@@ -115,10 +120,10 @@ def select_cases(
         **options,
     ) as call:
         with log_to(call.workspace.log):
-            return _run(call, skip_broken=skip_broken)
+            return _run(call, skip_broken=skip_broken, config=config)
 
 
-def _run(call: Call, *, skip_broken: bool) -> SelectionRecord:
+def _run(call: Call, *, skip_broken: bool, config: Mapping[str, Any] | None) -> SelectionRecord:
     """Read, embed, choose and write."""
     workspace, choice = call.workspace, call.choice
     predictor = call.open_model()
@@ -144,16 +149,24 @@ def _run(call: Call, *, skip_broken: bool) -> SelectionRecord:
     with tempfile.TemporaryDirectory() as scratch:  # what takes long comes before the first file is written
         picks = record.selections[0].picks
         prelabels = call.prelabeller.draw(call.target, picks, folder=Path(scratch)) if call.prelabeller else {}
-        _write(call, plan, record, prelabels)
+        _write(call, plan, record, prelabels, config=config)
     return record
 
 
-def _write(call: Call, plan: SelectionPlan, record: SelectionRecord, prelabels: Mapping[str, Path]) -> None:
+def _write(
+    call: Call,
+    plan: SelectionPlan,
+    record: SelectionRecord,
+    prelabels: Mapping[str, Path],
+    *,
+    config: Mapping[str, Any] | None,
+) -> None:
     """Write what belongs to a selection: the manifest first and the record last, so that what it tells of is there.
 
     In annotation collect alone writes the split, of labelled cases: folds may be trained on the one that is there.
     """
     workspace, split = call.workspace, call.kept_split
+    options = None if config is None else config_bytes(config, selection=record.id)
     if plan.mode == "study":
         split = plan.study_split([[pick.case for pick in one.picks] for one in record.selections])
     views = {
@@ -165,6 +178,7 @@ def _write(call: Call, plan: SelectionPlan, record: SelectionRecord, prelabels: 
         views=views,
         labels=call.before.labels if call.before else {},
         minutes=call.before.minutes if call.before else [],
+        config=None if options is None else sha256([options]),
     ).write(workspace.manifest)
     if split and plan.mode == "study":
         write_split(workspace.split, split)
@@ -185,8 +199,18 @@ def _write(call: Call, plan: SelectionPlan, record: SelectionRecord, prelabels: 
         )
     if call.new_round and call.last:
         keep_round(workspace, call.last)
+    _write_options(workspace.config, options)
     write_page(record, selection=record.id)
     record.write(workspace.record)
+
+
+def _write_options(path: Path, options: bytes | None) -> None:
+    """Write the file of options; one of another call does not stay."""
+    if options is None:
+        path.unlink(missing_ok=True)
+        return
+    with atomic(path) as temporary:
+        temporary.write_bytes(options)
 
 
 def _embedded(call: Call, *, skip_broken: bool) -> tuple[SelectionPlan, Embedded]:
