@@ -22,7 +22,8 @@ from nnunetv2_xssr.encoders.embedding import embed
 from nnunetv2_xssr.encoders.mae import load_encoder
 from nnunetv2_xssr.encoders.pooling import COMPONENTS, features
 from nnunetv2_xssr.images.pools import open_pool
-from nnunetv2_xssr.images.views import common_look, prepare_views
+from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.selection import select
 
 POOLS, PICKS, RANDOM_DRAWS = 8, (6, 12), 200

@@ -34,7 +34,8 @@ from nnunetv2_xssr.images.extract import LEAST_VIEWS, VIEW_SIZE, Look, evenly_sp
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
 from nnunetv2_xssr.images.reading import read_image
-from nnunetv2_xssr.images.views import Views, common_look, prepare_views
+from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.views import Views, prepare_views
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain

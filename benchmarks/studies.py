@@ -11,7 +11,8 @@ from packs import pack_folder, split_by_patient, write_domain
 from nnunetv2_xssr.benchmark.small_cases import SmallCases, count_labels, read_small_cases
 from nnunetv2_xssr.benchmark.small_judge import fast_identity
 from nnunetv2_xssr.images.pools import dataset_pool
-from nnunetv2_xssr.images.views import Views, common_look, prepare_views
+from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.views import Views, prepare_views
 from nnunetv2_xssr.records.files import atomic, read_json
 
 TUNING, CONFIRMING = "tuning", "confirming"

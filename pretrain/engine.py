@@ -41,12 +41,14 @@ from nnunetv2_xssr.pretrain.processes import Whole, first_holds_weights, gather
 from nnunetv2_xssr.pretrain.schedule import learning_rate_factor, total_epochs, warmed_up
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.stopping import StopRequest
+from nnunetv2_xssr.records.logs import duration, logger
 
 # As in nnU-Net an epoch is a fixed number of batches, whatever the size of the dataset, so that its duration is known.
 BATCHES_PER_EPOCH = 50
 # Healthy steps stay below it (norms on the demo's source: 0.09 to 0.9, half of them below 0.34; on real chest X-rays
 # 0.4 % of the steps exceed it), so that it changes only the rare batch that would throw the weights far away.
 CLIP_NORM = 1.0
+TIMED = 3  # batches by which the time of all is told, after a first one, in which workers and libraries start
 
 
 def train(objective: Objective, *, settings: Settings, fabric: Fabric, folder: Path, resume: bool) -> Path:
@@ -114,6 +116,9 @@ def _train(
             progress.total = run.n_steps
             stop = run.train_step(request)
             progress.update()
+            if run.timed == TIMED and fabric.is_global_zero:
+                per = " per epoch" if run.n_steps is None else ""
+                logger.info(f"pretraining takes about {duration(run.seconds())}{per}")
             if run.step % BATCHES_PER_EPOCH == 0:
                 run.end_epoch()
                 progress.set_postfix_str(f"loss {run.history['loss'][-1]:.3f}")
@@ -148,6 +153,10 @@ class Run:
         One value per step of the epoch that is not over yet.
     history : dict of lists of float
         One value per epoch: losses, health, learning rate, speed.
+    first : int
+        Step with which this run began.
+    after_first : float
+        When that step was done.
     """
 
     def __init__(self, objective: Objective, *, settings: Settings, fabric: Fabric):
@@ -159,6 +168,7 @@ class Run:
         self.peaks = [group["lr"] for group in optimizer.param_groups]
         self.wrapped, self.optimizer = fabric.setup(self.model, optimizer)
         self.step: int = 0
+        self.first, self.after_first = 0, 0.0
         self.losses: dict[str, list[float]] = {}
         self.history: dict[str, list[float]] = {}
         self.n_epochs = total_epochs(settings.epochs, [])
@@ -169,6 +179,16 @@ class Run:
     def n_steps(self) -> int | None:
         """Steps of the whole training, None while their number is not known."""
         return None if self.n_epochs is None else self.n_epochs * BATCHES_PER_EPOCH
+
+    @property
+    def timed(self) -> int:
+        """Steps of this run since its first one."""
+        return self.step - self.first - 1
+
+    def seconds(self) -> float:
+        """That all of this run takes, or an epoch where the number of epochs is not known, by the steps so far."""
+        steps = BATCHES_PER_EPOCH if self.n_steps is None else self.n_steps - self.first
+        return steps * (time.perf_counter() - self.after_first) / self.timed
 
     @property
     def finished(self) -> bool:
@@ -200,7 +220,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.n_epochs = total_epochs(self.settings.epochs, self.history.get("held_out_loss", []))
-        self.started = (time.perf_counter(), self.step)
+        self.started, self.first = (time.perf_counter(), self.step), self.step
 
     def train_step(self, request: StopRequest) -> bool:
         """Learn from the next batch; returns in all processes whether any of them was asked to stop."""
@@ -222,6 +242,8 @@ class Run:
                 raise UserError(f"pretraining diverged ({name} {value} at step {self.step}); try another --seed")
             self.losses.setdefault(name, []).append(value)
         self.step += 1
+        if self.timed == 0:
+            self.after_first = time.perf_counter()
         return asked > 0
 
     def _learning_rate_factor(self, step: int) -> float:

@@ -7,7 +7,8 @@ from making import succeeds, volume, write_dataset_json
 from nnunetv2_xssr.commands import select
 from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.pools import dataset_pool
-from nnunetv2_xssr.images.views import Views, candidates_look, prepare_views
+from nnunetv2_xssr.images.scale import candidates_look
+from nnunetv2_xssr.images.views import Views, prepare_views
 from nnunetv2_xssr.records.selection import SelectionRecord
 
 VOLUMES = "Dataset031_Volumes"

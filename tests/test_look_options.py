@@ -13,7 +13,8 @@ from nnunetv2_xssr.commands import pretrain, report, select
 from nnunetv2_xssr.images import views as views_module
 from nnunetv2_xssr.images.extract import Look, extract_views, extract_volume
 from nnunetv2_xssr.images.pools import open_pool
-from nnunetv2_xssr.images.views import common_look, prepare_views
+from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.views import prepare_views
 
 CTS, ARCHIVE = "Dataset041_Scans", "Dataset042_Archive"
 SELECT = ["-d", "41", "-s", "42", "-b", "2", "-device", "cpu"]

@@ -10,7 +10,8 @@ from nnunetv2_xssr.images.extract import LEAST_VIEWS, VIEW_SIZE, Look, choose_sl
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.reading import BrokenImage
-from nnunetv2_xssr.images.views import VIEWS_VERSION, common_look, prepare_views
+from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.views import VIEWS_VERSION, prepare_views
 
 
 def test_views_of_pictures(workspace):

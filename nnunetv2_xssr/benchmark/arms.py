@@ -12,7 +12,8 @@ from nnunetv2_xssr.encoders.registry import DEFAULT
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.channels import common_channels
 from nnunetv2_xssr.images.pools import ImagePool
-from nnunetv2_xssr.images.views import Views, common_look, prepare_views
+from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.views import Views, prepare_views
 from nnunetv2_xssr.pipeline.embed import embed_pools
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
 from nnunetv2_xssr.pretrain.processes import start

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from nnunetv2_xssr.commands.config_file import overridden, with_config
 from nnunetv2_xssr.device import DEVICES
 from nnunetv2_xssr.errors import Stopped, UserError
 from nnunetv2_xssr.records.locks import no_waiting
@@ -36,7 +37,10 @@ class _Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """The options of a command, with examples below its help, and completed by the shell where that is set up."""
+    """The options of a command, with examples below its help, completed by the shell where that is set up.
+
+    With the option ``--config`` (`add_config`) they may stand in a file.
+    """
 
     def __init__(self, *, prog: str, description: str, examples: Sequence[str]):
         epilog = "\n".join(["examples:", *(f"  {prog} {example}".rstrip() for example in examples)])
@@ -48,7 +52,16 @@ class Parser(argparse.ArgumentParser):
             import argcomplete
 
             argcomplete.autocomplete(self)
-        return super().parse_args(args, namespace)
+        if not any(action.dest == "config" for action in self._actions):
+            return super().parse_args(args, namespace)
+        try:
+            words, values = with_config(self, sys.argv[1:] if args is None else args)
+        except UserError as error:
+            self.exit(_fail(self.prog, str(error)))
+        parsed = super().parse_args(words, namespace)
+        for sentence in overridden(self, parsed, values):
+            print(sentence)
+        return parsed
 
 
 def run(

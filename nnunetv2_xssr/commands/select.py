@@ -2,7 +2,9 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from nnunetv2_xssr.commands.config_file import add_config, options_to_keep
 from nnunetv2_xssr.commands.options import add_dim, add_embeddings, add_encoder, add_folders, add_look, add_slices
 from nnunetv2_xssr.commands.running import Options, Parser, add_device, add_name, add_no_wait, run
 from nnunetv2_xssr.errors import UserError
@@ -12,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    return run(parser.prog, lambda: _select(args), no_wait=args.no_wait)
+    return run(parser.prog, lambda: _select(args, options_to_keep(parser, args)), no_wait=args.no_wait)
 
 
 def make_parser() -> Parser:
@@ -26,6 +28,7 @@ def make_parser() -> Parser:
             "-i new_site --channel_names xray --labels lung -d 123_Chest -s archive -b 22",
             "-d 123 -s archive -b 22 --cases cases.csv --max_per_group 1 --exclude exclude.txt",
             "-d 4 -s 3 -b 60 --unit slice",
+            "-d 2 -s 1 -b 5% --dry_run",
         ),
     )
     _add_pool(parser.add_argument_group("what to pick from"))
@@ -36,11 +39,21 @@ def make_parser() -> Parser:
     add_embeddings(compared)
     add_dim(compared)
     add_look(compared)
+    compared.add_argument(
+        "--pretrain_epochs",
+        type=int,
+        metavar="N",
+        help="of 50 batches each, where the autoencoder must be pretrained; 6 by default",
+    )
     _add_strategy(parser.add_argument_group("how they are picked"))
     _add_raters(parser.add_argument_group("who annotates, where there are several"))
     runs = parser.add_argument_group("where it runs, and what it writes")
     add_name(runs)
     # fmt: off
+    add_config(runs)
+    runs.add_argument("--dry_run", action="store_true",
+        help="say what would be read, pretrained and written and how long it would take, by a few images and batches; "
+        "nothing is written")
     runs.add_argument("--overwrite", action="store_true", help="replace a selection that was made with other settings")
     runs.add_argument("--prelabel", nargs="?", type=Path, const=True, default=False, metavar="MODEL_FOLDER",
         help="put the prediction of a trained nnU-Net into the hand-over, to be corrected: of this folder, or of the "
@@ -131,26 +144,44 @@ def _add_raters(group: Options) -> None:
     # fmt: on
 
 
-def _select(args: argparse.Namespace) -> None:
+def _select(args: argparse.Namespace, config: dict[str, Any]) -> None:
     from nnunetv2_xssr.commands.next_steps import describe_next
-    from nnunetv2_xssr.commands.select_text import describe_result
+    from nnunetv2_xssr.commands.select_text import describe_forecast, describe_result
     from nnunetv2_xssr.images.case_table import read_names, read_vetoes
+    from nnunetv2_xssr.pipeline.dry_run import foresee_selection
     from nnunetv2_xssr.pipeline.select_cases import select_cases
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     vetoes = read_vetoes(args.excluded)
     given = {**vars(args), "labelled": read_names(args.labelled), "excluded": list(vetoes), "veto_reasons": vetoes}
-    del given["no_wait"]
+    del given["no_wait"], given["dry_run"], given["config"]
     given |= {"alpha": _alpha(args.alpha), "patient_ids": not given.pop("no_patient_ids")}
-    record = select_cases(given.pop("target"), **given)
+    if args.dry_run:
+        print(describe_forecast(foresee_selection(given.pop("target"), **given)))
+        return
+    record = select_cases(given.pop("target"), **given, config=_from_anywhere(config))
     workspace = record.workspace
     print(describe_result(record))
-    print(f"wrote {workspace.record}\nwrote {workspace.report}")
+    print(f"wrote {workspace.record}\nwrote {workspace.report}\nwrote {workspace.config}, to repeat this by --config")
     if record.mode == "annotation":
         print(f"wrote {workspace.handover(record.round)}, for the annotator")
     if line := ensure_linked():
         print(line)
     print(describe_next(workspace, device=args.device))
+
+
+def _from_anywhere(config: dict[str, Any]) -> dict[str, Any]:
+    """The options with full paths of folders and files that may stand in the place of a name."""
+    from nnunetv2_xssr.encoders.registry import ENCODERS
+    from nnunetv2_xssr.images.pools import is_folder
+
+    kept = dict(config)
+    if "s" in kept:
+        kept["s"] = [str(Path(source).absolute()) if is_folder(source) else source for source in kept["s"]]
+    name, colon, argument = kept.get("encoder", "mae").rpartition(":")
+    if argument not in ENCODERS and Path(argument).exists():
+        kept["encoder"] = f"{name}{colon}{Path(argument).absolute()}"
+    return kept
 
 
 def _alpha(text: str) -> float | None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from nnunetv2_xssr.pipeline.dry_run import Forecast
+from nnunetv2_xssr.records.logs import duration
 from nnunetv2_xssr.records.selection import LEAST_CORRELATION, DoubtFacts, FoldSelection, SelectionRecord
 from nnunetv2_xssr.report.budget_text import knee_words, next_words
 from nnunetv2_xssr.report.coverage_text import alpha_words, coverage_words
@@ -69,6 +71,32 @@ def doubt_words(doubt: DoubtFacts | None) -> str | None:
         return f"doubt: of {asked}; {cases} cannot tell whether it is larger where the model is wrong"
     told = f"doubt: of {asked}; its rank correlation with 1 - Dice on {cases} is {doubt['correlation']:.2f}"
     return told if doubt["weighted"] else f"{told}, below {LEAST_CORRELATION:g}: it is taken out"
+
+
+def describe_forecast(forecast: Forecast) -> str:
+    """What a select would do and how long it would take."""
+    budgets = [f"fold {i}: {'the knee' if b is None else f'{b:g}'}" for i, b in enumerate(forecast.budgets)]
+    lines = [forecast.plan]
+    if len(set(forecast.budgets)) > 1:
+        lines.append(f"budget: {', '.join(budgets)}")
+    if forecast.round:
+        lines.append(f"round {forecast.round}")
+    lines += [
+        f"{pool.name}: {pool.cases} cases, of which {pool.to_read} are to be read ({_size(pool.n_bytes)}) and "
+        f"{pool.to_embed} to be embedded; the caches hold the others"
+        for pool in forecast.pools
+    ]
+    lines += [f"encoder: {forecast.encoder}", "would write:", *(f"  {file}" for file in forecast.files)]
+    total = sum(forecast.seconds.values())
+    lines += [f"about {duration(total)}, by a few images and batches on this machine as busy as it is now:"]
+    lines += [f"  {stage:<12}{duration(seconds):>10}" for stage, seconds in forecast.seconds.items()]
+    if forecast.asks_model:
+        lines.append("  and what the trained model takes to predict, which was not tried")
+    return "\n".join([*lines, "dry run: nothing was written"])
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
 
 
 def describe_result(record: SelectionRecord) -> str:

@@ -44,6 +44,8 @@ def _status(args: argparse.Namespace) -> None:
         print(json.dumps(asdict(status), indent=2, ensure_ascii=False))
         return
     print("\n".join(_lines(status)))
+    if (config := Workspace(status.dataset, status.name).config).is_file():
+        print(f"options: {config}; nnUNetv2_xssr_select --config takes them")
     if args.clean:
         print(_cleaned(status.dataset))
     if status.interrupted:

@@ -1,5 +1,6 @@
 """What every encoder is, before the images are read and after."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.normalise import Window
 from nnunetv2_xssr.images.pools import ImagePool
-from nnunetv2_xssr.images.views import Views, common_look
+from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.views import Views
 
 
 class Encoder(Protocol):
@@ -71,6 +73,8 @@ class Request:
         Names of the pools that an encoder may learn from.
     dim : {2, 3}
     device : {"cpu", "cuda", "mps"}
+    epochs : int or None
+        Of the pretraining of an encoder that must be pretrained.
     """
 
     argument: str
@@ -78,6 +82,7 @@ class Request:
     learn_from: tuple[str, ...]
     dim: int
     device: str
+    epochs: int | None = None
 
     def check_slices(self, name: str) -> None:
         """Raise `UserError` if whole volumes are asked for."""
@@ -100,6 +105,26 @@ class Opened(ABC):
 
     def check_channels(self, channel_names: Sequence[str], pool_name: str) -> None:  # noqa: B027 (most take any)
         """Raise `UserError` if the encoder has learned from other channels; by default any will do."""
+
+    def describe(self) -> str:
+        """In words, whether it must be pretrained."""
+        return "there is nothing to pretrain"
+
+    def writes(self) -> list[Path]:
+        """The files that `ready` writes."""
+        return []
+
+    def rehearse(self, sources: Sequence[Views], *, seed: int) -> tuple[Encoder, float]:
+        """An encoder that computes as the real one does, and the seconds that learning it would take; nothing is kept.
+
+        Parameters
+        ----------
+        sources : sequence of Views
+            Of a few cases.
+        seed : int
+        """
+        began = time.perf_counter()
+        return self.ready(sources, seed=seed), time.perf_counter() - began
 
     @abstractmethod
     def ready(self, sources: Sequence[Views], *, seed: int) -> Encoder:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,25 +14,16 @@ from torch import nn
 from torch.nn import functional as F
 from typing_extensions import NotRequired, TypedDict
 
-from nnunetv2_xssr.encoders.encoder import Opened, Request
 from nnunetv2_xssr.encoders.pooling import GRID, FeatureLayout, symmetries
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import UNNAMED, channel_order, normalisation_schemes
 from nnunetv2_xssr.images.extract import ACQUIRED, FILE, LEAST_VIEWS, Look
 from nnunetv2_xssr.images.normalise import Window, window_text
-from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.views import VIEWS_VERSION, Views
 from nnunetv2_xssr.pretrain.checkpoint import encoder_identity, load_checkpoint, weights_hash
 from nnunetv2_xssr.pretrain.mae import Ensemble
-from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.schedule import AUTO
-from nnunetv2_xssr.pretrain.settings import Settings
-from nnunetv2_xssr.pretrain.training import VIEW_RULES, pretrain
-from nnunetv2_xssr.records.files import is_there, sha256_json
-from nnunetv2_xssr.records.locks import weights_lock
-from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.schema import THEIRS, Count, Number, check_shape
-from nnunetv2_xssr.records.workspace import encoder_folder
 
 
 @with_config(THEIRS)
@@ -86,6 +77,8 @@ class Autoencoder:
         Name and hash of every pool that it learned from.
     where : str
         The checkpoint, for error messages.
+    epochs : int or "auto" or None
+        For which it was pretrained.
     """
 
     name: str
@@ -96,6 +89,7 @@ class Autoencoder:
     views: dict
     sources: dict[str, str]
     where: str
+    epochs: int | str | None = None
     transform = "none; all symmetries"
 
     @classmethod
@@ -126,6 +120,7 @@ class Autoencoder:
             views=views,
             sources=sources,
             where=where,
+            epochs=content.get("training", {}).get("epochs"),
         )
 
     @property
@@ -142,69 +137,6 @@ class Autoencoder:
         """The channels in the order that it learned: see `nnunetv2_xssr.encoders.encoder.Encoder`."""
         order = list(check_encoder_fits(self, views))
         return lambda case: embed_views(self, case[:, order])
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenedAutoencoder(Opened):
-    """An autoencoder that is there, or is still to be trained.
-
-    Attributes
-    ----------
-    path : Path
-        The checkpoint.
-    given : bool
-        Whether the user named it.
-    known : Autoencoder or None
-        None where it is still to be trained.
-    device : {"cpu", "cuda", "mps"}
-    """
-
-    path: Path
-    given: bool
-    known: Autoencoder | None
-    device: str
-
-    def look(self, pools: Sequence[ImagePool], *, dim: int, axis: str | None, window: Window | None) -> Look:
-        """As it has learned, if it has: see `Opened`."""
-        if self.known is None:
-            return super().look(pools, dim=dim, axis=axis, window=window)
-        check_look(self.known, dim=dim, axis=axis, window=window)
-        return replace(self.known.look, axis=axis or self.known.look.axis)
-
-    def check_channels(self, channel_names: Sequence[str], pool_name: str) -> None:
-        """Compare them with those that it learned: see `Opened`."""
-        if self.known is not None:
-            check_channels(self.known, channel_names, pool_name)
-
-    def ready(self, sources: Sequence[Views], *, seed: int) -> Autoencoder:
-        """Pretrain it where there is none: see `Opened`."""
-        encoder = self.known
-        if encoder is None:
-            with weights_lock(self.path.parent):
-                if not self.path.is_file():  # else another command has made it since
-                    self._pretrain(sources, seed=seed)
-            encoder = load_encoder(self.path, device=self.device)
-            if any(encoder.views[rule] != sources[0].settings[rule] for rule in VIEW_RULES):
-                raise UserError(f"{self.path} was made meanwhile, from other views; run the same command again")
-        now = {views.pool.name: sha256_json(views.hashes) for views in sources}
-        if not self.given and encoder.sources != now:
-            logger.info("the images have changed since %s learned from them; delete it to pretrain anew", self.path)
-        return encoder
-
-    def _pretrain(self, sources: Sequence[Views], *, seed: int) -> None:
-        names = ", ".join(views.pool.name for views in sources)
-        logger.info("no encoder %s yet: pretraining on %s", self.path, names)
-        pretrain(list(sources), settings=Settings(seed=seed), fabric=start(self.device), resume=True)
-        logger.info("wrote %s", self.path)
-
-
-def open_mae(request: Request) -> OpenedAutoencoder:
-    """Open the checkpoint that is named, or that of the pools: see `nnunetv2_xssr.encoders.registry`."""
-    given = bool(request.argument)
-    folder = encoder_folder(request.learn_from, dim=request.dim)
-    path = Path(request.argument) if given else folder / "checkpoint_final.pth"
-    known = load_encoder(path, device=request.device) if given or is_there(path) else None
-    return OpenedAutoencoder(path=path, given=given, known=known, device=request.device)
 
 
 def load_encoder(path: Path, *, device: str) -> Autoencoder:

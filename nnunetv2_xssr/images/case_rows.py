@@ -58,6 +58,17 @@ def file_hashes(pool: ImagePool) -> dict[str, str]:
         return _file_hashes(pool, Workspace(pool.name).caches / "files.json")
 
 
+def known_hashes(pool: ImagePool) -> dict[str, str]:
+    """`file_hashes` of the cases whose files need not be read for it; nothing is written."""
+    cache = Workspace(pool.name).caches / "files.json"
+    known = read_file_hashes(cache) if is_there(cache) else {}
+    return {
+        case.identifier: known[case.identifier]["sha256"]
+        for case in pool.cases
+        if case.identifier in known and known[case.identifier]["stamp"] == _stamp(case)
+    }
+
+
 def _file_hashes(pool: ImagePool, cache: Path) -> dict[str, str]:
     known = read_file_hashes(cache) if is_there(cache) else {}
     stamps = {case.identifier: _stamp(case) for case in pool.cases}
@@ -136,10 +147,7 @@ class CaseRows:
         row_shape : tuple of int
         dtype : float type
         """
-        index = cast(
-            Index,
-            {"settings": settings, "row_shape": list(row_shape), "dtype": np.dtype(dtype).name, "cases": hashes},
-        )
+        index = _index(hashes, settings, row_shape, dtype)
         key = _key(index)
         path, index_file = _files(folder, key)
         if not _is_whole(path, index):
@@ -147,6 +155,13 @@ class CaseRows:
         if not is_there(index_file):
             write_json(index_file, {**_HEAD, **index})  # after the rows, so that an index tells of rows that are there
         return cls(path, list(hashes), *_map(path, index))
+
+    @classmethod
+    def written(
+        cls, folder: Path, hashes: dict[str, str], settings: dict, row_shape: tuple[int, ...], dtype: DTypeLike
+    ) -> set[str]:
+        """The cases whose rows `open` would find, with its arguments; nothing is written."""
+        return set(_earlier_rows(folder, _index(hashes, settings, row_shape, dtype)))
 
     @classmethod
     def load(cls, folder: Path, key: str) -> tuple["CaseRows", Index]:
@@ -226,6 +241,12 @@ def read_file_hashes(path: Path) -> dict[str, FileHash]:
 def rows_hash(folder: Path, key: str) -> str:
     """SHA-256 of the rows with this key."""
     return sha256_files([_files(folder, key)[0]])
+
+
+def _index(hashes: dict[str, str], settings: dict, row_shape: tuple[int, ...], dtype: DTypeLike) -> Index:
+    return cast(
+        Index, {"settings": settings, "row_shape": list(row_shape), "dtype": np.dtype(dtype).name, "cases": hashes}
+    )
 
 
 def _key(index: Index) -> str:

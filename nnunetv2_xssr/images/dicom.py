@@ -16,6 +16,7 @@ from nnunetv2_xssr.images.dicom_headers import Header, is_dicom
 from nnunetv2_xssr.images.dicom_series import Series, case_names, find_series, place
 from nnunetv2_xssr.images.trees import files_below
 from nnunetv2_xssr.records.files import atomic, is_there, sha256, sha256_json, write_json
+from nnunetv2_xssr.records.locks import only_reads
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.schema import OURS, FileName, read_as
 
@@ -99,6 +100,8 @@ def convert_dicom(tree: Path, into: Path, *, patient_ids: bool = True) -> list[D
             grid = series.grid()
             if record["volumes"].get(case) == entry and image.is_file():
                 n_before += 1
+            elif only_reads():
+                raise UserError(f"DICOM is converted first, {place(series.folder, tree)} too; leave --dry_run out")
             else:
                 _write(series.headers, grid, image)
                 record["volumes"][case] = entry
@@ -108,7 +111,8 @@ def convert_dicom(tree: Path, into: Path, *, patient_ids: bool = True) -> list[D
         else:
             volumes.append(DicomVolume(case, image, _group(series.headers[0].patient) if patient_ids else None))
     record["set_aside"] = _set_aside(tree, aside, reasons)
-    write_json(record_path, record)
+    if not only_reads():
+        write_json(record_path, record)
     if not volumes:
         first = record["set_aside"][0]
         raise UserError(

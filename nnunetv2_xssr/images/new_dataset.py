@@ -4,19 +4,26 @@ import filecmp
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError, first_few
-from nnunetv2_xssr.images.pools import Case, ImagePool, folder_pool, takes_dicom
+from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool, folder_pool, takes_dicom
 from nnunetv2_xssr.images.reading import first_readable
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import atomic, write_json
 from nnunetv2_xssr.records.locks import dataset_lock
-from nnunetv2_xssr.records.workspace import Workspace, dataset_number, datasets_in, nnunet_folder, visible_files
+from nnunetv2_xssr.records.workspace import (
+    Workspace,
+    channel_names_of,
+    dataset_number,
+    datasets_in,
+    nnunet_folder,
+    visible_files,
+)
 
 
 @contextmanager
@@ -64,6 +71,39 @@ def make_dataset(
     UserError
         If the name does not fit or another dataset has its number, or the images, channels and labels do not fit.
     """
+    dataset, pool, description = _described(
+        folder, name, channel_names=channel_names, labels=labels, recursive=recursive, patient_ids=patient_ids
+    )
+    _link_images(_links(pool, dataset / "imagesTr", description["file_ending"]))
+    _describe(dataset / "dataset.json", description, pool, keep_groups=patient_ids)
+    return dataset.name
+
+
+def planned_dataset(folder: Path, name: str, **options) -> ImagePool:
+    """The pool of the dataset that `make_dataset` would make with these arguments; nothing is written."""
+    dataset, pool, description = _described(folder, name, **options)
+    _links(pool, dataset / "imagesTr", description["file_ending"])
+    there = dataset_pool(dataset.name) if (dataset / "dataset.json").is_file() else None
+    cases = {case.identifier: case for case in (*pool.cases, *(there.cases if there else ()))}
+    return ImagePool(
+        name=dataset.name,
+        cases=tuple(cases[identifier] for identifier in sorted(cases)),
+        file_ending=pool.file_ending,
+        channel_names=channel_names_of(description),
+        dataset_json=there.dataset_json if there else description,
+    )
+
+
+def _described(
+    folder: Path,
+    name: str,
+    *,
+    channel_names: Sequence[str] | None,
+    labels: Sequence[str] | None,
+    recursive: bool = False,
+    patient_ids: bool = True,
+) -> tuple[Path, ImagePool, dict]:
+    """The raw dataset, the pool of the folder, and what dataset.json is to hold."""
     if not channel_names or not labels:
         option = "labels" if channel_names else "channel_names"
         raise UserError(f"-i needs --{option}, of which dataset.json is made; nnUNetv2_xssr_select --help tells more")
@@ -85,9 +125,7 @@ def make_dataset(
         "dataset": {},
     }
     _check_same(dataset, description)
-    _link_images(pool, dataset / "imagesTr", pool.file_ending.lower())
-    _describe(dataset / "dataset.json", description, pool, keep_groups=patient_ids)
-    return dataset.name
+    return dataset, pool, description
 
 
 def _describe(path: Path, description: dict, pool: ImagePool, *, keep_groups: bool) -> None:
@@ -151,7 +189,8 @@ def _check_same(dataset: Path, description: dict) -> None:
             )
 
 
-def _link_images(pool: ImagePool, images: Path, ending: str) -> None:
+def _links(pool: ImagePool, images: Path, ending: str) -> dict[Path, Path]:
+    """The files of the dataset, and what each is a link to."""
     wanted = {
         images / f"{case.identifier}_{number:04d}{ending}": file
         for case in pool.cases
@@ -166,7 +205,11 @@ def _link_images(pool: ImagePool, images: Path, ending: str) -> None:
             f"{images} holds {len(strange)} files that are not from -i ({strange[0].name}); leave -i out to select "
             f"from the dataset as it is, or give the images of -i another number and name"
         )
-    images.mkdir(parents=True, exist_ok=True)
+    return wanted
+
+
+def _link_images(wanted: Mapping[Path, Path]) -> None:
+    next(iter(wanted)).parent.mkdir(parents=True, exist_ok=True)
     for new, old in tqdm(wanted.items(), desc="linking images", unit="file", disable=None):
         if new.exists():
             if not filecmp.cmp(old, new):

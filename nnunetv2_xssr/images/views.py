@@ -1,26 +1,18 @@
 """Views of a pool: the small square pictures of its cases, made once and kept on disk."""
 
-import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-from annotated_types import Ge, Gt
-from pydantic import with_config
 from tqdm import tqdm
-from typing_extensions import TypedDict
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_facts import CaseFacts, missing_channels, mixture
 from nnunetv2_xssr.images.case_rows import CaseRows, file_hashes
 from nnunetv2_xssr.images.channels import UNNAMED, channel_order, different_channels, normalisation_schemes
 from nnunetv2_xssr.images.extract import (
-    ACQUIRED,
-    FILE,
     PLANES,
     VIEW_SIZE,
     VOLUME_SIZE,
@@ -28,44 +20,25 @@ from nnunetv2_xssr.images.extract import (
     choose_slices,
     extract_volume,
     show_slices,
-    slice_extents,
-    views_for,
 )
 from nnunetv2_xssr.images.geometry import Geometry, stored_orientation
 from nnunetv2_xssr.images.memory import memory_of
-from nnunetv2_xssr.images.normalise import Window, view_channels
+from nnunetv2_xssr.images.normalise import view_channels
 from nnunetv2_xssr.images.padding import crop_to_body
 from nnunetv2_xssr.images.pictures import constant_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
-from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, read_image, third_axis
+from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, read_image
 from nnunetv2_xssr.images.regions import Regions
-from nnunetv2_xssr.records.files import is_there, write_json
+from nnunetv2_xssr.images.scale import tells_size
 from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.logs import logger
-from nnunetv2_xssr.records.schema import OURS, Number, read_as
 from nnunetv2_xssr.records.workspace import Workspace
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 VIEWS_VERSION = 5  # of the rules of views; raise it when they change, so that no view made by older ones is used
-_SAMPLE = 16  # cases that tell the scale of a pool
-_STEP = 1.1  # scales are rounded up to a power of this, so that a few more cases seldom change the scale of all
-
-
-_Extent = tuple[Annotated[Number, Gt(0)], Annotated[Number, Ge(0)]]
-
-
-@with_config(OURS)
-class _Extents(TypedDict):
-    """What `slice_extents` measures."""
-
-    acquired: _Extent
-    axial: _Extent
-    coronal: _Extent
-    sagittal: _Extent
-    file: _Extent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,35 +123,19 @@ def prepare_views(
     UserError
         If no case can be used, the pool has other channels, a region does not fit, or ``dim`` is 3 for 2D images.
     """
-    reader = pool.reader()
-    names, order = _channels(pool, channel_names)
-    # One volume makes a pool of volumes, whatever its name; a flat case among them shows its slice in every view.
-    has_volumes = any(is_volume(case, reader) for case in pool.cases)
-    if dim == 3 and not has_volumes:
-        raise UserError(f"--dim 3 needs volumes, but {pool.name} holds 2D images; choose --dim 2")
-    look, regions = look or Look(), regions or Regions()
-    n_views = look.views if dim == 2 and has_volumes else 1
-    if not _tells_size(pool):
-        look = replace(look, pixel=None)
-    settings = _settings(names, order=order, n_views=n_views, dim=dim, reader=type(reader).__name__, look=look)
-    settings |= {"limits": regions.digest(pool)}
-    shape = (n_views, len(settings["view_channels"]), *([VIEW_SIZE] * 2 if dim == 2 else [VOLUME_SIZE] * 3))
+    return read_views(
+        how_seen(pool, channel_names=channel_names, dim=dim, look=look, regions=regions), skip_broken=skip_broken
+    )
+
+
+def read_views(seen: "HowSeen", *, skip_broken: bool) -> Views:
+    """The views of a pool, for which see `prepare_views`, once it is decided how they are seen."""
+    pool = seen.pool
     with caches_lock(pool.name):
         hashes = file_hashes(pool)
-        caches = Workspace(pool.name).caches
-        store = CaseRows.open(caches / "views", hashes, settings, shape, np.float16)
-        notes = CaseRows.open(caches / "facts", hashes, settings, (CaseFacts.columns(n_views),), np.float64)
-        views_of = partial(
-            _case_views,
-            reader=reader,
-            channel_names=names,
-            order=order,
-            n_views=n_views,
-            dim=dim,
-            look=look,
-            regions=regions,
-        )
-        broken = _read_missing(pool, views_of, store, notes, skip_broken=skip_broken)
+        (views, *of_views), (facts, *of_facts) = seen.caches(hashes)
+        store, notes = CaseRows.open(views, *of_views), CaseRows.open(facts, *of_facts)
+        broken = _read_missing(pool, seen.views_of, store, notes, skip_broken=skip_broken)
     kept = [i for i, case in enumerate(pool.cases) if case.identifier not in broken]
     if not kept:
         raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
@@ -187,8 +144,8 @@ def prepare_views(
         pool=usable,
         rows=store.rows if not broken else store.rows[kept],
         hashes={k: hashes[k] for k in usable.identifiers},
-        channel_names=names,
-        settings=settings,
+        channel_names=seen.channel_names,
+        settings=seen.settings,
         cache=store.key,
         facts={pool.cases[i].identifier: CaseFacts.of_row(notes.rows[i]) for i in kept},
         facts_cache=notes.key,
@@ -197,6 +154,74 @@ def prepare_views(
     for sentence in done.mixtures:
         logger.info(sentence)
     return done
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowSeen:
+    """How the cases of a pool are seen, decided before their images are read.
+
+    Attributes
+    ----------
+    pool : ImagePool
+    channel_names : tuple of str
+    settings : dict
+    shape : tuple of int
+        Of the views of a case.
+    views_of : callable
+        Reads a case; returns its views and its `CaseFacts`.
+    """
+
+    pool: ImagePool
+    channel_names: tuple[str, ...]
+    settings: dict
+    shape: tuple[int, ...]
+    views_of: Callable[[Case], tuple[np.ndarray, CaseFacts]]
+
+    def caches(self, hashes: dict[str, str]) -> tuple[tuple, tuple]:
+        """What `CaseRows.open` takes for the views of these cases, and for their facts."""
+        caches, columns = Workspace(self.pool.name).caches, (CaseFacts.columns(self.shape[0]),)
+        return (
+            (caches / "views", hashes, self.settings, self.shape, np.float16),
+            (caches / "facts", hashes, self.settings, columns, np.float64),
+        )
+
+
+def how_seen(
+    pool: ImagePool,
+    *,
+    channel_names: tuple[str, ...] | None,
+    dim: int,
+    look: Look | None,
+    regions: Regions | None,
+) -> HowSeen:
+    """Decide how a pool is seen: arguments and errors as of `prepare_views`."""
+    reader = pool.reader()
+    names, order = _channels(pool, channel_names)
+    # One volume makes a pool of volumes, whatever its name; a flat case among them shows its slice in every view.
+    has_volumes = any(is_volume(case, reader) for case in pool.cases)
+    if dim == 3 and not has_volumes:
+        raise UserError(f"--dim 3 needs volumes, but {pool.name} holds 2D images; choose --dim 2")
+    look, regions = look or Look(), regions or Regions()
+    n_views = look.views if dim == 2 and has_volumes else 1
+    if not tells_size(pool):
+        look = replace(look, pixel=None)
+    settings = _settings(names, order=order, n_views=n_views, dim=dim, reader=type(reader).__name__, look=look)
+    return HowSeen(
+        pool=pool,
+        channel_names=names,
+        settings={**settings, "limits": regions.digest(pool)},
+        shape=(n_views, len(settings["view_channels"]), *([VIEW_SIZE] * 2 if dim == 2 else [VOLUME_SIZE] * 3)),
+        views_of=partial(
+            _case_views,
+            reader=reader,
+            channel_names=names,
+            order=order,
+            n_views=n_views,
+            dim=dim,
+            look=look,
+            regions=regions,
+        ),
+    )
 
 
 def _read_missing(
@@ -240,78 +265,6 @@ def _settings(
         "window": look.window and list(look.window),
         "channel_order": list(order),
     }
-
-
-def common_look(pools: Sequence[ImagePool], *, dim: int, axis: str | None = None, window: Window | None = None) -> Look:
-    """The look with the scale and the number of slices of some pools: their median case fills a view.
-
-    What a case fills is the larger side of a slice, without its margins of zeros. Whole volumes and pictures that tell
-    no size have no common scale: they are fitted into the view one by one.
-
-    Parameters
-    ----------
-    pools : sequence of ImagePool
-        Of which sixteen cases each, evenly spaced, are looked at.
-    dim : {2, 3}
-    axis : str, optional
-        Along which slices are taken: see `Look`.
-    window : (float, float), optional
-        See `Look`.
-    """
-    look = Look(axis=axis or ACQUIRED, window=window)
-    if dim == 3 or not all(map(_tells_size, pools)):
-        return look
-    extents = [extent[look.axis] for pool in pools for extent in _extents(pool)]
-    if not extents:
-        return look  # every case is broken, as reading them will say
-    side, depth = np.median(extents, axis=0).tolist()
-    power = math.ceil(math.log(side / VIEW_SIZE, _STEP))
-    return replace(look, pixel=round(_STEP**power, 6), views=views_for(depth))
-
-
-def candidates_look(pool: ImagePool, look: Look) -> Look:
-    """The look for slices as candidates: those that an annotator draws on, as many as the longest volume needs.
-
-    So the candidates of a volume depend on nothing but itself, and later rounds find them again.
-    """
-    reader = pool.reader()
-    depths = [n * mm for n, mm in (third_axis(case, reader) for case in pool.cases) if n > 1]
-    return replace(look, axis=FILE, views=views_for(max(depths, default=0.0)))
-
-
-def _tells_size(pool: ImagePool) -> bool:
-    """Whether the files of a pool tell millimetres, which .png and .bmp do not."""
-    from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
-
-    return not isinstance(pool.reader(), NaturalImage2DIO)
-
-
-def _extents(pool: ImagePool) -> list[dict[str, list[float]]]:
-    """`slice_extents` of some cases, kept on disk by what their files hold, because volumes are slow to read."""
-    with caches_lock(pool.name):
-        return _measured(pool, Workspace(pool.name).caches / "extents.json")
-
-
-def _measured(pool: ImagePool, path: Path) -> list[dict[str, list[float]]]:
-    hashes = file_hashes(pool)
-    known = read_as(path, dict[str, _Extents], advice="delete it: it is made anew") if is_there(path) else {}
-    some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _SAMPLE)).astype(int))
-    cases = {hashes[pool.cases[i].identifier]: pool.cases[i] for i in some}
-    unknown = {digest: case for digest, case in cases.items() if digest not in known}
-    new, reader = {}, pool.reader()
-
-    def measure(case: Case) -> dict[str, tuple[float, float]]:
-        image, properties = read_image(case, reader)
-        image = crop_to_body(image, pool.channel_names or ())
-        return slice_extents(image, geometry=Geometry.of(properties))
-
-    with read_ahead(measure, unknown.values(), memory=partial(memory_of, reader=reader)) as measured:
-        for digest, found in zip(unknown, measured, strict=True):
-            with suppress(BrokenImage):
-                new[digest] = found.result()
-    if new:
-        write_json(path, {**known, **new})
-    return [extents for digest, extents in {**known, **new}.items() if digest in cases]
 
 
 def _channels(pool: ImagePool, wanted: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:

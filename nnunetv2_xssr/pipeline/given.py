@@ -12,7 +12,7 @@ from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.pipeline.embed import Embedded, features_hash
 from nnunetv2_xssr.pipeline.read import Seeing, facts_hash
 from nnunetv2_xssr.records.files import sha256
-from nnunetv2_xssr.records.locks import caches_lock
+from nnunetv2_xssr.records.locks import caches_lock, only_reads
 from nnunetv2_xssr.records.workspace import Workspace
 
 _KIND = "average"  # as our own features without places are compared
@@ -38,7 +38,7 @@ def given_features(target: ImagePool, sources: Sequence[ImagePool], seeing: Seei
     if sources and seeing.source_embeddings is None:
         raise UserError("--embeddings says nothing of the sources; give --source_embeddings FILE, or leave -s out")
     identifiers, pool = read_features(seeing.embeddings, option="--embeddings", cases=target.identifiers)
-    kept, source = {target.name: _keep(target.name, identifiers, pool)}, None
+    keys, hashes, source = {target.name: _keep(target.name, identifiers, pool)}, {}, None
     if seeing.source_embeddings is not None:
         option, known = "--source_embeddings", source_names(sources) or None
         archive, source = read_features(seeing.source_embeddings, option=option, cases=known)
@@ -48,8 +48,7 @@ def given_features(target: ImagePool, sources: Sequence[ImagePool], seeing: Seei
                 f"{pool.shape[1]}; give those of one encoder"
             )
         name = f"{seeing.source_embeddings.stem}_{features_hash([source])[:8]}"  # of this source among the pools
-        kept[name] = _keep(name, archive, source)
-    hashes = {name: features_hash([rows.rows[:, 0]]) for name, rows in kept.items()}
+        keys[name], hashes[name] = _keep(name, archive, source), features_hash([source])
     both = features_hash([pool, *([] if source is None else [source])])
     return Embedded(
         identifiers=identifiers,
@@ -63,10 +62,10 @@ def given_features(target: ImagePool, sources: Sequence[ImagePool], seeing: Seei
             "pooling": _KIND,
         },
         provenance={
-            "pool": hashes.pop(target.name),
+            "pool": features_hash([pool]),
             "source": hashes,
             "views_cache": {},
-            "embeddings_cache": {name: rows.key for name, rows in kept.items()},
+            "embeddings_cache": keys,
             "cases": facts_hash(target),
             "encoder": both,
             "embedding": _KIND,
@@ -83,8 +82,10 @@ def source_names(sources: Sequence[ImagePool]) -> list[str]:
     return [f"{pool.name}:{case}" for pool in sources for case in pool.identifiers]
 
 
-def _keep(pool: str, cases: Sequence[str], features: np.ndarray) -> CaseRows:
-    """Keep the rows where the report looks for those of an encoder."""
+def _keep(pool: str, cases: Sequence[str], features: np.ndarray) -> str:
+    """Keep the rows where the report looks for those of an encoder, if anything may be written; returns their key."""
+    if only_reads():
+        return ""
     hashes = {case: sha256([row.tobytes()]) for case, row in zip(cases, features, strict=True)}
     layout = FeatureLayout(0, features.shape[1], 0)
     settings = {"encoder": "given", "layout": list(layout)}
@@ -92,4 +93,4 @@ def _keep(pool: str, cases: Sequence[str], features: np.ndarray) -> CaseRows:
         store = CaseRows.open(Workspace(pool).caches / "embeddings", hashes, settings, (1, layout.size), np.float32)
         for i in store.missing():
             store.write(i, features[i])
-    return store
+    return store.key

@@ -12,7 +12,8 @@ from nnunetv2_xssr.images.extract import check_axis
 from nnunetv2_xssr.images.new_dataset import check_channel_names
 from nnunetv2_xssr.images.normalise import check_window, parse_window
 from nnunetv2_xssr.images.pools import ImagePool, open_pools
-from nnunetv2_xssr.images.views import Views, common_look, prepare_views
+from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.views import Views, prepare_views
 from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, preprocess_pool

@@ -13,7 +13,8 @@ from nnunetv2_xssr.images.extract import check_axis
 from nnunetv2_xssr.images.normalise import check_window, parse_window
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.regions import Regions
-from nnunetv2_xssr.images.views import Views, candidates_look, prepare_views
+from nnunetv2_xssr.images.scale import candidates_look
+from nnunetv2_xssr.images.views import HowSeen, Views, how_seen, read_views
 from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.logs import logger
 
@@ -39,6 +40,8 @@ class Seeing:
     slice_range : str or None
     roi : Path or None
         See `nnunetv2_xssr.images.regions.Regions`.
+    pretrain_epochs : int or None
+        Of the pretraining, where an encoder must be pretrained; None for the default, or whatever the kept one had.
     """
 
     encoder: str | Path = DEFAULT
@@ -51,6 +54,7 @@ class Seeing:
     window: str | None = None
     slice_range: str | None = None
     roi: Path | None = None
+    pretrain_epochs: int | None = None
 
     def check(self, unit: str) -> None:
         """Raise `UserError` if something is no value, or nothing for cases, or slices, as unit."""
@@ -64,6 +68,8 @@ class Seeing:
         if unit == "case" and (self.slice_range or self.roi):
             option = "--roi" if self.roi else "--slice_range"
             raise UserError(f"{option} is about slices; give --unit slice with it")
+        if self.pretrain_epochs is not None and self.pretrain_epochs < 1:
+            raise UserError(f"--pretrain_epochs must be 1 or more; got {self.pretrain_epochs}")
         check_axis(self.axis, dim=self.dim, unit=unit)
         parse_window(self.window)
 
@@ -81,8 +87,9 @@ class Seeing:
             raise UserError("--embeddings has one row per case, not per slice; leave --unit slice out")
 
     def settings(self) -> dict:
-        """Plain values, for the record."""
+        """Plain values, for the record, which has the hash of the encoder and not how long it was pretrained."""
         values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        del values["pretrain_epochs"]
         return {**values, "encoder": None if self.encoder == DEFAULT else self.encoder}  # as older records have it
 
 
@@ -153,32 +160,8 @@ def read_pools(
         If an image cannot be used, or pools and encoder do not fit together.
     """
     regions = regions or Regions()
-    channels = common_channels([target, *sources])
-    learn_from = list(sources) or [target]
-    encoder = open_encoder(
-        str(seeing.encoder),
-        weights=seeing.encoder_weights,
-        learn_from=[pool.name for pool in learn_from],
-        dim=seeing.dim,
-        device=device,
-    )
-    window = parse_window(seeing.window)
-    check_window(window, channels)
-    axis = None if unit == "slice" else seeing.axis
-    look = encoder.look(learn_from, dim=seeing.dim, axis=axis, window=window)
-    if channels:
-        encoder.check_channels(channels, target.name)
-    everything = [
-        prepare_views(
-            pool,
-            channel_names=channels,
-            skip_broken=skip_broken,
-            dim=seeing.dim,
-            look=candidates_look(pool, look) if unit == "slice" else look,
-            regions=regions if pool is target else None,
-        )
-        for pool in [target, *sources]
-    ]
+    encoder, seen = open_and_see(target, sources, seeing=seeing, unit=unit, device=device, regions=regions)
+    everything = [read_views(one, skip_broken=skip_broken) for one in seen]
     read = PoolViews(
         target=everything[0],
         sources=everything[1:],
@@ -190,6 +173,38 @@ def read_pools(
     if unit == "slice":
         _tell_of_candidates(read.target, regions)
     return read
+
+
+def open_and_see(
+    target: ImagePool, sources: Sequence[ImagePool], *, seeing: Seeing, unit: str, device: str, regions: Regions
+) -> tuple[Opened, list[HowSeen]]:
+    """Open the encoder, and decide how the target and the sources are seen: arguments and errors as of `read_pools`."""
+    channels = common_channels([target, *sources])
+    learn_from = list(sources) or [target]
+    encoder = open_encoder(
+        str(seeing.encoder),
+        weights=seeing.encoder_weights,
+        learn_from=[pool.name for pool in learn_from],
+        dim=seeing.dim,
+        device=device,
+        epochs=seeing.pretrain_epochs,
+    )
+    window = parse_window(seeing.window)
+    check_window(window, channels)
+    axis = None if unit == "slice" else seeing.axis
+    look = encoder.look(learn_from, dim=seeing.dim, axis=axis, window=window)
+    if channels:
+        encoder.check_channels(channels, target.name)
+    return encoder, [
+        how_seen(
+            pool,
+            channel_names=channels,
+            dim=seeing.dim,
+            look=candidates_look(pool, look) if unit == "slice" else look,
+            regions=regions if pool is target else None,
+        )
+        for pool in [target, *sources]
+    ]
 
 
 def _tell_of_candidates(views: Views, regions: Regions) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from nnunetv2_xssr.encoders.feature_files import read_features
-from nnunetv2_xssr.encoders.mae import OpenedAutoencoder
+from nnunetv2_xssr.encoders.opened_mae import OpenedAutoencoder
 from nnunetv2_xssr.encoders.registry import DEFAULT, open_encoder
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_rows import CaseRows, read_file_hashes, read_index, rows_hash
@@ -204,6 +204,14 @@ def _split(found: _Found) -> Iterator[str]:
         yield f"{split} was changed since; select or collect again, which write it"
 
 
+def _options(found: _Found) -> Iterator[str]:
+    config, before = found.workspace.config, found.manifest and found.manifest.config
+    if before and not config.is_file():
+        yield f"the options in {config} are gone"
+    elif before and sha256_files([config]) != before:
+        yield f"the options in {config} were changed: they are not those of the selection"
+
+
 def _handovers(found: _Found) -> Iterator[str]:
     workspace, rounds = found.workspace, [one for one in load_rounds(found.workspace) if one.mode == "annotation"]
     before = found.images.get(workspace.dataset, {})
@@ -250,6 +258,7 @@ _CHECKS: dict[str, Callable[[_Found], Iterator[str]]] = {
     "views": _views,
     "features": _embeddings,
     "encoder": _encoder,
+    "options": _options,
     "split": _split,
     "hand-overs": _handovers,
     "collected labels": _labels,

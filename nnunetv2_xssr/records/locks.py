@@ -42,12 +42,17 @@ def no_waiting(wanted: bool = True) -> Iterator[None]:
 
 @contextmanager
 def reading_only() -> Iterator[None]:
-    """In this block no lock is taken: for a process that only reads what the first process of its run has written."""
+    """In this block no lock is taken: for a process that only reads, such as all but the first of a run."""
     token = _reads.set(True)
     try:
         yield
     finally:
         _reads.reset(token)
+
+
+def only_reads() -> bool:
+    """Whether this is a block that must not write: caches are read there, and neither made nor filled."""
+    return _reads.get()
 
 
 def dataset_lock(workspace: Workspace) -> AbstractContextManager[bool]:

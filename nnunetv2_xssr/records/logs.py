@@ -16,6 +16,13 @@ def command_line() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
+def duration(seconds: float) -> str:
+    """A time in words, such as ``6.0 min``."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+
+
 def last_command(path: Path) -> str | None:
     """The command that wrote into a log last; None where none of ours did."""
     if not path.is_file():

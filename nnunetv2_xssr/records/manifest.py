@@ -39,6 +39,8 @@ class Manifest:
         Case to SHA-256 of its label file, as last collected.
     minutes : list of Minutes
         What the annotators of all rounds have filled into their worklists, as last collected.
+    config : str or None
+        SHA-256 of the file of options; None where it was not made by a command.
     """
 
     __pydantic_config__ = OURS
@@ -48,6 +50,7 @@ class Manifest:
     views: dict[FileName, str] = field(default_factory=dict)
     labels: dict[FileName, str] = field(default_factory=dict)
     minutes: list[Minutes] = field(default_factory=list)
+    config: str | None = None
 
     def write(self, path: Path) -> None:
         """Write the manifest atomically."""

@@ -6,6 +6,7 @@
 from collections.abc import Collection
 
 from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.records.config import id_in_config
 from nnunetv2_xssr.records.files import atomic, is_there, read_json
 from nnunetv2_xssr.records.logs import last_command
 from nnunetv2_xssr.records.manifest import Manifest, id_in_report, id_in_worklist, selection_id
@@ -37,7 +38,11 @@ def last_round(workspace: Workspace, *, overwrite: bool) -> SelectionRecord | No
 def interruption(workspace: Workspace) -> str | None:
     """A sentence on what is of another selection than the record, and what to type; None where all is of one."""
     manifest = Manifest.load(workspace.manifest)
-    found = {workspace.manifest: manifest and manifest.selection, workspace.report: id_in_report(workspace.report)}
+    found = {
+        workspace.manifest: manifest and manifest.selection,
+        workspace.report: id_in_report(workspace.report),
+        workspace.config: id_in_config(workspace.config),
+    }
     own = None
     if workspace.record.is_file():
         last = SelectionRecord.load(workspace.record)
@@ -58,9 +63,12 @@ def interruption(workspace: Workspace) -> str | None:
 
 
 def keep_round(workspace: Workspace, last: SelectionRecord) -> None:
-    """Keep the record of a round under its own name, before the next one takes its place."""
-    with atomic(workspace.round_record(last.round)) as temporary:
-        temporary.write_bytes(workspace.record.read_bytes())
+    """Keep the record of a round, and its options, under their own names, before the next ones take their place."""
+    pairs = {workspace.record: workspace.round_record(last.round), workspace.config: workspace.round_config(last.round)}
+    for path, kept in pairs.items():
+        if is_there(path):
+            with atomic(kept) as temporary:
+                temporary.write_bytes(path.read_bytes())
 
 
 def vetoes_of(record: SelectionRecord | None) -> dict[str, Reason | None]:

@@ -196,6 +196,15 @@ class Workspace:
         return self.selection / f"selection_round_{number:02d}.json"
 
     @property
+    def config(self) -> Path:
+        """The options that the selection was made with: see `nnunetv2_xssr.records.config`."""
+        return self.selection / "select.yaml"
+
+    def round_config(self, number: int) -> Path:
+        """Those of a round that a later one has followed."""
+        return self.selection / f"select_round_{number:02d}.yaml"
+
+    @property
     def manifest(self) -> Path:
         """What belongs to the selection besides the record: see `nnunetv2_xssr.records.manifest`."""
         return self.selection / "manifest.json"

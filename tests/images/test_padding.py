@@ -9,7 +9,8 @@ from nnunetv2_xssr.images.extract import FILE, Look, extract_views
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.padding import air_for_padding, crop_to_body
 from nnunetv2_xssr.images.pools import open_pool
-from nnunetv2_xssr.images.views import common_look, prepare_views
+from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.views import prepare_views
 
 PADDINGS = {"air": -1000, "general": -3024, "other": -2000, "zero": 0}
 
