@@ -14,7 +14,7 @@ import sys
 import time
 from importlib.metadata import distribution
 
-SHORTENED = "XSSR_TESTS_SHORTENED"  # set where pretraining and training are cut short
+SHORTENED = "XSSR_TESTS_SHORTENED"  # set where pretraining and training are cut short: to so many iterations
 _SCRIPT = "run_script"
 _OURS, _NNUNET = "nnunetv2_xssr", "nnunetv2"
 _CLIENT = """#!/bin/sh
@@ -68,7 +68,7 @@ class Shell:
 
     def run(self, program, cwd):
         """Exit code and all that a bash program printed, with short trainings; it ends at the first failure."""
-        process = self.start(["bash", "-c", f"set -eo pipefail\n{program}"], cwd, {SHORTENED: "1"})
+        process = self.start(["bash", "-c", f"set -eo pipefail\n{program}"], cwd, {SHORTENED: "2"})
         out, _ = process.communicate(timeout=280)
         return process.returncode, out
 
@@ -170,7 +170,7 @@ def _run(folder, environment, module, function, *argv):
     code = 1
     try:
         if SHORTENED in environment:
-            _shorten()
+            _shorten(int(environment[SHORTENED]))
         code = getattr(importlib.import_module(module), function)()
     except SystemExit as end:
         code = end.code
@@ -202,7 +202,7 @@ def run_script():
     runpy.run_path(os.path.abspath(sys.argv[0]), run_name="__main__")  # processes that it starts look for it
 
 
-def _shorten():
+def _shorten(iterations):
     import pytest
     from making import shorten_pretraining
 
@@ -211,7 +211,7 @@ def _shorten():
     shorten_pretraining(pytest.MonkeyPatch())
     for name in (*trainers.__all__, "XSSRTrainer_demo"):
         trainer = getattr(trainers, name)
-        trainer.epochs, trainer.iterations_per_epoch = 1, 2
+        trainer.epochs, trainer.iterations_per_epoch = 1, iterations
 
 
 if __name__ == "__main__":

@@ -11,6 +11,16 @@ AXIAL = ((1, 0, 0), (0, 1, 0))
 SAGITTAL = ((0, 1, 0), (0, 0, -1))
 CORONAL = ((1, 0, 0), (0, 0, -1))
 SPACING = (0.7, 0.5, 2.5)  # of columns, rows and slices
+STUDY = {  # what a segmentation repeats of its series
+    "Modality": "CT",
+    "FrameOfReferenceUID": "1.2.3.4",
+    "StudyID": "1",
+    "StudyDate": "20200101",
+    "StudyTime": "120000",
+    "AccessionNumber": "1",
+    "PatientSex": "O",
+    "ReferringPhysicianName": "",
+}
 
 
 def stored_voxels(seed=0, size=(6, 8, 10)):
@@ -119,3 +129,40 @@ def write_frames(path, voxels, positions, *, axes=AXIAL, slopes=None, spacing=SP
         frames.append(frame)
     made.PerFrameFunctionalGroupsSequence = Sequence(frames)
     return save(made, path)
+
+
+def write_segmentation(path, series, masks, names):
+    """A DICOM SEG; masks of shape (slices, rows, columns, segments); empty frames are left out, as tools do."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    described = [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=codes.SCT.Organ,
+            segmented_property_type=codes.SCT.Lung,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
+        )
+        for number, name in enumerate(names, start=1)
+    ]
+    made = hd.seg.Segmentation(
+        source_images=series,
+        pixel_array=masks,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=described,
+        series_instance_uid=hd.UID(),
+        series_number=2,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="none",
+        manufacturer_model_name="none",
+        software_versions="0",
+        device_serial_number="0",
+    )
+    made.save_as(path)
+    return path
+
+
+def masks(*of):
+    return np.stack(of, axis=-1).astype(np.uint8)

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from making import SOURCE, TARGET, fails, picture, read_worklist, succeeds, write_picture, write_volume
+from slicing import SELECT as SELECT_SLICES
+from slicing import VOLUMES
+from slicing import draw as draw_slices
 
 from nnunetv2_xssr.annotation.project import project_status
 from nnunetv2_xssr.annotation.reasons import reason
@@ -59,18 +62,25 @@ def state(capsys, *argv):
     return json.loads(succeeds(capsys, status.main, ["-d", "2", "--json", *argv]))
 
 
-def preprocess(workspace, plans="nnUNetPlans", planner="ExperimentPlanner", configurations=("2d",), data="{plans}_{}"):
+def preprocess(
+    workspace,
+    plans="nnUNetPlans",
+    planner="ExperimentPlanner",
+    configurations=("2d",),
+    data="{plans}_{}",
+    name=TARGET,
+):
     """What nnU-Net leaves of its planning and preprocessing of all labels that there are."""
-    folder, labels = workspace.preprocessed / TARGET, workspace.raw / TARGET / "labelsTr"
-    identifiers = {name: data.format(name, plans=plans) for name in configurations}
-    described = {name: {"data_identifier": identifier} for name, identifier in identifiers.items()}
+    folder, labels = workspace.preprocessed / name, workspace.raw / name / "labelsTr"
+    identifiers = {one: data.format(one, plans=plans) for one in configurations}
+    described = {one: {"data_identifier": identifier} for one, identifier in identifiers.items()}
     described["small"] = {"inherits_from": configurations[0]}
     content = {"plans_name": plans, "experiment_planner_used": planner, "configurations": described}
     (folder / f"{plans}.json").write_text(json.dumps(content))
     for label in labels.iterdir():
         for identifier in identifiers.values():
             (folder / identifier).mkdir(exist_ok=True)
-            (folder / identifier / f"{label.stem}.pkl").write_bytes(b"")
+            (folder / identifier / f"{label.name.split('.')[0]}.pkl").write_bytes(b"")
     shutil.copytree(labels, folder / "gt_segmentations", dirs_exist_ok=True)
 
 
@@ -507,7 +517,37 @@ def test_everything_labelled(again, capsys):
     assert len(state(capsys)["rounds"]) == 2
 
 
+def test_label_that_was_saved_over_its_image_is_pointed_out(again, capsys):
+    first, second, third = picked(again)
+    draw(again, second)
+    for case in (first, second):
+        write_picture(handover(again) / "images" / f"{case}_0000.png", blob())
+    out = succeeds(capsys, collect.main, COLLECT)
+    assert f"{first}_0000.png is not the image of {first} any more; if a label was saved over it, move it" in out
+    assert f"{second}_0000.png" not in out and f"{third}_0000.png" not in out
+
+
 # --------------------------------------------------------------------------------------------------------- status
+def test_nothing_is_proposed_where_nothing_is_left(again, capsys):
+    out = list(set(f"t_{i:02d}" for i in range(10)) - set(picked(again)))
+    (again.root / "out.txt").write_text("\n".join(out))
+    succeeds(capsys, select.main, [*SELECT, "--overwrite", "--exclude", again.root / "out.txt"])
+    collected(again, capsys)
+    preprocess(again)
+    train(again)
+    assert steps(capsys) == ["nothing: no case is left to choose"]
+
+
+def test_labels_that_were_collected_wait_no_more(again, capsys):
+    first, second, third = picked(again)
+    draw(again, first)
+    succeeds(capsys, collect.main, COLLECT)
+    assert state(capsys)["rounds"][0]["returned"] == 0
+    assert steps(capsys)[0].startswith("annotate the images in")
+    write_picture(handover(again) / "labels" / f"{second}_label.png", blob())
+    assert state(capsys)["rounds"][0]["returned"] == 1 and steps(capsys)[0].startswith("nnUNetv2_xssr_collect")
+
+
 def test_status_tells_the_next_step(workspace, capsys):
     def told():
         lines = succeeds(capsys, status.main, COLLECT).splitlines()
@@ -608,6 +648,20 @@ def test_cases_that_other_plans_preprocessed(again, capsys):
     assert "-overwrite_plans_name nnUNetResEncUNetMPlans" in plan and "-p nnUNetResEncUNetMPlans" in step
     preprocess(again)  # nnU-Net's default goes first
     assert " -p" not in steps(capsys)[-1] and state(capsys)["not_preprocessed"] == 0
+
+
+def test_volumes_that_were_preprocessed_in_2d_alone(volumes, capsys):
+    succeeds(capsys, select.main, [*SELECT_SLICES, "-b", "4"])
+    cases = picked(volumes, VOLUMES)
+    draw_slices(volumes, *cases)
+    out = succeeds(capsys, collect.main, ["-d", "31"])
+    assert "nnUNetv2_train Dataset031_Volumes 3d_fullres 0" in out
+    preprocess(volumes, name=VOLUMES)
+    (step,) = steps(capsys, "-d", "31")
+    assert step.startswith("nnUNetv2_train Dataset031_Volumes 2d 0")
+    preprocess(volumes, name=VOLUMES, configurations=("2d", "3d_fullres"))
+    (step,) = steps(capsys, "-d", "31")
+    assert step.startswith("nnUNetv2_train Dataset031_Volumes 3d_fullres 0")
 
 
 def test_next_steps_keep_the_network_that_was_trained(again, capsys):

@@ -211,7 +211,7 @@ def test_colours(pictures):
 
 def test_empty(pictures):
     returned = came(pictures, "case_00.png", label=drawn(value=0))
-    refused(pictures, returned, "case_00.png: is empty", "--allow_empty")
+    refused(pictures, returned, "case_00.png: is empty", "--allow_empty case_00")
     assert list(inspected(pictures, returned, allow_empty=True).fit) == ["case_00"]
     assert list(inspected(pictures, returned, allow_empty=["case_00"]).fit) == ["case_00"]
     refused(pictures, returned, "case_00.png: is empty", allow_empty=["case_01"])

@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_making import SPACING, stored_voxels, write_series
+from dicom_making import SPACING, STUDY, masks, stored_voxels, write_segmentation, write_series
 from making import write_dataset_json
 
 from nnunetv2_xssr.annotation.collecting import take_in
@@ -15,16 +15,6 @@ from nnunetv2_xssr.images.pools import dataset_pool
 
 NAME, CASE, SHAPE = "Dataset042_Dicom", "p_1", (6, 7, 8)
 ORIGIN = (-20.0, 30.5, 100.0)
-STUDY = {
-    "Modality": "CT",
-    "FrameOfReferenceUID": "1.2.3.4",
-    "StudyID": "1",
-    "StudyDate": "20200101",
-    "StudyTime": "120000",
-    "AccessionNumber": "1",
-    "PatientSex": "O",
-    "ReferringPhysicianName": "",
-}
 
 
 @pytest.fixture
@@ -51,46 +41,12 @@ def drawn():
     return label
 
 
-def write_segmentation(folder, series, masks, names):
-    """Masks of shape (slices, rows, columns, segments); empty frames are left out, as tools do."""
-    import highdicom as hd
-    from pydicom.sr.codedict import codes
-
-    described = [
-        hd.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=name,
-            segmented_property_category=codes.SCT.Organ,
-            segmented_property_type=codes.SCT.Lung,
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
-        )
-        for number, name in enumerate(names, start=1)
-    ]
-    made = hd.seg.Segmentation(
-        source_images=series,
-        pixel_array=masks,
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=described,
-        series_instance_uid=hd.UID(),
-        series_number=2,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer="none",
-        manufacturer_model_name="none",
-        software_versions="0",
-        device_serial_number="0",
-    )
-    path = folder.parent.parent / "returned" / f"{CASE}.dcm"
-    made.save_as(path)
-    return path
-
-
-def masks(*of):
-    return np.stack(of, axis=-1).astype(np.uint8)
+def returned(folder):
+    return folder.parent.parent / "returned" / f"{CASE}.dcm"
 
 
 def inspected(folder):
-    return inspect_labels(dataset_pool(NAME), folder=folder.parent.parent / "returned", chosen=[CASE])
+    return inspect_labels(dataset_pool(NAME), folder=returned(folder).parent, chosen=[CASE])
 
 
 def refused(folder, *words):
@@ -100,7 +56,7 @@ def refused(folder, *words):
 
 def test_segments_lie_where_the_image_does(dataset):
     folder, series = dataset
-    write_segmentation(folder, series, masks(drawn() == 2, drawn() == 1), ["Tumour", "left_lung"])
+    write_segmentation(returned(folder), series, masks(drawn() == 2, drawn() == 1), ["Tumour", "left_lung"])
     found = inspected(folder)
     assert not found.unfit, found.unfit
     take_in(dataset_pool(NAME), found.fit)
@@ -110,7 +66,7 @@ def test_segments_lie_where_the_image_does(dataset):
 
 def test_one_slice_alone(dataset):
     folder, series = dataset
-    write_segmentation(folder, series, masks(drawn() == 2), ["tumour"])
+    write_segmentation(returned(folder), series, masks(drawn() == 2), ["tumour"])
     take_in(dataset_pool(NAME), inspected(folder).fit)
     taken = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / f"{CASE}.nii.gz")))
     assert np.array_equal(taken[::-1] == 2, drawn() == 2) and taken.max() == 2
@@ -118,13 +74,13 @@ def test_one_slice_alone(dataset):
 
 def test_segments_that_overlap(dataset):
     folder, series = dataset
-    write_segmentation(folder, series, masks(drawn() > 0, drawn() == 1), ["tumour", "left lung"])
+    write_segmentation(returned(folder), series, masks(drawn() > 0, drawn() == 1), ["tumour", "left lung"])
     refused(folder, "p_1.dcm: has segments that overlap; give every voxel one segment only")
 
 
 def test_segment_that_is_no_label(dataset):
     folder, series = dataset
-    write_segmentation(folder, series, masks(drawn() == 1), ["Lung, left"])
+    write_segmentation(returned(folder), series, masks(drawn() == 1), ["Lung, left"])
     refused(folder, "p_1.dcm: has a segment 'Lung, left', which is no label", "left lung, tumour")
 
 
@@ -132,25 +88,25 @@ def test_segmentation_of_another_series(dataset):
     folder, series = dataset
     for made in series:
         made.ImagePositionPatient = [float(mm) + 0.3 for mm in made.ImagePositionPatient]
-    write_segmentation(folder, series, masks(drawn() == 1), ["tumour"])
+    write_segmentation(returned(folder), series, masks(drawn() == 1), ["tumour"])
     refused(folder, "does not lie on the voxels of its image")
 
 
 def test_what_is_no_segmentation(dataset):
     folder, series = dataset
-    series[0].save_as(folder.parent.parent / "returned" / f"{CASE}.dcm")
+    series[0].save_as(returned(folder))
     refused(folder, "p_1.dcm: cannot be read")
 
 
 def test_cut_off_segmentation(dataset):
     folder, series = dataset
-    path = write_segmentation(folder, series, masks(drawn() == 1), ["tumour"])
+    path = write_segmentation(returned(folder), series, masks(drawn() == 1), ["tumour"])
     path.write_bytes(path.read_bytes()[:-20])
     refused(folder, "p_1.dcm: cannot be read")
 
 
 def test_without_the_extra(dataset, monkeypatch):
     folder, series = dataset
-    write_segmentation(folder, series, masks(drawn() == 1), ["tumour"])
+    write_segmentation(returned(folder), series, masks(drawn() == 1), ["tumour"])
     monkeypatch.setitem(sys.modules, "highdicom", None)
     refused(folder, 'needs the extra "dicom"', 'pip install "nnunetv2_xssr[dicom]"')

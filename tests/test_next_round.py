@@ -17,12 +17,12 @@ TRAINED = FoldState(name="XSSRTrainer__nnUNetPlans__2d/fold_0", finished=True, c
 ACTIONS = {action.dest: action for action in make_parser()._actions if action.dest not in NOT_REPEATED}
 
 
-def proposed(target, **settings):
+def proposed(target, *, left=100, **settings):
     """The proposal once all is labelled and trained, with these settings in the place of the record's."""
     project = project_status(target)
     done = [replace(one, missing=[]) for one in project.rounds]
     changed = {"not_labelled": 0, "not_preprocessed": 0, "trained": [TRAINED], "uncollected": 0, "rounds": done}
-    changed["folds"] = 2
+    changed |= {"folds": 2, "left": left}
     (step,) = next_steps(replace(project, **changed, settings={**project.settings, **settings}), device="cpu")
     command, *words = shlex.split(step)
     assert command == "nnUNetv2_xssr_select"
@@ -62,6 +62,23 @@ def test_what_is_proposed(chosen, settings, words):
     found = proposed("2", **settings)
     assert " ".join(words) in " ".join(found)
     make_parser().parse_args(found)
+
+
+@pytest.mark.parametrize(
+    ("left", "settings", "budget"),
+    [
+        (2, {"budget": "8"}, "2"),
+        (2, {"budget": "8", "unit": "slice"}, "2"),
+        (3, {"budget": "8", "unit": "slice", "max_per_volume": 2}, "6"),
+        (9, {"budget": "8"}, "8"),
+        (2, {"budget": "8", "cases": True}, "8"),
+        (2, {"budget": "50%"}, "50%"),
+        (2, {"budget": "60min"}, "60min"),
+    ],
+)
+def test_no_more_is_proposed_than_is_left(chosen, left, settings, budget):
+    words = proposed("2", left=left, **settings)
+    assert words[words.index("-b") + 1] == budget
 
 
 def test_what_is_not_the_default_is_repeated_and_nothing_else(empty, capsys):

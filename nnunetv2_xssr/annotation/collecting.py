@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunetv2_xssr.annotation.control import Compared, compare_with_control
 from nnunetv2_xssr.annotation.fusing import FIRST, FUSIONS
-from nnunetv2_xssr.annotation.handover import spacing_file, template_hashes
+from nnunetv2_xssr.annotation.handover import images_drawn_over, spacing_file, template_hashes
 from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, listed_cases
 from nnunetv2_xssr.annotation.label_check import check_label, label_values
 from nnunetv2_xssr.annotation.label_facts import keep_label_facts, load_label_facts
@@ -101,6 +101,8 @@ class Collected:
         All cases that nnU-Net knows to be labelled now.
     missing : list of str
         Cases of the last round that still have no label.
+    drawn_over : dict
+        Those of them whose image in the hand-over is another one now, with it: somebody may have saved a label over it.
     train_on : list of str
         The chosen cases with a label: those of the split.
     folds : int
@@ -130,6 +132,7 @@ class Collected:
     cases: int
     labelled: list[str]
     missing: list[str]
+    drawn_over: dict[str, Path]
     train_on: list[str]
     folds: int
     templates: bool
@@ -251,6 +254,7 @@ def _collect(
     found = of_raters.found
     labelled, told = _taken(workspace, pool, found, replaced)
     train_on = sorted(set(labelled) & set(chosen))
+    missing = [case for case in last.picked if case in found.missing]
     minutes, unfit_cells = _minutes(workspace, rounds, folder=folder, labelled=labelled)
     split = _split_of(workspace, pool, rounds, train_on, minutes) if train_on else []
     return Collected(
@@ -260,7 +264,8 @@ def _collect(
         of_raters=of_raters,
         cases=len(pool),
         labelled=labelled,
-        missing=[case for case in last.picked if case in found.missing],
+        missing=missing,
+        drawn_over=images_drawn_over(folder.parent, pool, missing),
         train_on=train_on,
         folds=len(split),
         templates=bool(templates),

@@ -133,6 +133,17 @@ def write_handover(
     write_printable(folder, pool, rows)
 
 
+def images_drawn_over(folder: Path, pool: ImagePool, cases: Collection[str]) -> dict[str, Path]:
+    """Case to the first of its images in a hand-over that is not that of the pool: a label may be saved over it."""
+    found: dict[str, Path] = {}
+    for case in pool.only(cases).cases:
+        for name, file in _image_names(case, pool).items():
+            copy = folder / "images" / name
+            if copy.is_file() and not filecmp.cmp(copy, file, shallow=False):
+                found.setdefault(case.identifier, copy)
+    return found
+
+
 def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> None:
     """Remove the copies of other images of the pool and nothing else; keep what was drawn over one that is wanted."""
     copied = {name: file for case in pool.cases for name, file in _image_names(case, pool).items()}

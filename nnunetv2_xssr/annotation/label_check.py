@@ -142,7 +142,8 @@ def check_label(
     named = is_segmentation(file, pool.file_ending) and names_its_labels(file)
     whole = _whole(label[0], {} if named else values or {}, known=known, name=name, where=where)
     if not allow_empty and np.isin(whole, [0, *(value for value in known if known[value] == IGNORE)]).all():
-        raise UnfitLabel(f"{name}: is empty; if there is nothing to draw, collect with --allow_empty")
+        way_out = f"collect with --allow_empty {shlex.quote(case.identifier)}"
+        raise UnfitLabel(f"{name}: is empty; if there is nothing to draw, {way_out}")
     warning = f"{name}: {'; '.join(shifted.values())}; nnU-Net goes by the voxels alone, so look whether it fits"
     return CheckedLabel(
         values=whole,

@@ -9,6 +9,7 @@ from typing import Any
 from nnunetv2_xssr.annotation.handover import drawn_labels
 from nnunetv2_xssr.annotation.inspecting import listed_cases
 from nnunetv2_xssr.annotation.second_look import look_again
+from nnunetv2_xssr.annotation.segmentations import ENDINGS
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.pools import dataset_pool
@@ -40,7 +41,8 @@ class Round:
     vetoed : list of str
         Picks without a label that were vetoed later.
     returned : int
-        Files that lie in the hand-over's ``labels``, templates that nobody has drawn in aside; 0 once none is missing.
+        Files that lie in the hand-over's ``labels`` and are not collected, templates that nobody has drawn in aside; 0
+        once none is missing.
     handover : str
     """
 
@@ -108,6 +110,8 @@ class Project:
         Whether the images are volumes, as the last selection has read them.
     labelled : int
         Cases with a label file.
+    left : int
+        Cases to choose from in the next round: neither labelled nor vetoed.
     uncollected : int
         Those of the chosen ones that dataset.json does not tell nnU-Net of.
     mode : {"study", "annotation"} or None
@@ -152,6 +156,7 @@ class Project:
     domains: int
     volumes: bool
     labelled: int
+    left: int
     uncollected: int
     mode: str | None
     unit: str | None
@@ -213,13 +218,14 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         domains=len({case.domain for case in pool.cases} - {None}),
         volumes=volumes,
         labelled=len(labelled),
+        left=len(set(pool.identifiers) - labelled - set(vetoes)),
         uncollected=len(labelled & set(chosen_cases(records)) - listed),
         mode=last.mode if last else None,
         unit=last.settings["unit"] if last else None,
         settings=_settings(last) if last else {},
         sources=last.settings["source"] if last else [],
         encoder=(last.settings.get("embeddings") or last.settings["encoder"]) if last else None,
-        rounds=[_round(record, labelled, vetoes) for record in records if record.mode == "annotation"],
+        rounds=[_round(record, labelled, vetoes, ending) for record in records if record.mode == "annotation"],
         mean_distance=first.mean_distance if first else None,
         random_mean_distance=first.random_mean_distance if first else None,
         alpha=first.alpha if first else None,
@@ -255,11 +261,12 @@ def _has_volumes(record: SelectionRecord) -> bool:
     return settings["views"] > 1 or record.settings["dim"] == 3
 
 
-def _round(record: SelectionRecord, labelled: set[str], vetoes: Collection[str]) -> Round:
+def _round(record: SelectionRecord, labelled: set[str], vetoes: Collection[str], ending: str) -> Round:
     handover = record.workspace.handover(record.round)
     open_ = [case for case in record.picked if case not in labelled]
     missing = [case for case in open_ if case not in vetoes]
-    returned = len(drawn_labels(handover)) if missing else 0
+    there = {f"{case}{end}" for case in labelled for end in (ending, *ENDINGS)}
+    returned = sum(file.name not in there for file in drawn_labels(handover)) if missing else 0
     budget = len(record.selections[0].picks)
     return Round(
         number=record.round,
@@ -337,6 +344,9 @@ def _network(workspace: Workspace, folders: list[Path], *, split: Split, plans: 
                 seen.add(folder)
                 preprocessed.setdefault(one.name, []).append(name)
     chosen = by_choice[0] if by_choice else None
+    there = preprocessed.get(chosen.name, []) if chosen else []
+    if not folders and there and configuration not in there:
+        configuration = there[0]
     return Network(
         trainer=trainer,
         configuration=configuration,

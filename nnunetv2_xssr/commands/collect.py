@@ -90,6 +90,8 @@ def _collect(args: argparse.Namespace) -> None:
         print(f"still missing: {', '.join(result.missing)}")
         for rater, cases in result.of_raters.missing.items():
             print(f"  of {rater}: {', '.join(cases)}")
+        for case, image in result.drawn_over.items():
+            print(f"  {image} is not the image of {case} any more; if a label was saved over it, move it to the labels")
         if result.prelabels:
             print("  pre-labels as they were handed over; if right: --accept CASE..., or yes in worklist.csv")
         elif result.templates:

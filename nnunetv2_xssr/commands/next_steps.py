@@ -55,7 +55,7 @@ def next_steps(project: Project, *, device: str) -> list[str]:
     ):
         steps.append(shlex.join(_train(project, device)))
     if last and not steps:
-        steps.append(_select(project, of_selection))
+        steps.append(_select(project, of_selection) if project.left else "nothing: no case is left to choose")
     return steps
 
 
@@ -66,6 +66,8 @@ def _select(project: Project, of_selection: list[str]) -> str:
         sources = ["SOURCE"]
     of_sources = ["-s", *sources] if sources else []
     budget = project.settings.get("budget", "5%")
+    if budget.isdigit() and not project.settings.get("cases"):  # whose costs would make it no number of cases
+        budget = str(min(int(budget), project.left * (project.settings.get("max_per_volume") or 1)))
     return shlex.join(["nnUNetv2_xssr_select", *of_selection, *of_sources, "-b", budget, *_repeated(project.settings)])
 
 

@@ -120,7 +120,7 @@ def test_two_selections_trained_at_the_same_time(arms, shell, tmp_path):
     train = {
         arm: ["nnUNetv2_train", STUDY, "2d_tiny", "0", "-tr", name, "-device", "cpu"] for arm, name in names.items()
     }
-    processes = [start(shell, command, arms, **{SHORTENED: "1"}) for command in train.values()]
+    processes = [start(shell, command, arms, **{SHORTENED: "2"}) for command in train.values()]
     for process in processes:
         finish(process)
     for arm, split in ARMS.items():
@@ -132,7 +132,7 @@ def test_two_selections_trained_at_the_same_time(arms, shell, tmp_path):
         assert checkpoint["trainer_name"] == "nnUNetTrainer" and checkpoint["current_epoch"] == 1
 
     write_picture(tmp_path / "in" / "new_0000.png", picture(900, (48, 48)))
-    again = start(shell, [*train["arm-1"], "--c"], arms, **{SHORTENED: "1"})
+    again = start(shell, [*train["arm-1"], "--c"], arms, **{SHORTENED: "2"})
     predict = [
         "nnUNetv2_predict",
         "-i",

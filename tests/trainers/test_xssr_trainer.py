@@ -269,7 +269,7 @@ def test_validation_alone(trained, shell):
 
 def test_fold_all(study, shell):
     argv = ["nnUNetv2_train", "11", "2d_tiny", "all", "-tr", "XSSRTrainer_demo", "-device", "cpu"]
-    out = finish(start(shell, argv, study, **{SHORTENED: "1"}))
+    out = finish(start(shell, argv, study, **{SHORTENED: "2"}))
     folder = study.results / STUDY / "XSSRTrainer_demo__nnUNetPlans__2d_tiny" / "fold_all"
     assert torch.load(folder / "checkpoint_final.pth", weights_only=False)["trainer_name"] == "nnUNetTrainer"
     selected = {c for fold in json.loads(study.split(STUDY).read_text()) for c in fold["train"]}
