@@ -1,23 +1,25 @@
-"""Does HSSL help? nnU-Net from scratch, from one domain's images and from several domains', at 5, 10 and 100 % labels.
+"""Does HSSL help, and from which images? nnU-Net from scratch against nnU-Net from pretrained weights.
 
-    python benchmarks/hssl.py            some hours on 2 cores
-    python benchmarks/hssl.py --gpu      planned network, 250 epochs, longer pretraining
-    python benchmarks/hssl.py --shares 0.05 --arms scratch "several domains" "local contrast" "two phases" "warm-up"
-                                         what was not taken: another loss of the decoder, other schedules
+    python benchmarks/hssl.py --packs NucleiDSB --unlabelled 8 20 all      which images to learn from
+    python benchmarks/hssl.py --packs Hippocampus3D --epochs 1             volumes
+    python benchmarks/hssl.py --shares 0.05 0.1 1                          at more labels
+    python benchmarks/hssl.py --gpu                                        planned network, 250 epochs, long pretraining
 
-Targets are the children of CXRLung and the histology of NucleiDSB: 80 % of each is the pool (split by patient where
-patients are known), 20 % the test set. Pretraining sees images only: those of the pool (one domain), or those and the
-pack's other domains (several). Every seed draws the labelled cases anew, for all arms alike. Everything goes through
-nnU-Net's own commands. What is finished is kept: run again to go on.
+80 % of a target is its pool (split by patient where patients are known), 20 % its test set. Pretraining sees images
+only: own ones, those of the pool, of which there may be few (--unlabelled); others, those of the pack's other domains;
+or both. Every draw takes the labelled cases anew, for all arms alike. Everything goes through nnU-Net's own commands.
+What is finished is kept: run again to go on.
 """
 
 import argparse
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from packs import SMALL, split_by_patient, write_domain
+from scipy import stats
 
 from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.demo.study import Study
@@ -32,119 +34,160 @@ PACKS = {
         "histology",
         {"Dataset823_Fluo256": "fluo256", "Dataset824_Fluo360": "fluo360", "Dataset825_Fluo696": "fluo696"},
     ),
+    "Hippocampus3D": ("Dataset831_Standard", "standard", {"Dataset833_Range8bit": "range8bit"}),
 }
 UNLABELLED = {"Dataset813_Hannover": "imagesUnlabelled"}
-SHARES = (0.05, 0.1, 1.0)
-ARMS = ("scratch", "one domain", "several domains")
-VARIANTS = {"local contrast": "local_contrast.py", "two phases": "two_phases.py"}  # of pretraining, several domains
-OTHER_ARMS = (*VARIANTS, "warm-up")
-HERE = Path(__file__).resolve().parent
+IMAGES = ("own", "others", "own and others")
+TRAIN = ("nnUNetv2_train",)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("results/hssl"), help="holds everything")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the pool that is labelled")
-    parser.add_argument("--packs", nargs="+", default=list(PACKS))
-    parser.add_argument("--arms", nargs="+", choices=ARMS + OTHER_ARMS, default=ARMS)
-    parser.add_argument("--epochs", type=int, default=None, help="of pretraining")
-    parser.add_argument("--gpu", action="store_true", help="the long schedule")
+    parser = arguments(__doc__)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--pretraining_seeds", type=int, default=1)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.05], help="of the pool that is labelled")
+    parser.add_argument("--unlabelled", nargs="+", default=["all"], help="of the pool's images, a number or all")
+    parser.add_argument("--images", nargs="+", choices=IMAGES, default=IMAGES)
     args = parser.parse_args()
-    for arm in ("two phases", "warm-up"):
-        if args.gpu and arm in args.arms:
-            parser.error(f"the arm {arm} is that of the short schedule; leave --gpu out")
     return run("hssl.py", lambda: benchmark(args))
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What this benchmark and that of fine-tuning share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("results/hssl"), help="holds everything")
+    parser.add_argument("--packs", nargs="+", default=["NucleiDSB", "CXRLung"], choices=PACKS)
+    parser.add_argument("--epochs", type=int, help="of pretraining, of 50 batches each")
+    parser.add_argument("--batch_size", type=int, help="of pretraining")
+    parser.add_argument("--gpu", action="store_true", help="the long schedule")
+    return parser
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A prepared pack: its target's pool and test cases, its other domains, and how long a pretraining is."""
+
+    study: Study
+    pool: list[str]
+    test: list[str]
+    others: list[str]
+    pretraining: list[str]
+
+    @property
+    def raw(self) -> Path:
+        return self.study.folder / "nnUNet_raw"
+
+    def label(self, *, share: float, draw: int) -> int:
+        """Draw the labelled cases; return their number."""
+        k = max(1, int(share * len(self.pool)))
+        labelled = sorted(np.random.default_rng([draw, k]).choice(self.pool, k, replace=False).tolist())
+        write_split(self.study.preprocessed / "splits_xssr.json", [{"train": labelled, "val": self.test}])
+        return k
+
+    def own_images(self, unlabelled: str = "all", seed: int = 0) -> str:
+        """A dataset of images of the pool: what is learned from without labels must not hold the test cases."""
+        n = len(self.pool) if unlabelled == "all" else int(unlabelled)
+        number = int(self.study.target[7:10]) + (1 if unlabelled == "all" else 50 + 100 * seed + n)
+        dataset = self.raw / f"Dataset{number}_Pool"
+        if not dataset.is_dir():
+            (dataset / "imagesTr").mkdir(parents=True)
+            description = read_json(self.raw / self.study.target / "dataset.json")
+            for case in np.random.default_rng([seed, 1]).permutation(self.pool)[:n]:
+                for file in (self.raw / self.study.target / "imagesTr").glob(
+                    f"{case}_????{description['file_ending']}"
+                ):
+                    shutil.copyfile(file, dataset / "imagesTr" / file.name)
+            write_json(dataset / "dataset.json", {**description, "numTraining": 0})
+        return dataset.name
 
 
 def benchmark(args: argparse.Namespace) -> None:
     rows = []
     for pack in args.packs:
-        study, pool, test = prepare(pack, args)
-        weights = {arm: pretrain(study, pack, arm, args) for arm in args.arms if arm != "scratch"}
+        target = prepare(pack, args)
         for share in args.shares:
-            dice = {arm: [] for arm in args.arms}
-            k = max(1, int(share * len(pool)))
-            for seed in range(args.seeds):
-                labelled = sorted(np.random.default_rng([seed, k]).choice(pool, k, replace=False).tolist())
-                write_split(study.preprocessed / "splits_xssr.json", [{"train": labelled, "val": test}])
-                for arm in args.arms:
-                    dice[arm].append(trained_dice(study, arm, f"{k} seed {seed}", weights.get(arm)))
-                    print(f"{pack} {arm} {k} seed {seed}: {100 * dice[arm][-1]:.2f}", file=sys.stderr, flush=True)
-            rows.append((pack, share, k, {arm: 100 * np.array(values) for arm, values in dice.items()}))
+            for unlabelled in args.unlabelled:
+                dice = {arm: np.zeros((args.draws, args.pretraining_seeds)) for arm in ("scratch", *args.images)}
+                for draw in range(args.draws):
+                    k = target.label(share=share, draw=draw)
+                    for arm, values in dice.items():
+                        for seed in range(args.pretraining_seeds):
+                            weights = None if arm == "scratch" else pretrain(target, arm, unlabelled, seed)
+                            name = f"{weights.stem if weights else arm} {k} seed {draw}"
+                            values[draw, seed] = trained_dice(target.study, name, weights)
+                rows.append((f"{pack}, {100 * share:g} % ({k})", unlabelled, dice))
     print_table(rows)
 
 
-def prepare(pack: str, args: argparse.Namespace) -> tuple[Study, list[str], list[str]]:
+def prepare(pack: str, args: argparse.Namespace) -> Target:
     """The target, planned and preprocessed, its pool and its test cases; all datasets as raw datasets."""
-    target, domain, others = PACKS[pack]
+    name, domain, others = PACKS[pack]
     folder = args.folder.resolve() / ("gpu" if args.gpu else "cpu") / pack
     raw = folder / "nnUNet_raw"
-    cases = write_domain(pack, [domain], raw / target, labelled=True)
-    for name, other in others.items():
-        write_domain(pack, [other], raw / name, False, UNLABELLED.get(name))
+    cases = write_domain(pack, [domain], raw / name, labelled=True)
+    for other, of_pack in others.items():
+        write_domain(pack, [of_pack], raw / other, False, UNLABELLED.get(other))
     pool, test = split_by_patient(pack, cases)
-    # What the network learns from without labels must not hold the test cases.
-    unlabelled = raw / f"Dataset{int(target[7:10]) + 1}_Pool"
-    if not unlabelled.is_dir():
-        (unlabelled / "imagesTr").mkdir(parents=True)
-        description = read_json(raw / target / "dataset.json")
-        for case in pool:
-            for file in (raw / target / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9]{description['file_ending']}"):
-                shutil.copyfile(file, unlabelled / "imagesTr" / file.name)
-        write_json(unlabelled / "dataset.json", {**description, "numTraining": 0})
-    configuration, trainer = ("2d", "XSSRTrainer_250epochs") if args.gpu else ("2d_small", "XSSRTrainer_demo")
-    study = Study(folder, unlabelled.name, target, configuration, trainer, resolve_device(None if args.gpu else "cpu"))
+    planned = "3d_fullres" if pack.endswith("3D") else "2d"
+    small, trainer = (planned, "XSSRTrainer_250epochs") if args.gpu else (f"{planned[:2]}_small", "XSSRTrainer_demo")
+    study = Study(folder, name, name, small, trainer, resolve_device(None if args.gpu else "cpu"))
     study.preprocess(pool, test, None if args.gpu else SMALL[pack])
     study.run("nnUNetv2_xssr_link")
-    return study, pool, test
+    pretraining = ["--epochs", str(args.epochs or (300 if args.gpu else 6))]
+    pretraining += ["--batch_size", str(args.batch_size)] if args.batch_size else []
+    return Target(study=study, pool=pool, test=test, others=list(others), pretraining=pretraining)
 
 
-def pretrain(study: Study, pack: str, arm: str, args: argparse.Namespace) -> Path:
-    """Weights of the whole network from the pool's images, alone or with those of the other domains."""
-    arm = "several domains" if arm == "warm-up" else arm
-    others = [] if arm == "one domain" else list(PACKS[pack][2])
-    kept = study.folder / f"{arm}.pth"
+def pretrain(target: Target, images: str, unlabelled: str, seed: int = 0) -> Path:
+    """Weights of the whole network from the pool's images, those of the other domains, or both."""
+    study, named = target.study, images.replace("own", f"own {unlabelled}")
+    kept = study.folder / f"{named} {' '.join(target.pretraining)} seed {seed}.pth"
     if not kept.is_file():
-        epochs = ["--epochs", str(args.epochs or (300 if args.gpu else 6))]
-        batch = [] if args.gpu else ["--batch_size", "16"]
+        sources = [target.own_images(unlabelled, seed)] if "own" in images else []
+        sources += target.others if "others" in images else []
         study.run(
-            *((sys.executable, str(HERE / VARIANTS[arm])) if arm in VARIANTS else ["nnUNetv2_hssl_pretrain"]),
-            *("-d", study.target, "-c", study.configuration, "-s", study.source, *others),
-            *("-device", study.device, *epochs, *batch),
-            arm=f"pretraining {arm}",
+            *("nnUNetv2_hssl_pretrain", "-d", study.target, "-c", study.configuration, "-s", *sources),
+            *("-device", study.device, "--seed", str(seed), *target.pretraining),
+            arm=kept.stem,
         )
-        results = study.folder / "arms" / f"pretraining {arm}" / study.target
+        results = study.folder / "arms" / kept.stem / study.target
         shutil.copyfile(results / f"XSSR_HSSL__nnUNetPlans__{study.configuration}" / "hssl_weights.pth", kept)
     return kept
 
 
-def trained_dice(study: Study, arm: str, run: str, weights: Path | None) -> float:
-    """Mean test Dice of one training; a finished one is read and not run again."""
+def trained_dice(study: Study, arm: str, weights: Path | None = None, train: tuple[str, ...] = TRAIN) -> float:
+    """Mean test Dice in % of one training; a finished one is read and not run again."""
     name = f"{study.trainer}__nnUNetPlans__{study.configuration}"
-    summary = study.folder / "arms" / f"{arm} {run}" / study.target / name / "fold_0" / "validation" / "summary.json"
+    summary = study.folder / "arms" / arm / study.target / name / "fold_0" / "validation" / "summary.json"
     if not summary.is_file():
         start = ["-pretrained_weights", str(weights)] if weights else []
-        warmed_up = (sys.executable, str(HERE / "warm_up.py"))
         study.run(
-            *(warmed_up if arm == "warm-up" else ["nnUNetv2_train"]),
-            *(study.target, study.configuration, "0", "-tr", study.trainer, "-device", study.device, *start),
-            arm=f"{arm} {run}",
+            *(*train, study.target, study.configuration, "0", "-tr", study.trainer, "-device", study.device, *start),
+            arm=arm,
         )
-    return read_json(summary)["foreground_mean"]["Dice"]
+        print(f"{arm}: {100 * read_json(summary)['foreground_mean']['Dice']:.2f}", file=sys.stderr, flush=True)
+    return 100 * read_json(summary)["foreground_mean"]["Dice"]
 
 
 def print_table(rows) -> None:
-    """Mean and standard deviation over seeds, and the paired differences from the first arm."""
-    arms = list(rows[0][3])
-    gains = [f"{arm} - {arms[0]}" for arm in arms[1:]]
-    print(f"| target | labelled | {' | '.join(arms + gains)} |\n|{'---|' * (2 + len(arms + gains))}")
-    for pack, share, k, dice in rows:
-        cells = [f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" for values in dice.values()]
-        for arm in arms[1:]:
-            gain = dice[arm] - dice[arms[0]]
-            cells.append(f"{gain.mean():+.2f} ({', '.join(f'{g:+.2f}' for g in gain)})")
-        print(f"| {pack} | {100 * share:g} % ({k}) | {' | '.join(cells)} |")
+    """Mean Dice, and paired differences with their intervals over draws."""
+    arms = list(rows[0][2])
+    pairs = [(arm, "scratch") for arm in arms[1:]]
+    pairs += [("own and others", "own")] if {"own", "own and others"} <= set(arms) else []
+    heads = [*arms, *(f"{arm} - {other}" for arm, other in pairs)]
+    print(f"| target, labelled | own images | {' | '.join(heads)} |\n|{'---|' * (2 + len(heads))}")
+    for target, unlabelled, dice in rows:
+        cells = [f"{values.mean():.2f}" for values in dice.values()]
+        cells += [difference(dice[arm].mean(axis=1) - dice[other].mean(axis=1)) for arm, other in pairs]
+        print(f"| {target} | {unlabelled} | {' | '.join(cells)} |")
+
+
+def difference(pairs: np.ndarray) -> str:
+    """Mean of paired differences, with its 95 % t-interval where there are several."""
+    if len(pairs) < 2:
+        return f"{pairs.mean():+.2f}"
+    low, high = stats.t.interval(0.95, len(pairs) - 1, pairs.mean(), stats.sem(pairs))
+    return f"{pairs.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 if __name__ == "__main__":

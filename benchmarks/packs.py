@@ -15,6 +15,7 @@ from nnunetv2_xssr.records.files import read_json, write_json
 SMALL = {
     "CXRLung": {"spacing": [2.0, 2.0], "data_identifier": "half", "patch_size": [96, 128], "batch_size": 8},
     "NucleiDSB": {"patch_size": [128, 128], "batch_size": 8},
+    "Hippocampus3D": {"patch_size": [24, 40, 24], "batch_size": 2},
 }
 
 

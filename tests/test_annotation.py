@@ -673,6 +673,14 @@ def test_next_steps_keep_the_network_that_was_trained(again, capsys):
     assert step.startswith(f"nnUNetv2_train {TARGET} small 0 -tr XSSRTrainer_50epochs -p nnUNetResEncUNetMPlans")
 
 
+def test_next_steps_ask_for_the_weights_that_a_training_began_with(again, capsys):
+    collected(again, capsys)
+    preprocess(again)
+    train(again, "XSSRTrainer_pretrained_frozen_50epochs__nnUNetPlans__2d", train=[])
+    (step,) = steps(capsys)
+    assert "-tr XSSRTrainer_pretrained_frozen_50epochs -pretrained_weights FILE" in step
+
+
 def test_corrected_labels_are_named_until_they_are_preprocessed(again, capsys):
     first, *_ = collected(again, capsys)
     preprocess(again, configurations=("2d", "3d_fullres"))

@@ -15,6 +15,9 @@ from nnunetv2_xssr.trainers import __all__ as PUBLIC
 
 HOMES = dict.fromkeys(PUBLIC, "nnunetv2_xssr.trainers.xssr_trainer") | {
     "XSSRTrainer_demo": "nnunetv2_xssr.trainers.demo",
+    "XSSRTrainer_pretrained": "nnunetv2_xssr.trainers.pretrained",
+    "XSSRTrainer_pretrained_frozen": "nnunetv2_xssr.trainers.pretrained",
+    "XSSRTrainer_pretrained_50epochs": "nnunetv2_xssr.trainers",
     "XSSRTrainer_random-2": "nnunetv2_xssr.trainers",  # of a named selection, made on demand
     "XSSRTrainer_50epochs_random": "nnunetv2_xssr.trainers",
 }

@@ -287,7 +287,7 @@ def _trainers(workspace: Workspace) -> tuple[str, str]:
 def fold_folders(workspace: Workspace) -> list[Path]:
     """The folders of the folds that trainers of this selection have begun."""
     begin, end = _trainers(workspace)
-    trainer = re.compile(rf"{begin}(_\d+epochs|_demo)?{re.escape(end)}")
+    trainer = re.compile(rf"{begin}(_pretrained(_frozen)?)?(_\d+epochs|_demo)?{re.escape(end)}")
     folders = sorted(workspace.results.glob(f"{begin}*__*__*/fold_*"))
     return [folder for folder in folders if trainer.fullmatch(folder.parent.name.split("__")[0])]
 

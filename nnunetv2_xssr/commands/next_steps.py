@@ -112,4 +112,6 @@ def _train(project: Project, device: str) -> list[str]:
     plans = [] if network.plans in (None, DEFAULT_PLANS) else ["-p", network.plans]
     on = [] if device == "cuda" else ["-device", device]
     fold = str(network.fold)
-    return ["nnUNetv2_train", project.dataset, network.configuration, fold, "-tr", network.trainer, *plans, *on]
+    weights = ["-pretrained_weights", "FILE"] if "_pretrained" in network.trainer else []  # no record says which
+    trainer = ["-tr", network.trainer, *weights]
+    return ["nnUNetv2_train", project.dataset, network.configuration, fold, *trainer, *plans, *on]

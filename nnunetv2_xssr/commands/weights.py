@@ -9,6 +9,8 @@ from nnunetv2_xssr.commands.options import add_plans
 from nnunetv2_xssr.commands.running import Parser, run
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS
 
+FROZEN = "XSSRTrainer_pretrained_frozen"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
@@ -32,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--stem", choices=("mean", "repeat"),
         help="for another number of channels: each gets the mean of the old ones, or the old ones in turn; by default "
         "another number is refused")
-    add("--freeze", choices=("encoder",), help="note in the file that a training should leave the encoder as it is")
+    add("--freeze", choices=("encoder",),
+        help=f"name the trainer that leaves the encoder as it is, {FROZEN}, in what comes next; the file is the same")
     add("--least", type=float, default=1.0, metavar="SHARE",
         help="refuse if less of the network's tensors is found, from 0 to 1; 1 by default. The rest keeps its initial "
         "values")
@@ -52,14 +55,12 @@ def _convert(args: argparse.Namespace) -> None:
         output=args.o,
         encoder_only=args.encoder_only,
         stem=args.stem,
-        freeze=args.freeze,
         least=args.least,
     )
     named = [] if args.p == DEFAULT_PLANS else ["-p", args.p]
+    named += ["-tr", FROZEN] if args.freeze else []
     train = ["nnUNetv2_train", done.dataset, args.c, "0", *named, "-pretrained_weights", str(done.path)]
     print(f"wrote {done.path}")
-    if args.freeze:
-        print("it notes that the encoder should stay as it is, which nnU-Net's own trainers do not read")
     print(f"next: {shlex.join(train)}")
 
 

@@ -139,16 +139,17 @@ class Study:
             none. With another ``spacing`` it must have a ``data_identifier`` of its own.
         """
         plans_file = self.preprocessed / "nnUNetPlans.json"
+        planned = "3d_fullres" if self.configuration.startswith("3d") else "2d"
         write_json(self.preprocessed / "splits_final.json", [{"train": sorted(pool), "val": sorted(test)}])
-        if not plans_file.is_file() or not (self.preprocessed / "nnUNetPlans_2d").is_dir():
+        if not plans_file.is_file() or not (self.preprocessed / f"nnUNetPlans_{planned}").is_dir():
             number = str(dataset_number(self.target))
-            self.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", "2d", "-np", "1", "-npfp", "1")
+            self.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", planned, "-np", "1", "-npfp", "1")
         if small is not None:
             plans = read_json(plans_file)
-            network = small_configuration(plans["configurations"]["2d"], small["batch_size"])
-            plans["configurations"][self.configuration] = {"inherits_from": "2d", **network, **small}
+            network = small_configuration(plans["configurations"][planned], small["batch_size"])
+            plans["configurations"][self.configuration] = {"inherits_from": planned, **network, **small}
             write_json(plans_file, plans)
-            if not (self.preprocessed / small.get("data_identifier", "nnUNetPlans_2d")).is_dir():
+            if not (self.preprocessed / small.get("data_identifier", f"nnUNetPlans_{planned}")).is_dir():
                 self.run(
                     "nnUNetv2_preprocess", "-d", str(dataset_number(self.target)), "-c", self.configuration, "-np", "1"
                 )

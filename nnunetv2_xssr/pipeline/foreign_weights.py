@@ -45,7 +45,6 @@ def convert_weights(
     plans_name: str = "nnUNetPlans",
     encoder_only: bool = False,
     stem: str | None = None,
-    freeze: str | None = None,
     least: float = 1.0,
 ) -> Converted:
     """Bring a checkpoint of nnssl, nnU-Net, MONAI's DynUNet or a plain state dict into the network of a target's plans.
@@ -69,8 +68,6 @@ def convert_weights(
     stem : {"mean", "repeat"}, optional
         How the first layer is made for another number of channels: the mean of the old ones, or these in turn. By
         default another number is refused.
-    freeze : {"encoder"}, optional
-        Note in the file that a training should leave the encoder as it is.
     least : float
         Refuse if a smaller share of the network's tensors is found, segmentation layers aside; from 0 to 1.
 
@@ -87,8 +84,6 @@ def convert_weights(
     output, checkpoint = Path(output), Path(checkpoint)
     if stem not in (None, *STEMS):
         raise one_of("--stem", STEMS, stem)
-    if freeze not in (None, "encoder"):
-        raise one_of("--freeze", ["encoder"], freeze)
     if not 0 <= least <= 1:
         raise UserError(f"--least must be a share from 0 to 1; got {least}")
     if output.exists():
@@ -116,7 +111,7 @@ def convert_weights(
             f"{' (encoder)' * encoder_only}, less than the share {least:g} of --least; the first: {match.missing[0]}; "
             f"give weights of the same plans{', or --encoder_only' * (not encoder_only)}"
         )
-    save_weights(output, network, plans=plans, channels=channels, freeze=freeze)
+    save_weights(output, network, plans=plans, channels=channels)
     return Converted(path=output, dataset=plans.dataset, match=match, share=share)
 
 

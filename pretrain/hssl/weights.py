@@ -95,13 +95,7 @@ def for_channels(
 
 
 def save_weights(
-    path: Path,
-    network: UNet,
-    *,
-    plans: TargetPlans,
-    channels: int,
-    citations: Sequence[str] = (),
-    freeze: str | None = None,
+    path: Path, network: UNet, *, plans: TargetPlans, channels: int, citations: Sequence[str] = ()
 ) -> None:
     """Write a file for ``nnUNetv2_train -pretrained_weights``, after a check that it fits the plans.
 
@@ -115,8 +109,6 @@ def save_weights(
         Input channels of the saved stem.
     citations : sequence of str
         Of the weights, for nnU-Net's fine-tuning commands.
-    freeze : {"encoder"}, optional
-        What a training from these weights is asked to leave as it is; nnU-Net itself does not read it.
 
     Raises
     ------
@@ -124,8 +116,6 @@ def save_weights(
         If the weights do not fit the network of the plans.
     """
     content = checkpoint_content(network, plans=plans, channels=channels, citations=citations)
-    if freeze:
-        content["nnunetv2_xssr"] = {"freeze": freeze}
     check_loadable(content, plans.build_network(channels), where=str(path))
     # To memory first: on a full disk torch's own writer ends in a RuntimeError about its internals.
     buffer = io.BytesIO()

@@ -156,9 +156,16 @@ def test_command_tells_what_becomes_of_the_checkpoint(case, capsys):
     assert "4 tensors are missing and keep their initial values: encoder.stages.2" in before
     assert "0 tensors are adapted" in before and "rotation_head.weight" in before
     (line,) = [line for line in out.splitlines() if line.startswith("next: ")]
-    assert shlex.split(line)[1:] == ["nnUNetv2_train", TARGET, "2d", "0", "-pretrained_weights", str(case.out)]
-    content = torch.load(case.out, weights_only=True)
-    assert content["nnunetv2_xssr"] == {"freeze": "encoder"}
+    trainer = ["-tr", "XSSRTrainer_pretrained_frozen"]
+    assert shlex.split(line)[1:] == [
+        "nnUNetv2_train",
+        TARGET,
+        "2d",
+        "0",
+        *trainer,
+        "-pretrained_weights",
+        str(case.out),
+    ]
     fails(capsys, command.main, case.argv("--least", "0.7"), case.out, "exists already")
 
 

@@ -32,12 +32,17 @@ ARMS = {  # their selections, of which each takes what the other validates with
         ("XSSRTrainer_50epochs_5", "XSSRTrainer_50epochs", "5"),
         ("XSSRTrainer_demo", "XSSRTrainer_demo", "xssr"),
         ("XSSRTrainer_demo_random", "XSSRTrainer_demo", "random"),
+        ("XSSRTrainer_pretrained", "XSSRTrainer_pretrained", "xssr"),
+        ("XSSRTrainer_pretrained_50epochs", "XSSRTrainer_50epochs", "xssr"),
+        ("XSSRTrainer_pretrained_demo_random", "XSSRTrainer_demo", "random"),
+        ("XSSRTrainer_pretrained_frozen_random", "XSSRTrainer_pretrained_frozen", "random"),
     ],
 )
 def test_trainer_of_a_name(name, base, selection):
     trainer = getattr(trainers, name)
     assert trainer.__name__ == name and trainer.selection == selection
     assert issubclass(trainer, getattr(trainers, base)) and trainer.epochs == getattr(trainers, base).epochs
+    assert issubclass(trainer, trainers.XSSRTrainer_pretrained) == ("_pretrained" in name)
     assert getattr(trainers, name) is trainer is pickle.loads(pickle.dumps(trainer))
 
 
@@ -47,6 +52,7 @@ def test_trainer_of_a_name(name, base, selection):
         "XSSRTrainer_",
         "XSSRTrainer_7epochs",
         "XSSRTrainer_7epochs_random",
+        "XSSRTrainer_50epochs_pretrained",
         "XSSRTrainer_a__b",  # nnU-Net takes the names of its folders apart at two of them
         "XSSRTrainer_final",
         "XSSRTrainer_ä",
@@ -66,6 +72,8 @@ def test_name_of_no_trainer(name):
         "caches",
         "demo",
         "demo_2",
+        "pretrained",
+        "pretrained_2",
         "round_2",
         "5epochs",
         "5epochs_2",
