@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import combinations, product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -43,7 +43,7 @@ OF_DOUBT = [
     for pack, mixed in (("CXRLung", False), ("NucleiDSB", True), ("Hippocampus3D", False))
 ]
 NUCLEI = [study for study in STUDIES if study.pack == "NucleiDSB" and study.pool is None and study not in OF_DOUBT]
-# Studies and arms; the last arm is compared with the others.
+# Studies and arms; every arm is compared with those before it.
 QUESTIONS = {"doubt": (OF_DOUBT, (RANDOM, COLD, DOUBT)), "embedding": (NUCLEI, (RANDOM, COLD, AVERAGE))}
 
 
@@ -160,25 +160,25 @@ def share_to_correct(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 def print_tables(tasks: Sequence[Task], studies: Sequence[str], arms: Sequence[str]) -> None:
     found = {(task.study.name, task.arm, task.repetition): read_json(task.result) for task in tasks}
-    *others, last = arms
+    couples = list(combinations(arms, 2))
     for name, what in (("dice", "Mean Dice"), ("worst", "5th percentile of case Dice")):
         values = partial(of_arm, found, name)
         print(f"\n{what} after each round, mean with 95 % interval over repetitions:\n")
         header("study, arm", [f"round {number}" for number in range(1, ROUNDS + 1)])
         for study, arm in product(studies, arms):
             row(f"{study}, {arm}", [level(numbers) for numbers in values(study, arm).T])
-        print(f"\n{what} of {last} less the others, in pairs of the same repetition:\n")
-        header("study, less", [*(f"round {number}" for number in range(2, ROUNDS + 1)), "both"])
+        print(f"\n{what} of an arm less that of another, in pairs of the same repetition:\n")
+        header("study, arms", [*(f"round {number}" for number in range(2, ROUNDS + 1)), "both"])
         pairs = {
-            (study, arm): values(study, last)[:, 1:] - values(study, arm)[:, 1:]
-            for study, arm in product(studies, others)
+            (study, couple): values(study, couple[1])[:, 1:] - values(study, couple[0])[:, 1:]
+            for couple, study in product(couples, studies)
         }
-        of_all = {("all repetitions", arm): np.concatenate([pairs[study, arm] for study in studies]) for arm in others}
-        of_studies = {
-            ("all studies", arm): np.stack([pairs[study, arm].mean(axis=0) for study in studies]) for arm in others
-        }
-        for (study, arm), differences in (pairs | of_all | of_studies).items():
-            row(f"{study}, {arm}", [*map(difference, differences.T), difference(differences.mean(axis=1))])
+        for couple in couples:
+            of_studies = [pairs[study, couple] for study in studies]
+            pairs["all repetitions", couple] = np.concatenate(of_studies)
+            pairs["all studies", couple] = np.stack([one.mean(axis=0) for one in of_studies])
+        for (study, (less, arm)), differences in pairs.items():
+            row(f"{study}, {arm} less {less}", [*map(difference, differences.T), difference(differences.mean(axis=1))])
     for name, what, first in (
         ("to_correct", "Voxels to correct in a pre-label, in voxels of the structures", 2),
         ("correlation", "Rank correlation of doubt and of 1 - Dice over the unlabelled cases", 1),
