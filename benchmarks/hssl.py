@@ -1,7 +1,7 @@
 """Does HSSL help, and from which images? nnU-Net from scratch against nnU-Net from pretrained weights.
 
     python benchmarks/hssl.py --packs NucleiDSB --unlabelled 8 20 all      which images to learn from
-    python benchmarks/hssl.py --packs Hippocampus3D --epochs 1             volumes
+    python benchmarks/hssl.py --packs Hippocampus3D --epochs 1 --test 6    volumes
     python benchmarks/hssl.py --shares 0.05 0.1 1                          at more labels
     python benchmarks/hssl.py --gpu                                        planned network, 250 epochs, long pretraining
 
@@ -59,6 +59,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--packs", nargs="+", default=["NucleiDSB", "CXRLung"], choices=PACKS)
     parser.add_argument("--epochs", type=int, help="of pretraining, of 50 batches each")
     parser.add_argument("--batch_size", type=int, help="of pretraining")
+    parser.add_argument("--test", type=int, help="test cases at most; volumes take long to predict on a CPU")
     parser.add_argument("--gpu", action="store_true", help="the long schedule")
     return parser
 
@@ -131,6 +132,7 @@ def prepare(pack: str, args: argparse.Namespace) -> Target:
     planned = "3d_fullres" if pack.endswith("3D") else "2d"
     small, trainer = (planned, "XSSRTrainer_250epochs") if args.gpu else (f"{planned[:2]}_small", "XSSRTrainer_demo")
     study = Study(folder, name, name, small, trainer, resolve_device(None if args.gpu else "cpu"))
+    test = test[: args.test]
     study.preprocess(pool, test, None if args.gpu else SMALL[pack])
     study.run("nnUNetv2_xssr_link")
     pretraining = ["--epochs", str(args.epochs or (300 if args.gpu else 6))]
