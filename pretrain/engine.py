@@ -48,6 +48,7 @@ BATCHES_PER_EPOCH = 50
 # Healthy steps stay below it (norms on the demo's source: 0.09 to 0.9, half of them below 0.34; on real chest X-rays
 # 0.4 % of the steps exceed it), so that it changes only the rare batch that would throw the weights far away.
 CLIP_NORM = 1.0
+LATEST = "checkpoint_latest.pth"  # of a training that is not finished
 TIMED = 3  # batches by which the time of all is told, after a first one, in which workers and libraries start
 
 
@@ -86,24 +87,20 @@ def train(objective: Objective, *, settings: Settings, fabric: Fabric, folder: P
 def _train(
     objective: Objective, *, settings: Settings, fabric: Fabric, folder: Path, resume: bool, waited: bool
 ) -> Path:
-    training = {**asdict(settings), "precision": _precision(fabric)}
-    if not objective.compares_samples:
-        # Parts of a mean change the memory alone; features that are compared are computed once more for several parts.
-        del training["accumulate"]
-    description = {**objective.describe(), "training": training}
-    latest, final = folder / "checkpoint_latest.pth", folder / "checkpoint_final.pth"
+    description = {**objective.describe(), "training": training_of(objective, settings=settings, fabric=fabric)}
+    latest, final = folder / LATEST, folder / "checkpoint_final.pth"
     # The first process looks for all of them: it might have written already when another one looks.
     found = fabric.broadcast((latest.is_file(), final.is_file()))
     if waited and found == (False, True) and _differing(load_checkpoint(final), description) is None:
         return final  # what another command has just made is what this one would make
     if resume and found == (False, True):
-        _check_resumable(load_checkpoint(final), description, path=final)
+        check_resumable(load_checkpoint(final), description, path=final)
         return final
 
     run = Run(objective, settings=settings, fabric=fabric)
     if resume and found[0]:
         checkpoint = load_checkpoint(latest)
-        _check_resumable(checkpoint, description, path=latest)
+        check_resumable(checkpoint, description, path=latest)
         run.load(checkpoint)
 
     def save() -> None:
@@ -138,6 +135,15 @@ def _train(
         latest.unlink(missing_ok=True)
     fabric.barrier()
     return final
+
+
+def training_of(objective: Objective, *, settings: Settings, fabric: Fabric) -> dict:
+    """What a checkpoint tells of its training."""
+    training = {**asdict(settings), "precision": _precision(fabric)}
+    if not objective.compares_samples:
+        # Parts of a mean change the memory alone; features that are compared are computed once more for several parts.
+        del training["accumulate"]
+    return training
 
 
 class Run:
@@ -319,7 +325,8 @@ def _precision(fabric: Fabric) -> str:
     return fabric.strategy.precision.precision
 
 
-def _check_resumable(checkpoint: dict, description: dict, *, path: Path) -> None:
+def check_resumable(checkpoint: dict, description: dict, *, path: Path) -> None:
+    """Raise `UserError` unless a checkpoint was made as described."""
     part = _differing(checkpoint, description)
     if part is None:
         return

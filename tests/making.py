@@ -63,6 +63,7 @@ class Workspace:
         """As if nothing had been selected yet; caches and encoders stay."""
         for file in (self.record(), self.record().with_name("manifest.json")):
             file.unlink()
+        self.record().with_name("select.yaml").unlink(missing_ok=True)
         return self
 
     def results_of_select(self, name=TARGET):

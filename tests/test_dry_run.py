@@ -9,6 +9,7 @@ from making import SOURCE, TARGET, fails, picture, succeeds, write_picture
 from slicing import SELECT
 
 from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
 
 CALL = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
 
@@ -62,6 +63,15 @@ def test_it_says_what_is_done_already(again, capsys):
     assert f"{TARGET}: 11 cases, of which 1 are to be read" in out and "and 1 to be embedded" in out
     assert f"{SOURCE}: 6 cases, of which 0 are to be read (0.0 MB) and 0 to be embedded" in out
     assert stages(out)["pretraining"] == "0.0 s"
+
+
+def test_an_unfinished_pretraining_goes_on_with_what_is_left(workspace, capsys):
+    latest = workspace.encoder().with_name("checkpoint_latest.pth")
+    save_checkpoint(latest, {**load_checkpoint(workspace.encoder()), "step": 2})  # of two
+    workspace.encoder().unlink()
+    out = foreseen(workspace, capsys, CALL)
+    assert f"{workspace.encoder()} is unfinished" in out and stages(out)["pretraining"] == "0.0 s"
+    fails(capsys, select.main, [*CALL, "--pretrain_epochs", "3", "--dry_run"], latest, "was made with other training")
 
 
 def test_every_fold_of_a_study(workspace, capsys):

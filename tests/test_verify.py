@@ -12,7 +12,8 @@ from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.records.workspace import Workspace
 
 PARTS = [
-    *("files of one selection", "versions", "images", "views", "features", "encoder", "split", "hand-overs"),
+    *("files of one selection", "versions", "images", "views", "features", "encoder", "options"),
+    *("split", "hand-overs"),
     "collected labels",
 ]
 

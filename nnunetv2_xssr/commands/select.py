@@ -149,6 +149,7 @@ def _select(args: argparse.Namespace, config: dict[str, Any]) -> None:
     from nnunetv2_xssr.commands.select_text import describe_forecast, describe_result
     from nnunetv2_xssr.images.case_table import read_names, read_vetoes
     from nnunetv2_xssr.pipeline.dry_run import foresee_selection
+    from nnunetv2_xssr.pipeline.repeat import from_anywhere
     from nnunetv2_xssr.pipeline.select_cases import select_cases
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
@@ -159,7 +160,7 @@ def _select(args: argparse.Namespace, config: dict[str, Any]) -> None:
     if args.dry_run:
         print(describe_forecast(foresee_selection(given.pop("target"), **given)))
         return
-    record = select_cases(given.pop("target"), **given, config=_from_anywhere(config))
+    record = select_cases(given.pop("target"), **given, config=from_anywhere(config))
     workspace = record.workspace
     print(describe_result(record))
     print(f"wrote {workspace.record}\nwrote {workspace.report}\nwrote {workspace.config}, to repeat this by --config")
@@ -168,20 +169,6 @@ def _select(args: argparse.Namespace, config: dict[str, Any]) -> None:
     if line := ensure_linked():
         print(line)
     print(describe_next(workspace, device=args.device))
-
-
-def _from_anywhere(config: dict[str, Any]) -> dict[str, Any]:
-    """The options with full paths of folders and files that may stand in the place of a name."""
-    from nnunetv2_xssr.encoders.registry import ENCODERS
-    from nnunetv2_xssr.images.pools import is_folder
-
-    kept = dict(config)
-    if "s" in kept:
-        kept["s"] = [str(Path(source).absolute()) if is_folder(source) else source for source in kept["s"]]
-    name, colon, argument = kept.get("encoder", "mae").rpartition(":")
-    if argument not in ENCODERS and Path(argument).exists():
-        kept["encoder"] = f"{name}{colon}{Path(argument).absolute()}"
-    return kept
 
 
 def _alpha(text: str) -> float | None:

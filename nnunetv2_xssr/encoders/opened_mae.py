@@ -11,6 +11,7 @@ from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.normalise import Window
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.views import Views
+from nnunetv2_xssr.pretrain.engine import LATEST
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.rehearsal import rehearse
 from nnunetv2_xssr.pretrain.settings import Settings
@@ -63,7 +64,7 @@ class OpenedAutoencoder(Opened):
         """Whether there is one: see `Opened`."""
         if self.known is not None:
             return f"{self.path} is there and is reused"
-        goes_on = self.path.with_name("checkpoint_latest.pth").is_file()
+        goes_on = self.path.with_name(LATEST).is_file()
         return (
             f"{self.path} is {'unfinished' if goes_on else 'missing'}: pretraining on {first_few(self.learn_from)} for "
             f"{self._settings(seed=0).epochs} epochs {'goes on' if goes_on else 'makes it'}"
@@ -78,7 +79,8 @@ class OpenedAutoencoder(Opened):
         """The same network after a few batches: see `Opened`."""
         if self.known is not None:
             return self.known, 0.0
-        content, seconds = rehearse(sources, settings=self._settings(seed=seed), fabric=start(self.device))
+        settings, folder = self._settings(seed=seed), self.path.parent
+        content, seconds = rehearse(sources, settings=settings, fabric=start(self.device), folder=folder)
         return Autoencoder.of(content, name="mae", where=str(self.path), device=self.device), seconds
 
     def _settings(self, *, seed: int) -> Settings:

@@ -19,7 +19,7 @@ from nnunetv2_xssr.records.files import sha256
 from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.names import check_line, refuse_names
-from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, is_visible, names_dataset
+from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset, is_visible, may_name_dataset
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -141,20 +141,12 @@ def open_pool(
     UserError
         If there is no such dataset or folder, it holds no image, or its files do not make whole cases.
     """
-    if is_folder(text):
-        return folder_pool(Path(text), channel_names=channel_names, recursive=recursive, patient_ids=patient_ids)
-    if not _looks_like_dataset(text):
+    folder, looks_like_dataset = Path(text), may_name_dataset(text)
+    if folder.is_dir() and not looks_like_dataset:
+        return folder_pool(folder, channel_names=channel_names, recursive=recursive, patient_ids=patient_ids)
+    if not looks_like_dataset:
         raise UserError(f"{text!r} is neither a folder nor the name or number of an nnU-Net dataset")
     return dataset_pool(find_dataset(text))
-
-
-def is_folder(text: str) -> bool:
-    """Whether `open_pool` takes this for a folder, and not for a dataset."""
-    return Path(text).is_dir() and not _looks_like_dataset(text)
-
-
-def _looks_like_dataset(text: str) -> bool:
-    return re.fullmatch(r"\d+", text) is not None or names_dataset(text)
 
 
 def open_pools(texts: Sequence[str], **options) -> list[ImagePool]:

@@ -68,6 +68,11 @@ def names_dataset(text: str) -> bool:
     return re.fullmatch(r"Dataset\d{3,}_.+", text) is not None
 
 
+def may_name_dataset(text: str) -> bool:
+    """Whether a text is the number or the full name of a dataset, and never a folder."""
+    return re.fullmatch(r"\d+", text) is not None or names_dataset(text)
+
+
 def dataset_number(name: str) -> int:
     """The number in the full name of a dataset."""
     return int(name[len("Dataset") : name.index("_")])

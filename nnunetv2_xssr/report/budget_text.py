@@ -68,6 +68,21 @@ def _below_chord(curve: Mapping[str, Any]) -> float:
     )
 
 
+def sure_words(curve: Mapping[str, Any], picked: int, unit: str = "case") -> str:
+    """How the picks stand among random draws of as many cases, or slices: what can be said without a label."""
+    at = curve["budget"].index(picked)
+    ours, least, middle, most = (
+        curve[name][at] for name in ("mean_distance", "random_least", "random_median", "random_most")
+    )
+    if ours < least:
+        return f"the picks lie nearer to the {unit}s of the pool than every one of 20 random draws"
+    if ours < middle:
+        return f"the picks lie nearer to the {unit}s of the pool than most of 20 random draws, but not than the best"
+    if ours <= most:
+        return f"the picks lie no nearer to the {unit}s of the pool than most of 20 random draws"
+    return f"the picks lie farther from the {unit}s of the pool than every one of 20 random draws"
+
+
 def next_words(curve: Mapping[str, Any], picked: int, unit: str = "case") -> str:
     """What the next cases, or slices, would add, as one sentence."""
     found = gains(curve, picked)

@@ -7,7 +7,8 @@ import numpy as np
 from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.images.slices import place_of, volume_of
 from nnunetv2_xssr.records.selection import FoldSelection
-from nnunetv2_xssr.report.budget_text import gains, knee_words, next_words
+from nnunetv2_xssr.report.budget_text import gains, knee_words, next_words, sure_words
+from nnunetv2_xssr.report.groups import groups_of
 from nnunetv2_xssr.report.kinds_text import kinds_words
 from nnunetv2_xssr.report.layout import lay_out, most_alike
 from nnunetv2_xssr.report.selection_data import PoolData, SelectionData, identifier_of
@@ -28,8 +29,9 @@ def gather(kept: SelectionData) -> dict:
         ``provenance``, ``vetoes`` (case to reason or None, of what was excluded), ``set_aside``, ``mixtures``
         (what differs in how files are stored), and ``selections``:
         for every fold or the whole pool, ``picks`` with reason and nearest cases, ``map`` with a dot a case,
-        ``coverage``, ``kinds`` (None where nobody looked), ``budget`` (None without a curve), ``alpha`` (None
-        for strategies without it), ``domains`` and ``groups`` (None where no case has one). Distances are
+        ``coverage``, ``kinds`` (None where nobody looked), ``groups_of_pool`` (none where nobody looked: see
+        `nnunetv2_xssr.report.groups.groups_of`), ``budget`` (None without a curve), ``alpha`` (None for strategies
+        without it), ``domains`` and ``groups`` (None where no case has one). Distances are
         between standardised embeddings: 0 for copies, 2 for opposites. A pick, a nearest case and a dot have an
         ``identifier``, their ``case`` (of a slice the volume) and a ``name`` to show; these are the same unless
         slices are chosen.
@@ -64,6 +66,7 @@ def _selection(kept: SelectionData, number: int, selection: FoldSelection, membe
     pool = kept.target.embeddings if whole else kept.target.embeddings[rows]
     scale = Scale.of(pool, components=kept.record.provenance["components"])
     labelled = set(selection.labelled)
+    rank = {identifier_of(pick): pick.rank for pick in selection.picks}
     return {
         "fold": number if kept.record.mode == "study" else None,
         "pool_size": selection.pool_size,
@@ -74,6 +77,10 @@ def _selection(kept: SelectionData, number: int, selection: FoldSelection, membe
             "random_mean_distance": selection.random_mean_distance,
             "covering_radius": selection.covering_radius,
         },
+        "groups_of_pool": [
+            {**group, "shown": [{**_named(one), "rank": rank.get(one)} for one in group["shown"]]}
+            for group in groups_of(selection, members, pool, scale) or ()
+        ],
         "kinds": selection.kinds
         and {
             **selection.kinds,
@@ -121,6 +128,7 @@ def _budget(selection: FoldSelection, unit: str) -> dict | None:
         "next": [vars(gain) for gain in gains(curve, picked)],
         "knee_in_words": knee_words(curve, picked, unit),
         "next_in_words": next_words(curve, picked, unit),
+        "sure_in_words": sure_words(curve, picked, unit),
     }
 
 

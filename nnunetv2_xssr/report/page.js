@@ -137,6 +137,42 @@
     });
   }
 
+  // ------------------------------------------------------------------ the first picks only
+  for (const section of sections) {
+    const budget = section.querySelector(".budget");
+    if (!budget) continue;
+    const stops = JSON.parse(budget.dataset.stops);
+    const slider = budget.querySelector("input");
+    const names = new Map(all(".map > svg .dot.pick", section).map((dot) => [dot, dot.getAttribute("aria-label")]));
+    const marker = section.querySelector(".at-budget");
+    function cut() {
+      // Of long selections only some numbers are known.
+      const { k, told, at } = stops.filter((stop) => stop.k <= Number(slider.value)).pop();
+      budget.querySelector("output").textContent = k;
+      budget.querySelector(".told").textContent = told ? told + "." : "";
+      for (const part of all("[data-mark]", section)) part.classList.toggle("later", Number(part.dataset.mark) > k);
+      for (const [dot, name] of names) {
+        const later = Number(dot.dataset.rank) > k;
+        dot.classList.toggle("later", later);
+        dot.setAttribute("aria-label", later ? name + ", not among the first " + k : name);
+      }
+      for (const group of all(".group", section)) {
+        const seen = group.dataset.ranks.split(" ").filter((rank) => rank && Number(rank) <= k).length;
+        group.querySelector(".seen").textContent = seen + " picked";
+        group.classList.toggle("unseen", seen === 0 && group.dataset.known === "0");
+      }
+      for (const row of all("[data-budget]", section)) row.classList.toggle("taken", Number(row.dataset.budget) === k);
+      if (marker && at) {
+        marker.classList.toggle("off", k === Number(slider.max));
+        marker.setAttribute("cx", at[0]);
+        marker.setAttribute("cy", at[1]);
+      }
+    }
+    slider.addEventListener("input", cut);
+    slider.value = slider.max; // a reload keeps the place of sliders in some browsers
+    cut();
+  }
+
   // ------------------------------------------------------------------ veto
   const boxes = all("input[data-veto]");
   const whys = all("select[data-why]");

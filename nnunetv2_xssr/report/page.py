@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -55,6 +56,7 @@ def pictures(kept: SelectionData, facts: dict) -> dict[str, dict[str, Shown]]:
     for selection in facts["selections"]:
         shown = [("", near["identifier"]) for pick in selection["picks"] for near in pick["most_alike"]]
         shown += [(dot["pool"] or "", dot["identifier"]) for dot in selection["map"]["dots"]]
+        shown += [("", one["identifier"]) for group in selection["groups_of_pool"] for one in group["shown"]]
         for pool, case in shown:
             known = found.setdefault(pool, {})
             if case not in known:
@@ -81,11 +83,12 @@ def render(facts: dict, shown: dict[str, dict[str, Shown]], *, selection: str) -
     )
     style, script = ((_HERE / f"page.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
     # The page may run this script and this style and load nothing: a hostile name that slips through can do no harm.
+    pictured = {identifier for identifier, one in shown.get("", {}).items() if one.thumbnails}
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
     return environment.get_template("page.html").render(
         facts=facts,
         selection=selection,
-        sections=[_drawn(selection) for selection in facts["selections"]],
+        sections=[_drawn(selection, unit=facts["unit"], pictured=pictured) for selection in facts["selections"]],
         shown=shown[""],
         # Every picture is in the file once, however often it is shown.
         images={
@@ -108,8 +111,28 @@ def can_be_listed(case: str) -> bool:
     return case.strip().splitlines() == [case] and "\t" not in case
 
 
-def _drawn(selection: dict) -> dict:
-    """A selection with its charts."""
+def _stops(selection: dict, chart: dict | None, unit: str) -> list[dict]:
+    """What the slider says at every number of picks: ``k``, ``told`` in words, and ``at``, its place in the chart."""
+    curve, groups, count = selection["budget"], selection["groups_of_pool"], len(selection["picks"])
+    budgets = [k for k in curve["budget"] if k <= count] if curve else list(range(1, count + 1))
+    stops = []
+    for i, k in enumerate(budgets):
+        told, at = [], None
+        if curve and chart:
+            ours, random = curve["mean_distance"][i], curve["random_median"][i]
+            told.append(
+                f"An average {unit} lies {ours:.3f} from the chosen one that is most like it (random: {random:.3f})"
+            )
+            at = [chart["x"].at(k), chart["y"].at(ours)]
+        if len(groups) > 1:
+            seen = sum(group["labelled"] > 0 or any(rank <= k for rank in group["picks"]) for group in groups)
+            told.append(f"{seen} of {len(groups)} groups are seen")
+        stops.append({"k": k, "told": "; ".join(told), "at": at})
+    return stops
+
+
+def _drawn(selection: dict, *, unit: str, pictured: Collection[str]) -> dict:
+    """A selection with its charts, and of the groups what has a picture."""
     half = _MAP / 2 - _MARGIN
     dots = [
         dot | {"cx": round(_MAP / 2 + half * dot["x"], 1), "cy": round(_MAP / 2 - half * dot["y"], 1)}
@@ -118,9 +141,15 @@ def _drawn(selection: dict) -> dict:
     # The map is cut to the height that its dots take.
     top = min((dot["cy"] for dot in dots), default=0) - _MARGIN
     bottom = max((dot["cy"] for dot in dots), default=_MAP) + _MARGIN
+    budget = selection["budget"] and budget_chart(selection["budget"])
     return selection | {
+        "stops": _stops(selection, budget, unit),
+        "groups_of_pool": [
+            group | {"shown": [one for one in group["shown"] if one["identifier"] in pictured]}
+            for group in selection["groups_of_pool"]
+        ],
         "map": selection["map"] | {"dots": dots, "top": round(top, 1), "height": round(bottom - top, 1)},
-        "budget_chart": selection["budget"] and budget_chart(selection["budget"]),
+        "budget_chart": budget,
         "alpha_chart": selection["alpha"] and len(selection["alpha"]["alpha"]) > 1 and alpha_chart(selection["alpha"]),
     }
 

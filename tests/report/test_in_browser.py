@@ -50,6 +50,7 @@ def driver(tmp_path_factory):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
     driver = webdriver.Chrome(options=options, service=Service(chromedriver))
+    driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
     driver.downloads = folder / "downloads"
     yield driver
     driver.quit()
@@ -187,7 +188,7 @@ def test_map_is_worked_with_the_keyboard(opened):
 
     reachable = [dot for dot in dots(opened) if dot.get_attribute("tabindex") == "0"]
     assert len(reachable) == 1  # one stop of the Tab key, whatever the number of dots
-    opened.execute_script("document.querySelector('.how summary').focus()")
+    opened.execute_script("document.querySelector('.budget input').focus()")
     for _ in range(30):
         press(opened, Keys.TAB)
         if opened.execute_script("return document.activeElement.matches('.dot')"):
@@ -223,6 +224,79 @@ def test_a_pick_in_the_list_leads_to_the_map_and_back(opened):
     assert opened.execute_script("return document.activeElement.dataset.rank") == "2"
     press(opened, Keys.ENTER)
     assert opened.execute_script("return location.hash") == "#s0-pick-2"
+
+
+def slide(driver, value):
+    driver.execute_script(
+        "const s = document.querySelector('.fold:not([hidden]) .budget input'); s.value = arguments[0];"
+        "s.dispatchEvent(new Event('input'))",
+        value,
+    )
+
+
+def ranks(driver, selector, name):
+    """The picks that these parts stand for."""
+    found = driver.find_elements("css selector", f".fold:not([hidden]) {selector}")
+    return sorted(int(part.get_attribute(name)) for part in found)
+
+
+def test_slider_marks_the_first_picks_everywhere(opened, again):
+    from selenium.webdriver.common.keys import Keys
+
+    (selection,) = again.selection()["selections"]
+    for k in (1, 2, 3):
+        slide(opened, k)
+        budget = opened.find_element("class name", "budget")
+        assert budget.find_element("tag name", "output").text == str(k)
+        assert f"{selection['by_budget']['mean_distance'][k - 1]:.3f}" in budget.text
+        later = list(range(k + 1, 4))
+        assert ranks(opened, ".map .dot.later", "data-rank") == later
+        assert ranks(opened, "li.pick.later", "data-mark") == ranks(opened, ".row .later", "data-mark") == later
+        assert ranks(opened, "tr.taken[data-budget]", "data-budget") == [k]
+        counts = [part.text for part in opened.find_elements("css selector", ".group .seen")]
+        assert sum(int(text.split()[0]) for text in counts) == k
+        marker = opened.find_element("class name", "at-budget")
+        assert marker.is_displayed() == (k < 3)
+    opened.execute_script("document.querySelector('.budget input').focus()")
+    for key, expected in ((Keys.HOME, 1), (Keys.ARROW_RIGHT, 2), (Keys.ARROW_RIGHT, 3), (Keys.ARROW_LEFT, 2)):
+        press(opened, key)
+        assert opened.find_element("css selector", ".budget output").text == str(expected)
+    assert opened.get_log("browser") == []
+
+
+def test_rows_of_groups_show_their_members_with_the_picks_marked(opened):
+    shown = opened.execute_script(
+        "return Array.from(document.querySelectorAll('.row img'), i => [i.naturalWidth > 0, i.alt, i.clientWidth])"
+    )
+    assert len(shown) == 10 and all(loaded and width > 0 for loaded, _, width in shown)
+    assert ranks(opened, ".row .marked", "data-mark") == [1, 2, 3]
+    opened.execute_script("document.querySelector('.row .marked a').click()")
+    assert opened.execute_script("return location.hash") == "#s0-pick-1"
+
+
+def test_what_a_screen_reader_is_told(opened):
+    """Every part that can be worked has a role and a name, and no picture is silent."""
+    slide(opened, 1)
+    nodes = opened.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    nodes = [node for node in nodes if not node.get("ignored") and "role" in node]
+    told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes]
+    (slider,) = [node for node in nodes if node["role"]["value"] == "slider"]
+    assert (slider["name"]["value"], slider["value"]["value"]) == ("If you annotate the first", 1)
+    named = ("slider", "listbox", "option", "image", "img", "checkbox", "button", "link", "combobox", "heading")
+    assert not [role for role, name in told if role in named and not name.strip()]
+    options = [name for role, name in told if role == "option" and "pick " in name]
+    assert sum(name.endswith(", not among the first 1") for name in options) == 2
+    assert [name for role, name in told if role == "listbox"] == ["The map: where the picks lie"]
+
+
+def test_what_is_printed_holds_the_story_and_not_the_slider(opened):
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert opened.find_element("class name", "story").is_displayed()
+        assert not opened.find_element("css selector", ".budget input").is_displayed()
+        assert opened.find_element("css selector", ".row .marked").is_displayed()
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_every_dot_can_be_reached_with_arrows(opened):

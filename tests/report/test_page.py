@@ -4,10 +4,13 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from hostile import NAMES, hostile_page
+from making import succeeds
 from slicing import CASES, VOLUMES, picks, run
 
+from nnunetv2_xssr.commands import select
 from nnunetv2_xssr.report.charts import ticks, x_axis, y_axis
 from nnunetv2_xssr.report.page import can_be_listed
 
@@ -63,9 +66,26 @@ def check_is_sound(page):
     assert all(deeper - above <= 1 for above, deeper in zip(levels, levels[1:], strict=False))
 
 
+def vetoes(page):
+    """The cases whose boxes can be ticked."""
+    return [attributes["data-veto"] for attributes in page.all("input") if attributes.get("type") == "checkbox"]
+
+
 def test_page_is_sound(page):
     check_is_sound(page)
     assert len([attributes for attributes in page.all("li") if attributes.get("class") == "pick"]) == 3
+
+
+def test_rows_show_only_what_has_a_picture(workspace, capsys):
+    """Of features made elsewhere there are no views: the picks alone have pictures."""
+    file, cases = workspace.root / "features.npz", [f"t_{i:02d}" for i in range(10)]
+    np.savez(file, cases=np.array(cases), features=np.random.default_rng(0).normal(size=(10, 4)))
+    succeeds(capsys, select.main, ["-d", "2", "-b", "3", "--embeddings", str(file)])
+    text = (workspace.record().parent / "report.html").read_text("utf-8")
+    check_is_sound(Page(text))
+    rows = "".join(re.findall(r'<ul class="row">.*?</ul>', text, re.S))
+    picked = {pick["case"] for pick in workspace.selection()["selections"][0]["picks"]}
+    assert set(re.findall(r'data-image="(\w+)"', rows)) == picked
 
 
 def test_page_names_nothing_to_load(page):
@@ -82,7 +102,7 @@ def test_hostile_names_are_text(again):
     page = Page(text)
     check_is_sound(page)
     assert len(page.all("script")) == 3 and len(page.all("iframe")) == 0
-    boxes = [attributes["data-veto"] for attributes in page.all("input")]
+    boxes = vetoes(page)
     labels = [attributes.get("aria-label", "") for attributes in page.all("g")]
     for name in NAMES:
         assert any(label.startswith(name) for label in labels)
@@ -109,7 +129,7 @@ def test_hostile_names_of_volumes_are_text(volumes, capsys):
     page = Page(text)
     check_is_sound(page)
     assert len(page.all("script")) == 3 and len(page.all("iframe")) == 0
-    assert [attributes["data-veto"] for attributes in page.all("input")] == [n for n in chosen if can_be_listed(n)]
+    assert vetoes(page) == [name for name in chosen if can_be_listed(name)]
     labels = [attributes.get("aria-label", "") for attributes in page.all("g")]
     for name in NAMES[: len(CASES)]:
         assert sum(label.startswith(f"{name}, ") for label in labels) == 8
