@@ -177,11 +177,13 @@ def train(walk, folds=range(5)):
         walk.type(f"{SHORTENED}=120 nnUNet_n_proc_DA=0 {command}")
 
 
-def second_round(walk):
+def second_round(walk, swapped):
     """The model is asked and draws first: one label is corrected, one accepted as it is, one saved again unchanged."""
     out = walk.type(f"{SELECT} -b 3 --model --prelabel")
     assert re.search("^doubt: of folds? 0, 1, 2, 3, 4 of XSSRTrainer_demo__nnUNetPlans__2d_small", out, re.M), out
     handover, (corrected, unchanged, accepted) = walk.round(2), walk.cases(2)
+    odd = f"{swapped} (round_01): its Dice with the cross-validated prediction is 0."
+    assert odd in (handover / "README.txt").read_text()
     labels = handover / "labels"
     sitk.WriteImage(drawn(handover, corrected), str(labels / f"{corrected}.nii.gz"))
     before = sitk.ReadImage(str(labels / f"{unchanged}.nii.gz"))
@@ -212,7 +214,7 @@ def test_hospital(shell, tmp_path):
     out = walk.type(STATUS)
     assert "look again at 1 of the labels:" in out and odd in out
     assert out.splitlines()[-1] == "  nnUNetv2_xssr_select -d 123 -b 4 --unit slice"
-    second_round(walk)
+    second_round(walk, swapped)
     sitk.WriteImage(drawn(walk.round(1), swapped), str(walk.made("corrected") / f"{swapped}.nii.gz"))
     out = walk.type(f"{COLLECT} -l corrected --replace {swapped}")
     assert f"replaced: {swapped}; its old label is" in out

@@ -5,12 +5,12 @@ import os
 
 import numpy as np
 import pytest
-from making import TARGET, fails, succeeds, write_picture
+from making import TARGET, fails, read_worklist, succeeds, write_picture
 from test_annotation import COLLECT, SELECT, blob, handover, picked, state, train
 
 from nnunetv2_xssr.annotation.label_facts import label_facts
 from nnunetv2_xssr.annotation.second_look import odd_labels
-from nnunetv2_xssr.commands import collect, select, status
+from nnunetv2_xssr.commands import collect, report, select, status
 
 DATASET = {"labels": {"background": 0, "liver": 1, "spleen": 2}}
 LPS = {"sitk_stuff": {"spacing": (1, 1, 3), "origin": (0, 0, 0), "direction": (1, 0, 0, 0, 1, 0, 0, 0, 1)}}
@@ -152,6 +152,33 @@ def test_cases_that_the_network_contradicts_are_listed_worst_first(nine, capsys)
     future = label.stat().st_mtime + 1000
     os.utime(label, (future, future))
     assert list(state(capsys)["look_again"]) == [cases[8]]
+
+
+def test_next_round_and_report_list_what_to_look_at_again(nine, capsys):
+    workspace, cases, _ = nine
+    validated(workspace, {**dict.fromkeys(cases[:8], 0.9), cases[0]: 0.2})
+    odd = {cases[0]: "its Dice with the cross-validated prediction is 0.20", cases[8]: "blob is 5.3 times as large"}
+    succeeds(capsys, select.main, [*SELECT[:4], "-b", "1", "-device", "cpu"])
+    folder = handover(workspace, 2)
+    (new,) = [row["case"] for row in read_worklist(folder / "worklist.csv")]
+    note, page = ((folder / name).read_text(encoding="utf-8") for name in ("README.txt", "worklist.html"))
+    report_page = workspace.record().with_name("report.html").read_text(encoding="utf-8")
+    facts = json.loads(succeeds(capsys, report.main, ["-d", "2", "--json"]))
+    assert list(facts["look_again"]) == list(odd)
+    for case, words in odd.items():
+        assert f"- {case} (round_01): {words}" in note and facts["look_again"][case][0].startswith(words)
+        assert words in page and f'<img src="pictures/{case}.png"' in page and words in report_page
+        assert (folder / "pictures" / f"{case}.png").is_file() and not (folder / "images" / f"{case}_0000.png").exists()
+    # As the note says: a corrected one lies beside those of the round.
+    write_picture(folder / "labels" / f"{cases[8]}.png", blob())
+    out = succeeds(capsys, collect.main, [*COLLECT, "--replace", cases[8]])
+    assert f"replaced: {cases[8]}" in out and f"still missing: {new}" in out
+    assert list(json.loads(succeeds(capsys, report.main, ["-d", "2", "--json"]))["look_again"]) == [cases[0]]
+
+
+def test_nothing_odd_is_told_of_where_nothing_is(again):
+    pages = handover(again) / "README.txt", handover(again) / "worklist.html", again.record().with_name("report.html")
+    assert not [page for page in pages if "ook again" in page.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("few", [7])

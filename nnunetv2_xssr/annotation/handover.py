@@ -20,6 +20,7 @@ from nnunetv2_xssr.annotation.prelabels import ACCEPTED, keep_prelabels, prelabe
 from nnunetv2_xssr.annotation.printing import write_printable
 from nnunetv2_xssr.annotation.raters import BETWEEN, RATER, Dealt, raters_of
 from nnunetv2_xssr.annotation.reasons import reason
+from nnunetv2_xssr.annotation.second_look import LookAgain, look_again_note
 from nnunetv2_xssr.annotation.slice_places import slice_places
 from nnunetv2_xssr.annotation.sparse_labels import write_template
 from nnunetv2_xssr.annotation.timesheets import MINUTES, filled_in
@@ -90,6 +91,7 @@ def write_handover(
     selection: str,
     prelabels: Mapping[str, Path] | None = None,
     dealt: Dealt | None = None,
+    again: Sequence[LookAgain] = (),
 ) -> None:
     """Write the hand-over of these picks, and remove the images of earlier picks, of which nobody has begun a label.
 
@@ -108,6 +110,8 @@ def write_handover(
         Case to the folder of the label that a model has drawn in it, to be corrected.
     dealt : mapping, optional
         Case to its raters; without it there is one annotator.
+    again : sequence of LookAgain
+        Labels of earlier rounds that deserve a second look.
     """
     dealt, prelabels = dealt or {}, prelabels or {}
     cases = {case.identifier: case for case in pool.cases}
@@ -125,12 +129,19 @@ def write_handover(
     keep_prelabels(folder, prelabels, drawn=drawn, templates=template_hashes(folder))
     _write_templates(folder, pool, picks, dealt, prelabels)
     write_colour_tables(folder, pool.dataset_json)
-    note = _readme(pool, next(iter(files.values())), picks[0], raters=raters_of(dealt), prelabelled=bool(prelabels))
+    note = _readme(
+        pool,
+        next(iter(files.values())),
+        picks[0],
+        raters=raters_of(dealt),
+        prelabelled=bool(prelabels),
+        again=again,
+    )
     with atomic(folder / "README.txt") as temporary:
         temporary.write_text(note, encoding="utf-8")
     rows = _rows(pool, picks, files, alpha=alpha, selection=selection)
     _write_worklists(folder, rows, dealt, accepted)
-    write_printable(folder, pool, rows)
+    write_printable(folder, pool, rows, again)
 
 
 def images_drawn_over(folder: Path, pool: ImagePool, cases: Collection[str]) -> dict[str, Path]:
@@ -266,7 +277,15 @@ def _rows(
     return rows
 
 
-def _readme(pool: ImagePool, names: dict[str, Path], first: Pick, *, raters: list[str], prelabelled: bool) -> str:
+def _readme(
+    pool: ImagePool,
+    names: dict[str, Path],
+    first: Pick,
+    *,
+    raters: list[str],
+    prelabelled: bool,
+    again: Sequence[LookAgain],
+) -> str:
     ending, case = pool.file_ending, first.case
     values = "\n".join(f"    {_values(value):<8}{name}" for name, value in pool.dataset_json["labels"].items())
     flat = ending.lower() in (".png", ".bmp")
@@ -290,7 +309,7 @@ time that you have.
 
 {_raters_note(raters) if raters else ""}{_slices_note(pool, prelabelled) if sliced else ""}{
         prelabels_note(sliced) if prelabelled else ""
-    }Values
+    }{look_again_note(again, home) if again else ""}Values
 ------
 {values}
 

@@ -11,6 +11,7 @@ from jinja2 import Environment
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from nnunetv2_xssr.annotation.second_look import LookAgain
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.memory import memory_of
@@ -44,6 +45,19 @@ img { max-width: 7cm; max-height: 5cm; }
 {%- endfor %}
 </tbody>
 </table>
+{%- if again %}
+<h2>Look again</h2>
+<p>These labels of earlier rounds are unlike the others, or unlike what the network predicts: see README.txt.</p>
+<table>
+<thead><tr><th>picture</th><th>case</th><th>slice</th><th>round</th><th>why</th><th>done</th></tr></thead>
+<tbody>
+{%- for picture, case, slice, round, why in again %}
+<tr><td>{% if picture %}<img src="{{ picture }}" alt="{{ case }}">{% else %}none{% endif %}</td><td>{{ case }}</td>
+<td>{{ slice }}</td><td>{{ round }}</td><td>{{ why | join("; ") }}</td><td></td></tr>
+{%- endfor %}
+</tbody>
+</table>
+{%- endif %}
 </html>
 """
 _LEFT_OUT = ("files", "selection")  # of the worklist: the page is for people
@@ -51,7 +65,9 @@ _PICTURES = "pictures"
 _MARK = ("Software", "nnunetv2_xssr")
 
 
-def write_printable(folder: Path, pool: ImagePool, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_printable(
+    folder: Path, pool: ImagePool, rows: Sequence[Mapping[str, Any]], again: Sequence[LookAgain] = ()
+) -> None:
     """Write ``worklist.html`` and ``pictures/``: one .png per row, in which a chosen slice is marked in its volume.
 
     Parameters
@@ -61,6 +77,8 @@ def write_printable(folder: Path, pool: ImagePool, rows: Sequence[Mapping[str, A
     pool : ImagePool
     rows : sequence of mappings
         Of the worklist, by column; all have ``case`` and ``slice``.
+    again : sequence of LookAgain
+        Labels of earlier rounds, in a table of their own.
 
     Raises
     ------
@@ -70,6 +88,7 @@ def write_printable(folder: Path, pool: ImagePool, rows: Sequence[Mapping[str, A
     slices: dict[str, list[int | None]] = {}
     for row in rows:
         slices.setdefault(row["case"], []).append(row["slice"])
+    slices |= {one.case: _places(one) for one in again}
     drawn: set[str] = set()
     draw, cases = partial(_draw, pool=pool, slices=slices), pool.only(slices).cases
     with read_ahead(draw, cases, memory=partial(memory_of, reader=pool.reader())) as pictures:
@@ -80,15 +99,29 @@ def write_printable(folder: Path, pool: ImagePool, rows: Sequence[Mapping[str, A
     for old in visible_files(folder / _PICTURES):
         if old.name not in drawn and _is_ours(old):
             old.unlink()
-    named = [(_name(row["case"], row["slice"]), row) for row in rows]
+
+    def source(case: str, slice_: int | None) -> str | None:
+        name = _name(case, slice_)
+        return f"{_PICTURES}/{quote(name)}" if name in drawn else None
+
     page = Environment(autoescape=True).from_string(_PAGE)
     text = page.render(
         dataset=pool.name,
         columns=[name for name in rows[0] if name not in _LEFT_OUT and any(row[name] is not None for row in rows)],
-        rows=[(f"{_PICTURES}/{quote(name)}" if name in drawn else None, row) for name, row in named],
+        rows=[(source(row["case"], row["slice"]), row) for row in rows],
+        again=[
+            (source(one.case, slice_), one.case, "" if slice_ is None else slice_, one.round or "", one.why)
+            for one in again
+            for slice_ in _places(one)
+        ],
     )
     with atomic(folder / "worklist.html") as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _places(one: LookAgain) -> list[int | None]:
+    """The slices to show; None stands for the whole image."""
+    return [*one.slices] if one.slices else [None]
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:

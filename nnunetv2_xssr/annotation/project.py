@@ -12,7 +12,7 @@ from nnunetv2_xssr.annotation.second_look import look_again
 from nnunetv2_xssr.annotation.segmentations import ENDINGS
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_rows import read_index
-from nnunetv2_xssr.images.pools import dataset_pool
+from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
 from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.manifest import Manifest
@@ -236,7 +236,7 @@ def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
         not_labelled=len(in_split - listed),
         not_preprocessed=len(in_split - preprocessed_cases(workspace, in_split, plans=plans, file_ending=ending)),
         vetoes=vetoes,
-        look_again=look_again(workspace, pool, sorted({folder.parent for folder in folders})),
+        look_again=second_look(workspace, pool),
         changed=changed_labels(workspace, sorted(in_split & labelled), file_ending=ending),
         preprocessed_labels=str(workspace.preprocessed_labels),
         trained=[_fold_state(workspace, folder, split) for folder in folders],
@@ -290,6 +290,11 @@ def fold_folders(workspace: Workspace) -> list[Path]:
     trainer = re.compile(rf"{begin}(_pretrained(_frozen)?)?(_\d+epochs|_demo)?{re.escape(end)}")
     folders = sorted(workspace.results.glob(f"{begin}*__*__*/fold_*"))
     return [folder for folder in folders if trainer.fullmatch(folder.parent.name.split("__")[0])]
+
+
+def second_look(workspace: Workspace, pool: ImagePool) -> dict[str, list[str]]:
+    """What `look_again` says of the labels and the networks of a selection."""
+    return look_again(workspace, pool, sorted({folder.parent for folder in fold_folders(workspace)}))
 
 
 def trained_folds(workspace: Workspace) -> tuple[Path | None, list[str]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from nnunetv2_xssr.annotation.label_check import label_values
 from nnunetv2_xssr.annotation.label_facts import LabelFacts, load_label_facts
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.records.files import is_there
+from nnunetv2_xssr.records.rounds import slices_of_rounds
+from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.validation_summary import read_dice
 from nnunetv2_xssr.records.workspace import Workspace
 
@@ -127,11 +130,11 @@ def look_again(workspace: Workspace, pool: ImagePool, networks: Sequence[Path]) 
     dict
         Case to its reasons: first those that the network disagrees with, the worst first.
     """
-    labels = {case.identifier: workspace.labels / f"{case.identifier}{pool.file_ending}" for case in pool.cases}
     found: dict[str, list[str]] = {}
     validated = [path for network in networks for path in network.glob("fold_[0-9]*/validation/summary.json")]
     if validated:
         last = max(validated, key=lambda path: (path.stat().st_mtime, path))
+        labels = {case.identifier: workspace.labels / f"{case.identifier}{pool.file_ending}" for case in pool.cases}
         for case, words in disagreements(validated_dice(last.parents[2], labels)).items():
             found.setdefault(case, []).append(words)
     labelled = {case.identifier for case in pool.cases if case.labelled}
@@ -139,3 +142,49 @@ def look_again(workspace: Workspace, pool: ImagePool, networks: Sequence[Path]) 
     for case, odd in odd_labels(facts, label_values(pool.dataset_json) if facts else {}).items():
         found.setdefault(case, []).extend(odd)
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookAgain:
+    """A label that deserves a second look, for whoever drew it.
+
+    Attributes
+    ----------
+    case : str
+    round : int or None
+        In which it was handed out last; None for a label that was there before.
+    slices : list of int
+        That alone are drawn; empty for a whole label.
+    why : list of str
+    """
+
+    case: str
+    round: int | None
+    slices: list[int]
+    why: list[str]
+
+
+def handed_out(found: Mapping[str, list[str]], rounds: Sequence[SelectionRecord]) -> list[LookAgain]:
+    """What `look_again` has found, with where its annotator finds it."""
+    round_of = {case: record.round for record in rounds for case in record.picked}
+    slices = slices_of_rounds(list(rounds))
+    return [
+        LookAgain(case=case, round=round_of.get(case), slices=slices.get(case, []), why=why)
+        for case, why in found.items()
+    ]
+
+
+def look_again_note(again: Sequence[LookAgain], home: str) -> str:
+    """What README.txt says of them; ``home`` is the folder of labels."""
+    lines = "\n".join(
+        f"- {one.case}{'' if one.round is None else f' (round_{one.round:02d})'}: {'; '.join(one.why)}" for one in again
+    )
+    return f"""Look again
+----------
+These labels of earlier rounds are unlike the others, or unlike what the trained network predicts. They may be right: a
+rare anatomy is as odd as a slip of the pen. Where one is wrong, save a corrected one in {home} under its name, and
+tell the person who sent you this folder, who takes it with nnUNetv2_xssr_collect --replace.
+
+{lines}
+
+"""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from nnunetv2_xssr.annotation.handover import check_no_labels, first_round
 from nnunetv2_xssr.annotation.label_check import label_values
+from nnunetv2_xssr.annotation.project import second_look
+from nnunetv2_xssr.annotation.second_look import LookAgain, handed_out
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.annotation.timesheets import filled_in
 from nnunetv2_xssr.device import resolve_device
@@ -55,6 +57,7 @@ class Call:
     seeing: Seeing
     asking: Asking
     given: Embedded | None  # features made elsewhere
+    again: list[LookAgain]
     regions: Regions
     vetoes: dict[str, Reason | None]
     select: Callable[..., Selection]
@@ -180,7 +183,8 @@ def _checked(
     pools = _sources(target, sources, folders)
     last, before = last_round(workspace, overwrite=overwrite), _manifest(workspace, overwrite=overwrite)
     choice = with_minutes(choice, before.minutes if before else ())
-    picked = slices_of_rounds(load_rounds(workspace)) if last else {}
+    rounds = load_rounds(workspace) if last else []
+    picked, again = slices_of_rounds(rounds), handed_out(second_look(workspace, target), rounds)
     choice, vetoes = vetoing(choice, target, last=last)
     if choice.unit == "slice":
         target = replace(target, dataset_json=with_ignore(target.dataset_json))
@@ -208,6 +212,7 @@ def _checked(
         seeing=seeing,
         asking=asking,
         given=given_features(target, pools, seeing),
+        again=again,
         regions=Regions.of(usable, slice_range=seeing.slice_range, roi=seeing.roi),
         vetoes=vetoes,
         select=selector(scheduler, choice.strategy, plan.folds[0], workspace.selection),

@@ -196,6 +196,7 @@ def _write(
             selection=record.id,
             prelabels=prelabels,
             dealt=record.raters,
+            again=call.again,
         )
     if call.new_round and call.last:
         keep_round(workspace, call.last)

@@ -4,7 +4,9 @@ from collections import Counter
 
 import numpy as np
 
+from nnunetv2_xssr.annotation.project import second_look
 from nnunetv2_xssr.annotation.reasons import reason
+from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.images.slices import place_of, volume_of
 from nnunetv2_xssr.records.selection import FoldSelection
 from nnunetv2_xssr.report.budget_text import gains, knee_words, next_words, sure_words
@@ -26,7 +28,8 @@ def gather(kept: SelectionData) -> dict:
     dict
         ``dataset``, ``mode``, ``unit`` (case or slice: what is chosen and counted), ``views_per_case`` (1 in 2D
         and of slices), ``sources`` (name to number of cases or slices), ``settings``, ``versions``,
-        ``provenance``, ``vetoes`` (case to reason or None, of what was excluded), ``set_aside``, ``mixtures``
+        ``provenance``, ``vetoes`` (case to reason or None, of what was excluded), ``look_again`` (case to what
+        is odd about its label now: see `nnunetv2_xssr.annotation.second_look`), ``set_aside``, ``mixtures``
         (what differs in how files are stored), and ``selections``:
         for every fold or the whole pool, ``picks`` with reason and nearest cases, ``map`` with a dot a case,
         ``coverage``, ``kinds`` (None where nobody looked), ``groups_of_pool`` (none where nobody looked: see
@@ -53,6 +56,7 @@ def gather(kept: SelectionData) -> dict:
         "versions": record.versions,
         "provenance": record.provenance,
         "vetoes": {case: record.vetoes.get(case) for case in record.settings["excluded"]},
+        "look_again": second_look(record.workspace, dataset_pool(record.dataset)),
         "set_aside": record.set_aside,
         "mixtures": record.mixtures,
         "selections": selections,

@@ -42,4 +42,5 @@ def hostile_page(dataset="Dataset002_Target"):
         row["domain"] = name
     facts["set_aside"] = facts["settings"]["source"] = NAMES
     facts["vetoes"] = {name: None for name in NAMES if "\n" not in name}
+    facts["look_again"] = {name: NAMES for name in NAMES}
     return render(facts, rename(shown), selection="s0"), [pick["case"] for pick in facts["selections"][0]["picks"]]
