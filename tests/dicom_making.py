@@ -166,3 +166,22 @@ def write_segmentation(path, series, masks, names):
 
 def masks(*of):
     return np.stack(of, axis=-1).astype(np.uint8)
+
+
+def write_contours(path, structures, *, kind="CLOSED_PLANAR"):
+    """An RTSTRUCT: name to curves of points in millimetres, (n, 3); and a structure that nobody has drawn."""
+    made = dataset(path, "1.2.840.10008.5.1.4.1.1.481.3", Modality="RTSTRUCT")
+    rois, drawn = [], []
+    for number, (name, curves) in enumerate({**structures, "isocentre": []}.items(), start=1):
+        rois += item(ROINumber=number, ROIName=name)
+        contours = [
+            item(
+                ContourGeometricType=kind,
+                NumberOfContourPoints=len(points),
+                ContourData=np.round(points, 4).ravel().tolist(),
+            )[0]
+            for points in curves
+        ]
+        drawn += item(ReferencedROINumber=number, **({"ContourSequence": Sequence(contours)} if contours else {}))
+    made.StructureSetROISequence, made.ROIContourSequence = Sequence(rois), Sequence(drawn)
+    return save(made, path)

@@ -1,4 +1,4 @@
-"""DICOM SEG that comes back: by the names of its segments, laid on the image by its place in the patient."""
+"""DICOM SEG and RTSTRUCT that come back: by names, laid on the image by its place in the patient."""
 
 import sys
 
@@ -6,8 +6,9 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_making import SPACING, STUDY, masks, stored_voxels, write_segmentation, write_series
+from dicom_making import SPACING, STUDY, masks, stored_voxels, write_contours, write_segmentation, write_series
 from making import write_dataset_json
+from skimage.measure import find_contours
 
 from nnunetv2_xssr.annotation.collecting import take_in
 from nnunetv2_xssr.annotation.inspecting import inspect_labels
@@ -110,3 +111,75 @@ def test_without_the_extra(dataset, monkeypatch):
     write_segmentation(returned(folder), series, masks(drawn() == 1), ["tumour"])
     monkeypatch.setitem(sys.modules, "highdicom", None)
     refused(folder, 'needs the extra "dicom"', 'pip install "nnunetv2_xssr[dicom]"')
+
+
+# --------------------------------------------------------------------------------------------------------- RTSTRUCT
+def ring():
+    """A label with a hole, which has an island."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[1:3, 1:6, 1:7] = 1
+    label[1:3, 2:5, 2:6] = 0
+    label[2, 3, 3] = 1
+    label[4, 2:4, 2:4] = 2
+    return label
+
+
+def edges(mask):
+    """Half a pixel outside of what is drawn, and inside of what is not, as Slicer does."""
+    return [curve[:, ::-1] - 1 for curve in find_contours(np.pad(mask, 1).astype(float), 0.5)]
+
+
+def in_patient(curves, place):
+    """Curves of points (x, y) on slice ``place`` of the series, in millimetres."""
+    return [np.c_[points, np.full(len(points), place)] * SPACING + ORIGIN for points in curves]
+
+
+def structures(label, names=("left lung", "tumour"), curves_of=edges):
+    found = {}
+    for value, name in enumerate(names, start=1):
+        slices = np.flatnonzero((label == value).any(axis=(1, 2)))
+        found[name] = [one for k in slices for one in in_patient(curves_of(label[k] == value), k)]
+    return found
+
+
+def taken(folder):
+    found = inspected(folder)
+    assert not found.unfit, found.unfit
+    take_in(dataset_pool(NAME), found.fit)
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / f"{CASE}.nii.gz")))[::-1]
+
+
+def test_contours_with_holes_become_the_same_voxels(dataset):
+    folder, _ = dataset
+    write_contours(returned(folder), structures(ring()))
+    assert np.array_equal(taken(folder), ring())
+
+
+def test_contours_through_centres_count_what_they_touch(dataset):
+    folder, _ = dataset
+    label = np.zeros(SHAPE, np.uint8)
+    label[1:3, 1:6, 1:7] = 1
+    label[1:3, 2:5, 2:6] = 0
+    outer = np.array([[1, 1], [6, 1], [6, 5], [1, 5]])  # (x, y)
+    hole = np.array([[1, 2], [2, 1], [5, 1], [6, 2], [6, 4], [5, 5], [2, 5], [1, 4]])  # through what borders on it
+    write_contours(returned(folder), structures(label, ["left lung"], lambda mask: [outer, hole]))
+    assert np.array_equal(taken(folder), label)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "options", "words"),
+    [
+        ({"Lung, left": (1, 1, 1)}, {}, "has a segment 'Lung, left', which is no label; rename or remove it"),
+        ({"tumour": (1, 1, 1), "left lung": (2, 2, 1)}, {}, "has structures that overlap"),
+        ({"tumour": (1, 1, 1.4)}, {}, "has a contour between the slices of its image, near slice"),
+        ({"tumour": (1, 1, 9)}, {}, "has a contour beyond its image"),
+        ({"tumour": (6, 1, 1)}, {}, "has a contour beyond its image"),
+        ({"tumour": (1, 1, 1)}, {"kind": "OPEN_PLANAR"}, "has contours of the type OPEN_PLANAR"),
+    ],
+)
+def test_contours_that_do_not_fit(dataset, drawn, options, words):
+    folder, _ = dataset
+    square = np.array([[0, 0], [2.5, 0], [2.5, 2.5], [0, 2.5]])
+    curves = {name: in_patient([square + [x, y]], place) for name, (x, y, place) in drawn.items()}
+    write_contours(returned(folder), curves, **options)
+    refused(folder, "p_1.dcm: ", words)

@@ -145,7 +145,7 @@ def first_round(walk):
         f"{displaced}.nii.gz: has the spacing 1, 1, 1, its image 1.5, 1.5, 5",
         f"{over_image}_0000.nii.gz is not the image of {over_image} any more; if a label was saved over it, move it",
         f"{empty}.nii.gz: is empty; if there is nothing to draw, collect with --allow_empty {empty}",
-        f"{spelled}.dcm: has a segment 'Tumor', which is no label; rename it: the labels are tumour, vessel",
+        f"{spelled}.dcm: has a segment 'Tumor', which is no label; rename or remove it: the labels are tumour, vessel",
         "labels collected from",
         "labelled now: 2 of 12",
     ):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_xssr.annotation.colour_tables import write_colour_tables
+from nnunetv2_xssr.annotation.cvat import returned_files
 from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.label_files import copy_whole
 from nnunetv2_xssr.annotation.prelabels import ACCEPTED, keep_prelabels, prelabels_note, still_accepted
@@ -49,7 +50,7 @@ def template_hashes(folder: Path) -> set[str]:
 
 def drawn_files(labels: Path, templates: Collection[str]) -> list[Path]:
     """The visible files of a folder of labels, without templates that nobody has changed."""
-    return [file for file in visible_files(labels) if not templates or sha256_files([file]) not in templates]
+    return [file for file in returned_files(labels) if not templates or sha256_files([file]) not in templates]
 
 
 def drawn_labels(folder: Path) -> list[Path]:
@@ -317,8 +318,8 @@ Names and format
 ----------------
 - The label of {" and ".join(f"images/{name}" for name in names)} is {home}{case}{ending}, without _0000.
 - Save {ending}: {kind}.
-- Also taken: {case}.seg.nrrd of 3D Slicer and {case}.dcm (DICOM SEG), with segments called
-  as the structures above, and {case}.nrrd with the values above.
+- Also taken: {case}.seg.nrrd of 3D Slicer and {case}.dcm (DICOM SEG or RTSTRUCT), with segments
+  called as the structures above, {case}.nrrd with the values above, and what CVAT exports as Segmentation mask.
 - If there is nothing to draw {nothing}, and tell the person who sent you this folder.
 
 Tools

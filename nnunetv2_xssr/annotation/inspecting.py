@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from nnunetv2_xssr.annotation.cvat import is_coloured, returned_files
 from nnunetv2_xssr.annotation.handover import drawn_files
 from nnunetv2_xssr.annotation.label_check import IGNORE, UnfitLabel, check_label, shown
 from nnunetv2_xssr.annotation.prelabels import Prelabels
@@ -19,7 +20,7 @@ from nnunetv2_xssr.annotation.sparse_labels import check_slices
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import Case, ImagePool
-from nnunetv2_xssr.records.workspace import Workspace, visible_files
+from nnunetv2_xssr.records.workspace import Workspace
 
 # What programs add to the name of an image when they save its label.
 _ADDED = re.compile(r"(_\d{4}|[-_. ](labels?|masks?|seg|segmentation))$", re.IGNORECASE)
@@ -173,8 +174,10 @@ def _by_case(
     known = set(pool.identifiers)
     named: dict[str, list[Path]] = {}
     fixed: dict[str, list[Path]] = {}
-    for file in visible_files(folder):
+    for file in returned_files(folder):
         stem = file.name.removesuffix(_ending(file.name, pool))
+        if is_coloured(file):  # called as the image
+            stem = file.stem if file.stem in known else file.stem.removesuffix("_0000")
         if stem != file.name and stem in known:
             named.setdefault(stem, []).append(file)
         elif pool.file_ending.lower() in (".tif", ".tiff") and file.suffix == ".json":

@@ -1,4 +1,4 @@
-"""Labels that come back in another format than the dataset's: NRRD, 3D Slicer's .seg.nrrd and DICOM SEG.
+"""Labels that come back in another format than the dataset's: NRRD, 3D Slicer's .seg.nrrd, DICOM, CVAT's masks.
 
 Segments that have a name are matched by it, not by their value, which tools number as they like. Where the image tells
 its place in the patient, the label is laid on the image's grid by it: files may lack empty margins, or run the other
@@ -7,11 +7,14 @@ way, but their voxels must be those of the image.
 
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnunetv2_xssr.annotation.contours import SOP_CLASS, drawn_structures, filled
+from nnunetv2_xssr.annotation.cvat import is_coloured, read_coloured
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.grids import patient_affine
 
@@ -22,12 +25,14 @@ _OFF = 0.05  # of a voxel: what geometry in single precision loses over the size
 def is_segmentation(file: Path, ending: str) -> bool:
     """Whether a label has another format than the files of its dataset, which have this ending."""
     name = file.name.lower()
-    return name.endswith(ENDINGS[0]) or (name.endswith(ENDINGS) and not name.endswith(ending.lower()))
+    return (
+        is_coloured(file) or name.endswith(ENDINGS[0]) or (name.endswith(ENDINGS) and not name.endswith(ending.lower()))
+    )
 
 
 def names_its_labels(file: Path) -> bool:
     """Whether a file of one of the `ENDINGS` has named segments, so that its values mean nothing by themselves."""
-    return _is_dicom(file) or bool(_nrrd_segments(_nrrd_header(file)))
+    return is_coloured(file) or _is_dicom(file) or bool(_nrrd_segments(_nrrd_header(file)))
 
 
 def read_segmentation(file: Path, *, shape: tuple[int, ...], grid: dict, names: Mapping[int, str]) -> np.ndarray:
@@ -55,10 +60,14 @@ def read_segmentation(file: Path, *, shape: tuple[int, ...], grid: dict, names: 
     Exception
         Whatever the library that reads it raises.
     """
+    if is_coloured(file):
+        return _by_name(*read_coloured(file), names)
+    of_image = patient_affine(grid)
+    if _is_dicom(file) and (structures := _structures(file)):
+        return _by_contours(structures, shape, of_image, names)
     voxels, affine, segments = _read_dicom(file) if _is_dicom(file) else _read_nrrd(file)
     if segments:
         voxels = _by_name(voxels, segments, names)
-    of_image = patient_affine(grid)
     return voxels if of_image is None else _laid_on(voxels, affine, shape, of_image)
 
 
@@ -103,7 +112,7 @@ def _read_nrrd(file: Path) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]
 
 
 def _read_dicom(file: Path) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
-    highdicom = _highdicom()
+    highdicom = _library("highdicom")
     segmentation = highdicom.seg.segread(file)
     described = [segmentation.get_segment_description(number) for number in segmentation.segment_numbers]
     try:
@@ -116,14 +125,35 @@ def _read_dicom(file: Path) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str
     return volume.array, affine, [(one.segment_number, one.segment_label) for one in described]
 
 
-def _highdicom() -> Any:
+def _structures(file: Path) -> Any:
+    """The contours of an RTSTRUCT; None of another DICOM file."""
+    read = _library("pydicom").dcmread(file)
+    return read if read.get("SOPClassUID") == SOP_CLASS else None
+
+
+def _by_contours(
+    structures: Any, shape: tuple[int, ...], of_image: np.ndarray | None, names: Mapping[int, str]
+) -> np.ndarray:
+    """The voxels within contours in the dataset's values, on the image's grid."""
+    if of_image is None:
+        raise UserError("holds contours, and its image does not tell where it lies in the patient; save voxels")
+    drawn = [(_meant(name, names), contours) for name, contours in drawn_structures(structures)]
+    label = np.zeros(shape, np.int32)
+    for value, contours in drawn:
+        voxels = filled(contours, shape=shape, of_image=of_image)
+        if label[voxels].any():
+            raise UserError("has structures that overlap; give every voxel one of them only")
+        label[voxels] = value
+    return label
+
+
+def _library(name: str) -> Any:
     try:
-        import highdicom
+        return import_module(name)
     except ImportError:
         raise UserError(
             'is DICOM, which needs the extra "dicom"; type: pip install "nnunetv2_xssr[dicom]", then collect again'
         ) from None
-    return highdicom
 
 
 def _by_name(voxels: np.ndarray, segments: list[tuple[int, str]], names: Mapping[int, str]) -> np.ndarray:
@@ -135,21 +165,20 @@ def _by_name(voxels: np.ndarray, segments: list[tuple[int, str]], names: Mapping
         raise UserError(f"holds {first_few(unnamed, 5)}, of which it has no segment; save it again")
     label = np.zeros(voxels.shape, np.int32)
     for value, name in called.items():
-        meant = _value_of(name, names)
-        if meant is None:
-            raise UserError(
-                f"has a segment {name[:100]!r}, which is no label; rename it: the labels are "
-                f"{first_few([known for new, known in names.items() if new], 10)}"
-            )
-        label[voxels == value] = meant
+        label[voxels == value] = _meant(name, names)
     return label
 
 
-def _value_of(name: str, names: Mapping[int, str]) -> int | None:
+def _meant(name: str, names: Mapping[int, str]) -> int:
     """The only label of this name, or of the same one but for capitals, blanks and underscores."""
     exact = [value for value, known in names.items() if known == name]
     found = exact or [value for value, known in names.items() if _loosely(known) == _loosely(name)]
-    return found[0] if len(found) == 1 else None
+    if len(found) == 1:
+        return found[0]
+    raise UserError(
+        f"has a segment {name[:100]!r}, which is no label; rename or remove it: the labels are "
+        f"{first_few([known for new, known in names.items() if new], 10)}"
+    )
 
 
 def _loosely(name: str) -> str:
