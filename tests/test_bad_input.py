@@ -29,6 +29,7 @@ from making import (
 )
 
 from nnunetv2_xssr.commands import collect, pretrain, report, select, status
+from nnunetv2_xssr.pipeline import call
 from nnunetv2_xssr.records.locks import LOCK
 
 SELECT = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
@@ -36,6 +37,27 @@ SELECT = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
 
 def with_budget(budget):
     return ["-d", "2", "-s", "1", "-b", budget, "-device", "cpu"]
+
+
+# --- options that do not go together
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--control", "1", "--unit", "slice"], "--control does not go with --unit slice"),
+        (["--control", "1", "-b", "auto"], "--control does not go with -b auto"),
+        (["--control", "1", "--scheduler", "local"], "--control does not go with --scheduler"),
+        (["--control", "-1"], "--control must be 0 or more; got -1"),
+        (["--model", "folder", "--scheduler", "local"], "--scheduler does not weigh the doubt of --model"),
+        (["--model", "folder", "--strategy", "random"], "--strategy random does not weigh the doubt of --model"),
+        (["--prelabel", "folder", "--raters", "a", "b"], "--prelabel hides how far raters agree"),
+    ],
+)
+def test_options_are_compared_before_a_folder_is_converted(empty, capsys, monkeypatch, more, words):
+    monkeypatch.setattr(call, "new_dataset", lambda *_, **__: pytest.fail("was converted"))
+    new = ["-i", "HOSPITAL", "--channel_names", "CT", "--labels", "tumour", "-d", "5_New", "-b", "3", "-device", "cpu"]
+    fails(capsys, select.main, [*new, *more], words)
 
 
 # --- datasets and folders

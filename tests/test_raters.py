@@ -319,6 +319,17 @@ def test_replacing_waits_for_all_raters(two, capsys):
     fails(capsys, collect.main, [*COLLECT, "--fuse", "majority", "--replace", case], f"--replace names {case}")
 
 
+def test_replacing_names_the_folder_of_a_rater_that_is_not_there(two, capsys):
+    draw(two, "A")
+    draw(two, "B")
+    succeeds(capsys, collect.main, COLLECT)
+    alone = next(case for case, raters in dealt(two).items() if raters == ["B"])
+    folder = two.root / "returned"
+    (folder / "A").mkdir(parents=True)
+    argv = [*COLLECT, "-l", folder, "--replace", alone]
+    fails(capsys, collect.main, argv, f"--replace names {alone}, but {folder / 'B'} holds no new")
+
+
 def test_corrected_label_in_a_plain_folder_brings_no_shared_one_along(two, capsys):
     """The label of one rater is not what several say."""
     draw(two, "A")

@@ -247,9 +247,30 @@ def test_next_round_is_proposed_in_slices(volumes, capsys):
     draw(volumes, *drawn)
     succeeds(capsys, collect.main, ["-d", "31"])
     trained = FoldState(name="XSSRTrainer__nnUNetPlans__2d/fold_0", finished=True, current=True)
-    project = replace(project_status(VOLUMES), not_preprocessed=0, trained=[trained])
+    project = replace(project_status(VOLUMES), not_preprocessed=0, trained=[trained], left=2)
     (step,) = next_steps(project, device="cpu")
     assert step.startswith("nnUNetv2_xssr_select -d 31") and step.endswith("-b 12 --unit slice --max_per_volume 8")
+
+
+def test_label_of_a_round_that_was_gone_on_from_still_fits(volumes, capsys):
+    """Other slices of a volume may be asked for when the next round does not wait for its label."""
+    run(capsys, budget="4")
+    first, late = (pick.case for pick in picks(volumes)[:2])
+    asked = next(pick.slice for pick in picks(volumes) if pick.case == late)
+    draw(volumes, first)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    run(capsys, "--overwrite", "--slice_range", "0%-45%" if asked > 8 else "55%-100%", budget="5")
+    now = next(pick.slice for pick in picks(volumes) if pick.case == late)
+    assert now != asked and (labels(volumes, 2) / f"{late}.nii.gz").is_file()
+    both = load(labels(volumes, 2) / f"{late}.nii.gz")
+    both[[now, asked]] = 0
+    both[[now, asked], 4:9, 5:12] = 1
+    save(labels(volumes, 2) / f"{late}.nii.gz", both)
+    refused(capsys, f"slice {asked} is not all 2 (ignore), though only {now} was asked for")
+    draw(volumes, late)
+    succeeds(capsys, collect.main, ["-d", "31", "-l", labels(volumes)])
+    taken = load(volumes.raw / VOLUMES / "labelsTr" / f"{late}.nii.gz")
+    assert (taken[asked] == 1).any() and (np.delete(taken, asked, axis=0) == 2).all()
 
 
 def test_next_round_takes_other_volumes(volumes, capsys):

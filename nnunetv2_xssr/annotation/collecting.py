@@ -26,7 +26,7 @@ from nnunetv2_xssr.records.files import is_there, sha256_files, sha256_json, wri
 from nnunetv2_xssr.records.folds import grow_folds
 from nnunetv2_xssr.records.locks import dataset_lock, selection_lock
 from nnunetv2_xssr.records.manifest import Manifest
-from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds, raters_of_rounds, slices_of_rounds
+from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds, raters_of_rounds, slices_by_round
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.split import Split, read_split, write_split
 from nnunetv2_xssr.records.timesheet import Minutes
@@ -234,7 +234,7 @@ def _collect(
     accept: Collection[str],
 ) -> Collected:
     rounds, pool = _check_chosen(workspace), dataset_pool(workspace.dataset)
-    last, chosen, slices = rounds[-1], chosen_cases(rounds), slices_of_rounds(rounds)
+    last, chosen, slices = rounds[-1], chosen_cases(rounds), slices_by_round(rounds)
     handover = workspace.handover(last.round)
     folder, templates = labels or handover / "labels", template_hashes(handover)
     if slices:

@@ -3,7 +3,7 @@
 import difflib
 import filecmp
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def inspect_labels(
     allow_empty: bool | Collection[str] = False,
     values: Mapping[int, int] | None = None,
     fix_names: bool = False,
-    slices: Mapping[str, Collection[int]] | None = None,
+    slices: Mapping[str, Sequence[Collection[int]]] | None = None,
     templates: Collection[str] = (),
     replace: Collection[str] = (),
     prelabels: Prelabels | None = None,
@@ -111,7 +111,8 @@ def inspect_labels(
     fix_names : bool
         Whether to take a file whose name has an ending such as ``_0000`` or ``-label`` too much.
     slices : mapping, optional
-        The slices of a case that alone are drawn; the dataset has an ignore label then.
+        The slices of a case that alone are drawn, per round that asked for some, that of the last one first; the
+        dataset has an ignore label then.
     templates : collection of str
         SHA-256 of labels that nobody has drawn in: they count as missing, unless ``allow_empty`` names their case.
     replace : collection of str
@@ -150,7 +151,7 @@ def inspect_labels(
             if case in slices:
                 ignore = pool.dataset_json["labels"][IGNORE]
                 in_file = Geometry.of(label.grid).along_third(label.values)
-                check_slices(shown(file, pool), in_file, slices=slices[case], ignore=ignore)
+                check_slices(shown(file, pool), in_file, asked=slices[case], ignore=ignore)
             if case in replace and _equals(home / f"{case}{pool.file_ending}", label.values, cases[case], pool):
                 found.equal.append(case)
                 continue

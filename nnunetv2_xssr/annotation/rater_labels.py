@@ -91,6 +91,8 @@ def inspect_raters(
     for rater in raters:
         own, asked = folder / rater if (folder / rater).is_dir() else scratch / "nothing", cases_of(dealt, rater)
         again = set(replaced) & set(asked) - set(shared)
+        if not (folder / rater).is_dir():
+            check_replaceable_labels(again, pool, arrived=(), folder=folder / rater)
         one = inspect_labels(replace(pool, dataset_json=unlisted), folder=own, chosen=asked, replace=again, **options)
         for case, label in one.fit.items():
             if case not in shared:

@@ -1,6 +1,6 @@
 """Labels in which only some slices are drawn; all others hold nnU-Net's ignore label, on which nothing is learned."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,15 @@ def write_template(path: Path, case: Case, pool: ImagePool, *, slices: Collectio
     reader.write_seg(label, str(path), image_grid(properties))
 
 
-def check_slices(name: str, label: np.ndarray, *, slices: Collection[int], ignore: int) -> None:
-    """Raise `UnfitLabel` unless a label, slices first, is whole on these slices and ignored on all others."""
+def check_slices(name: str, label: np.ndarray, *, asked: Sequence[Collection[int]], ignore: int) -> None:
+    """Raise `UnfitLabel` unless a label, slices first, is whole on asked slices and ignored on all others.
+
+    Those of one round are enough; the sentence tells what does not fit the first of ``asked``.
+    """
     ignored = label == ignore
+    if any(_are_drawn(slices, ignored) for slices in asked):
+        return
+    slices = asked[0]
     holes = [i for i in sorted(slices) if ignored[i].any()]
     if holes:
         raise UnfitLabel(
@@ -46,3 +52,9 @@ def check_slices(name: str, label: np.ndarray, *, slices: Collection[int], ignor
             f"{first_few(sorted(slices), 5)} was asked for; use the template again, or set the others to "
             f"{ignore}, in a file of segments by one called {IGNORE}"
         )
+
+
+def _are_drawn(slices: Collection[int], ignored: np.ndarray) -> bool:
+    """Whether these slices, and they alone, are drawn."""
+    wanted = np.isin(np.arange(len(ignored)), list(slices))
+    return bool((ignored == ~wanted[:, None, None]).all())

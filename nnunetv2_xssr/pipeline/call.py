@@ -72,14 +72,7 @@ class Call:
 
     def open_model(self) -> Predictor | None:
         """The model that is asked, if any: see `Asking.open`."""
-        return self.asking.open(
-            self.target,
-            name=self.workspace.name,
-            mode=self.plan.mode,
-            choice=self.choice,
-            scheduler=bool(self.settings["scheduler"]),
-            device=self.device,
-        )
+        return self.asking.open(self.target, name=self.workspace.name, mode=self.plan.mode, device=self.device)
 
     def describe(self, plan: SelectionPlan) -> str:
         """What will be picked from what, in words."""
@@ -120,6 +113,8 @@ def opened_call(
     seeing, asking = Seeing(**seen), Asking(**asked)
     picking = Choice(budget=str(budget), **options)
     seeing.check(picking.unit)
+    picking.check(scheduler=bool(scheduler), prelabel=bool(prelabel))
+    asking.check(picking, scheduler=bool(scheduler))
     folders = {"recursive": recursive, "patient_ids": patient_ids}
     if images is None and not sources and folders != {"recursive": False, "patient_ids": True}:
         raise UserError("--recursive and --no_patient_ids say how a folder is read; give one to -i or -s")
@@ -140,14 +135,7 @@ def opened_call(
                 vetoing=partial(with_vetoes, reasons=veto_reasons or {}, forget=forget_vetoes),
                 device=resolve_device(device),
             )
-            prelabeller = open_prelabeller(
-                prelabel,
-                call.target,
-                workspace,
-                mode=call.plan.mode,
-                raters=call.choice.raters or (),
-                device=call.device,
-            )
+            prelabeller = open_prelabeller(prelabel, call.target, workspace, mode=call.plan.mode, device=call.device)
             yield replace(call, prelabeller=prelabeller)
 
 
@@ -268,7 +256,7 @@ def _plan(target: ImagePool, choice: Choice, picked: dict[str, list[int]], views
 
 def _check_writable(call: Call) -> None:
     """Raise `UserError` where a control cannot be drawn, or writing would lose something or cannot work."""
-    call.choice.check_control(call.plan, scheduler=bool(call.settings["scheduler"]))
+    call.choice.check_control(call.plan)
     handover = call.workspace.handover(call.number)
     if call.same_round:
         check_replaceable(call.workspace.record, part="settings", new=call.settings)

@@ -45,9 +45,13 @@ class Asking:
         """What was given, for the record, and nothing else: without a model a record is as it always was."""
         return {"model": self.model if self.model is True else str(self.model)} if self.model else {}
 
-    def open(
-        self, target: ImagePool, *, name: str, mode: str, choice: Choice, scheduler: bool, device: str
-    ) -> Predictor | None:
+    def check(self, choice: Choice, *, scheduler: bool) -> None:
+        """Raise `UserError` where a model is to be asked and its doubt would not be weighed, as on a Dask cluster."""
+        if self.model is not False and (scheduler or choice.strategy != WEIGHS_DOUBT):
+            what = "--scheduler" if scheduler else f"--strategy {choice.strategy}"
+            raise UserError(f"{what} does not weigh the doubt of --model; leave one of them out")
+
+    def open(self, target: ImagePool, *, name: str, mode: str, device: str) -> Predictor | None:
         """Open the model to ask; None where there is none.
 
         Parameters
@@ -57,21 +61,15 @@ class Asking:
             Of the selection.
         mode : {"study", "annotation"}
             In a study a model must be named.
-        choice : Choice
-        scheduler : bool
-            Whether the selection is made on a Dask cluster, which weighs no doubt.
         device : str
 
         Raises
         ------
         UserError
-            If there is no such model, it cannot predict this pool, or the strategy weighs no doubt.
+            If there is no such model, or it cannot predict this pool.
         """
         if self.model is False:
             return None
-        if scheduler or choice.strategy != WEIGHS_DOUBT:
-            what = "--scheduler" if scheduler else f"--strategy {choice.strategy}"
-            raise UserError(f"{what} does not weigh the doubt of --model; leave one of them out")
         predictor = Predictor(model=self._opened(self.model, target, name=name, mode=mode), device=device)
         predictor.check(target)
         return predictor

@@ -101,6 +101,11 @@ class Choice:
                 raise UserError(f"--minutes_per_case needs a time such as -b 60min or 2h; got -b {self.budget[:50]!r}")
             if not 0 < self.minutes_per_case < np.inf:
                 raise UserError(f"--minutes_per_case must be a number above 0; got {self.minutes_per_case:g}")
+        if self.control < 0:
+            raise UserError(f"--control must be 0 or more; got {self.control}")
+        for does_not_fit, what in ((self.unit == "slice", "--unit slice"), (self.budget == AUTO, f"-b {AUTO}")):
+            if self.control and does_not_fit:
+                raise UserError(f"--control does not go with {what}; leave it out")
         if self.raters is not None:
             check_raters(self.raters)
             self._shared(int(self.budget) if re.fullmatch("[0-9]{1,15}", self.budget) else 10**15)
@@ -124,20 +129,19 @@ class Choice:
                 f"{(self.overlap or '')[:50]!r}"
             ) from None
 
-    def check_control(self, plan: "SelectionPlan", *, scheduler: bool) -> None:
+    def check(self, *, scheduler: bool, prelabel: bool) -> None:
+        """Raise `UserError` where options of others do not go with these."""
+        if self.control and scheduler:
+            raise UserError("--control does not go with --scheduler; leave it out")
+        if self.raters and prelabel:
+            raise UserError("--prelabel hides how far raters agree, who would correct one drawing; leave --raters out")
+
+    def check_control(self, plan: "SelectionPlan") -> None:
         """Raise `UserError` unless so many cases can be drawn at random, by an annotator who is not told which."""
-        if not self.control:
-            return
-        for does_not_fit, what in (
-            (plan.mode == "study", "a study, where nobody annotates"),
-            (self.unit == "slice", "--unit slice"),
-            (self.budget == AUTO, f"-b {AUTO}"),
-            (scheduler, "--scheduler"),
-        ):
-            if does_not_fit:
-                raise UserError(f"--control does not go with {what}; leave it out")
+        if self.control and plan.mode == "study":
+            raise UserError("--control does not go with a study, where nobody annotates; leave it out")
         budget, costs = plan.folds[0].budget, plan.folds[0].constraints.cost is not None
-        if self.control < 0 or (budget is not None and not costs and self.control >= budget):
+        if self.control and budget is not None and not costs and self.control >= budget:
             raise UserError(f"--control must be from 0 to fewer than the {budget:g} of the budget; got {self.control}")
 
     def constraints(self, cases: Sequence[Case]) -> Constraints:

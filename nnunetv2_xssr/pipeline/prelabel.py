@@ -66,7 +66,7 @@ class Prelabeller:
 
 
 def open_prelabeller(
-    model: Path | bool, target: ImagePool, workspace: Workspace, *, mode: str, raters: Sequence[str], device: str
+    model: Path | bool, target: ImagePool, workspace: Workspace, *, mode: str, device: str
 ) -> Prelabeller | None:
     """Open a model, and check that it can draw the target's labels; None where none is asked for.
 
@@ -77,8 +77,6 @@ def open_prelabeller(
     target : ImagePool
     workspace : Workspace
     mode : {"study", "annotation"}
-    raters : sequence of str
-        Who annotates, where there are several.
     device : str
 
     Raises
@@ -90,8 +88,6 @@ def open_prelabeller(
         return None
     if mode == "study":
         raise UserError("--prelabel is for a hand-over, and every case has a label; leave it out")
-    if raters:
-        raise UserError("--prelabel hides how far raters agree, who would correct one drawing; leave --raters out")
     folder = _last_trained(workspace) if model is True else model
     trained = open_trained_model(folder)
     order = channel_order(target.channel_names or (), like=trained.channel_names)

@@ -141,9 +141,18 @@ def raters_of_rounds(rounds: list[SelectionRecord]) -> dict[str, list[str]]:
 
 def slices_of_rounds(rounds: list[SelectionRecord]) -> dict[str, list[int]]:
     """The slices to draw of every volume, as the last round that picked it has them; none of a whole volume."""
-    slices: dict[str, list[int]] = {}
+    return {case: asked[0] for case, asked in slices_by_round(rounds).items()}
+
+
+def slices_by_round(rounds: list[SelectionRecord]) -> dict[str, list[list[int]]]:
+    """The slices to draw of every volume, one list per round that asked for some, that of the last one first.
+
+    A round that is gone on from without its labels leaves its hand-overs with the annotators, and a later one may ask
+    for other slices of the same volume. None of a volume that was then picked as a whole.
+    """
+    found: dict[str, list[list[int]]] = {}
     for record in rounds:
+        slices = picked_slices(record.selections[0].picks)
         for case in record.picked:
-            slices.pop(case, None)
-        slices |= picked_slices(record.selections[0].picks)
-    return slices
+            found[case] = [slices[case], *found.get(case, [])] if case in slices else []
+    return {case: asked for case, asked in found.items() if asked}

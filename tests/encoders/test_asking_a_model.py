@@ -11,7 +11,7 @@ import torch
 from kinds import model_folder
 from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_picture
 
-from nnunetv2_xssr.commands import collect, select, status
+from nnunetv2_xssr.commands import collect, report, select, status
 from nnunetv2_xssr.encoders.predictor import Predictor
 from nnunetv2_xssr.encoders.trained_model import open_trained_model
 from nnunetv2_xssr.images.overlap import disagreement, mean_dice
@@ -293,8 +293,13 @@ def test_random_cases_are_marked_in_the_record_and_nowhere_else(trained, asked, 
     assert record["settings"]["control"] == 2
     assert "control" not in out.split("next:")[0]
     home = trained.raw / TARGET / "annotate" / "round_02"
-    for file in [*home.rglob("*.csv"), *home.rglob("*.txt"), trained.record().with_name("report.html")]:
-        assert '"control"' not in file.read_text(encoding="utf-8-sig")
+    texts = [file for file in home.rglob("*") if file.suffix in (".csv", ".txt", ".html", ".json", ".label", ".ctbl")]
+    assert len(texts) >= 6
+    assert not any("control" in file.read_text(encoding="utf-8-sig") for file in texts)
+    assert '"control"' not in trained.record().with_name("report.html").read_text(encoding="utf-8")
+    (told,) = json.loads(succeeds(capsys, report.main, ["-d", "2", "--json"]))["selections"]
+    lacking = [{name for name, value in pick.items() if value is None} for pick in told["picks"]]
+    assert "control" not in told["picks"][0] and lacking == lacking[:1] * 5  # nor does what is not told of a case tell
     before = trained.record().read_bytes()
     succeeds(capsys, select.main, CONTROL)
     assert trained.record().read_bytes() == before
@@ -321,6 +326,7 @@ def test_after_collect_chosen_and_random_cases_are_compared(trained, asked, caps
     [
         (["-b", "3", "--control", "3"], "fewer than the 3 of the budget; got 3"),
         (["-b", "3", "--control", "-1"], "got -1"),
+        (["-b", "3", "--control", "1", "--scheduler", "local"], "does not go with --scheduler"),
         (["-b", "auto", "--control", "1"], "-b auto"),
     ],
 )
