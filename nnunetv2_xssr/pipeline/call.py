@@ -57,7 +57,6 @@ class Call:
     seeing: Seeing
     asking: Asking
     given: Embedded | None  # features made elsewhere
-    again: list[LookAgain]
     regions: Regions
     vetoes: dict[str, Reason | None]
     select: Callable[..., Selection]
@@ -69,6 +68,7 @@ class Call:
     kept_split: Split | None  # that collect wrote; None in a study
     device: str
     prelabeller: Prelabeller | None = None
+    again: Sequence[LookAgain] = ()
 
     def open_model(self) -> Predictor | None:
         """The model that is asked, if any: see `Asking.open`."""
@@ -136,7 +136,9 @@ def opened_call(
                 device=resolve_device(device),
             )
             prelabeller = open_prelabeller(prelabel, call.target, workspace, mode=call.plan.mode, device=call.device)
-            yield replace(call, prelabeller=prelabeller)
+            rounds = load_rounds(workspace) if call.last else []
+            again = handed_out(second_look(workspace, call.target), rounds)
+            yield replace(call, prelabeller=prelabeller, again=again)
 
 
 @contextmanager
@@ -171,8 +173,7 @@ def _checked(
     pools = _sources(target, sources, folders)
     last, before = last_round(workspace, overwrite=overwrite), _manifest(workspace, overwrite=overwrite)
     choice = with_minutes(choice, before.minutes if before else ())
-    rounds = load_rounds(workspace) if last else []
-    picked, again = slices_of_rounds(rounds), handed_out(second_look(workspace, target), rounds)
+    picked = slices_of_rounds(load_rounds(workspace)) if last else {}
     choice, vetoes = vetoing(choice, target, last=last)
     if choice.unit == "slice":
         target = replace(target, dataset_json=with_ignore(target.dataset_json))
@@ -200,7 +201,6 @@ def _checked(
         seeing=seeing,
         asking=asking,
         given=given_features(target, pools, seeing),
-        again=again,
         regions=Regions.of(usable, slice_range=seeing.slice_range, roi=seeing.roi),
         vetoes=vetoes,
         select=selector(scheduler, choice.strategy, plan.folds[0], workspace.selection),
