@@ -22,7 +22,7 @@ from nnunetv2_xssr.records.workspace import Workspace
 
 LOCK, HOLDER = ".xssr.lock", ".xssr.lock.json"
 # Who holds one of these takes only those after it, and never two of a kind: no two processes wait for each other.
-ORDER = ("dataset", "selection", "weights", "caches")
+ORDER = ("output", "dataset", "selection", "weights", "caches")
 _MOMENT = 1.0  # seconds that nobody needs to be told of
 
 _held: ContextVar[Mapping[Path, tuple[str, bool]]] = ContextVar("held", default=MappingProxyType({}))
@@ -53,6 +53,11 @@ def reading_only() -> Iterator[None]:
 def only_reads() -> bool:
     """Whether this is a block that must not write: caches are read there, and neither made nor filled."""
     return _reads.get()
+
+
+def output_lock(folder: Path) -> AbstractContextManager[bool]:
+    """For whoever fills a folder that the user has named, such as a benchmark: see `_locked`."""
+    return _locked(folder, "output", leftovers(folder))
 
 
 def dataset_lock(workspace: Workspace) -> AbstractContextManager[bool]:
