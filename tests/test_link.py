@@ -44,15 +44,17 @@ def test_what_a_killed_run_left_goes(link_elsewhere):
 def test_two_link_at_once(link_elsewhere, monkeypatch):
     """The second one takes the temporary file of the first for that of a killed run."""
     link_elsewhere.unlink()
-    replace, second = os.replace, []
+    replace, calls = os.replace, []
 
     def overtaken(old, new):
-        if not second:
-            second.append(linking.link())
+        calls.append(old)
+        if len(calls) == 1:
+            linking.link()
         replace(old, new)
 
     monkeypatch.setattr(os, "replace", overtaken)
-    assert linking.link() == link_elsewhere and second and linking.is_linked()
+    assert linking.link() == link_elsewhere and len(calls) == 2 and linking.is_linked()
+    assert list(link_elsewhere.parent.iterdir()) == [link_elsewhere]
 
 
 def test_outdated_link_is_written_anew(link_elsewhere, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from making import SOURCE, TARGET, command, fails, succeeds, write_pictures
+from making import SOURCE, TARGET, command, fails, succeeds, write_dataset_json, write_pictures
 
 from nnunetv2_xssr.commands import benchmark, collect, demo, embed, pretrain, report, select, status
 from nnunetv2_xssr.errors import UserError
@@ -113,7 +113,8 @@ def test_second_command_ends_or_waits(lock, main, argv, again, capsys):
 )
 def test_folders_that_users_name(again, capsys, monkeypatch, main, argv):
     monkeypatch.chdir(again.root)
-    write_pictures(again.raw / TARGET, 10, first_seed=200, labelled=10, shift=1.0, prefix="t")
+    write_pictures(again.raw / TARGET, 24, first_seed=200, labelled=24, shift=1.0, prefix="t")
+    write_dataset_json(again.raw / TARGET)
     with held("output") as process, locks.no_waiting():
         before = sorted(again.root.rglob("*"))
         fails(capsys, main, [*argv, "-device", "cpu"], "is being written by", f"process {process.pid}")
@@ -255,6 +256,8 @@ LEFT = {  # what a killed run has left, and whether the lock of the selection `x
     "preprocessed/{t}/xssr/caches/views/.xssr_tmp_rows_abcd1234.npy": False,
     "raw/{t}/annotate/round_01/.xssr_tmp_abcd1234/a.nii.gz": True,
     "raw/{t}/annotate/round_01/images/.xssr_tmp_t_00_0000_abcd1234.png": True,
+    "raw/{t}/annotate/replaced/.xssr_tmp_t_00_01_abcd1234.png": True,
+    "raw/{t}/annotate/.xssr_tmp_corrections_abcd1234.json": True,
     "raw/{t}/annotate/other/round_01/.xssr_tmp_worklist_abcd1234.csv": False,
     "raw/{t}/imagesTr/.xssr_tmp_t_00_0000_abcd1234.png": False,
     "raw/{t}/annotate/round_01/images/._t_00_0000.png": False,  # not ours

@@ -82,6 +82,18 @@ def test_interrupted_select_is_said_and_typed_again(again, capsys, monkeypatch, 
     assert "was interrupted" not in succeeds(capsys, status.main, ["-d", "2"])
 
 
+def test_options_of_a_round_outlive_an_interrupted_next_one(again, capsys, monkeypatch):
+    labelled_by_the_annotator(again)
+    succeeds(capsys, collect.main, ["-d", "2"])
+    files, following = Workspace(TARGET), ["-d", "2", "-s", "1", "-b", "2", "-device", "cpu"]
+    options = files.config.read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_before(patch, "selection.json")
+        select.main(following)
+    succeeds(capsys, select.main, following)
+    assert files.round_config(1).read_bytes() == options != files.config.read_bytes()
+
+
 def test_nothing_is_wrong_before_the_manifest_is_written(again, capsys, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_before(patch, "manifest.json")

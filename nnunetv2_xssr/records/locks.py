@@ -74,6 +74,8 @@ def selection_lock(workspace: Workspace) -> AbstractContextManager[bool]:
 def _of_selection(workspace: Workspace) -> Iterator[Path]:
     yield from leftovers(workspace.selection, below=True)
     yield from leftovers(workspace.split.parent, of=workspace.split)
+    yield from leftovers(workspace.replaced)
+    yield from leftovers(workspace.corrections.parent, of=workspace.corrections)
     for handover in workspace.handovers():
         yield from leftovers(handover, below=True)
 

@@ -103,6 +103,7 @@ def _run(writer, folder, environment, argv, *, file_size, unprivileged):
         os.dup2(writer.fileno(), number)
         setattr(sys, name, open(number, "w", buffering=1, closefd=False))
     writer.close()
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)  # as outside of a server
     os.environ.update(environment, TMPDIR=folder)
     os.chdir(folder)
     sys.argv = [f"nnUNetv2_xssr_{argv[0]}", *argv[1:]]
@@ -112,6 +113,7 @@ def _run(writer, folder, environment, argv, *, file_size, unprivileged):
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     if unprivileged:
         _drop_capabilities()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell lets background jobs ignore
     os.write(1, _BEGINS)
     code = main(argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command has ended

@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 import time
-from functools import partial
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import torch
@@ -144,6 +144,7 @@ class Contents:
         files = (path for path in workspace.root.rglob("*") if path.is_file())
         self.files = {str(path.relative_to(workspace.root)): path.read_bytes() for path in files}
 
+    @cached_property
     def timeless(self):
         """Name to content, without logs and the words of locks."""
         return {
@@ -157,9 +158,10 @@ class Contents:
         return sorted(name for name in self.files if f"/{TEMPORARY}" in f"/{name}" or name.startswith("tmp"))
 
 
+@lru_cache(maxsize=32)
 def _timeless(name, content):
     """A content without how fast a training was."""
-    if not name.endswith(".pth"):
+    if not name.endswith(".pth") or TEMPORARY in name:
         return content
     checkpoint, whole = torch.load(io.BytesIO(content), weights_only=True), io.BytesIO()
     checkpoint.get("history", {}).pop("images_per_second", None)
@@ -172,6 +174,7 @@ def unreadable(contents):
     return [name for name, content in contents.files.items() if TEMPORARY not in name and not _whole(name, content)]
 
 
+@lru_cache(maxsize=256)
 def _whole(name, content):
     try:
         if name.endswith(".json"):
@@ -197,17 +200,18 @@ class Undisturbed:
     """What a command begins with and leaves where nothing happens to it."""
 
     def __init__(self, workspace, argv):
-        self.before, begun = Contents(workspace).timeless(), time.monotonic()
+        self.before, begun = Contents(workspace).timeless, time.monotonic()
         whole = Command(workspace, argv)
         assert whole.end() == 0, whole.said
-        self.seconds, self.after = time.monotonic() - begun, Contents(workspace).timeless()
+        self.seconds, self.after = time.monotonic() - begun, Contents(workspace).timeless
 
     def judge_end(self, command, code, found):
         """What went wrong in a run that was disturbed: files that it need not touch are as they were, and all whole."""
-        now, need_not = found.timeless(), [name for name, old in self.before.items() if self.after.get(name) == old]
+        now, need_not = found.timeless, [name for name, old in self.before.items() if self.after.get(name) == old]
+        dead = code is not None and code < 0  # whose processes may still say that nobody listens
         return {
             "losses": unreadable(found) + [name for name in need_not if now.get(name) != self.before[name]],
-            "tracebacks": [command.said[-2000:]] * command.fell,
+            "tracebacks": [command.said[-2000:]] * (command.fell and not dead),
             "hangs": [command.said[-2000:]] * (code is None),
         }
 
@@ -215,13 +219,13 @@ class Undisturbed:
         """What went wrong where the system refuses something: what is not done is one sentence."""
         wrong = self.judge_end(command, code, found)
         if code == 0:
-            return wrong | {"silent_uses": differing(found.timeless(), self.after)}
+            return wrong | {"silent_uses": differing(found.timeless, self.after)}
         said = code == 2 and command.said.count(": error: ") == 1
         return wrong | {"losses": wrong["losses"] + [f"exit code {code}: {command.said[-2000:]}"] * (not said)}
 
     def judge_again(self, command, code, found):
         """What went wrong when the command was typed again, after which all must be as if nothing had happened."""
-        wrong, other = self.judge_end(command, code, found), differing(found.timeless(), self.after)
+        wrong, other = self.judge_end(command, code, found), differing(found.timeless, self.after)
         if code == 0:
             return wrong | {"silent_uses": other + found.temporary()}
         return wrong | {"losses": wrong["losses"] + other + [command.said[-2000:]] * bool(other)}

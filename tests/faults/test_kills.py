@@ -8,7 +8,7 @@ from scenes import SCENES, Contents, Undisturbed, command_of
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ATTEMPTS = 30  # at times spread over the whole run
-IN_A_ROW = 3  # kills before the command may end
+IN_A_ROW = 5  # kills before the command may end
 
 
 @pytest.mark.slow

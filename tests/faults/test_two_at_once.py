@@ -15,7 +15,6 @@ from scenes import (
     Contents,
     differing,
     drawn,
-    new_images,
     planned,
     run_step,
     theirs,
@@ -36,6 +35,8 @@ COMMANDS = {
     "status --clean": ["status", "-d", "2", "--clean"],
 }
 PAIRS = list(combinations_with_replacement(COMMANDS, 2))
+# The first may end in a sentence: what it has preprocessed is removed, as the reference says.
+TAKEN_FROM = {("hssl_pretrain", "status --clean")}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def base(bare, stage):
                 Command(stage, COMMANDS[after[-1]]).end()
             else:
                 bare()
-                for step in (SELECT, drawn, planned, theirs, new_images):
+                for step in (SELECT, drawn, planned, theirs):
                     run_step(stage, step)
             shutil.copytree(stage.root, kept)
         shutil.rmtree(stage.root)
@@ -73,15 +74,16 @@ def test_two_at_once(base, stage, faults, ends, pair):
         if order not in ends:
             base(order[:1])
             Command(stage, COMMANDS[order[1]]).end()
-            ends[order] = Contents(stage).timeless()
+            ends[order] = Contents(stage).timeless
     for later in (0.0, 0.4):
         base()
         commands = [Command(stage, COMMANDS[pair[0]])]
         commands[0].join(later)
         commands.append(Command(stage, COMMANDS[pair[1]]))
         codes, found = [command.end() for command in commands], Contents(stage)
-        now, said = found.timeless(), [command.said[-2000:] for command in commands]
-        other = [differing(now, ends[order]) for order in (pair, pair[::-1])]
+        now, said = found.timeless, [command.said[-2000:] for command in commands]
+        ended = pair in TAKEN_FROM and codes[0] == 2
+        other = [[]] if ended else [differing(now, ends[order]) for order in (pair, pair[::-1])]
         refused = [words for code, words in zip(codes, said, strict=True) if code and words.count(": error: ") != 1]
         faults.note(
             "two at once",
