@@ -113,9 +113,10 @@ def test_second_command_ends_or_waits(lock, main, argv, again, capsys):
 )
 def test_folders_that_users_name(again, capsys, monkeypatch, main, argv):
     monkeypatch.chdir(again.root)
+    monkeypatch.setattr("nnunetv2_xssr.commands.running.no_waiting", lambda wanted: locks.no_waiting())
     write_pictures(again.raw / TARGET, 24, first_seed=200, labelled=24, shift=1.0, prefix="t")
     write_dataset_json(again.raw / TARGET)
-    with held("output") as process, locks.no_waiting():
+    with held("output") as process:
         before = sorted(again.root.rglob("*"))
         fails(capsys, main, [*argv, "-device", "cpu"], "is being written by", f"process {process.pid}")
         assert sorted(again.root.rglob("*")) == before
