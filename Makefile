@@ -8,7 +8,7 @@ STAGES := pretrain selection trainers
 # The package as it is installed, for the type checker: the stages lie beside it in a checkout.
 TYPED := $(VENV)/typed/nnunetv2_xssr
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all compat lint docs clean
 
 # torch goes first and pinned, so that nothing that follows replaces it with another build.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
@@ -26,6 +26,11 @@ test: $(VENV)/installed lint
 # With what `make test` leaves out because it is slow.
 test-all: $(VENV)/installed lint
 	$(PYTEST)
+
+# With other versions of Python and nnU-Net, and the lowest that setup.cfg allows: see .ci/compat.py.
+compat: $(VENV)/installed
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/python .ci/compat.py $(COMPAT)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -206,7 +206,17 @@ class Run:
         return {
             "epoch": self.step // BATCHES_PER_EPOCH,
             "history": self.history,
+            "learned_on": self.learned_on(),
             "weights": {name: tensor.cpu() for name, tensor in self.model.state_dict().items()},
+        }
+
+    def learned_on(self) -> dict:
+        """What the last bits of the weights depend on, besides the description: sums are made in another order."""
+        return {
+            "device": self.fabric.device.type,
+            "threads": torch.get_num_threads(),
+            "processes": self.fabric.world_size,
+            "torch": str(torch.__version__),
         }
 
     def state(self) -> dict:

@@ -8,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from command_shell import Shell
+from fault_table import faults, pytest_terminal_summary  # noqa: F401
 from making import (
     VARIABLES,
     Workspace,

@@ -34,6 +34,29 @@ def test_link_and_remove(link_elsewhere, capsys):
     assert [p.name for p in link_elsewhere.parent.iterdir()] == [link_elsewhere.name]
 
 
+def test_what_a_killed_run_left_goes(link_elsewhere):
+    left = link_elsewhere.with_name(f".xssr_tmp_{link_elsewhere.stem}_abcd1234.py")
+    left.write_text("half")
+    linking.link()
+    assert list(link_elsewhere.parent.iterdir()) == [link_elsewhere]
+
+
+def test_two_link_at_once(link_elsewhere, monkeypatch):
+    """The second one takes the temporary file of the first for that of a killed run."""
+    link_elsewhere.unlink()
+    replace, calls = os.replace, []
+
+    def overtaken(old, new):
+        calls.append(old)
+        if len(calls) == 1:
+            linking.link()
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", overtaken)
+    assert linking.link() == link_elsewhere and len(calls) == 2 and linking.is_linked()
+    assert list(link_elsewhere.parent.iterdir()) == [link_elsewhere]
+
+
 def test_outdated_link_is_written_anew(link_elsewhere, monkeypatch, capsys):
     link_elsewhere.write_text("# of an older version")
     assert not linking.is_linked()

@@ -9,19 +9,19 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from making import SOURCE, TARGET, command, fails, succeeds
+from making import SOURCE, TARGET, command, fails, succeeds, write_dataset_json, write_pictures
 
-from nnunetv2_xssr.commands import collect, embed, pretrain, report, select, status
+from nnunetv2_xssr.commands import benchmark, collect, demo, embed, pretrain, report, select, status
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records import locks
-from nnunetv2_xssr.records.locks import caches_lock, dataset_lock, selection_lock, weights_lock
+from nnunetv2_xssr.records.locks import caches_lock, dataset_lock, output_lock, selection_lock, weights_lock
 from nnunetv2_xssr.records.workspace import Workspace, encoder_folder
 
 # It holds a lock until its stdin is closed, or it is killed.
 HOLDER = """
 import sys
 from pathlib import Path
-from nnunetv2_xssr.records.locks import caches_lock, dataset_lock, selection_lock, weights_lock
+from nnunetv2_xssr.records.locks import caches_lock, dataset_lock, output_lock, selection_lock, weights_lock
 from nnunetv2_xssr.records.workspace import Workspace, encoder_folder
 sys.argv = ["nnUNetv2_xssr_other", "-d", "a name"]
 with {lock}:
@@ -34,6 +34,7 @@ LOCKS = {
     "encoder": f"weights_lock(encoder_folder([{SOURCE!r}]))",
     "target's caches": f"caches_lock({TARGET!r})",
     "source's caches": f"caches_lock({SOURCE!r})",
+    "output": "output_lock(Path('out'))",
 }
 CPU = ["-device", "cpu"]
 SELECT = (select.main, ["-d", "2", "-s", "1", "-b", "3", *CPU])
@@ -103,6 +104,24 @@ def test_second_command_ends_or_waits(lock, main, argv, again, capsys):
     assert words in said
 
 
+@pytest.mark.parametrize(
+    "main, argv",
+    [
+        (benchmark.main, ["-d", "2", "-b", "2", "--judge", "fast", "-o", "out"]),
+        (demo.main, ["-o", "out"]),
+    ],
+)
+def test_folders_that_users_name(again, capsys, monkeypatch, main, argv):
+    monkeypatch.chdir(again.root)
+    monkeypatch.setattr("nnunetv2_xssr.commands.running.no_waiting", lambda wanted: locks.no_waiting())
+    write_pictures(again.raw / TARGET, 24, first_seed=200, labelled=24, shift=1.0, prefix="t")
+    write_dataset_json(again.raw / TARGET)
+    with held("output") as process:
+        before = sorted(again.root.rglob("*"))
+        fails(capsys, main, [*argv, "-device", "cpu"], "is being written by", f"process {process.pid}")
+        assert sorted(again.root.rglob("*")) == before
+
+
 def test_second_pretraining_uses_what_the_first_has_made(again, capsys):
     """Also where it was to begin anew; one of other settings does begin anew."""
     same, other = ["-s", "1", *CPU], ["-s", "1", "--seed", "7", *CPU]
@@ -152,6 +171,7 @@ def test_words_of_a_holder(again, words, named):
 
 
 IN_ORDER = [
+    lambda: output_lock(Workspace(TARGET).raw / "out"),
     lambda: dataset_lock(Workspace(TARGET)),
     lambda: selection_lock(Workspace(TARGET)),
     lambda: weights_lock(encoder_folder([SOURCE])),
@@ -159,7 +179,7 @@ IN_ORDER = [
 ]
 
 
-@pytest.mark.parametrize(("first", "second"), [(i, j) for i in range(4) for j in range(4)])
+@pytest.mark.parametrize(("first", "second"), [(i, j) for i in range(5) for j in range(5)])
 def test_locks_are_taken_in_one_order(empty, first, second):
     """No two processes wait for each other; what is held may be taken again."""
     with IN_ORDER[first]():
@@ -237,6 +257,8 @@ LEFT = {  # what a killed run has left, and whether the lock of the selection `x
     "preprocessed/{t}/xssr/caches/views/.xssr_tmp_rows_abcd1234.npy": False,
     "raw/{t}/annotate/round_01/.xssr_tmp_abcd1234/a.nii.gz": True,
     "raw/{t}/annotate/round_01/images/.xssr_tmp_t_00_0000_abcd1234.png": True,
+    "raw/{t}/annotate/replaced/.xssr_tmp_t_00_01_abcd1234.png": True,
+    "raw/{t}/annotate/.xssr_tmp_corrections_abcd1234.json": True,
     "raw/{t}/annotate/other/round_01/.xssr_tmp_worklist_abcd1234.csv": False,
     "raw/{t}/imagesTr/.xssr_tmp_t_00_0000_abcd1234.png": False,
     "raw/{t}/annotate/round_01/images/._t_00_0000.png": False,  # not ours

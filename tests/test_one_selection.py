@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import slicing
-from making import TARGET, fails, read_worklist, succeeds
+from making import TARGET, fails, picture, read_worklist, succeeds, write_picture
 
 from nnunetv2_xssr.annotation.handover import drawn_labels, write_handover
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.commands import collect, select, status
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
-from nnunetv2_xssr.records.manifest import Manifest, id_in_report, id_in_worklist
+from nnunetv2_xssr.records.manifest import Manifest, check_own_split, id_in_report, id_in_worklist
 from nnunetv2_xssr.records.selection import Pick, SelectionRecord
+from nnunetv2_xssr.records.split import read_split
 from nnunetv2_xssr.records.workspace import Workspace
 
 OVERWRITE = ["-d", "2", "-s", "1", "-b", "4", "-device", "cpu", "--overwrite"]
@@ -80,6 +82,18 @@ def test_interrupted_select_is_said_and_typed_again(again, capsys, monkeypatch, 
     assert "was interrupted" not in succeeds(capsys, status.main, ["-d", "2"])
 
 
+def test_options_of_a_round_outlive_an_interrupted_next_one(again, capsys, monkeypatch):
+    labelled_by_the_annotator(again)
+    succeeds(capsys, collect.main, ["-d", "2"])
+    files, following = Workspace(TARGET), ["-d", "2", "-s", "1", "-b", "2", "-device", "cpu"]
+    options = files.config.read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_before(patch, "selection.json")
+        select.main(following)
+    succeeds(capsys, select.main, following)
+    assert files.round_config(1).read_bytes() == options != files.config.read_bytes()
+
+
 def test_nothing_is_wrong_before_the_manifest_is_written(again, capsys, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_before(patch, "manifest.json")
@@ -94,6 +108,33 @@ def test_record_that_was_edited_is_said(again, capsys):
     again.record().write_text(json.dumps(content))
     assert "or a file was changed" in succeeds(capsys, status.main, ["-d", "2"])
     fails(capsys, collect.main, ["-d", "2"], "or a file was changed", "nnUNetv2_xssr_select -d")
+
+
+def labelled_by_the_annotator(again):
+    for pick in again.selection()["selections"][0]["picks"]:
+        pixels = picture(3)
+        write_picture(Workspace(TARGET).handover(1) / "labels" / f"{pick['case']}.png", (pixels > 110).astype("uint8"))
+
+
+@pytest.mark.parametrize("change", ["split", "interrupted", "none", "older version"])
+def test_training_refuses_the_split_of_another_selection(again, capsys, monkeypatch, change):
+    labelled_by_the_annotator(again)
+    succeeds(capsys, collect.main, ["-d", "2"])
+    files = Workspace(TARGET)
+    split = read_split(files.split)
+    if change == "split":
+        split[0]["train"], split[0]["val"] = split[0]["val"], split[0]["train"]
+    elif change == "interrupted":
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killed_before(patch, "selection.json")
+            select.main([*OVERWRITE[:4], "-b", "2", *OVERWRITE[6:]])
+    elif change == "older version":
+        files.manifest.unlink()
+    if change in ("none", "older version"):
+        check_own_split(files, split)
+        return
+    with pytest.raises(UserError, match="splits_xssr.json is not the split of .*selection.json.*verify -d Dataset002"):
+        check_own_split(files, split)
 
 
 def test_selection_of_an_older_version_has_no_id(again, capsys):

@@ -5,8 +5,10 @@ import os
 import stat
 
 import pytest
+from pydantic_core import SchemaError
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.records import schema
 from nnunetv2_xssr.records.files import atomic, check_format, read_json, sha256_files, sha256_json, write_json
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord, check_replaceable
 
@@ -183,3 +185,12 @@ def test_replacing_is_refused_with_what_differs(tmp_path):
     words = ("budget was '5%', now '3'", "gone was 1, now None", "new was None, now 2", "--overwrite")
     assert all(word in str(caught.value) for word in words)
     assert "seed" not in str(caught.value)
+
+
+def test_ctrl_c_while_a_schema_is_built(monkeypatch):
+    def interrupted(shape):
+        raise SchemaError('Error building "dataclass" validator:\n  KeyboardInterrupt: ')
+
+    monkeypatch.setattr(schema, "TypeAdapter", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        schema.check_shape([], list[complex], where="a file", advice="do something")

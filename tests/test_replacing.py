@@ -47,6 +47,16 @@ def test_old_labels_are_kept_and_never_overwritten(again, capsys):
     assert all((in_dataset(again, case) == blob()).all() for case in others)
 
 
+def test_a_label_that_an_interrupted_run_has_kept_is_kept_once(again, capsys):
+    first, *_ = collected(again, capsys)
+    keep_labels(Workspace(TARGET), [first], dataset_pool(TARGET))
+    folder = corrected(again, first, 20)
+    assert f"its old label is {kept(again)[0]}" in succeeds(
+        capsys, collect.main, [*COLLECT, "-l", folder, "--replace", first]
+    )
+    assert len(kept(again)) == 1 and (in_dataset(again, first) == blob(to=20)).all()
+
+
 def test_equal_voxels_change_nothing_and_one_line_says_so(again, capsys):
     first, second, _ = collected(again, capsys)
     label = again.raw / TARGET / "labelsTr" / f"{first}.png"

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from making import SOURCE, TARGET, fails, picture, succeeds, write_picture
 
 from nnunetv2_xssr import verify_selection
@@ -53,6 +54,12 @@ def handover_image(again):
     return Workspace(TARGET).handover(1) / "images" / f"{pick(again)}_0000.png"
 
 
+def learn_on_other_threads(again):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.get_num_threads", lambda: 64)
+        swap_encoder(again)
+
+
 CHANGES = {
     "image added": (lambda a: write_picture(a.images() / "t_10_0000.png", picture(9)), "images", "were added: t_10"),
     "image gone": (lambda a: (a.images() / "t_03_0000.png").unlink(), "images", f"1 cases of {TARGET} are gone: t_03"),
@@ -74,6 +81,7 @@ CHANGES = {
     "other features": (lambda a: other_row("embeddings"), "features", "are not those that were compared"),
     "views gone": (lambda a: rows("views").unlink(), "views", "is cut off or gone"),
     "encoder swapped": (swap_encoder, "encoder", "is another one"),
+    "encoder of other threads": (learn_on_other_threads, "encoder", "this one on {'device': 'cpu', 'threads': 64"),
     "encoder gone": (lambda a: a.encoder().unlink(), "encoder", "is gone"),
     "encoder flipped": (lambda a: flip(a.encoder(), 40000), "encoder", "does not fit its checksum"),
     "encoder cut off": (lambda a: a.encoder().write_bytes(b"PK"), "encoder", "is cut off"),
@@ -161,3 +169,8 @@ def test_features_made_elsewhere(again, capsys):
 @pytest.mark.parametrize("argv", [["-d", "77"], ["-d", "1"], ["-d", "2", "--name", "other"]])
 def test_no_selection(again, capsys, argv):
     fails(capsys, verify.main, argv)
+
+
+def test_the_record_says_on_what_the_encoder_learned(again):
+    found = again.selection()["encoder"]["learned_on"]
+    assert found == {"device": "cpu", "threads": torch.get_num_threads(), "processes": 1, "torch": torch.__version__}

@@ -12,6 +12,7 @@ from torch import distributed
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.manifest import check_own_split
 from nnunetv2_xssr.records.split import cases_of_fold, selected_split
 from nnunetv2_xssr.records.trained_fold import TrainedFold
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
@@ -68,6 +69,7 @@ class XSSRTrainer(nnUNetTrainer):
 
     def _fold_of_split(self, fold: int | str) -> TrainedFold:
         split = selected_split(self._workspace)
+        check_own_split(self._workspace, split)
         train, val = cases_of_fold(split, fold=fold, path=self._workspace.split)
         return TrainedFold(selection=self.selection, train=train, val=val)
 

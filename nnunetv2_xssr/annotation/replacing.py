@@ -1,5 +1,6 @@
 """Corrected labels: which cases may be replaced, and the old label that is kept beside the hand-overs."""
 
+import filecmp
 from collections.abc import Collection
 from pathlib import Path
 
@@ -27,11 +28,14 @@ def keep_labels(workspace: Workspace, cases: Collection[str], pool: ImagePool) -
     """Copy the labels of these cases beside the hand-overs, under the next free number; the copies by case."""
     kept, of_pool = {}, {case.identifier: case for case in pool.cases}
     for case in sorted(cases):
-        number = 1
+        label, number, last = workspace.labels / f"{case}{pool.file_ending}", 1, None
         while (new := workspace.replaced / f"{case}_{number:02d}{pool.file_ending}").exists():
-            number += 1
+            number, last = number + 1, new
+        if last and filecmp.cmp(label, last, shallow=False):  # by a run that was interrupted before it replaced it
+            kept[case] = last
+            continue
         if sidecar := spacing_file(of_pool[case], pool):
             copy_whole(sidecar, new.with_name(f"{case}_{number:02d}.json"))
-        copy_whole(workspace.labels / f"{case}{pool.file_ending}", new)
+        copy_whole(label, new)
         kept[case] = new
     return kept

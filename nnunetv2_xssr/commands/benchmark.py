@@ -73,6 +73,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.benchmark.plan import make_plan
     from nnunetv2_xssr.benchmark.run import BenchmarkFolder, choose_arms, cost_of, train, train_one, write_results
     from nnunetv2_xssr.device import resolve_device
+    from nnunetv2_xssr.records.locks import output_lock
     from nnunetv2_xssr.records.logs import log_to
 
     device, folder = resolve_device(args.device), BenchmarkFolder(args.folder.resolve())
@@ -83,7 +84,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     print(_describe(plan, cost_of(plan, folder, device=device)))
     if args.dry_run:
         return
-    with log_to(folder.log):
+    with output_lock(folder.path), log_to(folder.log):
         benchmark = choose_arms(plan, folder, device=device)
         if args.jobs:
             missing = unfinished(benchmark.jobs, folder.jobs)

@@ -35,23 +35,31 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _demo(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.records.locks import output_lock
+
+    folder = args.o.resolve()
+    with output_lock(folder):
+        _run(folder, seed=args.seed, device=args.device)
+
+
+def _run(folder: Path, *, seed: int, device: str | None) -> None:
     from tqdm import tqdm
 
     from nnunetv2_xssr.demo.phantom import write_datasets
     from nnunetv2_xssr.demo.study import Study
     from nnunetv2_xssr.records.files import read_json, write_json
+    from nnunetv2_xssr.records.workspace import is_visible
 
-    folder = args.o.resolve()
     drawn_file = folder / "drawn.json"
     if not drawn_file.is_file():
-        if folder.exists() and any(folder.iterdir()):
+        if any(is_visible(path) for path in folder.iterdir()):
             raise UserError(f"{folder} is neither empty nor a whole demo; delete it or give another folder with -o")
-        drawn = write_datasets(folder / "nnUNet_raw", _SOURCE, _TARGET, seed=args.seed)
-        write_json(drawn_file, {"seed": args.seed, **drawn})
+        drawn = write_datasets(folder / "nnUNet_raw", _SOURCE, _TARGET, seed=seed)
+        write_json(drawn_file, {"seed": seed, **drawn})
     drawn = read_json(drawn_file)
-    if drawn["seed"] != args.seed:
+    if drawn["seed"] != seed:
         raise UserError(f"{folder} holds a demo with --seed {drawn['seed']}; give that, or another folder with -o")
-    study = Study(folder, _SOURCE, _TARGET, "2d_small", "XSSRTrainer_demo", resolve_device(args.device))
+    study = Study(folder, _SOURCE, _TARGET, "2d_small", "XSSRTrainer_demo", resolve_device(device))
     arms = {_PICKED: ["-b", _BUDGET]}
     arms |= {f"random {i + 1}": ["-b", _BUDGET, "--strategy", "random", "--seed", str(i)] for i in range(_RANDOM_DRAWS)}
 

@@ -90,6 +90,7 @@ def run(
     except UnicodeEncodeError as error:
         return _fail(prog, f"{error.object[:100]!r} is not text in UTF-8; rename the file or folder that is called so")
     except KeyboardInterrupt:
+        sys.unraisablehook = lambda _: None  # of what libraries had begun to write
         sys.stderr.write(f"\n{prog}: interrupted; {again} to go on where it stopped\n")
         return 130
     except Stopped as stopped:

@@ -59,6 +59,7 @@ class _Checkpoint(TypedDict):
     sources: dict[str, str]
     epoch: Count
     training: _Training
+    learned_on: NotRequired[dict[str, str | int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,8 @@ class Autoencoder:
         The checkpoint, for error messages.
     epochs : int or "auto" or None
         For which it was pretrained.
+    learned_on : dict or None
+        Device, threads and version of torch, which change the last bits of weights; None of older versions.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Autoencoder:
     sources: dict[str, str]
     where: str
     epochs: int | str | None = None
+    learned_on: dict | None = None
     transform = "none; all symmetries"
 
     @classmethod
@@ -121,6 +125,7 @@ class Autoencoder:
             sources=sources,
             where=where,
             epochs=content.get("training", {}).get("epochs"),
+            learned_on=content.get("learned_on"),
         )
 
     @property

@@ -79,6 +79,7 @@ def embed_pools(read: PoolViews, *, embedding: str, unit: str, seed: int) -> Emb
             "weights": encoder.weights,
             "transform": encoder.transform,
             "pooling": kind,
+            "learned_on": getattr(encoder, "learned_on", None),
         },
         provenance={
             **read.provenance,

@@ -10,6 +10,7 @@ from nnunetv2_xssr.images.pools import dataset_pool, open_pools
 from nnunetv2_xssr.pipeline.embed import embed_pools
 from nnunetv2_xssr.pipeline.given import source_names
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
+from nnunetv2_xssr.records.files import remove_leftovers
 from nnunetv2_xssr.records.workspace import check_environment, find_dataset
 
 
@@ -68,6 +69,8 @@ def embed_cases(
     read = read_pools(pool, pools, seeing=chosen, unit="case", skip_broken=skip_broken, device=resolve_device(device))
     embedded = embed_pools(read, embedding=chosen.embedding, unit="case", seed=seed)
     _check_new(files)  # another command may have been as fast
+    for file in files:
+        remove_leftovers(file)
     write_features(output, embedded.identifiers, embedded.pool)
     if embedded.source is not None:
         write_features(files[1], source_names([views.pool for views in read.sources]), embedded.source)

@@ -9,6 +9,7 @@ from nnunetv2_xssr.errors import UserError, first_few, one_of
 from nnunetv2_xssr.pretrain.hssl.foreign import STEMS, read_foreign, stem_channels, transfer
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.pretrain.hssl.weights import Match, save_weights
+from nnunetv2_xssr.records.files import remove_leftovers
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import check_environment, find_dataset
 
@@ -111,6 +112,7 @@ def convert_weights(
             f"{' (encoder)' * encoder_only}, less than the share {least:g} of --least; the first: {match.missing[0]}; "
             f"give weights of the same plans{', or --encoder_only' * (not encoder_only)}"
         )
+    remove_leftovers(output)
     save_weights(output, network, plans=plans, channels=channels)
     return Converted(path=output, dataset=plans.dataset, match=match, share=share)
 

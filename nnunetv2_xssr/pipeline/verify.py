@@ -193,7 +193,10 @@ def _encoder(found: _Found) -> Iterator[str]:
     encoder: Any = opened.known if isinstance(opened, OpenedAutoencoder) else opened
     # Those without weights in a file are made anew by every run.
     if getattr(encoder, "weights", None) and encoder.identity != record.provenance["encoder"]:
-        yield f"the encoder {record.encoder.get('name', '')} is another one than the one that embedded"
+        before, now = record.encoder.get("learned_on"), getattr(encoder, "learned_on", None)
+        # The same pretraining ends with other last bits there.
+        why = f"; that learned on {before}, this one on {now}" if before != now else ""
+        yield f"the encoder {record.encoder.get('name', '')} is another one than the one that embedded{why}"
 
 
 def _split(found: _Found) -> Iterator[str]:

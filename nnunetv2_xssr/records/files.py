@@ -65,6 +65,12 @@ def leftovers(folder: Path, *, of: Path | None = None, below: bool = False) -> I
     yield from list(folder.rglob(name) if below else folder.glob(name))
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of a file that killed runs have left, before it is written anew."""
+    for left in leftovers(path.parent, of=path):
+        remove(left)
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link or a whole folder."""
     if path.is_dir() and not path.is_symlink():

@@ -22,7 +22,7 @@ from nnunetv2_xssr.records.workspace import Workspace
 
 LOCK, HOLDER = ".xssr.lock", ".xssr.lock.json"
 # Who holds one of these takes only those after it, and never two of a kind: no two processes wait for each other.
-ORDER = ("dataset", "selection", "weights", "caches")
+ORDER = ("output", "dataset", "selection", "weights", "caches")
 _MOMENT = 1.0  # seconds that nobody needs to be told of
 
 _held: ContextVar[Mapping[Path, tuple[str, bool]]] = ContextVar("held", default=MappingProxyType({}))
@@ -55,6 +55,11 @@ def only_reads() -> bool:
     return _reads.get()
 
 
+def output_lock(folder: Path) -> AbstractContextManager[bool]:
+    """For whoever fills a folder that the user has named, such as a benchmark: see `_locked`."""
+    return _locked(folder, "output", leftovers(folder))
+
+
 def dataset_lock(workspace: Workspace) -> AbstractContextManager[bool]:
     """For whoever changes a raw dataset: see `_locked`."""
     flat = (workspace.raw, workspace.images, workspace.labels)
@@ -69,6 +74,8 @@ def selection_lock(workspace: Workspace) -> AbstractContextManager[bool]:
 def _of_selection(workspace: Workspace) -> Iterator[Path]:
     yield from leftovers(workspace.selection, below=True)
     yield from leftovers(workspace.split.parent, of=workspace.split)
+    yield from leftovers(workspace.replaced)
+    yield from leftovers(workspace.corrections.parent, of=workspace.corrections)
     for handover in workspace.handovers():
         yield from leftovers(handover, below=True)
 

@@ -10,10 +10,13 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from nnunetv2_xssr.records.files import is_there, sha256_json, write_json
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.records.files import is_there, read_json, sha256_json, write_json
 from nnunetv2_xssr.records.schema import OURS, FileName, read_as
+from nnunetv2_xssr.records.split import Split
 from nnunetv2_xssr.records.spreadsheets import table_rows
 from nnunetv2_xssr.records.timesheet import Minutes
+from nnunetv2_xssr.records.workspace import Workspace
 
 KIND, FORMAT_VERSION = "manifest of a selection", 1
 
@@ -62,6 +65,19 @@ class Manifest:
         if not is_there(path):
             return None
         return read_as(path, cls, kind=KIND, version=FORMAT_VERSION, advice="delete it and run select again")
+
+
+def check_own_split(workspace: Workspace, split: Split) -> None:
+    """Raise `UserError` unless a split is that of the selection in the record; without a manifest nothing tells."""
+    manifest = Manifest.load(workspace.manifest)
+    if manifest is None:
+        return
+    own = selection_id(read_json(workspace.record)) if is_there(workspace.record) else None
+    if (manifest.selection, manifest.split) != (own, sha256_json(split)):
+        raise UserError(
+            f"{workspace.split} is not the split of {workspace.record}: it was changed, or a select or collect was "
+            f"interrupted; nnUNetv2_xssr_verify -d {workspace.dataset}{workspace.options} says which, to be typed again"
+        )
 
 
 def id_in_worklist(path: Path) -> str | None:

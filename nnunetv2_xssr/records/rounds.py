@@ -64,7 +64,10 @@ def interruption(workspace: Workspace) -> str | None:
 
 def keep_round(workspace: Workspace, last: SelectionRecord) -> None:
     """Keep the record of a round, and its options, under their own names, before the next ones take their place."""
-    pairs = {workspace.record: workspace.round_record(last.round), workspace.config: workspace.round_config(last.round)}
+    pairs = {workspace.record: workspace.round_record(last.round)}
+    # A select that was interrupted has kept the options of the round already, and written its own.
+    if id_in_config(workspace.config) in (None, selection_id(read_json(workspace.record))):
+        pairs[workspace.config] = workspace.round_config(last.round)
     for path, kept in pairs.items():
         if is_there(path):
             with atomic(kept) as temporary:

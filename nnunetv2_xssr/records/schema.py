@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, ConfigDict, PlainValidator, TypeAdapter, ValidationError, WrapValidator
-from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
+from pydantic_core import ErrorDetails, PydanticSerializationError, SchemaError, to_json
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import check_format, read_json
@@ -126,7 +126,12 @@ def check_shape(content: Any, shape: type[T], *, where: str, advice: str) -> T:
 
 @cache
 def _adapter(shape: Any) -> TypeAdapter:
-    return TypeAdapter(shape)
+    try:
+        return TypeAdapter(shape)
+    except SchemaError as error:
+        if KeyboardInterrupt.__name__ in str(error):  # pydantic takes Ctrl-C for a mistake in what it builds
+            raise KeyboardInterrupt from None
+        raise
 
 
 def shown(value: Any) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.files import atomic, remove_leftovers
 
 LINK_MODULE = Path(__file__).with_name("module") / "xssr_trainer_link.py"
 
@@ -32,7 +32,10 @@ def link() -> Path:
     try:
         with atomic(path) as temporary:
             temporary.write_bytes(LINK_MODULE.read_bytes())
+        remove_leftovers(path)
     except OSError as error:
+        if is_linked():  # by another run, which took the temporary file of this one for that of a killed one
+            return path
         raise UserError(
             f"nnU-Net's trainer folder {path.parent} cannot be written ({error.strerror}); ask its owner to run "
             f"nnUNetv2_xssr_link, or with nnU-Net 2.8 or later: export nnUNet_extTrainer={LINK_MODULE.parent}"

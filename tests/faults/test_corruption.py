@@ -88,7 +88,7 @@ def inside(study, monkeypatch):
         if (one, kind) != ("swap two rows", "facts")  # those of pictures are all alike
     ],
 )
-def test_caches(inside, capsys, corruption, kind):
+def test_caches(inside, capsys, faults, corruption, kind):
     """The report refuses them, and select makes them anew: byte by byte as they were."""
     (path,) = (inside.preprocessed / TARGET / "xssr" / "caches" / kind).glob("rows_*.npy")
     before, picks = path.read_bytes(), inside.selection()["selections"]
@@ -99,6 +99,7 @@ def test_caches(inside, capsys, corruption, kind):
     out = succeeds(capsys, select.main, SELECT)
     assert sum(str(path) in line and "made anew" in line for line in out.splitlines()) == 1, out
     assert path.read_bytes() == before and inside.selection()["selections"] == picks
+    faults.note("corruption", f"cache of {kind}", "")
 
 
 def filled(folder, settings=1):
@@ -108,7 +109,7 @@ def filled(folder, settings=1):
     return store
 
 
-def test_every_bit_of_a_cache(tmp_path):
+def test_every_bit_of_a_cache(tmp_path, faults):
     store = filled(tmp_path)
     content, rows = store.path.read_bytes(), store.rows.tolist()
     for at in range(len(content)):
@@ -120,6 +121,7 @@ def test_every_bit_of_a_cache(tmp_path):
                 assert store.path.name in str(error)
             else:
                 assert found.rows.tolist() == rows, (at, bit)
+            faults.note("corruption", "every bit of a small cache", "")
 
 
 def test_rows_of_another_cache_are_not_taken(tmp_path):
@@ -174,7 +176,7 @@ OF_CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("corruption", OF_CHECKPOINTS)
-def test_encoders(inside, capsys, corruption):
+def test_encoders(inside, capsys, faults, corruption):
     path = inside.encoder()
     identity = load_encoder(path, device="cpu").identity
     before, picks = path.read_bytes(), inside.selection()["selections"]
@@ -186,10 +188,11 @@ def test_encoders(inside, capsys, corruption):
     else:
         succeeds(capsys, select.main, SELECT)
     assert inside.selection()["selections"] == picks
+    faults.note("corruption", "encoder", "")
 
 
 @pytest.mark.parametrize("others", [False, True])
-def test_bytes_of_a_checkpoint(tmp_path, others):
+def test_bytes_of_a_checkpoint(tmp_path, faults, others):
     """Of ours, and of those of other programs."""
     path, weights = tmp_path / "checkpoint.pth", torch.arange(40.0)
     torch.save({"weights": weights}, path) if others else save_checkpoint(path, {"weights": weights})
@@ -202,4 +205,5 @@ def test_bytes_of_a_checkpoint(tmp_path, others):
             words.add(str(error).removeprefix(f"{path} is ")[:7])
         else:
             assert torch.equal(found["weights"], weights), at
+        faults.note("corruption", "every third byte of a checkpoint", "")
     assert words == {"cut off", "damaged"}

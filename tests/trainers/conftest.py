@@ -65,10 +65,11 @@ def split_file(study):
     """The split of the study, put back after the test."""
     from tiny_training import STUDY
 
-    path = study.split(STUDY)
-    content = path.read_bytes()
+    path, manifest = study.split(STUDY), study.record(STUDY).with_name("manifest.json")
+    content, aside = path.read_bytes(), manifest.rename(manifest.with_suffix(".aside"))  # which tells what was selected
     yield path
     path.write_bytes(content)
+    aside.rename(manifest)
 
 
 _numbers = itertools.count()

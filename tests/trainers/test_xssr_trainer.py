@@ -79,6 +79,16 @@ def test_no_split_file(study, split_file, capsys):
     refuses(study, capsys, 0, "there is no split", split_file, f"nnUNetv2_xssr_select -d {STUDY}")
 
 
+def test_split_of_another_selection(study, capsys):
+    path = study.split(STUDY)
+    content = path.read_bytes()
+    try:
+        write_split(path, [{"train": ["p_00", "p_01"], "val": ["p_02"]}])
+        refuses(study, capsys, 0, path, "is not the split of", study.record(STUDY), "nnUNetv2_xssr_verify -d")
+    finally:
+        path.write_bytes(content)
+
+
 @pytest.mark.parametrize("fold", [7, 5, -1])
 def test_fold_that_the_split_lacks(study, capsys, fold):
     refuses(study, capsys, fold, "fold must be one of 0, 1, 2, 3, 4 or all", study.split(STUDY), f"got {fold}")
