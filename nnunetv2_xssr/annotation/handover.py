@@ -93,6 +93,7 @@ def write_handover(
     prelabels: Mapping[str, Path] | None = None,
     dealt: Dealt | None = None,
     again: Sequence[LookAgain] = (),
+    pictured: bool = True,
 ) -> None:
     """Write the hand-over of these picks, and remove the images of earlier picks, of which nobody has begun a label.
 
@@ -113,6 +114,8 @@ def write_handover(
         Case to its raters; without it there is one annotator.
     again : sequence of LookAgain
         Labels of earlier rounds that deserve a second look.
+    pictured : bool
+        Whether the worklist to print has a picture of every pick.
     """
     dealt, prelabels = dealt or {}, prelabels or {}
     cases = {case.identifier: case for case in pool.cases}
@@ -142,7 +145,7 @@ def write_handover(
         temporary.write_text(note, encoding="utf-8")
     rows = _rows(pool, picks, files, alpha=alpha, selection=selection)
     _write_worklists(folder, rows, dealt, accepted)
-    write_printable(folder, pool, rows, again)
+    write_printable(folder, pool, rows, again=again, pictured=pictured)
 
 
 def images_drawn_over(folder: Path, pool: ImagePool, cases: Collection[str]) -> dict[str, Path]:

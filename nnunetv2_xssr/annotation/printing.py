@@ -37,10 +37,13 @@ img { max-width: 7cm; max-height: 5cm; }
 </style>
 <h1>Worklist of {{ dataset }}</h1>
 <table>
-<thead><tr><th>picture</th>{% for name in columns %}<th>{{ name }}</th>{% endfor %}<th>done</th></tr></thead>
+<thead><tr>{% if pictured %}<th>picture</th>{% endif %}
+{%- for name in columns %}<th>{{ name }}</th>{% endfor %}<th>done</th></tr></thead>
 <tbody>
 {%- for picture, row in rows %}
-<tr><td>{% if picture %}<img src="{{ picture }}" alt="{{ row.case }}">{% else %}none{% endif %}</td>
+<tr>
+{%- if pictured %}<td>{% if picture %}<img src="{{ picture }}" alt="{{ row.case }}">{% else %}none{% endif %}</td>
+{%- endif %}
 {%- for name in columns %}<td>{{ "" if row[name] is none else row[name] }}</td>{% endfor %}<td></td></tr>
 {%- endfor %}
 </tbody>
@@ -49,10 +52,12 @@ img { max-width: 7cm; max-height: 5cm; }
 <h2>Look again</h2>
 <p>These labels of earlier rounds are unlike the others, or unlike what the network predicts: see README.txt.</p>
 <table>
-<thead><tr><th>picture</th><th>case</th><th>slice</th><th>round</th><th>why</th><th>done</th></tr></thead>
+<thead><tr>{% if pictured %}<th>picture</th>{% endif %}<th>case</th><th>slice</th><th>round</th><th>why</th><th>done</th></tr></thead>
 <tbody>
 {%- for picture, case, slice, round, why in again %}
-<tr><td>{% if picture %}<img src="{{ picture }}" alt="{{ case }}">{% else %}none{% endif %}</td><td>{{ case }}</td>
+<tr>
+{%- if pictured %}<td>{% if picture %}<img src="{{ picture }}" alt="{{ case }}">{% else %}none{% endif %}</td>
+{%- endif %}<td>{{ case }}</td>
 <td>{{ slice }}</td><td>{{ round }}</td><td>{{ why | join("; ") }}</td><td></td></tr>
 {%- endfor %}
 </tbody>
@@ -66,9 +71,16 @@ _MARK = ("Software", "nnunetv2_xssr")
 
 
 def write_printable(
-    folder: Path, pool: ImagePool, rows: Sequence[Mapping[str, Any]], again: Sequence[LookAgain] = ()
+    folder: Path,
+    pool: ImagePool,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    again: Sequence[LookAgain] = (),
+    pictured: bool = True,
 ) -> None:
     """Write ``worklist.html`` and ``pictures/``: one .png per row, in which a chosen slice is marked in its volume.
+
+    Without pictures those of an earlier call go.
 
     Parameters
     ----------
@@ -79,6 +91,7 @@ def write_printable(
         Of the worklist, by column; all have ``case`` and ``slice``.
     again : sequence of LookAgain
         Labels of earlier rounds, in a table of their own.
+    pictured : bool
 
     Raises
     ------
@@ -90,7 +103,7 @@ def write_printable(
         slices.setdefault(row["case"], []).append(row["slice"])
     slices |= {one.case: _places(one) for one in again}
     drawn: set[str] = set()
-    draw, cases = partial(_draw, pool=pool, slices=slices), pool.only(slices).cases
+    draw, cases = partial(_draw, pool=pool, slices=slices), pool.only(slices if pictured else ()).cases
     with read_ahead(draw, cases, memory=partial(memory_of, reader=pool.reader())) as pictures:
         for future in pictures:
             for name, pixels in future.result().items():
@@ -107,6 +120,7 @@ def write_printable(
     page = Environment(autoescape=True).from_string(_PAGE)
     text = page.render(
         dataset=pool.name,
+        pictured=pictured,
         columns=[name for name in rows[0] if name not in _LEFT_OUT and any(row[name] is not None for row in rows)],
         rows=[(source(row["case"], row["slice"]), row) for row in rows],
         again=[

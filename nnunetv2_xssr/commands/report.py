@@ -13,12 +13,14 @@ def main(argv: list[str] | None = None) -> int:
         "images of the picks: nothing is selected. The file needs no network and opens in any browser.",
         examples=(
             "-d 123",
+            "-d 123 --no_thumbnails",
             "-d 123 --json",
         ),
     )
     parser.add_argument("-d", required=True, metavar="TARGET", help="the dataset of the selection, by name or number")
     add_name(parser)
     parser.add_argument("--json", action="store_true", help="print the facts of the report as JSON, and write nothing")
+    parser.add_argument("--no_thumbnails", action="store_true", help="show no case, so that the page can be mailed")
     add_no_wait(parser)
     args = parser.parse_args(argv)
     return run(parser.prog, lambda: _report(args), no_wait=args.no_wait)
@@ -43,4 +45,4 @@ def _report(args: argparse.Namespace) -> None:
             )
         )
         return
-    print(f"wrote {write_report(dataset, name=args.name)}")
+    print(f"wrote {write_report(dataset, name=args.name, thumbnails=not args.no_thumbnails)}")

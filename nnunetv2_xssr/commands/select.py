@@ -58,6 +58,8 @@ def make_parser() -> Parser:
     runs.add_argument("--prelabel", nargs="?", type=Path, const=True, default=False, metavar="MODEL_FOLDER",
         help="put the prediction of a trained nnU-Net into the hand-over, to be corrected: of this folder, or of the "
         "network of the target that was trained last")
+    runs.add_argument("--no_thumbnails", action="store_true",
+        help="show no case in the report, to be mailed, and have no pictures beside the worklist")
     runs.add_argument("--scheduler", metavar="ADDRESS",
         help="select on the workers of this Dask scheduler (tcp://host:8786), or on this machine's cores (local); for "
         "pools that do not fit into memory")
@@ -157,10 +159,11 @@ def _select(args: argparse.Namespace, config: dict[str, Any]) -> None:
     given = {**vars(args), "labelled": read_names(args.labelled), "excluded": list(vetoes), "veto_reasons": vetoes}
     del given["no_wait"], given["dry_run"], given["config"]
     given |= {"alpha": _alpha(args.alpha), "patient_ids": not given.pop("no_patient_ids")}
+    thumbnails = not given.pop("no_thumbnails")
     if args.dry_run:
         print(describe_forecast(foresee_selection(given.pop("target"), **given)))
         return
-    record = select_cases(given.pop("target"), **given, config=from_anywhere(config))
+    record = select_cases(given.pop("target"), **given, thumbnails=thumbnails, config=from_anywhere(config))
     workspace = record.workspace
     print(describe_result(record))
     print(f"wrote {workspace.record}\nwrote {workspace.report}\nwrote {workspace.config}, to repeat this by --config")

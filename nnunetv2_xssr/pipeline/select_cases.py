@@ -45,6 +45,7 @@ def select_cases(
     veto_reasons: Mapping[str, Reason | None] | None = None,
     forget_vetoes: bool = False,
     prelabel: Path | bool = False,
+    thumbnails: bool = True,
     device: str | None = None,
     config: Mapping[str, Any] | None = None,
     **options,
@@ -81,6 +82,8 @@ def select_cases(
         Let ``excluded`` stand alone: otherwise, in annotation, what the last record vetoes stays out too.
     prelabel : Path or bool
         Folder of a trained model whose predictions the annotator corrects; True for the network trained last.
+    thumbnails : bool
+        Show cases in the report and beside the worklist.
     device : {"cuda", "cpu", "mps"}, optional
         The best there is by default.
     config : mapping, optional
@@ -120,10 +123,10 @@ def select_cases(
         **options,
     ) as call:
         with log_to(call.workspace.log):
-            return _run(call, skip_broken=skip_broken, config=config)
+            return _run(call, skip_broken=skip_broken, thumbnails=thumbnails, config=config)
 
 
-def _run(call: Call, *, skip_broken: bool, config: Mapping[str, Any] | None) -> SelectionRecord:
+def _run(call: Call, *, skip_broken: bool, thumbnails: bool, config: Mapping[str, Any] | None) -> SelectionRecord:
     """Read, embed, choose and write."""
     workspace, choice = call.workspace, call.choice
     predictor = call.open_model()
@@ -149,7 +152,7 @@ def _run(call: Call, *, skip_broken: bool, config: Mapping[str, Any] | None) -> 
     with tempfile.TemporaryDirectory() as scratch:  # what takes long comes before the first file is written
         picks = record.selections[0].picks
         prelabels = call.prelabeller.draw(call.target, picks, folder=Path(scratch)) if call.prelabeller else {}
-        _write(call, plan, record, prelabels, config=config)
+        _write(call, plan, record, prelabels, thumbnails=thumbnails, config=config)
     return record
 
 
@@ -159,6 +162,7 @@ def _write(
     record: SelectionRecord,
     prelabels: Mapping[str, Path],
     *,
+    thumbnails: bool,
     config: Mapping[str, Any] | None,
 ) -> None:
     """Write what belongs to a selection: the manifest first and the record last, so that what it tells of is there.
@@ -197,11 +201,12 @@ def _write(
             prelabels=prelabels,
             dealt=record.raters,
             again=call.again,
+            pictured=thumbnails,
         )
     if call.new_round and call.last:
         keep_round(workspace, call.last)
     _write_options(workspace.config, options)
-    write_page(record, selection=record.id)
+    write_page(record, selection=record.id, thumbnails=thumbnails)
     record.write(workspace.record)
 
 

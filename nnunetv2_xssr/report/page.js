@@ -43,9 +43,11 @@
       dot.setAttribute("tabindex", "0");
       const { image, name, pool, what, rank } = dot.dataset;
       const img = panel.querySelector("img");
-      img.src = picture(pool, image, 0);
-      img.alt = "Image of " + name;
-      img.hidden = false;
+      if (img) {
+        img.src = picture(pool, image, 0);
+        img.alt = "Image of " + name;
+        img.hidden = false;
+      }
       panel.querySelector(".name").textContent = name;
       panel.querySelector(".kind").textContent = pool ? what + ": " + pool : what;
       const reason = rank ? document.getElementById("s" + section.dataset.fold + "-pick-" + rank).querySelector(".reason") : null;

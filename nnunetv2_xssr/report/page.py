@@ -24,8 +24,10 @@ _MAP = 560  # width and height of the map's viewBox
 _MARGIN = 20
 
 
-def write_report(dataset: str, *, name: str = DEFAULT_NAME) -> Path:
+def write_report(dataset: str, *, name: str = DEFAULT_NAME, thumbnails: bool = True) -> Path:
     """Write ``report.html`` beside a selection of a dataset and return its path.
+
+    Without ``thumbnails`` it shows no case, and can be mailed.
 
     Raises
     ------
@@ -35,16 +37,17 @@ def write_report(dataset: str, *, name: str = DEFAULT_NAME) -> Path:
     workspace = Workspace(dataset, name)
     load_record(workspace)  # before a folder is made for its lock
     with selection_lock(workspace):
-        return write_page(load_record(workspace), selection=selection_id(read_json(workspace.record)))
+        selection = selection_id(read_json(workspace.record))
+        return write_page(load_record(workspace), selection=selection, thumbnails=thumbnails)
 
 
-def write_page(record: SelectionRecord, *, selection: str) -> Path:
+def write_page(record: SelectionRecord, *, selection: str, thumbnails: bool = True) -> Path:
     """Write the report of a record, which may not be written yet, and its id: see `write_report`."""
     kept = load_selection_data(record)
     facts = gather(kept)
     path = record.workspace.report
     with atomic(path) as temporary:
-        page = render(facts, pictures(kept, facts), selection=selection)
+        page = render(facts, pictures(kept, facts) if thumbnails else {}, selection=selection)
         temporary.write_text(page, encoding="utf-8")
     return path
 
@@ -74,7 +77,7 @@ def render(facts: dict, shown: dict[str, dict[str, Shown]], *, selection: str) -
     facts : dict
         See `nnunetv2_xssr.report.facts.gather`.
     shown : dict
-        See `pictures`.
+        See `pictures`; empty for a page without any.
     selection : str
         Its id.
     """
@@ -83,13 +86,14 @@ def render(facts: dict, shown: dict[str, dict[str, Shown]], *, selection: str) -
     )
     style, script = ((_HERE / f"page.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
     # The page may run this script and this style and load nothing: a hostile name that slips through can do no harm.
-    pictured = {identifier for identifier, one in shown.get("", {}).items() if one.thumbnails}
+    seen = {identifier for identifier, one in shown.get("", {}).items() if one.thumbnails}
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
     return environment.get_template("page.html").render(
         facts=facts,
         selection=selection,
-        sections=[_drawn(selection, unit=facts["unit"], pictured=pictured) for selection in facts["selections"]],
-        shown=shown[""],
+        sections=[_drawn(selection, unit=facts["unit"], pictured=seen) for selection in facts["selections"]],
+        pictured=bool(shown),
+        shown=shown.get("", {}),
         # Every picture is in the file once, however often it is shown.
         images={
             pool: {case: [one.uri for one in shown_of.thumbnails] for case, shown_of in cases.items()}
