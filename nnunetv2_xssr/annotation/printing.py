@@ -52,7 +52,8 @@ img { max-width: 7cm; max-height: 5cm; }
 <h2>Look again</h2>
 <p>These labels of earlier rounds are unlike the others, or unlike what the network predicts: see README.txt.</p>
 <table>
-<thead><tr>{% if pictured %}<th>picture</th>{% endif %}<th>case</th><th>slice</th><th>round</th><th>why</th><th>done</th></tr></thead>
+<thead><tr>{% if pictured %}<th>picture</th>{% endif %}<th>case</th>
+<th>slice</th><th>round</th><th>why</th><th>done</th></tr></thead>
 <tbody>
 {%- for picture, case, slice, round, why in again %}
 <tr>
