@@ -6,9 +6,10 @@ import numpy as np
 
 from nnunetv2_xssr.annotation.project import second_look
 from nnunetv2_xssr.annotation.reasons import reason
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.images.slices import place_of, volume_of
-from nnunetv2_xssr.records.selection import FoldSelection
+from nnunetv2_xssr.records.selection import FoldSelection, SelectionRecord
 from nnunetv2_xssr.report.budget_text import gains, knee_words, next_words, sure_words
 from nnunetv2_xssr.report.groups import groups_of
 from nnunetv2_xssr.report.kinds_text import kinds_words
@@ -56,11 +57,19 @@ def gather(kept: SelectionData) -> dict:
         "versions": record.versions,
         "provenance": record.provenance,
         "vetoes": {case: record.vetoes.get(case) for case in record.settings["excluded"]},
-        "look_again": second_look(record.workspace, dataset_pool(record.dataset)),
+        "look_again": _look_again(record),
         "set_aside": record.set_aside,
         "mixtures": record.mixtures,
         "selections": selections,
     }
+
+
+def _look_again(record: SelectionRecord) -> dict[str, list[str]]:
+    try:
+        pool = dataset_pool(record.dataset)
+    except UserError:  # what is left of the images is no dataset: there is nothing to look at again
+        return {}
+    return second_look(record.workspace, pool)
 
 
 def _selection(kept: SelectionData, number: int, selection: FoldSelection, members: list[str]) -> dict:

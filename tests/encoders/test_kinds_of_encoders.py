@@ -9,7 +9,7 @@ from kinds import TIMM, import_timm, model_folder, timm_weights
 from making import SOURCE, TARGET, fails, picture, write_dataset_json, write_picture
 
 from nnunetv2_xssr.commands import select
-from nnunetv2_xssr.encoders import dictionary, mae, source_model
+from nnunetv2_xssr.encoders import dictionary, opened_mae, source_model
 from nnunetv2_xssr.encoders.dictionary import open_dictionary
 from nnunetv2_xssr.encoders.encoder import Request
 from nnunetv2_xssr.encoders.intensity import LEVELS, quantiles
@@ -105,7 +105,7 @@ def test_source_model_takes_all_labels_but_the_first_for_foreground(workspace, m
 def test_an_autoencoder_is_pretrained_with_the_seed_that_is_given(workspace, monkeypatch, seed):
     workspace.encoder().unlink()
     asked = []
-    monkeypatch.setattr(mae, "pretrain", lambda *_, settings, **__: asked.append(settings.seed) or 1 / 0)
+    monkeypatch.setattr(opened_mae, "pretrain", lambda *_, settings, **__: asked.append(settings.seed) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         opened("mae").ready([prepare_views(open_pool(SOURCE))], seed=seed)
     assert asked == [seed]
