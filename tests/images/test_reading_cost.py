@@ -111,6 +111,7 @@ def test_memory_is_told_by_the_header(tmp_path, reader, ending, write):
     assert memory_of(case(file), reader()) == 0
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs():
     script = Path(__file__).parents[2] / "benchmarks" / "reading.py"
     call = [sys.executable, script, "--size", "0.1", "--cases", "1", "--rounds", "1", "--kinds", "ct"]
