@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,8 +17,8 @@ from nnunetv2_xssr.records.vetoes import REASONS
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 from nnunetv2_xssr.report.charts import HEIGHT, WIDTH, alpha_chart, budget_chart
 from nnunetv2_xssr.report.facts import gather
-from nnunetv2_xssr.report.selection_data import SelectionData, load_record, load_selection_data
-from nnunetv2_xssr.report.thumbnails import Shown, pick_thumbnails, view_thumbnail
+from nnunetv2_xssr.report.selection_data import PoolData, SelectionData, load_record, load_selection_data
+from nnunetv2_xssr.report.thumbnails import Shown, Thumbnail, pick_thumbnails, view_thumbnail
 
 _HERE = Path(__file__).resolve().parent
 _MAP = 560  # width and height of the map's viewBox
@@ -62,11 +63,19 @@ def pictures(kept: SelectionData, facts: dict) -> dict[str, dict[str, Shown]]:
         shown += [("", one["identifier"]) for group in selection["groups_of_pool"] for one in group["shown"]]
         for pool, case in shown:
             known = found.setdefault(pool, {})
-            if case not in known:
-                views = pools[pool].views(case)
-                if views is not None:
-                    known[case] = Shown([view_thumbnail(views[len(views) // 2], kept.channel_names)], [])
+            if case not in known and (small := _small(pools[pool], case, kept)):
+                known[case] = Shown([small], [])
+        for group in selection["groups_of_pool"]:
+            for one in group["shown"]:
+                pick = found[""].get(one["identifier"])
+                if one["rank"] and pick and not pick.beside:
+                    found[""][one["identifier"]] = replace(pick, beside=_small(kept.target, one["identifier"], kept))
     return found
+
+
+def _small(pool: PoolData, case: str, kept: SelectionData) -> Thumbnail | None:
+    views = pool.views(case)
+    return None if views is None else view_thumbnail(views[len(views) // 2], kept.channel_names)
 
 
 def render(facts: dict, shown: dict[str, dict[str, Shown]], *, selection: str) -> str:
@@ -96,7 +105,7 @@ def render(facts: dict, shown: dict[str, dict[str, Shown]], *, selection: str) -
         shown=shown.get("", {}),
         # Every picture is in the file once, however often it is shown.
         images={
-            pool: {case: [one.uri for one in shown_of.thumbnails] for case, shown_of in cases.items()}
+            pool: {case: [one.uri for one in shown_of.all] for case, shown_of in cases.items()}
             for pool, cases in shown.items()
         },
         style=Markup(style),

@@ -62,10 +62,18 @@ class Shown:
         The first is the main one.
     notes : list of str
         Sentences about them.
+    beside : Thumbnail or None
+        The one to show beside those of other cases, where the main one is made in another way.
     """
 
     thumbnails: list[Thumbnail]
     notes: list[str]
+    beside: Thumbnail | None = None
+
+    @property
+    def all(self) -> list[Thumbnail]:
+        """Every picture."""
+        return [*self.thumbnails, *([self.beside] if self.beside else [])]
 
 
 def thumbnail(pixels: np.ndarray, shows: str = "") -> Thumbnail:

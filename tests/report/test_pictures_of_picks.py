@@ -29,7 +29,7 @@ def page_of(workspace, dataset):
 
 def pictures_on(text):
     """Alternative text and size of every picture of a pick."""
-    shown = [a for a in Page(text).all("img") if "data-part" in a]
+    shown = [a for a in Page(text).all("img") if "data-part" in a and a["alt"].startswith("Image of")]
     return [(a["alt"], int(a["width"]), int(a["height"])) for a in shown]
 
 
@@ -40,6 +40,12 @@ def shown_of(dataset):
 def test_pictures_have_the_aspect_of_their_files(again):
     """The files have 40 x 48 pixels."""
     assert [size for _, *size in pictures_on(page_of(again, TARGET))] == [[256, 213]] * 3
+
+
+def test_beside_other_cases_a_pick_is_shown_as_they_are(again):
+    """By the view that the network saw, which comes behind the pictures of its image."""
+    marked = [a for a in Page(page_of(again, TARGET)).all("img") if a["alt"].startswith("Pick ")]
+    assert len(marked) == 3 and {(a["data-part"], a["width"]) for a in marked} == {("1", "96")}
 
 
 CHANGES = {
