@@ -175,6 +175,16 @@ def test_selection_record_round_trip(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_record_holds_numbers_that_json_has(tmp_path, number):
+    """Python reads others, and everything that is written from them fails."""
+    path = tmp_path / "selection.json"
+    record(cases="a table").write(path)
+    path.write_text(path.read_text().replace('"a table"', number))
+    with pytest.raises(UserError, match="selection.json holds NaN or infinity, which is no JSON; "):
+        SelectionRecord.load(path)
+
+
 def test_replacing_is_refused_with_what_differs(tmp_path):
     path = tmp_path / "selection.json"
     check_replaceable(path, part="settings", new={"budget": "3"})  # there is none yet

@@ -89,6 +89,10 @@ def read_as(path: Path, shape: type[T], *, kind: str | None = None, version: int
     content = read_json(path)
     if kind is not None:
         check_format(content, kind, version, path)
+        try:
+            json.dumps(content, allow_nan=False)
+        except (ValueError, RecursionError):  # no record of ours was written so
+            raise UserError(f"{path} holds NaN or infinity, which is no JSON; {advice}") from None
         content = {key: value for key, value in content.items() if key not in ("kind", "format_version")}
     try:
         plain = to_json(content, inf_nan_mode="constants")
