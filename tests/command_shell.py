@@ -167,6 +167,7 @@ def _run(folder, environment, module, function, *argv):
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
     if module.partition(".")[0] == _NNUNET:
         _fork_workers()
+        _seed()
     code = 1
     try:
         if SHORTENED in environment:
@@ -194,6 +195,17 @@ def _fork_workers():
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork
     multiprocessing.cpu_count = lambda: 1  # which its training on a CPU takes for torch's threads
+
+
+def _seed():
+    """nnU-Net seeds nothing: what a short training learns would be left to chance."""
+    import random
+
+    import numpy as np
+    import torch
+
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
 
 
 def run_script():

@@ -185,6 +185,17 @@ def test_a_record_holds_numbers_that_json_has(tmp_path, number):
         SelectionRecord.load(path)
 
 
+@pytest.mark.parametrize(
+    ("what", "words"), [("[" * 400 + "]" * 400, "is nested too deeply"), (r'"\ud800"', "not UTF-8")]
+)
+def test_a_record_that_nobody_can_write_again(tmp_path, what, words):
+    path = tmp_path / "selection.json"
+    record(cases="a table").write(path)
+    path.write_text(path.read_text().replace('"a table"', what))
+    with pytest.raises(UserError, match=f"selection.json .*{words}; "):
+        SelectionRecord.load(path)
+
+
 def test_replacing_is_refused_with_what_differs(tmp_path):
     path = tmp_path / "selection.json"
     check_replaceable(path, part="settings", new={"budget": "3"})  # there is none yet

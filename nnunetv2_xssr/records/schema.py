@@ -91,13 +91,14 @@ def read_as(path: Path, shape: type[T], *, kind: str | None = None, version: int
         check_format(content, kind, version, path)
         try:
             json.dumps(content, allow_nan=False)
-        except (ValueError, RecursionError):  # no record of ours was written so
+        except ValueError:  # no record of ours was written so
             raise UserError(f"{path} holds NaN or infinity, which is no JSON; {advice}") from None
         content = {key: value for key, value in content.items() if key not in ("kind", "format_version")}
     try:
         plain = to_json(content, inf_nan_mode="constants")
-    except PydanticSerializationError:
-        raise UserError(f"{path} holds text that is not UTF-8; {advice}") from None
+    except PydanticSerializationError as error:
+        what = "is nested too deeply" if "depth" in str(error) else "holds text that is not UTF-8"
+        raise UserError(f"{path} {what}; {advice}") from None
     try:
         # As JSON, in which a list may stand for a tuple and an object for a dataclass, and nothing else for another.
         return _adapter(cast(Hashable, shape)).validate_json(plain, strict=True)
