@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from encoders import ENCODERS as REGISTERED
 from encoders import SEEDLESS, WITH_EMBEDDING, is_there, learns, pretrained
-from studies import CONFIRMING, STUDIES, TUNING, Study, source_views, target_of, use_folder
+from studies import CONFIRMING, FRESH, STUDIES, TUNING, Study, source_views, target_of, use_folder
 
 from nnunetv2_xssr.benchmark.arms import (
     RANDOM,
@@ -62,8 +62,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     # fmt: off
-    add("--half", choices=(TUNING, CONFIRMING), default=TUNING)
-    add("--studies", default="", metavar="REGEX", help="only studies of the half in whose name this is found")
+    add("--half", nargs="+", choices=(TUNING, CONFIRMING, FRESH), default=[TUNING], help="tuning by default")
+    add("--studies", default="", metavar="REGEX", help="only studies in whose name this is found")
     add("--encoders", nargs="+", default=["mae:5", "untrained:5"], metavar="NAME:SEEDS",
         help=f"of {', '.join(ENCODERS)}; mae:5 untrained:5 by default")
     add("--first_seed", type=int, default=0, help="of every encoder; 0 by default")
@@ -89,7 +89,7 @@ def evidence(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     encoders = dict(parse_encoder(text, first=args.first_seed) for text in args.encoders)
     check_strategies(args.strategies)
-    studies = [study for study in STUDIES if study.half == args.half and re.search(args.studies, study.name)]
+    studies = [study for study in STUDIES if study.half in args.half and re.search(args.studies, study.name)]
     training = not (args.tables or args.count or args.figure)
     if training:
         seeds = {seed for name in encoders if learns(name) for seed in encoders[name]}
@@ -101,7 +101,7 @@ def evidence(args: argparse.Namespace) -> None:
         designs.append(design)
     missing = [len(unfinished(design.jobs, work / "jobs")) for design in designs]
     trainings = len({job for design in designs for job in design.jobs})
-    print(f"{args.half}: {trainings} trainings, of which at most {sum(missing)} are missing", flush=True)
+    print(f"{', '.join(args.half)}: {trainings} trainings, of which at most {sum(missing)} are missing", flush=True)
     if args.count:
         return
     for design, n_missing in zip(designs, missing, strict=True):
