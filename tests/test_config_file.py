@@ -1,5 +1,7 @@
 """--config: options from a file, and the file that every select writes, which repeats it."""
 
+from itertools import pairwise
+
 import pytest
 import yaml
 from making import SOURCE, fails, only_sentence, picture, succeeds, write_picture
@@ -64,6 +66,10 @@ def test_what_is_typed_wins_and_is_told_once_an_option(workspace, capsys, tmp_pa
     assert list(record["provenance"]["source"]) == [SOURCE]
 
 
+# Each holds the one before it nine times: written out, they would fill any memory.
+LISTS_OF_LISTS = "budget: [&a [x]" + "".join(f", &{b} [{f'*{a}, ' * 9}]" for a, b in pairwise("abcdefghijkl")) + "]\n"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -82,6 +88,8 @@ def test_what_is_typed_wins_and_is_told_once_an_option(workspace, capsys, tmp_pa
         ("seed: 1\nseed: 2\n", "seed stands 2 times"),
         ("- d\n- s\n", "must have lines such as 'budget: 5%'"),
         ("", "must have lines such as"),
+        (LISTS_OF_LISTS, "budget must be one value; got [['x'], [[...], [...], "),
+        ("budget: " + "[" * 1000 + "]" * 1000, "nested too deeply"),
         ("d: [2\n", "is not YAML (expected ',' or ']'"),
     ],
 )
@@ -92,7 +100,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_sentence(workspace, capsys, 
     assert not workspace.record().exists()
 
 
-@pytest.mark.parametrize("what", ["missing.yaml", "."])
+@pytest.mark.parametrize("what", ["missing.yaml", ".", "x" * 5000])
 def test_a_file_that_is_none(workspace, capsys, tmp_path, what):
     assert str(tmp_path / what) in refused(capsys, ["--config", tmp_path / what, *CALL])
 

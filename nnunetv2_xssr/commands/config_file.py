@@ -1,6 +1,7 @@
 """Options from a file: --config, whose keys are the options as they are typed, without the dashes."""
 
 import argparse
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from nnunetv2_xssr.errors import UserError, first_few, one_of
 from nnunetv2_xssr.records.config import read_config
 
+_in_short = reprlib.Repr()  # of lists in lists that aliases make, which nobody could print in full
+_in_short.maxlevel, _in_short.maxlist, _in_short.maxstring = 2, 4, 50
 _NOT_KEPT = ("help", "config", "overwrite", "no_wait", "dry_run")  # they say how and not what
 
 
@@ -68,15 +71,15 @@ def _value(action: argparse.Action, value: Any, *, where: str) -> Any:
     """What the parser will make of a value in a file; a `UserError` says what it should have been."""
     if action.nargs == 0 or (action.nargs == "?" and value in ("true", "false")):
         if value not in ("true", "false"):
-            raise UserError(f"{where} must be true or false; got {value!r}")
+            raise UserError(f"{where} must be true or false; got {_in_short.repr(value)}")
         return value == "true" and (action.const if action.const is not None else True)
     if action.nargs == "+":
         every = value if isinstance(value, list) else [value]
         if not every or not all(isinstance(one, str) and one for one in every):
-            raise UserError(f"{where} must be a value or a list of values; got {value!r}")
+            raise UserError(f"{where} must be a value or a list of values; got {_in_short.repr(value)}")
         return [_typed(action, one, where=where) for one in every]
     if not isinstance(value, str) or not value:
-        raise UserError(f"{where} must be one value; got {value!r}")
+        raise UserError(f"{where} must be one value; got {_in_short.repr(value)}")
     return _typed(action, value, where=where)
 
 
@@ -85,7 +88,7 @@ def _typed(action: argparse.Action, text: str, *, where: str) -> Any:
     try:
         value = kind(text)
     except (ValueError, TypeError):
-        raise UserError(f"{where} must be {_KINDS.get(kind, 'another value')}; got {text!r}") from None
+        raise UserError(f"{where} must be {_KINDS.get(kind, 'another value')}; got {_in_short.repr(text)}") from None
     if action.choices is not None and value not in action.choices:
         raise one_of(where, [str(choice) for choice in action.choices], text)
     return value

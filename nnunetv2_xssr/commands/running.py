@@ -58,6 +58,8 @@ class Parser(argparse.ArgumentParser):
             words, values = with_config(self, sys.argv[1:] if args is None else args)
         except UserError as error:
             self.exit(_fail(self.prog, str(error)))
+        except OSError as error:
+            self.exit(_fail(self.prog, _sentence(error)))
         parsed = super().parse_args(words, namespace)
         for sentence in overridden(self, parsed, values):
             print(sentence)

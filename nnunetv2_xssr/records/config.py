@@ -47,6 +47,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise UserError(f"--config {path} is not YAML ({error.problem}, in line {line}); correct it") from None
+    except RecursionError:
+        raise UserError(f"--config {path} is nested too deeply; correct it") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--config {path} cannot be read ({' '.join(str(error).split())[:100]}); correct it") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
