@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import re
 import shutil
 from hashlib import sha256
@@ -320,6 +321,14 @@ def of_class(sop_class):
         (changed(lambda made, i: delattr(made, "ImageOrientationPatient")), "give the orientation of every image"),
         (changed(lambda made, i: delattr(made, "PixelSpacing")), "give the pixel spacing of every image"),
         (changed(lambda made, i: setattr(made, "ImageOrientationPatient", [1, 0, 0, 0.1, 1, 0])), "right angles"),
+        (changed(lambda made, i: setattr(made, "PhotometricInterpretation", "MONOCHROME1")), "MONOCHROME1"),
+        (
+            changed(
+                lambda made, i: delattr(made, "RescaleSlope") or delattr(made, "RescaleIntercept") if i == 2 else None,
+                slope=(1, -1024),
+            ),
+            "some images have a rescale slope and intercept, others none",
+        ),
         (of_class("1.2.840.10008.5.1.4.1.1.66.4"), "a registration, segmentation or surface"),
         (of_class("1.2.840.10008.5.1.4.1.1.481.2"), "radiotherapy"),
     ],
@@ -421,6 +430,15 @@ def test_groups_stand_for_patients(tree, convert):
     assert [volume.group for volume in convert(patient_ids=False)] == [None] * 4
 
 
+def test_one_patient_of_all_series_is_no_group(tree, convert, caplog):
+    """As anonymisation leaves them: with one group of all cases nothing could be trained and validated apart."""
+    for folder in "abc":
+        write_series(tree / folder, stored_voxels(), patient="ANON")
+    with caplog.at_level(logging.INFO, "nnunetv2_xssr"):
+        assert [volume.group for volume in convert()] == [None] * 3
+    assert "all 3 volumes have one PatientID" in caplog.text
+
+
 def test_patients_of_any_script(tree, convert):
     write_series(tree, stored_voxels(), patient="Größe-1", SpecificCharacterSet="ISO_IR 100")
     (volume,) = convert()
@@ -457,6 +475,17 @@ def test_a_series_is_converted_once(tree, tmp_path, convert):
     after = written(tmp_path)
     assert after["a_0000.nii.gz"] == before["a_0000.nii.gz"] and after["b_0000.nii.gz"] > before["b_0000.nii.gz"]
     check_volume(read(b), stored_voxels(1, size=(7, 8, 10)), AXIAL)
+
+
+def test_a_series_that_was_written_anew_is_converted_again(tree, convert):
+    """With the same names, UIDs and sizes, as after defacing or another reconstruction."""
+    for file, pixels in zip(write_series(tree, stored_voxels()), stored_voxels(1), strict=True):
+        convert()
+        made = pydicom.dcmread(file)
+        made.PixelData = pixels.tobytes()
+        made.save_as(file)
+    (volume,) = convert()
+    check_volume(read(volume), stored_voxels(1), AXIAL)
 
 
 def test_an_interrupted_conversion_goes_on(tree, tmp_path, convert, monkeypatch):

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +125,10 @@ def convert_dicom(tree: Path, into: Path, *, patient_ids: bool = True) -> list[D
         f"before, and {len(aside)} set aside; every file that is set aside stands in {record_path}"
     )
     _tell(record["set_aside"])
+    groups = {volume.group for volume in volumes}
+    if len(volumes) > 1 and len(groups) == 1 and None not in groups:
+        logger.info(f"{tree}: all {len(volumes)} volumes have one PatientID, which says nothing: it is left out")
+        volumes = [replace(volume, group=None) for volume in volumes]
     return sorted(volumes, key=lambda volume: volume.case)
 
 
@@ -137,8 +141,9 @@ def _read_record(path: Path) -> dict:
 
 
 def _checksum(series: Series) -> str:
-    """Stands for the files of a series: others make another volume."""
-    images = [(header.instance or header.file.name, header.file.stat().st_size) for header in series.headers]
+    """Stands for the files of a series: others, or the same ones written anew, make another volume."""
+    stats = [(header.instance or header.file.name, header.file.stat()) for header in series.headers]
+    images = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     return sha256_json([_RULES, sorted(images)])
 
 

@@ -59,6 +59,10 @@ class Header:
         Columns, rows, frames.
     colours : int
         Values per pixel.
+    inverted : bool
+        Whether high values are meant to be dark, so that GDCM turns all values round.
+    rescaled : bool
+        Whether it has a slope or an intercept.
     positions : (frames, 3) array or None
         Centre of the first pixel, in mm, in the patient.
     orientations : (frames, 6) array or None
@@ -79,6 +83,8 @@ class Header:
     image_type: tuple[str, ...]
     size: tuple[int, int, int]
     colours: int
+    inverted: bool
+    rescaled: bool
     positions: np.ndarray | None
     orientations: np.ndarray | None
     pixel_spacings: np.ndarray | None
@@ -144,6 +150,8 @@ def read_header(file: Path) -> Header:
         image_type=tuple(part.strip() for part in value("0008|0008").split("\\")),
         size=(columns, rows, frames),
         colours=reader.GetNumberOfComponents(),
+        inverted=value("0028|0004") == "MONOCHROME1",
+        rescaled=bool(value("0028|1052") or value("0028|1053")),
         positions=table(0x0020, 0x0032, 3, shared=False),
         orientations=table(0x0020, 0x0037, 6, shared=True),
         pixel_spacings=table(0x0028, 0x0030, 2, shared=True),

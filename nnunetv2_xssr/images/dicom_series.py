@@ -68,6 +68,10 @@ class Series:
             raise NoVolume("a localizer")
         if sum(header.size[2] for header in headers) == 1:
             raise NoVolume("a single image, no volume")
+        if any(header.inverted for header in headers):
+            raise NoVolume("MONOCHROME1, whose values GDCM turns round: what is bright would be dark")
+        if len({header.rescaled for header in headers}) > 1:
+            raise NoVolume("some images have a rescale slope and intercept, others none")
         if len(sizes) > 1:
             raise NoVolume(f"images of {len(sizes)} sizes")
         for name, what in (
