@@ -115,6 +115,12 @@ def test_first_split_is_the_cross_validation(n, by_patient):
     assert grow_folds(None, names(n), groups=groups) == cross_validation(names(n), groups=groups)
 
 
+@pytest.mark.parametrize(("n", "told"), [(1, False), (4, True)])
+def test_cases_of_one_patient_are_told_to_validate_on_themselves(caplog, n, told):
+    grow_folds(None, names(n), groups=dict.fromkeys(names(n), "p"))
+    assert (f"all {n} cases are of group p" in caplog.text) == told
+
+
 def test_patient_known_later_goes_to_the_fold_of_its_first_case(caplog):
     before = cross_validation(names(6))
     home = {case: number for number, fold in enumerate(before) for case in fold["val"]}

@@ -52,6 +52,10 @@ def cross_validation(cases: Sequence[str], *, groups: Mapping[str, str] | None =
     names = [(groups or {}).get(case, case) for case in cases]
     n_folds = min(N_FOLDS, len(set(names)))
     if n_folds < 2:
+        if len(cases) > 1:
+            logger.warning(
+                f"all {len(cases)} cases are of group {names[0]}: nothing is left to validate on but what is trained on"
+            )
         return [{"train": cases, "val": cases}]
     if groups:
         from sklearn.model_selection import GroupKFold
