@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnunetv2_xssr.images.channels import normalisation_schemes
+from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.normalise import AIR, nonzero_box
 
+CT_RULES = 2  # of this module: views of CT that other ones made are made anew
 _LEAST = -1200.0  # HU; below it lies neither air nor its noise
 _SURE = -500.0  # HU; without anything darker the values are no Hounsfield units, and 0 may be air itself
 _BODY = -400.0  # HU; air, foam and clothes are darker, fat is brighter
@@ -42,23 +44,28 @@ def air_for_padding(image: np.ndarray, channel_names: Sequence[str]) -> np.ndarr
     return image
 
 
-def crop_to_body(image: np.ndarray, channel_names: Sequence[str]) -> np.ndarray:
+def crop_to_body(image: np.ndarray, channel_names: Sequence[str], *, geometry: Geometry) -> np.ndarray:
     """The image of `air_for_padding` with 0 beyond the box of the body, by its first channel of CT.
 
     So the place and the scale of a view do not depend on the table, or on how much air was scanned. The body is what is
     brighter than air and thicker than a table at low resolution: the largest part, and those with a tenth of it,
-    such as the other leg.
+    such as the other leg. Rows and corners are those of the patient, however the file lies in it.
+
+    Parameters
+    ----------
+    image : array of shape (channels, z, y, x)
+        As nnU-Net's readers give it; with CT it is changed if it may be written, else copied.
+    channel_names : sequence of str
+    geometry : Geometry
     """
-    image = air_for_padding(image, channel_names)
     schemes = normalisation_schemes(channel_names)
-    if "CTNormalization" not in schemes or 1 in image.shape[1:]:
-        return image
-    body = _body(image[schemes.index("CTNormalization")])
-    if body is None:
+    if "CTNormalization" not in schemes:
         return image
     image = image if image.flags.writeable else image.copy()
-    for axis, (first, last) in enumerate(body):
-        turned = np.moveaxis(image, 1 + axis, 0)
+    canonical = air_for_padding(geometry.canonical(image), channel_names)
+    body = None if 1 in image.shape[1:] else _body(canonical[schemes.index("CTNormalization")])
+    for axis, (first, last) in enumerate(body or ()):
+        turned = np.moveaxis(canonical, 1 + axis, 0)
         turned[:first] = 0
         turned[last:] = 0
     return image

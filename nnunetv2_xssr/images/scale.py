@@ -108,8 +108,8 @@ def _measured(pool: ImagePool, path: Path) -> list[dict[str, list[float]]]:
 
     def measure(case: Case) -> dict[str, tuple[float, float]]:
         image, properties = read_image(case, reader)
-        image = crop_to_body(image, pool.channel_names or ())
-        return slice_extents(image, geometry=Geometry.of(properties))
+        geometry = Geometry.of(properties)
+        return slice_extents(crop_to_body(image, pool.channel_names or (), geometry=geometry), geometry=geometry)
 
     with read_ahead(measure, unknown.values(), memory=partial(memory_of, reader=reader)) as measured:
         for digest, found in zip(unknown, measured, strict=True):

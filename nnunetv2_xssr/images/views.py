@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,6 +17,7 @@ from nnunetv2_xssr.images.extract import (
     VIEW_SIZE,
     VOLUME_SIZE,
     Look,
+    Slices,
     choose_slices,
     extract_volume,
     show_slices,
@@ -24,7 +25,7 @@ from nnunetv2_xssr.images.extract import (
 from nnunetv2_xssr.images.geometry import Geometry, stored_orientation
 from nnunetv2_xssr.images.memory import memory_of
 from nnunetv2_xssr.images.normalise import view_channels
-from nnunetv2_xssr.images.padding import crop_to_body
+from nnunetv2_xssr.images.padding import CT_RULES, crop_to_body
 from nnunetv2_xssr.images.pictures import constant_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
@@ -87,7 +88,8 @@ class Views:
     def mixtures(self) -> list[str]:
         """Sentences about what differs between the cases of the pool: see `nnunetv2_xssr.images.case_facts`."""
         mixed = mixture(self.pool.name, list(self.facts.values()))
-        return [*([mixed] if mixed else []), *missing_channels(self.pool.name, self.facts, self.channel_names)]
+        missing = missing_channels(self.pool.name, self.facts, self.channel_names)
+        return [*([mixed] if mixed else []), *missing]
 
 
 def prepare_views(
@@ -253,12 +255,14 @@ def _read_missing(
 def _settings(
     channel_names: tuple[str, ...], *, order: tuple[int, ...], n_views: int, dim: int, reader: str, look: Look
 ) -> dict:
+    schemes = normalisation_schemes(channel_names)
     return {
         "version": VIEWS_VERSION,
+        **({"ct": CT_RULES} if "CTNormalization" in schemes else {}),
         "reader": reader,
         "view_size": VIEW_SIZE if dim == 2 else [VOLUME_SIZE] * 3,
         "views": n_views,
-        "normalisation": normalisation_schemes(channel_names),
+        "normalisation": schemes,
         "view_channels": view_channels(channel_names, look.window),
         "pixel": look.pixel if dim == 2 else None,
         "axis": look.axis if dim == 2 else None,
@@ -299,8 +303,8 @@ def _case_views(
     if dim == 2 and n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
     image = image if order == tuple(range(len(image))) else image[list(order)]  # that would be a copy
-    image = crop_to_body(image, channel_names)
     geometry = Geometry.of(properties)
+    image = crop_to_body(image, channel_names, geometry=geometry)
     if look.axis in PLANES and image.shape[1] > 1 and not geometry.known:
         raise BrokenImage(f"{where} does not tell how it lies in the patient; leave --axis {look.axis} out")
     chosen = None
@@ -320,14 +324,19 @@ def _case_views(
             f"choose another normalisation by its channel name"
         )
     facts = CaseFacts(
-        axis=-1 if chosen is None else chosen.axis,
+        **_of_slices(chosen, geometry),
         orientation=stored_orientation(properties) or "???",
         spacing=tuple(reversed(geometry.spacing)),
         size=tuple(reversed(image.shape[1:])),
-        across=-1 if chosen is None else 2 - geometry.source[chosen.axis],
-        open=0 if chosen is None else chosen.open,
-        of=0 if chosen is None else chosen.of,
         constant=tuple(constant_channels(image, channel_names)),
-        slices=(0,) if chosen is None else tuple(chosen.in_file.tolist()),
     )
     return views, facts
+
+
+def _of_slices(chosen: Slices | None, geometry: Geometry) -> dict[str, Any]:
+    """The facts about the slices that were chosen; of whole volumes there are none."""
+    if chosen is None:
+        return {"axis": -1, "across": -1, "open": 0, "of": 0, "slices": (0,)}
+    across = 2 - geometry.source[chosen.axis]
+    slices = tuple(chosen.in_file.tolist())
+    return {"axis": chosen.axis, "across": across, "open": chosen.open, "of": chosen.of, "slices": slices}

@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 from making import write_dataset_json
 
-from nnunetv2_xssr.images.extract import FILE, Look, extract_views
+from nnunetv2_xssr.images.extract import FILE, UNKNOWN, Look, extract_views
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.padding import air_for_padding, crop_to_body
 from nnunetv2_xssr.images.pools import open_pool
@@ -44,6 +44,21 @@ def test_one_ct_with_three_paddings_is_one_view(empty, orientation, dim):
     assert len({fact.slices for fact in views.facts.values()}) == 1
     for row in views.rows[1:]:
         np.testing.assert_allclose(row.astype(float), views.rows[0].astype(float), atol=1e-3)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "SLP", "PIR"])
+@pytest.mark.parametrize("fine", [1, 3], ids=["small", "looked at coarsely"])
+def test_one_ct_in_two_orientations_is_one_view(empty, orientation, fine):
+    """With the noise of a scanner: some tissue is exactly 0 HU, as padding is, and edges lie anywhere."""
+    voxels = scan(0).repeat(fine, axis=1).repeat(fine, axis=2)
+    padding = voxels == 0
+    voxels = (voxels + np.random.default_rng(0).normal(0, 25, voxels.shape)).astype(np.int16)
+    voxels[padding] = 0
+    views = []
+    for stored in ("LPS", orientation):
+        pool = pool_of(empty, {stored: voxels}, stored)
+        views.append(prepare_views(pool.only([stored]), look=Look(pixel=2.5)).rows[0])
+    assert np.array_equal(*views)
 
 
 @pytest.mark.parametrize("unit", ["case", "slice"])
@@ -109,16 +124,18 @@ def patient(*, shift=(0, 0), table=False, margin=0, legs=False):
     "stored", [{"shift": (-20, 15)}, {"table": True}, {"table": True, "shift": (-18, 5)}, {"margin": 40}]
 )
 def test_table_margin_and_place_of_a_body_do_not_matter(stored, pixel):
+    geometry = Geometry((5.0, 3.0, 3.0), known=True)
+
     def seen(image):
-        image = crop_to_body(image, ("CT",))
-        return extract_views(image, ("CT",), 8, geometry=Geometry((5.0, 3.0, 3.0), known=True), look=Look(pixel=pixel))
+        image = crop_to_body(image, ("CT",), geometry=geometry)
+        return extract_views(image, ("CT",), 8, geometry=geometry, look=Look(pixel=pixel))
 
     views = [seen(patient(**how))[:, 1].astype(float).ravel() for how in ({}, stored)]
     assert np.corrcoef(views)[0, 1] > 0.97
 
 
 def test_both_legs_are_kept():
-    cropped = crop_to_body(patient(legs=True), ("CT",))[0, 10, 64]
+    cropped = crop_to_body(patient(legs=True), ("CT",), geometry=UNKNOWN)[0, 10, 64]
     kept = np.flatnonzero(cropped)
     assert kept[0] <= 64 - 25 - 16 and kept[-1] >= 64 + 25 + 16
 
@@ -127,4 +144,4 @@ def test_both_legs_are_kept():
     ("image", "names"), [(patient(), ("MRI",)), (patient()[:, :1], ("CT",)), (patient() * 0 - 990, ("CT",))]
 )
 def test_what_shows_no_body_is_not_cropped(image, names):
-    assert np.array_equal(crop_to_body(image.copy(), names), image)
+    assert np.array_equal(crop_to_body(image.copy(), names, geometry=UNKNOWN), image)
