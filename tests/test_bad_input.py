@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gzip
 import os
 import pathlib
 import pickle
@@ -14,6 +15,7 @@ import sys
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from making import (
     SOURCE,
@@ -176,7 +178,7 @@ BROKEN = [
     (cut_off, "cannot be read"),
     (no_bytes, "cannot be read"),
     (no_image, "cannot be read"),
-    (constant, "is constant (every value is 7)"),
+    (constant, "is constant (every voxel holds 7)"),
     (colour, "has 3 channels but the pool has 1"),
 ]
 
@@ -227,6 +229,25 @@ def constant_volume(path):
     write_volume(path, np.zeros((16, 20, 20), np.float32))
 
 
+def of_colours(path):
+    """Which nnU-Net's reader takes for channels along the slices."""
+    colours = np.stack([volume(1)[0]] * 3, axis=-1)
+    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(path))
+
+
+def complex_numbers(path):
+    write_nifti(path, volume(1)[0].astype(np.complex64))
+
+
+def in_other_units(factor):
+    def spoil(path):
+        image = sitk.ReadImage(str(path))
+        image.SetSpacing([factor * mm for mm in image.GetSpacing()])
+        sitk.WriteImage(image, str(path))
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -235,6 +256,11 @@ def constant_volume(path):
         (constant_volume, "is constant"),
         (cut_off, "cannot be read"),
         (no_bytes, "cannot be read"),
+        (of_colours, "it holds 3 values per voxel, such as colours; store each channel in a file of its own"),
+        (complex_numbers, "it holds complex numbers"),
+        (in_other_units(1000), "is 2e+04 x 2e+04 mm in a slice, but a view of the pool shows 20."),
+        (in_other_units(1e6), "fix its spacing"),
+        (in_other_units(0.001), "is 0.02 x 0.02 mm in a slice, but a view of the pool shows 20."),
     ],
 )
 @pytest.mark.parametrize("kind", [np.float32, np.int16])
@@ -244,6 +270,34 @@ def test_broken_volume(either, capsys, spoil, reason, kind):
     spoil(file)
     fails(capsys, select.main, ["-d", "4", "-b", "1", "-device", "cpu"], "case v_1", file, reason, "--skip-broken")
     assert either.results_of_select("Dataset004_Volumes") == [None, None]
+
+
+@pytest.mark.parametrize("reader", ["NibabelIO", "NibabelIOWithReorient"])
+@pytest.mark.parametrize("column", [[np.nan, 0, 0], [np.inf, 0, 0], [0, 0, 1]], ids=["nan", "infinite", "as another"])
+def test_volume_without_three_directions(either, capsys, reader, column):
+    """ITK refuses or replaces such headers."""
+    folder = make_volumes(either).parent
+    write_dataset_json(folder, ".nii.gz", channel_names={"0": "MRI"}, overwrite_image_reader_writer=reader)
+    file = folder / "imagesTr" / "v_1_0000.nii.gz"
+    image = nibabel.load(file)
+    header = image.header
+    for row, value in zip(("srow_x", "srow_y", "srow_z"), column, strict=True):
+        header[row][0] = value
+    header["qform_code"], header["sform_code"] = 0, 1
+    content = gzip.decompress(file.read_bytes())
+    file.write_bytes(gzip.compress(header.binaryblock + content[len(header.binaryblock) :]))
+    fails(capsys, select.main, ["-d", "4", "-b", "1", "-device", "cpu"], "case v_1", file, "cannot be read")
+
+
+def test_channels_that_hold_one_value_each(either, capsys):
+    folder = either.raw / "Dataset005_TwoChannels"
+    for i in range(3):
+        for channel in range(2):
+            values = np.full((16, 20, 20), channel, np.float32) if i == 1 else volume(i)[0]
+            write_volume(folder / "imagesTr" / f"v_{i}_{channel:04d}.nii.gz", values)
+    write_dataset_json(folder, ending=".nii.gz", channel_names={"0": "T1", "1": "T2"})
+    words = "is constant (every voxel holds 0, 1)"
+    fails(capsys, select.main, ["-d", "5", "-b", "1", "-device", "cpu"], "case v_1", words)
 
 
 def test_channels_of_different_shape(either, capsys):

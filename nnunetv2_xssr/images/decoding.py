@@ -84,7 +84,7 @@ def told_by_header(files: Sequence[Path], reader: "BaseReaderWriter") -> tuple[t
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
     if type(reader) is SimpleITKIO:
-        return _itk_grid(files)
+        return _itk_grid([itk_header(file) for file in files])
     if type(reader) in (NibabelIO, NibabelIOWithReorient):
         return _nibabel_grid(files, reorient=type(reader) is NibabelIOWithReorient)
     return None
@@ -100,8 +100,7 @@ def itk_header(file: Path) -> Any:
     return header
 
 
-def _itk_grid(files: Sequence[Path]) -> tuple[tuple[int, ...], dict] | None:
-    headers = [itk_header(file) for file in files]
+def _itk_grid(headers: Sequence[Any]) -> tuple[tuple[int, ...], dict] | None:
     grids = {(one.GetSize(), one.GetSpacing(), one.GetOrigin(), one.GetDirection()) for one in headers}
     if len(grids) > 1 or any(one.GetNumberOfComponents() > 1 or one.GetDimension() > 3 for one in headers):
         return None
@@ -114,8 +113,21 @@ def _itk_grid(files: Sequence[Path]) -> tuple[tuple[int, ...], dict] | None:
     }
 
 
+def _check_plain(header: Any) -> None:
+    """Raise `ValueError` unless a file has one real number per voxel: nnU-Net's reader misreads others."""
+    import SimpleITK as sitk
+
+    if "complex" in sitk.GetPixelIDValueAsString(header.GetPixelID()):
+        raise ValueError("it holds complex numbers; store their magnitude")
+    if (n := header.GetNumberOfComponents()) > 1:
+        raise ValueError(f"it holds {n} values per voxel, such as colours; store each channel in a file of its own")
+
+
 def _by_itk(files: Sequence[Path]) -> Decoded | None:
-    grid = _itk_grid(files)
+    headers = [itk_header(file) for file in files]
+    for header in headers:
+        _check_plain(header)
+    grid = _itk_grid(headers)
     if grid is None:
         return None
     image = read_voxels(files) if all(map(is_nifti, files)) else _joined(map(_itk_array, files), len(files))

@@ -136,6 +136,8 @@ class Slices:
         The same as the file counts them, where its third axis is that axis; -1 where limits leave no candidate.
     box : tuple of slice
         What is not zero, in the canonical volume.
+    extent : (float, float)
+        Millimetres of their rows and of their columns inside of the box.
     open, of : int
         Slices to choose from, and how many they would be without a region of interest.
     """
@@ -144,6 +146,7 @@ class Slices:
     places: np.ndarray
     in_file: np.ndarray
     box: tuple[slice, slice, slice]
+    extent: tuple[float, float]
     open: int
     of: int
 
@@ -182,11 +185,14 @@ def choose_slices(
             wanted = (limits.within & limits.region)[in_file]
     candidates = np.flatnonzero(wanted if wanted.any() else inside)
     places = at_density(candidates, n_views, spacing=geometry.canonical_spacing[axis])
+    sizes = [len(range(whole)[part]) for part, whole in zip(box, image.shape[1:], strict=True)]
+    rows, columns = np.multiply(np.delete(sizes, axis), plane_spacing(geometry.canonical_spacing, axis)).tolist()
     return Slices(
         axis=axis,
         places=places,
         in_file=in_file[places] if wanted.any() else np.full(n_views, -1),
         box=box,
+        extent=(rows, columns),
         open=int((wanted & of).sum()),
         of=int(of.sum()),
     )
@@ -247,9 +253,8 @@ def show_slices(
     finish = partial(normalise, channel_names=channel_names, statistics=statistics, window=look.window)
     z, y, x = (slice(None) if axis == chosen.axis else part for axis, part in enumerate(chosen.box))
     along = display(np.moveaxis(canonical[:, z, y, x], 1 + chosen.axis, 1), chosen.axis)
-    extent = np.multiply(along.shape[2:], plane_spacing(geometry.canonical_spacing, chosen.axis))
-    pixel = look.pixel or max(extent) / VIEW_SIZE
-    rows, columns = (max(1, round(mm / pixel)) for mm in extent.tolist())
+    pixel = look.pixel or max(chosen.extent) / VIEW_SIZE
+    rows, columns = (max(1, round(mm / pixel)) for mm in chosen.extent)
     places, which = np.unique(chosen.places, return_inverse=True)  # short volumes show a slice in several views
     views = [resample_slice(along[:, place : place + 1], (rows, columns), finish) for place in places]
     return _pad_or_cut(torch.cat(views), [VIEW_SIZE] * 2).to(torch.float16).numpy()[which]

@@ -47,8 +47,16 @@ class Geometry:
         ----------
         properties : dict
             Of nnU-Net's readers: ``spacing``, and ``sitk_stuff`` or ``nibabel_stuff``.
+
+        Raises
+        ------
+        ValueError
+            If the spacing is not three numbers above 0, or the axes do not run in three directions.
         """
-        z, y, x = (float(abs(value)) for value in properties["spacing"])
+        millimetres = [float(abs(value)) for value in properties["spacing"]]
+        if len(millimetres) != 3 or not all(0 < mm < np.inf for mm in millimetres):
+            raise ValueError(f"its spacing must be three numbers above 0; got {', '.join(map(str, millimetres))}")
+        z, y, x = millimetres
         spacing = z, y, x
         columns = _directions(properties)
         if columns is None:
@@ -58,8 +66,11 @@ class Geometry:
         # For every axis of the array the patient's axis (0 right-left, 1 posterior-anterior, 2 inferior-superior).
         affine = np.eye(4)
         affine[:3, :3] = columns
+        runs = io_orientation(affine) if np.isfinite(columns).all() else np.full((3, 2), np.nan)
+        if np.isnan(runs).any():
+            raise ValueError("its axes must run in three directions")
         source, flipped = [0, 0, 0], [False, False, False]
-        for axis, (world, sign) in enumerate(io_orientation(affine)):
+        for axis, (world, sign) in enumerate(runs):
             canonical = 2 - int(world)
             source[canonical] = axis
             # Canonical axes run to superior (+z of RAS), posterior (-y) and left (-x).
@@ -143,7 +154,8 @@ def _directions(properties: dict) -> np.ndarray | None:
         affine = np.asarray(stuff.get("reoriented_affine", stuff["original_affine"]), float)
         columns = affine[:3, :3][:, ::-1]
         length = np.linalg.norm(columns, axis=0)
-        return columns / length if length.all() else None
+        with np.errstate(invalid="ignore"):  # of infinity
+            return columns / length if length.all() else None
     return None
 
 

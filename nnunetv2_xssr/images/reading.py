@@ -7,6 +7,7 @@ import numpy as np
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.decoding import decode, itk_header
+from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.nifti import is_nifti
 from nnunetv2_xssr.images.pools import Case, ImagePool
 
@@ -32,7 +33,8 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
     Raises
     ------
     BrokenImage
-        If a file is cut off, empty, no image, or holds NaN, infinity or one value only.
+        If a file is cut off, empty, no image, does not lie in three directions, or holds NaN, infinity or one value
+        only, or one in every channel.
     """
 
     def broken(reason: str) -> BrokenImage:
@@ -48,8 +50,9 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
         raise broken(f"must be an image of 2 or 3 dimensions; got shape {image.shape}")
     if not finite:
         raise broken("holds NaN or infinity")
-    if is_constant(image):
-        raise broken(f"is constant (every value is {image.min():g})")
+    if all(is_constant(channel[None]) for channel in image):
+        values = ", ".join(f"{value:g}" for value in dict.fromkeys(image[:, 0, 0, 0].tolist()))
+        raise broken(f"is constant (every voxel holds {values})")
     return image, properties
 
 
@@ -62,6 +65,7 @@ def _read(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict, boo
         image, properties = reader.read_images([str(file) for file in case.files])
         image = np.asarray(image, dtype=np.float32)
         stored_as_read = all(stored_finite(file) for file in case.files)
+    Geometry.of(properties)  # which says what of it cannot be
     # The lowest and the highest value are NaN where one is, and make no array of the size of the image.
     finite = image.dtype.kind != "f" or bool(np.isfinite([image.min(initial=0), image.max(initial=0)]).all())
     return image, properties, finite and stored_as_read

@@ -39,6 +39,7 @@ from nnunetv2_xssr.records.workspace import Workspace
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+_APART = 32  # times larger or smaller than its pool no case is, but one whose spacing is in another unit
 VIEWS_VERSION = 5  # of the rules of views; raise it when they change, so that no view made by older ones is used
 
 
@@ -281,6 +282,27 @@ def _channels(pool: ImagePool, wanted: tuple[str, ...] | None) -> tuple[tuple[st
     return names, order
 
 
+def _check_scale(where: str, extent: tuple[float, float], *, whole: float, look: Look) -> None:
+    """Raise `BrokenImage` for slices of another order of size than a view, which would show next to nothing of them.
+
+    Parameters
+    ----------
+    where : str
+    extent : (float, float)
+        Millimetres of a slice without margins.
+    whole : float
+        Of the longest side of the volume.
+    look : Look
+    """
+    shown = VIEW_SIZE * (look.pixel or 0.0)
+    if shown and (max(extent) > shown * _APART or whole < shown / _APART):
+        rows, columns = extent
+        raise BrokenImage(
+            f"{where} is {rows:.4g} x {columns:.4g} mm in a slice, but a view of the pool shows {shown:.4g} mm; fix "
+            f"its spacing or set it aside with --skip-broken"
+        )
+
+
 def _case_views(
     case: Case,
     *,
@@ -312,6 +334,8 @@ def _case_views(
         if dim == 2:
             limits = regions.limits(case, image.shape[1:], properties, reader)
             chosen = choose_slices(image, n_views, geometry=geometry, look=look, limits=limits)
+            whole = max(n * mm for n, mm in zip(image.shape[1:], geometry.spacing, strict=True) if n > 1)
+            _check_scale(where, chosen.extent, whole=whole, look=look)
             views = show_slices(image, channel_names, chosen, geometry=geometry, look=look)
         else:
             views = extract_volume(image, channel_names, geometry=geometry, window=look.window)
