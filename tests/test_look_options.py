@@ -207,6 +207,22 @@ def test_channels_that_are_missing_are_told_of_the_pool(empty, caplog, unread):
         unread()
 
 
+@pytest.mark.parametrize(("name", "offset", "told"), [("CT", 1024, True), ("CT", 0, False), ("MRI", 1024, False)])
+def test_ct_without_its_offset_is_told(empty, caplog, unread, name, offset, told):
+    """Its tissue is in no window, so that it looks like nothing else in the pool."""
+    for i in range(3):
+        values = (volume(i, (16, 20, 24))[0] * 10 - 950).clip(-1000) + offset * (i == 1)
+        write_volume(empty.images(CTS) / f"v_{i}_0000.nii.gz", values.astype(np.int16))
+    write_dataset_json(empty.raw / CTS, ".nii.gz", channel_names={"0": name}, numTraining=0, dataset={})
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "nnunetv2_xssr"):
+            mixtures = prepare_views(open_pool("41")).mixtures
+        assert [f"{CTS}: CT holds nothing below 0 in 1 of 3 cases (v_1)" in one for one in mixtures] == [True] * told
+        assert caplog.messages.count("".join(mixtures)) == told
+        unread()
+
+
 def test_mixtures_stand_in_record_and_report(scans, capsys):
     write_scan(scans.images(CTS) / "v_1_0000.nii.gz", 1, "RAS")
     out = succeeds(capsys, select.main, SELECT)

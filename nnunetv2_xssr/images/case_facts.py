@@ -34,6 +34,8 @@ class CaseFacts:
         Slices that may be candidates, and how many they would be without a region of interest.
     constant : tuple of int
         The channels, from 0, that hold one value only, as those of a missing sequence do.
+    above_zero : bool
+        Whether a channel of CT holds nothing below 0 HU, where air and fat are.
     slices : tuple of int
         What every view shows, as the file counts along its third axis where slices are taken along that; -1 if the
         volume has no candidate.
@@ -47,6 +49,7 @@ class CaseFacts:
     open: int
     of: int
     constant: tuple[int, ...] = ()
+    above_zero: bool = False
     slices: tuple[int, ...]
 
     @staticmethod
@@ -57,7 +60,8 @@ class CaseFacts:
     def row(self) -> np.ndarray:
         """The facts as float64 numbers, none of them NaN."""
         letters = [_LETTERS.index(letter) for letter in self.orientation]
-        constant = sum(2**channel for channel in self.constant)
+        # A half is told from what the channels add up to, and rows without it are read as ever.
+        constant = sum(2**channel for channel in self.constant) + 0.5 * self.above_zero
         numbers = [self.axis, *letters, *self.spacing, *self.size, self.across, self.open, self.of, constant]
         return np.array([*numbers, *self.slices], float)
 
@@ -74,6 +78,7 @@ class CaseFacts:
             open=whole[11],
             of=whole[12],
             constant=tuple(channel for channel in range(whole[13].bit_length()) if whole[13] >> channel & 1),
+            above_zero=bool(row[13] % 1),
             slices=tuple(whole[_NUMBERS:]),
         )
 
@@ -133,6 +138,17 @@ def missing_channels(name: str, facts: Mapping[str, CaseFacts], channel_names: S
             count = f"{len(cases)} of {len(facts)} cases"
             said.append(f"{name}: {called} holds one value only in {count} ({first_few(cases)}); it may be missing")
     return said
+
+
+def no_hounsfield(name: str, facts: Mapping[str, CaseFacts]) -> list[str]:
+    """A sentence about cases whose CT is in other units, as it seems: they look unlike all others."""
+    cases = [case for case, fact in facts.items() if fact.above_zero]
+    if not cases:
+        return []
+    return [
+        f"{name}: CT holds nothing below 0 in {len(cases)} of {len(facts)} cases ({first_few(cases)}); air is -1000 in "
+        f"Hounsfield units, in which the windows are: see whether an offset is missing"
+    ]
 
 
 def _counts(found: dict[str, int]) -> str:

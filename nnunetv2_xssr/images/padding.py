@@ -18,6 +18,12 @@ _PART = 0.1  # of the size of the largest part of a body
 _RUN = 4  # voxels of exactly 0 at a corner that are no chance
 
 
+def is_above_zero(image: np.ndarray, channel_names: Sequence[str]) -> bool:
+    """Whether a channel of CT in an array of shape (channels, z, y, x) holds nothing below 0."""
+    schemes = normalisation_schemes(channel_names)
+    return any(scheme == "CTNormalization" and image[c].min() >= 0 for c, scheme in enumerate(schemes))
+
+
 def air_for_padding(image: np.ndarray, channel_names: Sequence[str]) -> np.ndarray:
     """The image with air in the place of padding in its channels of CT, and 0 in the margins that are nothing else.
 

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.case_facts import CaseFacts, missing_channels, mixture
+from nnunetv2_xssr.images.case_facts import CaseFacts, missing_channels, mixture, no_hounsfield
 from nnunetv2_xssr.images.case_rows import CaseRows, file_hashes
 from nnunetv2_xssr.images.channels import UNNAMED, channel_order, different_channels, normalisation_schemes
 from nnunetv2_xssr.images.extract import (
@@ -25,7 +25,7 @@ from nnunetv2_xssr.images.extract import (
 from nnunetv2_xssr.images.geometry import Geometry, stored_orientation
 from nnunetv2_xssr.images.memory import memory_of
 from nnunetv2_xssr.images.normalise import view_channels
-from nnunetv2_xssr.images.padding import CT_RULES, crop_to_body
+from nnunetv2_xssr.images.padding import CT_RULES, crop_to_body, is_above_zero
 from nnunetv2_xssr.images.pictures import constant_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
@@ -90,7 +90,7 @@ class Views:
         """Sentences about what differs between the cases of the pool: see `nnunetv2_xssr.images.case_facts`."""
         mixed = mixture(self.pool.name, list(self.facts.values()))
         missing = missing_channels(self.pool.name, self.facts, self.channel_names)
-        return [*([mixed] if mixed else []), *missing]
+        return [*([mixed] if mixed else []), *missing, *no_hounsfield(self.pool.name, self.facts)]
 
 
 def prepare_views(
@@ -325,7 +325,7 @@ def _case_views(
     if dim == 2 and n_views == 1 and image.shape[1] > 1:
         raise BrokenImage(f"{where} is a volume of {image.shape[1]} slices in a pool of 2D images; keep them apart")
     image = image if order == tuple(range(len(image))) else image[list(order)]  # that would be a copy
-    geometry = Geometry.of(properties)
+    geometry, above_zero = Geometry.of(properties), is_above_zero(image, channel_names)
     image = crop_to_body(image, channel_names, geometry=geometry)
     if look.axis in PLANES and image.shape[1] > 1 and not geometry.known:
         raise BrokenImage(f"{where} does not tell how it lies in the patient; leave --axis {look.axis} out")
@@ -353,6 +353,7 @@ def _case_views(
         spacing=tuple(reversed(geometry.spacing)),
         size=tuple(reversed(image.shape[1:])),
         constant=tuple(constant_channels(image, channel_names)),
+        above_zero=above_zero,
     )
     return views, facts
 
