@@ -10,6 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
+from nnunetv2_xssr.images.grids import axes
+
+FLAT_RULES = 2  # of how flat files are turned: views of them that other ones made are made anew
 # A volume whose spacing along one axis is so many times the next one was acquired in slices along it.
 _THICK = 1.2
 
@@ -27,7 +30,8 @@ class Geometry:
     flipped : tuple of bool
         For every canonical axis whether the array runs the other way.
     known : bool
-        Whether the file tells the directions; pictures and stacks in .tif do not, and stay as they are.
+        Whether the file tells the directions; pictures and stacks in .tif do not, and stay as they are. Flat files tell
+        how their two axes are turned, but not which of the patient's they are.
     third : (int, bool)
         The array's axis that runs along the third axis of the file, and whether it runs the other way: readers may turn
         what they read.
@@ -76,7 +80,7 @@ class Geometry:
             # Canonical axes run to superior (+z of RAS), posterior (-y) and left (-x).
             flipped[canonical] = bool(sign != (1 if canonical == 0 else -1))
         (a, b, c), (flip_a, flip_b, flip_c) = source, flipped
-        return cls(spacing, (a, b, c), (flip_a, flip_b, flip_c), True, _third_axis(properties))
+        return cls(spacing, (a, b, c), (flip_a, flip_b, flip_c), axes(properties) != 2, _third_axis(properties))
 
     def canonical(self, image: np.ndarray) -> np.ndarray:
         """A view of an array of shape (channels, z, y, x) in the canonical order."""
@@ -133,7 +137,7 @@ def stored_orientation(properties: dict) -> str | None:
 
     stuff = {key: value for key, value in properties.get("nibabel_stuff", {}).items() if key == "original_affine"}
     columns = _directions({**properties, "nibabel_stuff": stuff} if stuff else properties)
-    if columns is None:
+    if columns is None or axes(properties) == 2:
         return None
     affine = np.eye(4)
     affine[:3, :3] = columns[:, ::-1]
@@ -144,10 +148,8 @@ def _directions(properties: dict) -> np.ndarray | None:
     """Directions of the array's axes (z, y, x) in RAS, one per column; None where the format tells none."""
     if "sitk_stuff" in properties:
         direction = np.asarray(properties["sitk_stuff"]["direction"], float)
-        if direction.size not in (9, 16):
-            return None
-        size = int(np.sqrt(direction.size))
-        lps = direction.reshape(size, size)[:3, :3]
+        size, lps = int(np.sqrt(direction.size)), np.eye(3)
+        lps[:size, :size] = direction.reshape(size, size)[:3, :3]
         return np.diag([-1.0, -1.0, 1.0]) @ lps[:, ::-1]
     if "nibabel_stuff" in properties:
         stuff = properties["nibabel_stuff"]

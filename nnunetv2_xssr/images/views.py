@@ -22,7 +22,7 @@ from nnunetv2_xssr.images.extract import (
     extract_volume,
     show_slices,
 )
-from nnunetv2_xssr.images.geometry import Geometry, stored_orientation
+from nnunetv2_xssr.images.geometry import FLAT_RULES, Geometry, stored_orientation
 from nnunetv2_xssr.images.memory import memory_of
 from nnunetv2_xssr.images.normalise import view_channels
 from nnunetv2_xssr.images.padding import CT_RULES, crop_to_body, is_above_zero
@@ -260,6 +260,7 @@ def _settings(
     return {
         "version": VIEWS_VERSION,
         **({"ct": CT_RULES} if "CTNormalization" in schemes else {}),
+        **({"flat": FLAT_RULES} if (n_views, dim, reader) == (1, 2, "SimpleITKIO") else {}),
         "reader": reader,
         "view_size": VIEW_SIZE if dim == 2 else [VOLUME_SIZE] * 3,
         "views": n_views,

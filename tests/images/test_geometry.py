@@ -5,9 +5,12 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunetv2_xssr.images.extract import Look, choose_slices, extract_views
-from nnunetv2_xssr.images.geometry import Geometry, display
+from nnunetv2_xssr.images.geometry import Geometry, display, stored_orientation
+from nnunetv2_xssr.images.pools import Case
+from nnunetv2_xssr.images.reading import read_image
 
 
 def body(size=(12, 20, 24)):
@@ -60,6 +63,23 @@ def test_views_do_not_depend_on_the_storage(axes, flips):
     image, properties = stored(array, spacing, axes, flips)
     views = extract_views(image, ("T1",), 4, geometry=Geometry.of(properties), look=Look(pixel=0.25))
     assert np.array_equal(views, expected)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd"])
+@pytest.mark.parametrize("code", ["RAS", "RPS", "LAS", "PLS", "ALS", "PRS", "ARS"])
+def test_flat_files_are_turned_as_volumes_are(tmp_path, code, ending):
+    """As slices are that somebody has taken out of volumes."""
+    image = sitk.GetImageFromArray(body()[5:6])
+    image.SetSpacing((1.0, 2.0, 3.0))
+    seen = []
+    for number, stored_as in enumerate(("LPS", code)):
+        case = Case(identifier="flat", files=(tmp_path / f"{number}{ending}",))
+        sitk.WriteImage(sitk.DICOMOrient(image, stored_as)[:, :, 0], str(case.files[0]))
+        array, properties = read_image(case, SimpleITKIO())
+        geometry = Geometry.of(properties)
+        seen.append(extract_views(array, ("T1",), 1, geometry=geometry, look=Look(pixel=0.5)))
+        assert not geometry.known and stored_orientation(properties) is None
+    assert np.array_equal(*seen)
 
 
 @pytest.mark.parametrize("axis", range(3))
