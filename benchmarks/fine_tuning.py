@@ -46,7 +46,7 @@ def benchmark(args) -> None:
             k = target.label(share=SHARE, draw=draw)
             for (schedule, start), values in dice.items():
                 train = (sys.executable, str(Path(__file__).with_name("schedule.py")), *SCHEDULES[schedule])
-                arm = f"{schedule} {weights.stem if start == 'weights' else start} {k} seed {draw}"
+                arm = target.arm(f"{schedule} {weights.stem if start == 'weights' else start} {k} seed {draw}")
                 values.append(trained_dice(study, arm, weights if start == "weights" else None, train))
         print(f"\n{pack}, {100 * SHARE:g} % ({k}), draws {', '.join(map(str, args.draws))}:\n")
         print_table(schedules, {key: np.array(values) for key, values in dice.items()})

@@ -24,7 +24,7 @@ from scipy import stats
 from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.demo.study import Study
 from nnunetv2_xssr.device import resolve_device
-from nnunetv2_xssr.records.files import read_json, write_json
+from nnunetv2_xssr.records.files import read_json, sha256_json, write_json
 from nnunetv2_xssr.records.split import write_split
 
 PACKS = {
@@ -85,6 +85,10 @@ class Target:
         write_split(self.study.preprocessed / "splits_xssr.json", [{"train": labelled, "val": self.test}])
         return k
 
+    def arm(self, name: str) -> str:
+        """The folder of a training: of its own for other test cases, by which it is measured once it has ended."""
+        return f"{name} test {sha256_json(self.test)[:8]}"
+
     def own_images(self, unlabelled: str = "all", seed: int = 0) -> str:
         """A dataset of images of the pool: what is learned from without labels must not hold the test cases."""
         n = len(self.pool) if unlabelled == "all" else int(unlabelled)
@@ -114,7 +118,7 @@ def benchmark(args: argparse.Namespace) -> None:
                     for arm, values in dice.items():
                         for seed in range(args.pretraining_seeds):
                             weights = None if arm == "scratch" else pretrain(target, arm, unlabelled, seed)
-                            name = f"{weights.stem if weights else arm} {k} seed {draw}"
+                            name = target.arm(f"{weights.stem if weights else arm} {k} seed {draw}")
                             values[draw, seed] = trained_dice(target.study, name, weights)
                 rows.append((f"{pack}, {100 * share:g} % ({k})", unlabelled, dice))
     print_table(rows)

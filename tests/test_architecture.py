@@ -12,6 +12,7 @@ LONGEST_MODULE, LONGEST_FUNCTION, MOST_PUBLIC_NAMES = 400, 60, 14
 EVERYBODY_USES = {"errors", "version"}
 # From top to bottom: a room uses those that are named, which all stand below it.
 ROOMS = {
+    "entry": {"commands", "interrupts"},
     "commands": {
         "demo",
         "benchmark",
@@ -23,8 +24,9 @@ ROOMS = {
         "images",
         "records",
         "device",
+        "interrupts",
     },
-    "demo": {"report", "records", "device"},
+    "demo": {"report", "records", "device", "processes"},
     "benchmark": {
         "pipeline",
         "encoders",
@@ -36,6 +38,7 @@ ROOMS = {
         "selection",
         "records",
         "device",
+        "processes",
     },
     "pipeline": {"report", "annotation", "encoders", "pretrain", "images", "selection", "records", "device"},
     "report": {"annotation", "encoders", "images", "selection", "records"},
@@ -49,6 +52,8 @@ ROOMS = {
     "records": set(),
     "device": set(),
     "compiling": set(),
+    "processes": {"interrupts"},
+    "interrupts": set(),
 }
 HEAVY = {"torch", "nnunetv2", "SimpleITK", "nibabel", "skimage", "lightning_fabric"}
 

@@ -37,8 +37,8 @@ def chosen(workspace, capsys):
 
 def test_every_option_is_in_the_record_and_in_the_proposal(chosen):
     """A new option of select must be told by the record's settings, or be named as one that changes nothing."""
-    # The one is told by what was set aside, the other only where it is given.
-    assert set(ACTIONS) - set(chosen.selection()["settings"]) == {"skip_broken", "control"}
+    # The first is told by what was set aside, the second only where it is given, the third decides no pick.
+    assert set(ACTIONS) - set(chosen.selection()["settings"]) == {"skip_broken", "control", "no_thumbnails"}
     for name, action in ACTIONS.items():
         choices = [choice for choice in action.choices or [3] if choice != action.default]
         words = proposed("2", **{name: True if action.nargs == 0 else choices[0]})
@@ -98,3 +98,10 @@ def test_set_aside_cases_are_set_aside_again(workspace, capsys):
     argv = ["-d", "2", "-b", "2", "--encoder", "intensity", "-device", "cpu"]
     succeeds(capsys, select.main, [*argv, "--skip-broken"])
     assert json.loads(workspace.record().read_text())["set_aside"] and "--skip-broken" in proposed(TARGET)
+
+
+def test_a_round_without_pictures_is_followed_by_one_without(workspace, capsys):
+    argv = ["-d", "2", "-b", "2", "--encoder", "intensity", "-device", "cpu"]
+    for options in ([], ["--no_thumbnails"], []):  # which can be changed without --overwrite
+        succeeds(capsys, select.main, [*argv, *options])
+        assert ("--no_thumbnails" in proposed(TARGET)) == bool(options)

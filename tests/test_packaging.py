@@ -117,7 +117,8 @@ def test_conda_recipe_says_what_setup_cfg_says():
     assert sorted(map(requirement, recipe["requirements"]["run"])) == sorted(map(requirement, [python, *wanted]))
 
 
-def test_entry_points_can_be_imported_and_tell_their_use(capsys):
+def test_entry_points_can_be_imported_and_tell_their_use(capsys, monkeypatch):
+    monkeypatch.setattr("nnunetv2_xssr.entry.end_on_ctrl_c", lambda: None)  # pytest's own Ctrl-C stays
     scripts = configuration()["options.entry_points"]["console_scripts"].strip().splitlines()
     names = []
     for line in scripts:

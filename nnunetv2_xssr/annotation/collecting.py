@@ -22,7 +22,7 @@ from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.annotation.timesheets import read_minutes
 from nnunetv2_xssr.errors import UserError, first_few, one_of
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
-from nnunetv2_xssr.records.files import is_there, sha256_files, sha256_json, write_json
+from nnunetv2_xssr.records.files import TEMPORARY, is_there, sha256_files, sha256_json, write_json
 from nnunetv2_xssr.records.folds import grow_folds
 from nnunetv2_xssr.records.locks import dataset_lock, selection_lock
 from nnunetv2_xssr.records.manifest import Manifest
@@ -194,7 +194,7 @@ def collect_labels(
     workspace = Workspace(find_dataset(target), name)
     _check_chosen(workspace)
     with dataset_lock(workspace), selection_lock(workspace):
-        with TemporaryDirectory() as scratch:
+        with TemporaryDirectory(dir=workspace.selection, prefix=TEMPORARY) as scratch:
             return _collect(
                 workspace,
                 labels=labels,

@@ -119,7 +119,8 @@ class Project:
     unit : {"case", "slice"} or None
         What the last selection chose.
     settings : dict
-        Of the last selection, and ``skip_broken``, whether it has set cases aside; empty before the first one.
+        Of the last selection, ``skip_broken``, whether it has set cases aside, and ``no_thumbnails``, whether it shows
+        none; empty before the first one.
     sources : list of str
     encoder : str or None
         As given, or the file of features; None for the one pretrained on the sources.
@@ -249,7 +250,8 @@ def _settings(record: SelectionRecord) -> dict:
     """What the user chose; the minutes per case not where the collected worklists tell them."""
     manifest = Manifest.load(record.workspace.manifest)
     told = mean_minutes(manifest.minutes if manifest else (), unit=record.settings["unit"])
-    return {**record.settings, "skip_broken": bool(record.set_aside), **({"minutes_per_case": None} if told else {})}
+    options = {"skip_broken": bool(record.set_aside), "no_thumbnails": not record.pictured}
+    return {**record.settings, **options, **({"minutes_per_case": None} if told else {})}
 
 
 def _has_volumes(record: SelectionRecord) -> bool:

@@ -1,6 +1,5 @@
 """Trainings as jobs: one per set of cases and seed, each kept in a file of its own, so that any run goes on."""
 
-import multiprocessing
 import os
 import shlex
 import time
@@ -14,6 +13,7 @@ from pydantic import AfterValidator
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.processes import Workers
 from nnunetv2_xssr.records.files import atomic, is_there, sha256_json, write_json
 from nnunetv2_xssr.records.schema import Number, read_as
 
@@ -129,7 +129,7 @@ def run_jobs(jobs: Iterable[Job], *, judge: Judge, folder: Path, workers: int = 
         for job in tqdm(missing, desc="training", unit="job", disable=None):
             _run(job, judge, folder)
         return
-    context = multiprocessing.get_context("spawn")
+    context = Workers()
     free = context.SimpleQueue()
     for number in range(workers):
         free.put(devices[number] if devices else None)

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from nnunetv2_xssr.benchmark.hold_out import data_hash, label_files
 from nnunetv2_xssr.benchmark.jobs import DICE, Job, Measures
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
+from nnunetv2_xssr.processes import run_program
 from nnunetv2_xssr.records.files import sha256_files, sha256_json
 from nnunetv2_xssr.records.preprocessed import preprocessed_cases, read_plans
 from nnunetv2_xssr.records.schema import THEIRS, read_as
@@ -101,7 +101,7 @@ class NnunetJudge:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "w", encoding="utf-8") as file:
             environment = {**os.environ, "nnUNet_results": str(results)}
-            code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+            code = run_program(command, environment=environment, output=file)
         if code:
             end = " | ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
             raise UserError(f"nnUNetv2_train ended with code {code}: {end[-300:]}; the whole log is {log}")

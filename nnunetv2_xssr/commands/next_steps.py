@@ -13,7 +13,7 @@ NOT_REPEATED = {
     *("target", "name", "sources", "budget"),
     *("images", "channel_names", "labels"),
     "model",  # the next round asks the folds that were trained for it
-    *("help", "overwrite", "device", "no_wait", "prelabel", "dry_run", "config", "no_thumbnails"),
+    *("help", "overwrite", "device", "no_wait", "prelabel", "dry_run", "config"),
     "pretrain_epochs",  # the encoder is there by then
     *("excluded", "forget_vetoes"),  # vetoes last without being named again
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from nnunetv2_xssr.commands.config_file import overridden, with_config
 from nnunetv2_xssr.device import DEVICES
 from nnunetv2_xssr.errors import Stopped, UserError
+from nnunetv2_xssr.interrupts import CODE, announce
 from nnunetv2_xssr.records.locks import no_waiting
 from nnunetv2_xssr.records.logs import log_to_terminal
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME
@@ -74,7 +75,12 @@ def run(
     0, 2 after one sentence about the user's mistake, 130 after Ctrl-C, 143 after SIGTERM and 138 after SIGUSR1 (on
     Linux; 128 + the signal's number, as shells count). ``again`` says how to go on after the last three. With
     ``no_wait`` a folder that another command is writing ends this one.
+
+    Ctrl-C ends the process of an installed command: see `nnunetv2_xssr.interrupts`. Where a Python program calls this,
+    Ctrl-C raises KeyboardInterrupt, and the program goes on.
     """
+    interrupted = f"{prog}: interrupted; {again} to go on where it stopped"
+    announce(interrupted)
     _open_closed_streams()
     try:
         with log_to_terminal(), no_waiting(no_wait):
@@ -92,9 +98,8 @@ def run(
     except UnicodeEncodeError as error:
         return _fail(prog, f"{error.object[:100]!r} is not text in UTF-8; rename the file or folder that is called so")
     except KeyboardInterrupt:
-        sys.unraisablehook = lambda _: None  # of what libraries had begun to write
-        sys.stderr.write(f"\n{prog}: interrupted; {again} to go on where it stopped\n")
-        return 130
+        sys.stderr.write(f"\n{interrupted}\n")
+        return CODE
     except Stopped as stopped:
         sys.stderr.write(f"\n{prog}: {stopped}; {again} to go on where it stopped\n")
         return 128 + stopped.number

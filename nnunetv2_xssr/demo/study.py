@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.processes import run_program
 from nnunetv2_xssr.records.files import read_json, write_json
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.workspace import dataset_number
@@ -107,7 +107,7 @@ class Study:
             program = shutil.which(command[0], path=scripts)
             if program is None:
                 raise UserError(f"the command {command[0]} is not installed beside {sys.executable}; install it there")
-            code = subprocess.run([program, *command[1:]], env=environment, stdout=file, stderr=file).returncode
+            code = run_program([program, *command[1:]], environment=environment, output=file)
         if code:
             with open(log, "rb") as file:
                 file.seek(start)

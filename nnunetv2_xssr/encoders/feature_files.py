@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError, first_few, one_of
-from nnunetv2_xssr.records.files import atomic, is_there
+from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.names import check_line, refuse_names
 from nnunetv2_xssr.records.spreadsheets import plain_cell, safe_cell
 
@@ -59,16 +59,15 @@ def read_features(path: Path, *, option: str, cases: Sequence[str] | None) -> tu
 
 
 def write_features(path: Path, cases: Sequence[str], features: np.ndarray) -> None:
-    """Write a ``.npz`` or a ``.csv`` that `read_features` reads back to the last digit."""
-    with atomic(path) as temporary:
-        if path.suffix == ".npz":
-            np.savez(temporary, cases=np.array(cases), features=features)
-            return
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["case", *(f"feature_{i}" for i in range(features.shape[1]))])
-            for case, row in zip(cases, features, strict=True):
-                writer.writerow([safe_cell(case), *(f"{value:.9g}" for value in row)])
+    """Write a ``.npz`` or a ``.csv`` that `read_features` reads back to the last digit; ``path`` may be temporary."""
+    if path.suffix == ".npz":
+        np.savez(path, cases=np.array(cases), features=features)
+        return
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", *(f"feature_{i}" for i in range(features.shape[1]))])
+        for case, row in zip(cases, features, strict=True):
+            writer.writerow([safe_cell(case), *(f"{value:.9g}" for value in row)])
 
 
 def _check(names: list[str], rows: np.ndarray, where: str, cases: Sequence[str] | None) -> None:

@@ -10,7 +10,8 @@ from nnunetv2_xssr.images.pools import dataset_pool, open_pools
 from nnunetv2_xssr.pipeline.embed import embed_pools
 from nnunetv2_xssr.pipeline.given import source_names
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
-from nnunetv2_xssr.records.files import remove_leftovers
+from nnunetv2_xssr.records.files import atomic_together, naming, put_alone, remove_leftovers
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import check_environment, find_dataset
 
 
@@ -69,15 +70,35 @@ def embed_cases(
     read = read_pools(pool, pools, seeing=chosen, unit="case", skip_broken=skip_broken, device=resolve_device(device))
     embedded = embed_pools(read, embedding=chosen.embedding, unit="case", seed=seed)
     _check_new(files)  # another command may have been as fast
-    for file in files:
-        remove_leftovers(file)
-    write_features(output, embedded.identifiers, embedded.pool)
+    _remove_unfinished(files)
+    rows = [(embedded.identifiers, embedded.pool)]
     if embedded.source is not None:
-        write_features(files[1], source_names([views.pool for views in read.sources]), embedded.source)
+        rows.append((source_names([views.pool for views in read.sources]), embedded.source))
+    with atomic_together(files[::-1]) as temporary:  # that of the target last: it is there when all is
+        for one, file, (cases, features) in zip(temporary[::-1], files, rows, strict=True):
+            with naming(file):
+                write_features(one, cases, features)
     return files
 
 
 def _check_new(files: Sequence[Path]) -> None:
+    """Raise `UserError` if a file is there, unless a killed run of ours has left it alone."""
+    there = [file for file in files if file.exists()]
+    whole = len(there) == len(files)
+    if whole:
+        _remove_temporary(files)
+    if whole or not all(map(put_alone, there)):
+        raise UserError(f"{there[0]} is there already; delete it, or give another -o")
+
+
+def _remove_unfinished(files: Sequence[Path]) -> None:
     for file in files:
         if file.exists():
-            raise UserError(f"{file} is there already; delete it, or give another -o")
+            logger.info("%s is of a run that was killed before all was written; it is made anew", file)
+            file.unlink()
+    _remove_temporary(files)
+
+
+def _remove_temporary(files: Sequence[Path]) -> None:
+    for file in files:
+        remove_leftovers(file)

@@ -16,7 +16,7 @@ from nnunetv2_xssr.pipeline.embed import Embedded, embed_pools
 from nnunetv2_xssr.pipeline.plan import SelectionPlan
 from nnunetv2_xssr.pipeline.read import read_pools
 from nnunetv2_xssr.records.config import config_bytes
-from nnunetv2_xssr.records.files import atomic, sha256, sha256_json
+from nnunetv2_xssr.records.files import TEMPORARY, atomic, sha256, sha256_json
 from nnunetv2_xssr.records.logs import log_to, logger
 from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.rounds import keep_round
@@ -148,11 +148,12 @@ def _run(call: Call, *, skip_broken: bool, thumbnails: bool, config: Mapping[str
         name=workspace.name,
         doubt=measure_doubt(call.target, to_choose_from, predictor) if predictor else None,
     )
-    record = replace(record, vetoes=call.vetoes)
-    with tempfile.TemporaryDirectory() as scratch:  # what takes long comes before the first file is written
+    record = replace(record, vetoes=call.vetoes, pictured=thumbnails)
+    # What takes long comes before the first file is written. Where this lies the next run removes what Ctrl-C leaves.
+    with tempfile.TemporaryDirectory(dir=workspace.selection, prefix=TEMPORARY) as scratch:
         picks = record.selections[0].picks
         prelabels = call.prelabeller.draw(call.target, picks, folder=Path(scratch)) if call.prelabeller else {}
-        _write(call, plan, record, prelabels, thumbnails=thumbnails, config=config)
+        _write(call, plan, record, prelabels, config=config)
     return record
 
 
@@ -162,7 +163,6 @@ def _write(
     record: SelectionRecord,
     prelabels: Mapping[str, Path],
     *,
-    thumbnails: bool,
     config: Mapping[str, Any] | None,
 ) -> None:
     """Write what belongs to a selection: the manifest first and the record last, so that what it tells of is there.
@@ -201,12 +201,12 @@ def _write(
             prelabels=prelabels,
             dealt=record.raters,
             again=call.again,
-            pictured=thumbnails,
+            pictured=record.pictured,
         )
     if call.new_round and call.last:
         keep_round(workspace, call.last)
     _write_options(workspace.config, options)
-    write_page(record, selection=record.id, thumbnails=thumbnails)
+    write_page(record, selection=record.id, thumbnails=record.pictured)
     record.write(workspace.record)
 
 

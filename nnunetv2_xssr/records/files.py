@@ -1,13 +1,14 @@
 """Records on disk: written whole or not at all, read back with one clear sentence when they do not fit."""
 
+import errno
 import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
@@ -22,23 +23,68 @@ def atomic(path: Path, *, keep_existing: bool = False) -> Iterator[Path]:
     A reader, a full disk or a power cut sees the old file or the new one, never half of one. With ``keep_existing`` a
     file that another process has put there meanwhile stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stem, ending = _stem_and_ending(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{stem}_", suffix=ending)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _temporary(path)
     try:
         with naming(path):
             yield temporary
-            with open(temporary, "r+b") as file:  # Windows flushes only what may be written
-                os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            _complete(temporary)
         if keep_existing:
-            _link_if_first(temporary, path)
+            with suppress(FileExistsError):
+                _link(temporary, path)
         else:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield temporary names that take the places of ``paths``, one after the other, when the block ends well.
+
+    Their temporary names go after all are there. So a file that a killed run has put there alone is the same as a
+    temporary one, by which `put_alone` knows it.
+
+    Raises
+    ------
+    FileExistsError
+        If there is one of the files; what somebody else has put there stays.
+    """
+    temporary, there = [_temporary(path) for path in paths], []
+    try:
+        yield temporary
+        for one, path in zip(temporary, paths, strict=True):
+            with naming(path):
+                _complete(one)
+        for one, path in zip(temporary, paths, strict=True):
+            _link(one, path)
+            there.append(path)
+    except BaseException:
+        for path in there:
+            path.unlink()
+        raise
+    finally:
+        for one in temporary:
+            one.unlink(missing_ok=True)
+
+
+def put_alone(path: Path) -> bool:
+    """Whether a killed run has put a file there before the others of `atomic_together`."""
+    return any(left.samefile(path) for left in leftovers(path.parent, of=path))
+
+
+def _temporary(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stem, ending = _stem_and_ending(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{stem}_", suffix=ending)
+    os.close(handle)
+    return Path(name)
+
+
+def _complete(temporary: Path) -> None:
+    """Have a file on the disk, with the rights of other files: mkstemp makes some that only their owner can read."""
+    with open(temporary, "r+b") as file:  # Windows flushes only what may be written
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o666 & ~_umask())
 
 
 def _stem_and_ending(path: Path) -> tuple[str, str]:
@@ -90,12 +136,15 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _link_if_first(temporary: Path, path: Path) -> None:
+def _link(temporary: Path, path: Path) -> None:
+    """Let a file that is not there yet be the same as a temporary one."""
     try:
         os.link(temporary, path)
     except FileExistsError:
-        pass
+        raise
     except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         os.replace(temporary, path)
 
 

@@ -269,6 +269,8 @@ class SelectionRecord:
     vetoes : dict
         Case to why it shall not be annotated, None where nobody said: what this call excluded and, in annotation, what
         earlier rounds did, also of cases that are not in the pool any more.
+    pictured : bool
+        Whether its report and its worklist were written with pictures of cases.
     """
 
     __pydantic_config__ = OURS
@@ -288,6 +290,7 @@ class SelectionRecord:
     raters: dict[FileName, Annotated[list[FileName], Len(1)]] = field(default_factory=dict)
     doubt: DoubtFacts | None = None
     vetoes: dict[FileName, Reason | None] = field(default_factory=dict)
+    pictured: bool = True
 
     @property
     def id(self) -> str:
@@ -311,6 +314,8 @@ class SelectionRecord:
         for part, name in [(content, "doubt"), *((pick, name) for pick in picks for name in ("doubt", "control"))]:
             if part[name] is None:
                 del part[name]
+        if content["pictured"]:  # as all records of older versions were
+            del content["pictured"]
         return {"kind": KIND, "format_version": FORMAT_VERSION, **content}
 
     def write(self, path: Path) -> None:

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -151,6 +153,49 @@ def test_embed_replaces_nothing_and_knows_two_endings(workspace, capsys):
     fails(capsys, embed.main, [*argv, workspace.root / "f.npz"], "f_source.npz is there already", "another -o")
     fails(capsys, embed.main, [*argv, workspace.root / "f.txt"], "-o, by its ending, must be one of .npz, .csv")
     assert not (workspace.root / "f.npz").exists()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from nnunetv2_xssr.records.files import atomic_together
+links, link = [], os.link
+
+def killed(*names):
+    links.append(link(*names))
+    if len(links) == int(sys.argv[1]):
+        os._exit(9)
+
+os.link = killed
+with atomic_together([Path("f_source.npz"), Path("f.npz")]) as temporary:
+    for one in temporary:
+        one.write_text("of before")
+"""
+
+
+def killed_after(n, folder):
+    """Put files into their places, and be killed after so many of two."""
+    assert subprocess.run([sys.executable, "-c", KILLED, str(n)], cwd=folder).returncode == 9
+
+
+def test_embed_killed_between_its_files_can_be_typed_again(workspace, capsys):
+    argv = ["-d", "2", "-s", "1", "--encoder", "intensity", "-device", "cpu", "-o"]
+    names = ["f.npz", "f_source.npz"]
+    succeeds(capsys, embed.main, [*argv, workspace.root / "f.npz"])
+    undisturbed = [(workspace.root / name).read_bytes() for name in names]
+    (folder := workspace.root / "killed").mkdir()
+    killed_after(1, folder)
+    said = succeeds(capsys, embed.main, [*argv, folder / "f.npz"])
+    assert f"{folder / 'f_source.npz'} is of a run that was killed" in said
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert [(folder / name).read_bytes() for name in names] == undisturbed
+
+
+def test_embed_killed_after_its_files_has_ended(workspace, capsys):
+    killed_after(2, workspace.root)
+    argv = ["-d", "2", "-s", "1", "--encoder", "intensity", "-o", workspace.root / "f.npz"]
+    fails(capsys, embed.main, argv, "f.npz is there already")
+    assert sorted(path.name for path in workspace.root.glob("*.npz")) == ["f.npz", "f_source.npz"]
 
 
 # --- what does not fit

@@ -97,7 +97,7 @@ class Command:
 
 
 def _run(writer, folder, environment, argv, *, file_size, unprivileged):
-    from importlib import import_module
+    from nnunetv2_xssr import entry, interrupts
 
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(writer.fileno(), number)
@@ -107,17 +107,15 @@ def _run(writer, folder, environment, argv, *, file_size, unprivileged):
     os.environ.update(environment, TMPDIR=folder)
     os.chdir(folder)
     sys.argv = [f"nnUNetv2_xssr_{argv[0]}", *argv[1:]]
-    main = import_module(f"nnunetv2_xssr.commands.{argv[0]}").main
     _shorten(Path(folder))
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     if unprivileged:
         _drop_capabilities()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell lets background jobs ignore
+    interrupts.end_on_ctrl_c()  # the first that an installed command does
     os.write(1, _BEGINS)
-    code = main(argv[1:])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command has ended
-    sys.exit(code)
+    sys.exit(entry.start(argv[0], argv[1:]))
 
 
 def _shorten(folder):

@@ -1,10 +1,16 @@
 """Killed at any moment and typed again, every command that writes ends as if nothing had happened."""
 
+import os
+import re
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from forking import Command
-from scenes import SCENES, Contents, Undisturbed, command_of
+from making import CHECKOUT
+from scenes import BENCHMARK, SCENES, SELECT, Contents, Undisturbed, command_of, run_step, study
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ATTEMPTS = 30  # at times spread over the whole run
@@ -30,4 +36,76 @@ def test_killed_and_typed_again(scene, stage, faults):
             again = Command(stage, argv)
             wrong = run.judge_again(again, again.end(), Contents(stage))
             faults.note("kill", name, number.name, 0, **wrong)
+    faults.check()
+
+
+STARTS = 16  # of each command, from nothing, by a Python of its own
+STARTED = {
+    "status": ["status", "-d", "2"],
+    "report": ["report", "-d", "2"],
+    "select": [*SELECT, "--name", "b"],
+    "benchmark": BENCHMARK,
+}
+_FIRST = ("__init__.py", "entry.py", "interrupts.py")  # of ours, imported before anything of ours can answer
+
+
+class Start:
+    """A command as a shell starts it, in a group of processes of its own."""
+
+    def __init__(self, workspace, argv):
+        name, *words = argv
+        code = f"import sys; from nnunetv2_xssr.entry import {name} as main; sys.exit(main())"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=workspace.root,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+    def end(self):
+        """Wait for the end of all its processes; exit code (None if they hang) and what they have printed."""
+        try:
+            said, _ = self.process.communicate(timeout=200)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            return None, self.process.communicate()[0]
+        return self.process.returncode, said
+
+
+def ours(said):
+    """The frames of ours in what was printed, without those of the first imports: before them Python answers Ctrl-C."""
+    frames = re.findall(r'File "(.+)", line \d+, in (.+)', said)
+    own = [(file, name) for file, name in frames if file.startswith(str(CHECKOUT))]
+    return [frame for frame in own if frame[1] != "<module>" or not frame[0].endswith(_FIRST)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STARTED)
+def test_ctrl_c_from_the_start(bare, faults, name):
+    stage = bare()
+    run_step(stage, study if name == "benchmark" else SELECT)
+    begun = time.monotonic()
+    assert Start(stage, STARTED[name]).end()[0] == 0
+    seconds = time.monotonic() - begun
+    for attempt in range(STARTS):
+        start = Start(stage, STARTED[name])
+        time.sleep(seconds * (attempt / STARTS) ** 2)  # most of them early
+        os.killpg(start.process.pid, signal.SIGINT)
+        code, said = start.end()
+        fell = "Traceback" in said
+        pythons = fell and not ours(said)
+        faults.note(
+            "Ctrl-C from the start",
+            name,
+            "before ours is loaded" if pythons or code == -signal.SIGINT else "later",
+            tracebacks=[said[-2000:]] * (fell and not pythons),
+            losses=[f"exit code {code}: {said[-2000:]}"] * (code not in (0, 130, -signal.SIGINT, None) and not pythons),
+            hangs=[said[-2000:]] * (code is None),
+        )
+    code, said = Start(stage, STARTED[name]).end()
+    faults.note("Ctrl-C from the start", name, "typed again", 0, losses=[said[-2000:]] * (code != 0))
     faults.check()

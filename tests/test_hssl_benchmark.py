@@ -1,0 +1,53 @@
+"""The benchmark of HSSL: what is finished is kept, and belongs to the test cases that it was measured on."""
+
+import sys
+
+import pytest
+from making import CHECKOUT
+
+from nnunetv2_xssr.demo.study import Study
+from nnunetv2_xssr.records.files import write_json
+
+sys.path.append(str(CHECKOUT / "benchmarks"))
+import fine_tuning
+import hssl
+
+CASES = [f"c_{i}" for i in range(20)]
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A function that runs one of the benchmarks, where a training measures the number of test cases, and how often."""
+    calls = []
+
+    def train(study, *command, arm):
+        calls.append(arm)
+        name = f"{study.trainer}__nnUNetPlans__{study.configuration}"
+        summary = tmp_path / "arms" / arm / study.target / name / "fold_0" / "validation" / "summary.json"
+        write_json(summary, {"foreground_mean": {"Dice": train.n / 100}})
+
+    def run(module, n, *options):
+        study = Study(tmp_path, "Dataset001_A", "Dataset001_A", "2d_small", "XSSRTrainer_demo", "cpu")
+        target = hssl.Target(study=study, pool=CASES[10:], test=CASES[:n], others=[], pretraining=[])
+        monkeypatch.setattr(module, "prepare", lambda pack, args: target)
+        train.n, before = n, len(calls)
+        monkeypatch.setattr(sys, "argv", ["benchmark", "--packs", "NucleiDSB", *options])
+        assert module.main() == 0
+        return len(calls) - before
+
+    monkeypatch.setattr(Study, "run", train)
+    for module in (hssl, fine_tuning):
+        monkeypatch.setattr(module, "pretrain", lambda *_: tmp_path / "own.pth")
+    return run
+
+
+@pytest.mark.parametrize(
+    "module, options", [(hssl, ["--draws", "1", "--images", "own"]), (fine_tuning, ["--draws", "0"])]
+)
+def test_other_test_cases_are_measured_anew(trained, capsys, module, options):
+    n = trained(module, 4, *options)
+    assert n and "4.00" in capsys.readouterr().out
+    assert trained(module, 4, *options) == 0 and "4.00" in capsys.readouterr().out
+    assert trained(module, 6, *options) == n
+    out = capsys.readouterr().out
+    assert "6.00" in out and "4.00" not in out
