@@ -59,10 +59,10 @@
       let best = -1;
       let least = 18 * 18; // a pointer this near, in units of the map, means the dot
       places.forEach(([x, y], i) => {
-        // Of dots on top of each other the pick, which is the largest, is meant.
+        // Of dots on top of each other the pick, which is the largest, is meant, and of copies the one on top.
         const reach = dots[i].dataset.rank ? 0.4 : 1;
         const distance = reach * ((x - point.x) ** 2 + (y - point.y) ** 2);
-        if (distance < least) [best, least] = [i, distance];
+        if (distance <= least) [best, least] = [i, distance];
       });
       return best;
     }

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,14 @@ from nnunetv2_xssr.records.vetoes import REASONS
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 from nnunetv2_xssr.report.charts import HEIGHT, WIDTH, alpha_chart, budget_chart
 from nnunetv2_xssr.report.facts import gather
+from nnunetv2_xssr.report.kinds_text import ONE_KIND
 from nnunetv2_xssr.report.selection_data import PoolData, SelectionData, load_record, load_selection_data
 from nnunetv2_xssr.report.thumbnails import Shown, Thumbnail, pick_thumbnails, view_thumbnail
 
 _HERE = Path(__file__).resolve().parent
 _MAP = 560  # width and height of the map's viewBox
 _MARGIN = 20
+_ROOM = 20  # between picks whose numbers do not overlap: twice the radius that page.html gives them
 
 
 def write_report(dataset: str, *, name: str = DEFAULT_NAME, thumbnails: bool = True) -> Path:
@@ -116,6 +119,7 @@ def render(facts: dict, shown: dict[str, dict[str, Shown]], *, selection: str) -
         map_size=_MAP,
         can_be_listed=can_be_listed,
         reasons=REASONS,
+        one_kind=ONE_KIND,
     )
 
 
@@ -147,10 +151,12 @@ def _stops(selection: dict, chart: dict | None, unit: str) -> list[dict]:
 def _drawn(selection: dict, *, unit: str, pictured: Collection[str]) -> dict:
     """A selection with its charts, and of the groups what has a picture."""
     half = _MAP / 2 - _MARGIN
-    dots = [
-        dot | {"cx": round(_MAP / 2 + half * dot["x"], 1), "cy": round(_MAP / 2 - half * dot["y"], 1)}
-        for dot in selection["map"]["dots"]
-    ]
+    dots = _numbered(
+        [
+            dot | {"cx": round(_MAP / 2 + half * dot["x"], 1), "cy": round(_MAP / 2 - half * dot["y"], 1)}
+            for dot in selection["map"]["dots"]
+        ]
+    )
     # The map is cut to the height that its dots take.
     top = min((dot["cy"] for dot in dots), default=0) - _MARGIN
     bottom = max((dot["cy"] for dot in dots), default=_MAP) + _MARGIN
@@ -165,6 +171,19 @@ def _drawn(selection: dict, *, unit: str, pictured: Collection[str]) -> dict:
         "budget_chart": budget,
         "alpha_chart": selection["alpha"] and len(selection["alpha"]["alpha"]) > 1 and alpha_chart(selection["alpha"]),
     }
+
+
+def _numbered(dots: list[dict]) -> list[dict]:
+    """The dots, of the picks those without a number and then those with one, which so lie above all others.
+
+    A pick has its number where none of an earlier pick is in the way.
+    """
+    bare: list[dict] = []
+    numbered: list[dict] = []
+    for dot in sorted((dot for dot in dots if dot["rank"]), key=lambda dot: dot["rank"]):
+        room = all(math.dist((dot["cx"], dot["cy"]), (one["cx"], one["cy"])) >= _ROOM for one in numbered)
+        (numbered if room else bare).append(dot | {"numbered": room})
+    return [dot for dot in dots if not dot["rank"]] + bare + numbered
 
 
 def _digest(text: str) -> str:

@@ -11,8 +11,11 @@ from making import succeeds
 from slicing import CASES, VOLUMES, picks, run
 
 from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.report.charts import ticks, x_axis, y_axis
-from nnunetv2_xssr.report.page import can_be_listed
+from nnunetv2_xssr.report.facts import gather
+from nnunetv2_xssr.report.page import can_be_listed, render
+from nnunetv2_xssr.report.selection_data import load_record, load_selection_data
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -95,6 +98,17 @@ def test_page_names_nothing_to_load(page):
     assert "@import" not in page.text["style"] and "url(" not in page.text["style"]
     (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none';") and "unsafe" not in policy and "http" not in policy
+
+
+def test_numbers_on_the_map_do_not_overlap(again):
+    """Of picks that lie on each other the first has its number, above the others; the legend says what these are."""
+    facts = gather(load_selection_data(load_record(Workspace("Dataset002_Target"))))
+    places = {1: 0.5, 2: 0.51, 3: -0.5}  # on a map of 560 with a margin of 20, 1 and 2 lie 2.6 apart
+    for dot in facts["selections"][0]["map"]["dots"]:
+        dot["x"], dot["y"] = places.get(dot["rank"], 0), 0
+    dots = re.findall(r'data-rank="(\d)".*?<circle r="(\d+)"/>(?:<text[^>]*>(\d))?', render(facts, {}, selection="s0"))
+    assert dots == [("2", "6", ""), ("1", "10", "1"), ("3", "10", "3")]
+    assert "whose number has no room" in render(facts, {}, selection="s0")
 
 
 def test_hostile_names_are_text(again):
