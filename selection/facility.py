@@ -10,6 +10,7 @@ from nnunetv2_xssr.compiling import compiled
 from nnunetv2_xssr.selection._engine.cells import Cells, cells_of, rough_squared_distance, squared_distance
 from nnunetv2_xssr.selection._engine.coverage import Coverage
 from nnunetv2_xssr.selection.limits import Limits, is_open, nearest_of, take
+from nnunetv2_xssr.selection.shares import LEAST_GAIN, Shares, come_first
 
 WHOLE = 2048  # up to this many cases the greedy is exact
 _FIRST = 512  # cases in the first sample of a larger pool
@@ -30,6 +31,7 @@ def facility_picks(
     utility: Callable[[np.ndarray], np.ndarray],
     weights: np.ndarray | None = None,
     prices: np.ndarray | None = None,
+    kind: np.ndarray | None = None,
 ) -> np.ndarray:
     """Greedily maximise sum_i w_i max_{j in S} utility(|z_i - z_j|).
 
@@ -59,6 +61,9 @@ def facility_picks(
         How much every case counts, from 0 to 1; 1 by default.
     prices : array of shape (n,), optional
         By which the gain of a pick is divided; 1 by default.
+    kind : int array of shape (n,), optional
+        Of every case, numbered from 0: no kind lacks its share of the picks (`come_first`), unless its best case gains
+        less than a quarter of what the best of all gains.
 
     Returns
     -------
@@ -71,7 +76,7 @@ def facility_picks(
     weights = np.ones(n) if weights is None else np.round(weights * _WEIGHT_GRID) / _WEIGHT_GRID
     enough = np.clip(n / total, *_PER_PICK)
     sizes = _sample_sizes(n, n if limits.exist else int(enough * total))
-    limits = limits.fresh()
+    limits, shares = limits.fresh(), Shares.none(n) if kind is None else Shares.of(kind)
     draw = np.random.default_rng(0).permutation(n)
     coverage = Coverage(cells)
     available = np.ones(n, bool)
@@ -102,6 +107,7 @@ def facility_picks(
             sample,
             taken,
             limits,
+            shares,
         )
         picks = np.append(picks, new)
         if len(picks) == budget:
@@ -240,34 +246,66 @@ def _nearer(pool, rows, residual, start, near, bounds, hits, nearest, tolerance)
 
 
 @compiled()
-def _lazy_greedy(services, served, weights, prices, available, count, pool, sample, taken, limits):
+def _lazy_greedy(services, served, weights, prices, available, count, pool, sample, taken, limits, shares):
     """Pick up to ``count`` available candidates, each with the largest gain at its turn; return their rows of the pool.
 
-    A gain only falls as S grows, so an earlier gain is an upper bound: the candidate with the highest bound is the next
-    pick if its gain still equals it (lazy greedy, Minoux 1978). ``served``, ``available`` and ``limits`` are updated.
-    ``sample`` holds the rows of the candidates in the pool, and ``taken`` those of S.
+    ``served``, ``available`` and ``limits`` are updated. ``sample`` holds the rows of the candidates in the pool, and
+    ``taken`` those of S.
     """
-    heap = [(-_gain(services, i, served, weights) / prices[i], i) for i in range(len(available))]
-    heapify(heap)
+    kind = shares.kind[sample]
+    heaps = [[(0.0, -1) for _ in range(0)] for _ in shares.sizes]
+    for i in range(len(available)):
+        heaps[kind[i]].append((-_gain(services, i, served, weights) / prices[i], i))
+    for heap in heaps:
+        heapify(heap)
+    counts = np.zeros(len(heaps), np.int64)
+    for row in taken:
+        counts[shares.kind[row]] += 1
     picks = np.empty(count, np.int64)
-    done = 0
-    while done < count and len(heap) > 0:
-        bound, i = heap[0]
-        loss = -_gain(services, i, served, weights) / prices[i]
-        if not available[i]:
-            heappop(heap)
-        elif loss > bound:
-            heapreplace(heap, (loss, i))
-        elif not is_open(limits, sample[i], nearest_of(pool, sample[i], taken, picks[:done], limits)):
-            available[i] = False
-        else:
-            take(limits, sample[i])
-            picks[done], available[i] = sample[i], False
-            done += 1
-            for e in range(services.starts[i], services.starts[i + 1]):
-                case = services.cases[e]
-                served[case] = max(served[case], services.utilities[e])
-    return picks[:done]
+    nothing = (np.inf, len(available))
+    for done in range(count):
+        first = come_first(counts, shares.sizes)
+        best, fair = nothing, nothing
+        for h in range(len(heaps)):
+            top, already = nothing, picks[:done]
+            while top == nothing and len(heaps[h]) > 0:
+                top = _settled(
+                    heaps[h], services, served, weights, prices, available, pool, sample, taken, already, limits
+                )
+            if top < best:
+                best = top
+            if first[h] and top < fair:
+                fair = top
+        if best == nothing:
+            return picks[:done]
+        _, i = fair if fair[0] <= LEAST_GAIN * best[0] else best
+        take(limits, sample[i])
+        picks[done], available[i] = sample[i], False
+        counts[kind[i]] += 1
+        for e in range(services.starts[i], services.starts[i + 1]):
+            case = services.cases[e]
+            served[case] = max(served[case], services.utilities[e])
+    return picks
+
+
+@compiled()
+def _settled(heap, services, served, weights, prices, available, pool, sample, taken, picks, limits):
+    """The first of a heap, if it is its best candidate; else the heap changes, and there is none: (inf, candidates).
+
+    A gain only falls as S grows, so an earlier gain is an upper bound: the candidate with the highest bound is the best
+    one if its gain still equals it (lazy greedy, Minoux 1978).
+    """
+    bound, i = heap[0]
+    loss = -_gain(services, i, served, weights) / prices[i]
+    if not available[i]:
+        heappop(heap)
+    elif loss > bound:
+        heapreplace(heap, (loss, i))
+    elif not is_open(limits, sample[i], nearest_of(pool, sample[i], taken, picks, limits)):
+        available[i] = False
+    else:
+        return heap[0]
+    return np.inf, len(available)
 
 
 @compiled()

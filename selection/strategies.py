@@ -14,6 +14,7 @@ from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve, calibrate, calibra
 from nnunetv2_xssr.selection.clusters import kmeans_picks, typiclust_picks
 from nnunetv2_xssr.selection.facility import facility_picks
 from nnunetv2_xssr.selection.greedy import greedy_within_cost, nearest_distance
+from nnunetv2_xssr.selection.kinds import tell_kinds
 from nnunetv2_xssr.selection.limits import Limits, first_open, take
 from nnunetv2_xssr.selection.probcover import probcover_picks
 
@@ -91,15 +92,28 @@ def xssr(problem: Problem) -> Outcome:
     covered by a pick cannot be covered again. The objective is submodular, so the greedy reaches at least 1 - 1/e of
     the best (Nemhauser et al. 1978). alpha is the one whose picks cover the pool best.
 
+    Where the pool is of several kinds, each gets its share of the picks (`nnunetv2_xssr.selection.shares`), which is
+    ours: the objective alone serves the kind whose cases lie near to each other, and this need not be the one that
+    lacks labels.
+
     Where a model doubts cases, w_i is multiplied by (1 - beta) + beta doubt_i with beta = ``DOUBT_SHARE``: a case that
     the model is sure of counts half as much as the one that it doubts most. What is picked are still cases that others
     are near to: the most doubted ones alone are the odd ones.
     """
+    return _covering(problem, kind=tell_kinds(problem.pool.pool))
+
+
+def xssr_no_shares(problem: Problem) -> Outcome:
+    """`xssr` whose kinds have no shares of the picks."""
+    return _covering(problem)
+
+
+def _covering(problem: Problem, *, kind: np.ndarray | None = None) -> Outcome:
     doubted = 1.0 if problem.doubt is None else 1 - DOUBT_SHARE + DOUBT_SHARE * problem.doubt
 
     def run(alpha: float) -> tuple[np.ndarray, np.ndarray]:
         weights = (1 - alpha + alpha * problem.novelty) * doubted
-        picks = _facility_picks(problem, utility=_closeness, weights=weights)
+        picks = _facility_picks(problem, utility=_closeness, weights=weights, kind=kind)
         return picks, nearest_distance(problem.pool, chosen=np.append(problem.chosen, picks))
 
     alpha, picks, curve = calibrate(
@@ -228,14 +242,13 @@ def _in_canonical_order(
 
 
 def _facility_picks(
-    problem: Problem, *, utility: Callable[[np.ndarray], np.ndarray], weights: np.ndarray | None = None
+    problem: Problem, *, utility: Callable[[np.ndarray], np.ndarray], **of_cases: np.ndarray | None
 ) -> np.ndarray:
     """The greedy by gain or, if its picks cover better, the greedy by gain per cost: see `greedy_within_cost`."""
-    of_cases = {} if weights is None else {"weights": weights}
+    given = {name: values for name, values in of_cases.items() if values is not None}
     prices = [{}, {"prices": problem.limits.cost}] if problem.limits.costs_differ else [{}]
     runs = [
-        _in_canonical_order(facility_picks, problem, of_cases={**of_cases, **price}, utility=utility)
-        for price in prices
+        _in_canonical_order(facility_picks, problem, of_cases={**given, **price}, utility=utility) for price in prices
     ]
     if len(runs) == 1:
         return runs[0]
@@ -280,6 +293,7 @@ STRATEGIES: dict[str, Callable[[Problem], Outcome]] = {
     strategy.__name__: strategy
     for strategy in (
         xssr,
+        xssr_no_shares,
         xssr_sum,
         xssr_sum_no_density,
         xssr_sum_no_novelty,
