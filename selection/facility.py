@@ -253,7 +253,7 @@ def _lazy_greedy(services, served, weights, prices, available, count, pool, samp
     ``taken`` those of S.
     """
     kind = shares.kind[sample]
-    heaps = [[(0.0, -1) for _ in range(0)] for _ in shares.sizes]
+    heaps = [[(0.0, -1) for _ in range(0)] for _ in shares.parts]
     for i in range(len(available)):
         heaps[kind[i]].append((-_gain(services, i, served, weights) / prices[i], i))
     for heap in heaps:
@@ -264,7 +264,7 @@ def _lazy_greedy(services, served, weights, prices, available, count, pool, samp
     picks = np.empty(count, np.int64)
     nothing = (np.inf, len(available))
     for done in range(count):
-        first = come_first(counts, shares.sizes)
+        first = come_first(counts, shares.parts)
         best, fair = nothing, nothing
         for h in range(len(heaps)):
             top, already = nothing, picks[:done]

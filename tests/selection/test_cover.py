@@ -1,4 +1,7 @@
-"""`xssr` against its definition: weighted facility location whose novelty is calibrated by coverage."""
+"""The objective of `xssr` against its definition: weighted facility location, novelty calibrated by coverage.
+
+test_shares.py has what `xssr` adds to it.
+"""
 
 from functools import partial
 
@@ -10,7 +13,7 @@ from nnunetv2_xssr.selection import Constraints, standardise
 from nnunetv2_xssr.selection.scores import novelty
 
 ALPHAS = [i / 10 for i in range(11)]
-select = partial(selection.select, strategy="xssr")
+select = partial(selection.select, strategy="xssr_no_shares")
 
 
 def problem(seed, n=60, m=20, d=5):
@@ -91,21 +94,27 @@ def kinds_seen(sizes, budget, **options):
     return len(set(kind[select(pool.astype(np.float32), budget, **options).picks]))
 
 
-def test_every_kind_is_seen_with_twice_as_many_picks_as_kinds():
+both = pytest.mark.parametrize("strategy", ["xssr", "xssr_no_shares"])
+
+
+@both
+def test_every_kind_is_seen_with_twice_as_many_picks_as_kinds(strategy):
     """Of at least a twentieth of the pool each."""
-    assert kinds_seen([60, 20, 10, 5, 5], 10) == 5
+    assert kinds_seen([60, 20, 10, 5, 5], 10, strategy=strategy) == 5
 
 
-def test_a_burst_of_copies_takes_no_more_than_its_share():
+@both
+def test_a_burst_of_copies_takes_no_more_than_one_pick(strategy):
     """Density as a scaled score would fall to nothing for all others."""
     rng = np.random.default_rng(2)
     burst, others = 0.001 * rng.normal(size=(40, 6)) + 2, rng.normal(size=(60, 6))
-    picks = select(np.concatenate([burst, others]).astype(np.float32), 12).picks
+    picks = select(np.concatenate([burst, others]).astype(np.float32), 12, strategy=strategy).picks
     assert (picks < 40).sum() == 1
 
 
-def test_an_outlier_is_not_among_the_first_picks():
+@both
+def test_an_outlier_is_not_among_the_first_picks(strategy):
     """Unless it stands for several cases."""
     rng = np.random.default_rng(3)
     pool = np.concatenate([rng.normal(size=(80, 6)), 40 * rng.normal(size=(2, 6))]).astype(np.float32)
-    assert not set(select(pool, 4).picks.tolist()) & {80, 81}
+    assert not set(select(pool, 4, strategy=strategy).picks.tolist()) & {80, 81}
