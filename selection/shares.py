@@ -42,8 +42,8 @@ def come_first(counts, parts):
 
     After t picks kind h is to have floor(t p_h) of them, where p_h is its part of all. This can be kept at all later
     lengths T while sum_h max(n_h, floor(T p_h)) <= T. At the first T where both sides are equal, only kinds with less
-    than floor(T p_h) may come, and any of them keeps it (lower quota, as in Balinski & Young 1975). A kind that has less
-    than its share already, because others were labelled, comes first too.
+    than floor(T p_h) may come, and any of them keeps it (lower quota, as in Balinski & Young 1975). A kind that has
+    less than its share already, because others were labelled, comes first too.
 
     Parameters
     ----------

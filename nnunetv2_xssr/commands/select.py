@@ -122,7 +122,8 @@ def _add_strategy(group: Options) -> None:
     add("--strategy", default="xssr",
         help="xssr (default), one objective and shares for every kind; xssr_no_shares, without these; xssr_sum, the "
         "same parts in a weighted sum, and that without one of them: xssr_sum_no_density, xssr_sum_no_novelty, "
-        "xssr_sum_no_diversity; or a rival: random, coreset, kmeans, typiclust, probcover, facility_location, maxherding")
+        "xssr_sum_no_diversity; or a rival: random, coreset, kmeans, typiclust, probcover, facility_location, "
+        "maxherding")
     add("--alpha", default="auto",
         help="of xssr and xssr_sum: weight of novelty, from 0 to 1; calibrated by default (auto)")
     add("--alpha_criterion", default="mean_distance",
