@@ -36,13 +36,14 @@ from nnunetv2_xssr.benchmark.statistics import percentile_within
 from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.encoders.pooling import choose_embedding
 from nnunetv2_xssr.selection._engine.cells import cells_of
+from nnunetv2_xssr.selection.kinds import tell_kinds
 from nnunetv2_xssr.selection.limits import unlimited
 from nnunetv2_xssr.selection.scores import density, novelty
 from nnunetv2_xssr.selection.standardise import standardise
 from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
 
 BUDGETS = (0.025, 0.05)
-COMPARED = ("xssr", "xssr_sum")  # strategies
+COMPARED = ("xssr_no_shares", "xssr_sum")  # strategies
 KINDS = ("grid", "average", "gap")  # of the autoencoders' features: see --embedding of nnUNetv2_xssr_select
 N_RANDOM, N_POOLS = 1000, 4
 
@@ -144,6 +145,7 @@ class Judge:
         for i, pool in enumerate(self.pools):
             cells = cells_of(z[pool])
             parts = {"density": density(cells), "novelty": novelty(cells, x), "limits": unlimited(len(pool))}
+            parts["kind"] = tell_kinds(z[pool])
             for budget in BUDGETS:
                 problem = Problem(pool=cells, budget=picks_of(pool, budget), chosen=np.empty(0, int), **parts)
                 for strategy in COMPARED:

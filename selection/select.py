@@ -14,6 +14,7 @@ from nnunetv2_xssr.selection.alpha import AlphaCurve, alphas_to_try
 from nnunetv2_xssr.selection.by_budget import BudgetCurve, budget_curve
 from nnunetv2_xssr.selection.constraints import Constraints
 from nnunetv2_xssr.selection.greedy import nearest_chosen, nearest_distance, replay, stand_for
+from nnunetv2_xssr.selection.kinds import tell_kinds
 from nnunetv2_xssr.selection.options import check_doubt, check_options, labelled_rows
 from nnunetv2_xssr.selection.scores import density, doubt_rank, novelty
 from nnunetv2_xssr.selection.standardise import check_features, standardise
@@ -162,6 +163,7 @@ def select(
             pool=cells,
             density=density(cells, wholes=parts),
             novelty=novelty(cells, x),
+            kind=tell_kinds(z),
             doubt=None if doubt is None else doubt_rank(doubt[kept], chosen=labelled),
             budget=most,
             chosen=labelled,

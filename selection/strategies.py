@@ -14,7 +14,6 @@ from nnunetv2_xssr.selection.alpha import ALPHAS, AlphaCurve, calibrate, calibra
 from nnunetv2_xssr.selection.clusters import kmeans_picks, typiclust_picks
 from nnunetv2_xssr.selection.facility import facility_picks
 from nnunetv2_xssr.selection.greedy import greedy_within_cost, nearest_distance
-from nnunetv2_xssr.selection.kinds import tell_kinds
 from nnunetv2_xssr.selection.limits import Limits, first_open, take
 from nnunetv2_xssr.selection.probcover import probcover_picks
 
@@ -32,6 +31,8 @@ class Problem:
     pool : Cells
         The standardised pool.
     density, novelty : arrays of shape (n,)
+    kind : int array of shape (n,)
+        See `nnunetv2_xssr.selection.kinds.tell_kinds`.
     doubt : array of shape (n,) or None
         See `nnunetv2_xssr.selection.scores.doubt_rank`; None without a model.
     budget : int
@@ -50,6 +51,7 @@ class Problem:
     pool: Cells
     density: np.ndarray
     novelty: np.ndarray
+    kind: np.ndarray
     budget: int
     chosen: np.ndarray
     limits: Limits
@@ -100,7 +102,7 @@ def xssr(problem: Problem) -> Outcome:
     the model is sure of counts half as much as the one that it doubts most. What is picked are still cases that others
     are near to: the most doubted ones alone are the odd ones.
     """
-    return _covering(problem, kind=tell_kinds(problem.pool.pool))
+    return _covering(problem, kind=problem.kind)
 
 
 def xssr_no_shares(problem: Problem) -> Outcome:

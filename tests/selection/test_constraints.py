@@ -404,9 +404,8 @@ def test_no_strategy_minds_that_nothing_is_open(strategy):
     for chosen in (NONE, np.array([3, 5])):
         for limits in (closed, unlimited(N)._replace(min_distance=2.0)):
             if len(chosen) or limits is closed:
-                problem = Problem(
-                    pool=cells, density=np.zeros(N), novelty=np.zeros(N), budget=4, chosen=chosen, limits=limits
-                )
+                flat = {"density": np.zeros(N), "novelty": np.zeros(N), "kind": np.zeros(N, int)}
+                problem = Problem(pool=cells, budget=4, chosen=chosen, limits=limits, **flat)
                 assert STRATEGIES[strategy](problem).picks.tolist() == []
 
 
