@@ -4,12 +4,15 @@
     python benchmarks/rounds.py --workers 2            # trains what is missing, then prints the tables
     python benchmarks/rounds.py --tables               # only prints what there is
     python benchmarks/rounds.py --question embedding   # is the average over places better than the grid, on nuclei?
+    python benchmarks/rounds.py --question shares      # do shares of kinds help, where kinds are mixed?
 
 All labels are hidden at first. Every repetition has an encoder seed of its own and draws 80 % of the pool. After each
 round the small U-Net learns from all labels so far; its doubt about a case is 1 - Dice between what it predicts of the
 image and of its mirror image, as nnUNetv2_xssr_select does with one fold. A simulated annotator corrects what it
 predicts of the cases of the next round: the share of voxels to correct is that of wrong voxels, in voxels of the
 structures, so that drawing from nothing counts as 1.
+
+The first two questions are asked of ``xssr_no_shares``, the default of their time.
 """
 
 import argparse
@@ -27,7 +30,7 @@ import torch
 from encoders import ENCODERS, WITH_EMBEDDING
 from evidence import header, pretrain_all, row
 from scipy.stats import spearmanr
-from studies import STUDIES, TUNING, Study, source_views, target_of, use_folder
+from studies import FRESH, STUDIES, TUNING, Study, source_views, target_of, use_folder
 
 from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.benchmark.fast_judge import dice_per_case, predictions
@@ -37,14 +40,21 @@ from nnunetv2_xssr.records.files import read_json, write_json
 from nnunetv2_xssr.selection import select
 
 RANDOM, COLD, DOUBT, AVERAGE = "random", "xssr without a model", "xssr with doubt", "xssr by the average"
+SHARES = "xssr with shares"
 ROUNDS, BUDGET, SHARE = 3, 0.05, 0.8
 OF_DOUBT = [
     next(study for study in STUDIES if (study.half, study.pack, study.mixed) == (TUNING, pack, mixed))
     for pack, mixed in (("CXRLung", False), ("NucleiDSB", True), ("Hippocampus3D", False))
 ]
-NUCLEI = [study for study in STUDIES if study.pack == "NucleiDSB" and study.pool is None and study not in OF_DOUBT]
+OF_NUCLEI = [one for one in STUDIES if one.pack == "NucleiDSB" and one.pool is None and one.half != FRESH]
+NUCLEI = [study for study in OF_NUCLEI if study not in OF_DOUBT]
+MIXED = [study for study in OF_NUCLEI if study.mixed]
 # Studies and arms; every arm is compared with those before it.
-QUESTIONS = {"doubt": (OF_DOUBT, (RANDOM, COLD, DOUBT)), "embedding": (NUCLEI, (RANDOM, COLD, AVERAGE))}
+QUESTIONS = {
+    "doubt": (OF_DOUBT, (RANDOM, COLD, DOUBT)),
+    "embedding": (NUCLEI, (RANDOM, COLD, AVERAGE)),
+    "shares": (MIXED, (RANDOM, COLD, SHARES)),
+}
 
 
 def main() -> int:
@@ -116,7 +126,9 @@ def annotate_in_rounds(task: Task) -> None:
         if task.arm == RANDOM:
             new = order[len(picked) : labelled]
         else:
-            new = further(features, picked, labelled - len(picked), doubt if task.arm == DOUBT else None)
+            asked = doubt if task.arm == DOUBT else None
+            strategy = "xssr" if task.arm == SHARES else "xssr_no_shares"
+            new = further(features, picked, labelled - len(picked), asked, strategy)
         wrong = None if predicted is None else share_to_correct(predicted[new], labels[new])
         picked = np.append(picked, new)
         tested, predicted, mirrored = predictions(
@@ -141,7 +153,7 @@ def annotate_in_rounds(task: Task) -> None:
     write_json(task.result, rounds)
 
 
-def further(features: Features, picked: np.ndarray, budget: int, doubt: np.ndarray | None) -> np.ndarray:
+def further(features: Features, picked: np.ndarray, budget: int, doubt: np.ndarray | None, strategy: str) -> np.ndarray:
     """The picks of the next round."""
     return select(
         features.pool,
@@ -150,6 +162,7 @@ def further(features: Features, picked: np.ndarray, budget: int, doubt: np.ndarr
         labelled=picked,
         components=features.components,
         doubt=doubt,
+        strategy=strategy,
     ).picks
 
 

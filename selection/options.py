@@ -4,7 +4,7 @@ import numpy as np
 
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.selection.alpha import CRITERIA
-from nnunetv2_xssr.selection.strategies import STRATEGIES, WEIGHS_DOUBT
+from nnunetv2_xssr.selection.strategies import STRATEGIES, WEIGH_DOUBT
 
 LARGEST_SEED = 2**32 - 1  # that generators of random numbers take
 
@@ -52,7 +52,7 @@ def labelled_rows(labelled: np.ndarray | None, *, n: int) -> np.ndarray:
 
 def check_doubt(doubt: np.ndarray, *, n: int, strategy: str) -> None:
     """Raise `UserError` unless doubt is one finite number per case, for a strategy that weighs it."""
-    if strategy != WEIGHS_DOUBT:
-        raise UserError(f"only the strategy {WEIGHS_DOUBT} weighs a model's doubt; got {strategy}, leave the doubt out")
+    if strategy not in WEIGH_DOUBT:
+        raise UserError(f"only {' and '.join(WEIGH_DOUBT)} weigh a model's doubt; got {strategy}, leave the doubt out")
     if doubt.shape != (n,) or not np.isfinite(doubt).all():
         raise UserError(f"doubt must be one finite number per case, of {n} cases; got an array of shape {doubt.shape}")

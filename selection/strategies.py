@@ -19,7 +19,7 @@ from nnunetv2_xssr.selection.probcover import probcover_picks
 
 _CONTROL = 1  # with the seed: other draws than those that coverage is compared with
 DOUBT_SHARE = 0.5  # of the weight of a case, what is left to a model's doubt
-WEIGHS_DOUBT = "xssr"  # the strategy that does; the others stay what they are compared as
+WEIGH_DOUBT = ("xssr", "xssr_no_shares")  # strategies that do; the others stay what they are compared as
 
 
 @dataclass(frozen=True, kw_only=True)

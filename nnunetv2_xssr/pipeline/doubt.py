@@ -23,7 +23,7 @@ from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.selection import LEAST_CORRELATION, DoubtFacts
 from nnunetv2_xssr.records.validation_summary import read_dice
 from nnunetv2_xssr.records.workspace import Workspace, names_dataset
-from nnunetv2_xssr.selection.strategies import WEIGHS_DOUBT
+from nnunetv2_xssr.selection.strategies import WEIGH_DOUBT
 
 LEAST_CASES = 5  # of which a rank correlation says anything
 
@@ -47,7 +47,7 @@ class Asking:
 
     def check(self, choice: Choice, *, scheduler: bool) -> None:
         """Raise `UserError` where a model is to be asked and its doubt would not be weighed, as on a Dask cluster."""
-        if self.model is not False and (scheduler or choice.strategy != WEIGHS_DOUBT):
+        if self.model is not False and (scheduler or choice.strategy not in WEIGH_DOUBT):
             what = "--scheduler" if scheduler else f"--strategy {choice.strategy}"
             raise UserError(f"{what} does not weigh the doubt of --model; leave one of them out")
 
