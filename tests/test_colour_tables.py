@@ -67,10 +67,21 @@ def test_colours_of_many_labels_are_distinct():
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".nii.gz", ".mha"])
 @pytest.mark.parametrize("template", [False, True])
-def test_steps_are_numbered_and_short(ending, template):
-    text = tool_steps(image=f"images/a_0000{ending}", label=f"labels/a{ending}", ending=ending, template=template)
+@pytest.mark.parametrize("prelabelled", [False, True])
+def test_steps_are_numbered_and_short(ending, template, prelabelled):
+    text = tool_steps(
+        image=f"images/a_0000{ending}",
+        label=f"labels/a{ending}",
+        ending=ending,
+        template=template,
+        prelabelled=prelabelled,
+    )
     tools = re.split(r"\n\n(?=\S)", text)
     assert [tool.split("\n")[0] for tool in tools[:3]] == ["3D Slicer", "ITK-SNAP", "napari"]
     for tool, table in zip(tools, ("labels.ctbl", "labels.label", "labels.json"), strict=False):
         assert re.findall(r"^(\d)\.", tool, re.M) == ["1", "2", "3"] and "labels/a." in tool and table in tool
     assert all(len(line) <= 120 for line in text.splitlines())
+    # What is there already is opened before anybody draws: it is named once more than where it is saved.
+    named = [tool.count("labels/a.") for tool in [*tools[:3], text[text.index("MITK") :]]]
+    assert named == [1 + (template or prelabelled)] * 4
+    assert ("call the segment that is there ignore" in text) == (template and not prelabelled)

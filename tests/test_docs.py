@@ -1,6 +1,7 @@
 """The documentation says what is so: its commands run, its options exist, its links lead somewhere."""
 
 import argparse
+import configparser
 import importlib
 import re
 import shlex
@@ -264,6 +265,14 @@ def test_nav_lists_every_page_once():
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
 def test_pages_link_to_nothing_beyond_the_site(page):
     assert not re.findall(r"\]\((\.\.[^)\s]*)\)", page.read_text(encoding="utf-8"))
+
+
+def test_install_names_every_extra():
+    """But that of developers, which `make test` installs."""
+    setup = configparser.ConfigParser()
+    setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    named = re.findall(r'pip install "\.\[(\w+)\]"', (DOCS / "install.md").read_text(encoding="utf-8"))
+    assert sorted([*named, "dev"]) == sorted(setup["options.extras_require"])
 
 
 def test_readme_is_short():

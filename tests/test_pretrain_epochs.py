@@ -28,7 +28,7 @@ def test_so_many_epochs_which_the_next_call_need_not_repeat(workspace, capsys):
 def test_an_encoder_of_another_length_is_neither_reused_nor_replaced(workspace, capsys, more):
     before = workspace.encoder().read_bytes()
     argv = [*CALL, "--pretrain_epochs", "3", *more]
-    fails(capsys, select.main, argv, workspace.encoder(), "was pretrained for 1 epochs, not for --pretrain_epochs 3")
+    fails(capsys, select.main, argv, workspace.encoder(), "was pretrained for 1 epoch, not for --pretrain_epochs 3")
     assert workspace.encoder().read_bytes() == before
     assert not workspace.record().exists()
 

@@ -249,6 +249,19 @@ def test_majority_of_nothing(two, capsys):
     assert f"shared: {other}: majority" in out and "labelled now: 5 of 10" in out
 
 
+def test_shared_label_that_does_not_fit_is_not_missing(two, capsys):
+    draw(two, "A")
+    draw(two, "B")
+    shared = shared_cases(two)[0]
+    write_picture(handover(two) / "labels" / "A" / f"{shared}.png", np.full((40, 48), 9, np.uint8))
+    assert collect.main(COLLECT) == 2
+    out = capsys.readouterr().out
+    assert f"does not fit: annotate/round_01/labels/A/{shared}.png: holds 9" in out and "still missing" not in out
+    (handover(two) / "labels" / "B" / f"{shared}.png").unlink()
+    assert collect.main(COLLECT) == 2
+    assert f"still missing: {shared}\n  of B: {shared}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("where", ["", "B"])
 def test_label_in_another_folder(two, capsys, where):
     draw(two, "A")
@@ -358,6 +371,7 @@ def test_readme_names_the_folders_of_raters(two):
     first = picked(two)[0]
     assert f"labels/{first}." not in text
     assert all(f"labels/YOU/{first}{ending}" in text for ending in (".png", ".seg.nrrd"))
+    assert "in the images that your list names and save one label per image in labels/YOU/" in text
     assert "the column minutes of your list" in text and max(map(len, text.splitlines())) <= 120
 
 

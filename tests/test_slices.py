@@ -162,6 +162,7 @@ def test_templates(volumes, capsys):
     assert all(int(row["slice_itksnap"]) == int(row["slice"]) + 1 for row in rows)
     note = (folder / "README.txt").read_text()
     assert "2       ignore" in note and "holds 0 on the slices to draw, and 2 (ignore) on all others" in note
+    assert max(map(len, note.splitlines())) <= 120
     assert "ignore" not in described(volumes)["labels"]  # as long as no such label is in the dataset
 
 
@@ -200,7 +201,7 @@ def test_drawn_beside_the_chosen_slice(volumes, capsys):
     other = (pick.slice + 1) % SHAPE[0]
     label[other, 3, 3] = 1
     save(path, label)
-    refused(capsys, f"{pick.case}.nii.gz: slice {other} is not all 2", f"only {pick.slice} was asked for")
+    refused(capsys, f"{pick.case}.nii.gz: is not all 2 (ignore) on slice {other}", f"only on {pick.slice} drawing")
 
 
 def test_chosen_slice_that_is_not_drawn_whole(volumes, capsys):
@@ -266,7 +267,7 @@ def test_label_of_a_round_that_was_gone_on_from_still_fits(volumes, capsys):
     both[[now, asked]] = 0
     both[[now, asked], 4:9, 5:12] = 1
     save(labels(volumes, 2) / f"{late}.nii.gz", both)
-    refused(capsys, f"slice {asked} is not all 2 (ignore), though only {now} was asked for")
+    refused(capsys, f"not all 2 (ignore) on slice {asked}, but only on {now} drawing was asked for")
     draw(volumes, late)
     succeeds(capsys, collect.main, ["-d", "31", "-l", labels(volumes)])
     taken = load(volumes.raw / VOLUMES / "labelsTr" / f"{late}.nii.gz")

@@ -300,16 +300,24 @@ def _readme(
         "  keeps these when you draw the label over that image"
     )
     sliced = first.slice is not None
-    nothing = "on a slice, leave its zeros" if sliced else "in an image, save a label of zeros"
+    nothing = "on a slice, let it hold zeros" if sliced else "in an image, save a label of zeros"
     home = f"labels/{'YOU/' if raters else ''}"
-    minutes = "the column minutes of your list" if raters else "its column minutes"
+    which = "the images that your list names" if raters else "every image of images/"
+    steps = tool_steps(
+        image=f"images/{next(iter(names))}",
+        label=f"{home}{case}{ending}",
+        ending=ending,
+        template=sliced,
+        prelabelled=prelabelled,
+    )
+    minutes = "the column minutes of your list" if raters else "the column minutes of worklist.csv"
     return f"""What to do
 ----------
 worklist.csv lists the images to annotate, the most useful one first, and why each was chosen; worklist.html is the same
-to print, with pictures. Draw the structures below in every image of images/ and save one label per image in labels/.
+to print, with pictures. Draw the structures below in {which} and save one label per image in {home}.
 You can send labels back in parts: begin at the top.
-If you note in {minutes} how long each row took you, the next round can be planned by the
-time that you have.
+If you note in {minutes} how long each row took you, the next round can be
+planned by the time that you have.
 
 {_raters_note(raters) if raters else ""}{_slices_note(pool, prelabelled) if sliced else ""}{
         prelabels_note(sliced) if prelabelled else ""
@@ -327,7 +335,7 @@ Names and format
 
 Tools
 -----
-{tool_steps(image=f"images/{next(iter(names))}", label=f"{home}{case}{ending}", ending=ending, template=sliced)}"""
+{steps}"""
 
 
 def _raters_note(raters: list[str]) -> str:
@@ -351,9 +359,9 @@ def _slices_note(pool: ImagePool, prelabelled: bool) -> str:
 ----------------
 Draw only the slices that worklist.csv names: slice counts from 0 along the third axis of the file, k, slice_itksnap as
 ITK-SNAP does, slice_napari as napari's slider does, and position is the place in mm that 3D Slicer shows.
-labels/ holds one template per image: load it as the segmentation of its image, and save it under the same name. It
-holds {drawn} on the slices to draw, and {value} (ignore) on all others. Draw everything that is visible on the former,
-and leave {value} on the latter.
+labels/ holds one template per image: load it as the segmentation of its image, and save it under the same name.
+It holds {drawn} on the slices to draw, and {value} (ignore) on all others. Draw everything that is
+visible on the former, and leave {value} on the latter.
 
 """
 

@@ -77,9 +77,10 @@ def prelabels_note(sliced: bool) -> str:
     column = f"the column {ACCEPTED}"
     return f"""Labels to correct
 -----------------
-labels/ holds what a trained model has drawn in each image{where}. It is a beginning, not the truth: load it as the
-segmentation of its image, correct it, and save it under the same name. A label that comes back as it was is not taken,
-unless you say that it is right: write yes in its row of worklist.csv, in {column}. Leave {_FOLDER}/ as it is.
+labels/ holds what a trained model has drawn in each image{where}. It is a beginning,
+not the truth: load it as the segmentation of its image, correct it, and save it under the same name. A label that
+comes back as it was is not taken, unless you say that it is right: write yes in its row of worklist.csv, in
+{column}. Leave {_FOLDER}/ as it is.
 
 """
 

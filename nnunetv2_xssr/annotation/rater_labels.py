@@ -87,6 +87,7 @@ def inspect_raters(
     # Shared cases are looked at again, though nnU-Net may know one of their labels already.
     unlisted = {**pool.dataset_json, "dataset": {case: table[case] for case in table if case not in shared}}
     home, came = Workspace(pool.name).labels, {case: dict[str, FitLabel]() for case in shared}
+    unfit: set[tuple[str, str]] = set()  # shared cases and raters whose label is there and does not fit
     (scratch / "nothing").mkdir()
     for rater in raters:
         own, asked = folder / rater if (folder / rater).is_dir() else scratch / "nothing", cases_of(dealt, rater)
@@ -101,6 +102,7 @@ def inspect_raters(
                 came[case][rater] = label
             elif case not in table:
                 result.found.fit[case] = label  # somebody has put it there
+        unfit |= {(case, rater) for case in asked if case in shared and case not in {*one.fit, *one.missing}}
         result.found.unfit += [sentence for sentence in one.unfit if sentence not in result.found.unfit]
         result.found.warnings += one.warnings
         result.found.missing += [case for case in one.missing if case not in shared]
@@ -112,9 +114,11 @@ def inspect_raters(
     _take_shared(result, pool, shared, came, how=how, scratch=scratch, allow_empty=allow_empty, replaced=again)
     waiting = set(result.found.missing)
     for rater in raters:
-        lacking = [case for case in cases_of(dealt, rater) if case in waiting and rater not in came.get(case, {})]
-        if lacking:
+        there = {case for case in waiting if rater in came.get(case, {}) or (case, rater) in unfit}
+        if lacking := [case for case in cases_of(dealt, rater) if case in waiting - there]:
             result.missing[rater] = lacking
+    lacked = {case for cases in result.missing.values() for case in cases}
+    result.found.missing = [case for case in result.found.missing if case in lacked or case not in dealt]
     return result
 
 

@@ -48,8 +48,8 @@ def check_slices(name: str, label: np.ndarray, *, asked: Sequence[Collection[int
     strange = [i for i in np.flatnonzero(~ignored.all(axis=(1, 2))).tolist() if i not in slices]
     if strange:
         raise UnfitLabel(
-            f"{name}: slice {first_few(strange, 5)} is not all {ignore} (ignore), though only "
-            f"{first_few(sorted(slices), 5)} was asked for; use the template again, or set the others to "
+            f"{name}: is not all {ignore} (ignore) on slice {first_few(strange, 5)}, but only on "
+            f"{first_few(sorted(slices), 5)} drawing was asked for; use the template again, or set the others to "
             f"{ignore}, in a file of segments by one called {IGNORE}"
         )
 

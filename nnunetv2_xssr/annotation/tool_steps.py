@@ -6,7 +6,7 @@ from nnunetv2_xssr.annotation.label_check import IGNORE
 _PICTURES, _STACKS, _NIFTI = (".png", ".bmp"), (".tif", ".tiff"), (".nii", ".nii.gz")
 
 
-def tool_steps(*, image: str, label: str, ending: str, template: bool) -> str:
+def tool_steps(*, image: str, label: str, ending: str, template: bool, prelabelled: bool) -> str:
     """The steps for 3D Slicer, ITK-SNAP, napari and MITK.
 
     Parameters
@@ -16,15 +16,23 @@ def tool_steps(*, image: str, label: str, ending: str, template: bool) -> str:
     ending : str
         Of the dataset's files.
     template : bool
-        Whether the label is there already, to be drawn in.
+        Whether the label is there already, to be drawn in: ignored but for some slices.
+    prelabelled : bool
+        Whether it is there and a model has drawn in it.
     """
     stem = label.removesuffix(ending)
-    slicer_opens = f" and,\n   as a Segmentation, {label}" if template else ""
-    ignored = f"call the segment that is there {IGNORE}. Add\n   " if template else ""
-    snap_opens = f" Segmentation > Open Segmentation: {label}." if template else ""
+    there = template or prelabelled
+    slicer_opens = f" and,\n   as a Segmentation, {label}" if there else ""
+    segments = f"one segment per structure, called as in {SLICER}. Draw."
+    if prelabelled:
+        segments = f"call each segment as {SLICER} calls its value. Add\n   those that are missing. Correct."
+    elif template:
+        segments = f"call the segment that is there {IGNORE}. Add\n   {segments}"
+    snap_opens = f" Segmentation > Open Segmentation: {label}." if there else ""
+    mitk_opens = f" and, as its segmentation, {label}" if there else ""
     return f"""3D Slicer
 1. Drag {image} and {SLICER} into the window{slicer_opens}.
-2. Segment Editor: {ignored}one segment per structure, called as in {SLICER}. Draw.
+2. Segment Editor: {segments}
 3. File > Save: the segmentation as {stem}.seg.nrrd. Its segments count by their names.
 
 ITK-SNAP
@@ -33,17 +41,18 @@ ITK-SNAP
 3. Segmentation > Save Segmentation Image: {label}.
 
 napari
-{_napari(image, label, ending.lower(), template)}
+{_napari(image, label, ending.lower(), there)}
 
-MITK: open the image, draw, right-click on the segmentation in the Data Manager > Save.
+MITK: open {image}{mitk_opens}. Draw with one label per structure, in the order of the values.
+Right-click on the segmentation in the Data Manager > Save: {label}.
 """
 
 
-def _napari(image: str, label: str, ending: str, template: bool) -> str:
+def _napari(image: str, label: str, ending: str, there: bool) -> str:
     """As tried with version 0.9."""
     plugin = ", with the plugin napari-nifti" if ending in _NIFTI else f", with a plugin for {ending}"
     plugin = "" if ending in _PICTURES + _STACKS else plugin
-    begin = f"Drag {label} in; right-click > Convert to Labels" if template else "Add a Labels layer"
+    begin = f"Drag {label} in; right-click > Convert to Labels" if there else "Add a Labels layer"
     save = "File > Save Selected Layers"
     if ending in _PICTURES:
         save = "Right-click on the layer > Convert to Image. Save this image"

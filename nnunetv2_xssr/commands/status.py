@@ -86,7 +86,8 @@ def _lines(project) -> list[str]:
     lines.append(f"encoder: {project.encoder or f'pretrained on {learned}'}")
     state = f"{project.not_labelled} not labelled, " if project.not_labelled else ""
     folds = f"{project.folds} fold{'s' * (project.folds != 1)}"
-    of_cases = f"{folds} of {project.in_split} cases, {state}{project.not_preprocessed} not preprocessed"
+    cases = f"{project.in_split} case{'s' * (project.in_split != 1)}"
+    of_cases = f"{folds} of {cases}, {state}{project.not_preprocessed} not preprocessed"
     lines.append(f"split: {of_cases if project.folds else 'none before labels are collected'}")
     if project.changed:
         lines.append(f"labels that changed after nnU-Net preprocessed them: {first_few(project.changed)}")

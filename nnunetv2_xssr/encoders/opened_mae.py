@@ -67,7 +67,7 @@ class OpenedAutoencoder(Opened):
         goes_on = self.path.with_name(LATEST).is_file()
         return (
             f"{self.path} is {'unfinished' if goes_on else 'missing'}: pretraining on {first_few(self.learn_from)} for "
-            f"{self._settings(seed=0).epochs} epochs {'goes on' if goes_on else 'makes it'}"
+            f"{_epochs(self._settings(seed=0).epochs)} {'goes on' if goes_on else 'makes it'}"
         )
 
     def writes(self) -> list[Path]:
@@ -131,6 +131,10 @@ def check_epochs(encoder: Autoencoder, epochs: int | None) -> None:
     """Raise `UserError` if an encoder is there already that was pretrained for other epochs than are asked for."""
     if epochs not in (None, encoder.epochs):
         raise UserError(
-            f"{encoder.where} was pretrained for {encoder.epochs} epochs, not for --pretrain_epochs {epochs}; leave it "
-            f"out to reuse that encoder, or delete the file to pretrain anew"
+            f"{encoder.where} was pretrained for {_epochs(encoder.epochs)}, not for --pretrain_epochs {epochs}; leave "
+            f"it out to reuse that encoder, or delete the file to pretrain anew"
         )
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' * (number != 1)}"

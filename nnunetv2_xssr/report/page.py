@@ -18,7 +18,7 @@ from nnunetv2_xssr.records.vetoes import REASONS
 from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
 from nnunetv2_xssr.report.charts import HEIGHT, WIDTH, alpha_chart, budget_chart
 from nnunetv2_xssr.report.facts import gather
-from nnunetv2_xssr.report.kinds_text import ONE_KIND
+from nnunetv2_xssr.report.kinds_text import ONE_KIND, missed_words
 from nnunetv2_xssr.report.selection_data import PoolData, SelectionData, load_record, load_selection_data
 from nnunetv2_xssr.report.thumbnails import Shown, Thumbnail, pick_thumbnails, view_thumbnail
 
@@ -120,6 +120,7 @@ def render(facts: dict, shown: dict[str, dict[str, Shown]], *, selection: str) -
         can_be_listed=can_be_listed,
         reasons=REASONS,
         one_kind=ONE_KIND,
+        missed_words=missed_words,
     )
 
 

@@ -79,7 +79,8 @@ def test_hand_over_holds_what_stock_nnunet_predicts(drawn, capsys):
         label = folder / "labels" / f"{case}.png"
         assert (read(label) == read(workspace.root / "stock" / f"{case}.png")).all() and read(label).any()
         assert label.read_bytes() == (folder / "prelabels" / f"{case}.png").read_bytes()
-    assert "trained model has drawn" in (folder / "README.txt").read_text()
+    note = (folder / "README.txt").read_text()
+    assert "trained model has drawn" in note and "call each segment as labels.ctbl" in note
     assert marks(workspace) == dict.fromkeys(cases, "")
     (one,) = state(capsys)["rounds"]
     assert one["missing"] == cases and one["returned"] == 0  # nobody has drawn yet
@@ -240,6 +241,7 @@ def test_only_chosen_slices_are_drawn(volumes, capsys):
         assert (label[on] != ignore).all() and (np.delete(label, on, axis=0) == ignore).all()
     assert any(load(labels_of_volumes(volumes) / f"{pick.case}.nii.gz")[pick.slice].any() for pick in chosen)
     note = (labels_of_volumes(volumes).parent / "README.txt").read_text()
+    assert max(map(len, note.splitlines())) <= 120
     assert "what a model has drawn on the slices to draw" in " ".join(note.split())
     first = chosen[0].case
     path = labels_of_volumes(volumes) / f"{first}.nii.gz"

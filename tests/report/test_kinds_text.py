@@ -9,6 +9,8 @@ def test_several_kinds_and_what_would_be_missed():
     assert "3 groups (90, 20, 10 cases)" in words and "a random draw of 6 would miss 0.8 of them" in words
     assert words.endswith("the picks miss none")
     assert kinds_words({**kinds, "missed": 2}, picked=6, unit="slice").endswith("the picks miss 2")
+    rare = kinds_words({**kinds, "missed_by_random": 0.04}, picked=15, unit="case")
+    assert "a random draw of 15 would miss none of them on average" in rare
 
 
 def test_one_kind_and_nothing_known():
