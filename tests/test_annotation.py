@@ -241,7 +241,7 @@ def test_handover(again):
         }
     note = (folder / "README.txt").read_text()
     assert "1       blob" in note and f"labels/{cases[0]}.png" in note
-    for tool in ("3D Slicer", "ITK-SNAP", "MITK", "right-click on the segmentation"):
+    for tool in ("3D Slicer", "ITK-SNAP", "MITK", "Right-click on the segmentation"):
         assert tool in note
     assert [x["name"] for x in json.loads((folder / "labels.json").read_text())] == ["background", "blob"]
 

@@ -385,7 +385,7 @@ def test_minutes_of_raters_and_the_next_round(two, capsys):
     assert Counter(one["rater"] for one in known(two)) == {"A": 4, "B": 3}
     fill(handover(two) / "worklist_B.csv", ["8", "8", "8", "8"])
     out = succeeds(capsys, collect.main, COLLECT)
-    assert "minutes per case: 6.0, the mean of 6" in out
+    assert "minutes per case: 6, the mean of 6" in out
     succeeds(capsys, select.main, [*SELECT, "-b", "12min"])  # one annotator again
     assert len(picked(two)) == 2 and dealt(two) == {} and (handover(two, 2) / "labels").is_dir()
     for case in picked(two):

@@ -53,7 +53,7 @@ def test_next_round_knows_the_minutes(workspace, capsys, delimiter, encoding):
     cases = picked(workspace)
     draw(workspace, *cases)
     out = succeeds(capsys, collect.main, COLLECT)
-    assert "minutes per case: 8.8, the mean of 2" in out
+    assert "minutes per case: 8.75, the mean of 2" in out
     assert [(one["case"], one["minutes"]) for one in known(workspace)] == [(cases[0], 10), (cases[1], 7.5)]
     assert not any("--minutes_per_case" in step for step in steps(capsys))
     out = succeeds(capsys, select.main, [*SELECT, "-b", "0.5h"])

@@ -314,7 +314,8 @@ def _readme(
     return f"""What to do
 ----------
 worklist.csv lists the images to annotate, the most useful one first, and why each was chosen; worklist.html is the same
-to print, with pictures. Draw the structures below in {which} and save one label per image in {home}.
+to print, with pictures.
+Draw the structures below in {which} and save one label per image in {home}.
 You can send labels back in parts: begin at the top.
 If you note in {minutes} how long each row took you, the next round can be
 planned by the time that you have.

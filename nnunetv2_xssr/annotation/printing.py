@@ -32,6 +32,7 @@ body { font: 11pt sans-serif; margin: 1cm; }
 table { border-collapse: collapse; width: 100%; }
 th, td { border: 1px solid #888; padding: 4pt; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
 th { white-space: nowrap; }
+.words { overflow-wrap: normal; }
 tr { break-inside: avoid; }
 img { max-width: 7cm; max-height: 5cm; }
 </style>
@@ -44,7 +45,9 @@ img { max-width: 7cm; max-height: 5cm; }
 <tr>
 {%- if pictured %}<td>{% if picture %}<img src="{{ picture }}" alt="{{ row.case }}">{% else %}none{% endif %}</td>
 {%- endif %}
-{%- for name in columns %}<td>{{ "" if row[name] is none else row[name] }}</td>{% endfor %}<td></td></tr>
+{%- for name in columns %}
+<td{% if name == "reason" %} class="words"{% endif %}>{{ "" if row[name] is none else row[name] }}</td>
+{%- endfor %}<td></td></tr>
 {%- endfor %}
 </tbody>
 </table>
@@ -59,7 +62,7 @@ img { max-width: 7cm; max-height: 5cm; }
 <tr>
 {%- if pictured %}<td>{% if picture %}<img src="{{ picture }}" alt="{{ case }}">{% else %}none{% endif %}</td>
 {%- endif %}<td>{{ case }}</td>
-<td>{{ slice }}</td><td>{{ round }}</td><td>{{ why | join("; ") }}</td><td></td></tr>
+<td>{{ slice }}</td><td>{{ round }}</td><td class="words">{{ why | join("; ") }}</td><td></td></tr>
 {%- endfor %}
 </tbody>
 </table>

@@ -43,8 +43,9 @@ ITK-SNAP
 napari
 {_napari(image, label, ending.lower(), there)}
 
-MITK: open {image}{mitk_opens}. Draw with one label per structure, in the order of the values.
-Right-click on the segmentation in the Data Manager > Save: {label}.
+MITK: open {image}{mitk_opens}.
+Draw with one label per structure, in the order of the values. Right-click on the segmentation in the Data Manager >
+Save: {label}.
 """
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nnunetv2_xssr.commands.options import add_encoder_name
 from nnunetv2_xssr.commands.running import Parser, add_device, run
+from nnunetv2_xssr.records.logs import duration
 
 if TYPE_CHECKING:  # importing them takes seconds, which --help must not
     from nnunetv2_xssr.benchmark.plan import Plan, Settings
@@ -129,7 +130,7 @@ def _absolute(path: Path | None) -> str | None:
 
 def _describe(plan: "Plan", cost: "Cost") -> str:
     """What the benchmark takes, before anything is done."""
-    hours = cost.trainings * cost.seconds / cost.workers / 3600
+    told = duration(cost.trainings * cost.seconds / cost.workers)
     basis = (
         "as measured in this folder"
         if cost.measured
@@ -142,7 +143,7 @@ def _describe(plan: "Plan", cost: "Cost") -> str:
         f"{', '.join(map(str, plan.budgets))} cases",
         f"encoders to pretrain: {cost.encoders}",
         f"trainings: {'at most ' * cost.at_most}{cost.trainings}, judge {plan.settings.judge}, {cost.seconds:.0f} s "
-        f"each ({basis}), {cost.workers} at a time: {'at most ' * cost.at_most}{hours:.1f} h",
+        f"each ({basis}), {cost.workers} at a time: {'at most ' * cost.at_most}{told}",
     ]
     return "\n".join(lines)
 

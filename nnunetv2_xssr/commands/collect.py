@@ -81,7 +81,7 @@ def _collect(args: argparse.Namespace) -> None:
     for sentence in found.warnings[:_SHOWN]:
         print(f"warning: {sentence}")
     if len(found.warnings) > _SHOWN:
-        print(f"warning: the same of {len(found.warnings) - _SHOWN} more labels")
+        print(f"warning: the same of further labels, {len(found.warnings) - _SHOWN} in all")
     for sentence in [*found.unfit, *result.unfit_cells]:
         print(f"does not fit: {sentence}")
     for told in [*_label_lines(result), *rater_lines(result.of_raters)]:
@@ -100,7 +100,7 @@ def _collect(args: argparse.Namespace) -> None:
         print(f"not asked for and left alone: {first_few(found.not_asked)}, {len(found.not_asked)} in all")
     for unit in ("case", "slice"):
         if mean := mean_minutes(result.minutes, unit=unit):
-            print(f"minutes per {unit}: {mean[0]:.1f}, the mean of {mean[1]}; for a -b such as 60min")
+            print(f"minutes per {unit}: {round(mean[0], 2):g}, the mean of {mean[1]}; for a -b such as 60min")
     if result.folds:
         folds = f"{result.folds} fold{'s' * (result.folds > 1)}"
         print(f"{workspace.split}: {folds} of the labelled cases, {len(result.train_on)} in all")
@@ -134,7 +134,7 @@ def _label_lines(result: "Collected") -> list[str]:
     if equal:
         lines.append(f"equal to what was collected before, nothing done: {first_few(equal)}, {len(equal)} in all")
     if now := result.inspection.agreements:
-        mean = f"{sum(agreements) / len(agreements):.3f} over {len(agreements)} cases"
+        mean = f"{sum(agreements) / len(agreements):.3f} over {len(agreements)} case{'s' * (len(agreements) != 1)}"
         lines.append(f"pre-labels: {len(now)} collected; mean Dice of label and pre-label {mean}")
     return lines + [f"look again: {case}: {'; '.join(words)}" for case, words in result.odd.items()]
 

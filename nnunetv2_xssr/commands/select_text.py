@@ -120,7 +120,8 @@ def describe_result(record: SelectionRecord) -> str:
 
 def _fold_line(selection: FoldSelection) -> str:
     alpha = "" if selection.alpha is None else f"alpha {selection.alpha:g}, "
+    count = len(selection.picks)
     return (
-        f"{len(selection.picks)} picks, {alpha}mean distance {selection.mean_distance:.3f} "
+        f"{count} pick{'s' * (count != 1)}, {alpha}mean distance {selection.mean_distance:.3f} "
         f"(random {selection.random_mean_distance:.3f})"
     )

@@ -111,7 +111,8 @@ def _round_lines(rounds) -> list[str]:
         text = f"round {last.number}: {words}"
         if last.missing:
             text += f", {len(last.missing)} missing ({first_few(last.missing)})"
-            text += f"; {last.returned} files wait in {last.handover}/labels"
+            wait = "1 file waits" if last.returned == 1 else f"{last.returned} files wait"
+            text += f"; {wait} in {last.handover}/labels"
         lines.append(text)
     return lines
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 
 import numpy as np
@@ -80,6 +81,7 @@ def test_from_data_to_results_and_again(labelled, capsys):
 def test_dry_run_does_nothing(labelled, capsys):
     printed = succeeds(capsys, main, command(labelled, "--training_seeds", "2", "--dry-run"))
     assert "at most 8" in printed and "encoders to pretrain: 1" in printed
+    assert re.search(r"at a time: at most [1-9][\d.]* (s|min|h)$", printed, re.M), printed  # in hours it would be 0.0
     assert not (labelled.root / "out").exists()
 
 

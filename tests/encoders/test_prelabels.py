@@ -96,7 +96,7 @@ def test_untouched_labels_are_missing_and_corrected_ones_are_taken(drawn, capsys
     assert f"still missing: {second}, {third}" in out and "--accept CASE..., or yes in worklist.csv" in out
     share = dice(before, corrected(before), ignore=None)
     assert corrections(workspace) == {first: pytest.approx(share)} and 0 < share < 1
-    assert f"pre-labels: 1 collected; mean Dice of label and pre-label {share:.3f} over 1 cases" in out
+    assert f"pre-labels: 1 collected; mean Dice of label and pre-label {share:.3f} over 1 case\n" in out
     out = succeeds(capsys, collect.main, [*COLLECT, "--accept", second])
     assert f"pre-labels: 1 collected; mean Dice of label and pre-label {(share + 1) / 2:.3f} over 2 cases" in out
     assert corrections(workspace) == {first: pytest.approx(share), second: 1}
