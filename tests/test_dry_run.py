@@ -47,7 +47,7 @@ def test_first_run(workspace, capsys):
     size = sum(file.stat().st_size for file in workspace.images().iterdir()) / 1e6
     assert f"{TARGET}: 10 cases, of which 10 are to be read ({size:.1f} MB) and 10 to be embedded" in out
     assert f"{SOURCE}: 6 cases, of which 6 are to be read" in out
-    assert f"encoder: {workspace.encoder()} is missing: pretraining on {SOURCE} for 1 epochs makes it" in out
+    assert f"encoder: {workspace.encoder()} is missing: pretraining on {SOURCE} for 1 epoch makes it" in out
     handover = workspace.raw / TARGET / "annotate" / "round_01"
     for file in (workspace.encoder(), workspace.record(), workspace.record().with_name("report.html"), handover):
         assert f"  {file}\n" in out

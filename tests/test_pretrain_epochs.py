@@ -17,7 +17,7 @@ def test_so_many_epochs_which_the_next_call_need_not_repeat(workspace, capsys):
     assert load_checkpoint(workspace.encoder())["training"]["epochs"] == 3
     before = workspace.encoder().read_bytes()
     # How long it takes is said after the first batches, and before most of it is over.
-    told, wrote = re.search(r"pretraining takes about [\d.]+ s", out), out.index(f"wrote {workspace.encoder()}")
+    told, wrote = re.search(r"pretraining takes about [\d.]+ (s|min)", out), out.index(f"wrote {workspace.encoder()}")
     assert told and told.start() < wrote
     succeeds(capsys, select.main, CALL)
     succeeds(capsys, select.main, [*CALL, "--pretrain_epochs", "3"])
