@@ -110,5 +110,6 @@ def test_ctrl_c_from_the_start(bare, faults, linked_nnunet, name):
             hangs=[said[-2000:]] * (code is None),
         )
     code, said = started().end()
-    faults.note("Ctrl-C from the start", name, "typed again", 0, losses=[f"exit code {code}: {said[-2000:]}"] * (code != 0))
+    wrong = [f"exit code {code}: {said[-2000:]}"] * (code != 0)
+    faults.note("Ctrl-C from the start", name, "typed again", 0, losses=wrong)
     faults.check()
