@@ -19,6 +19,7 @@ _NO_PICTURES = {
     _STORAGE + "104.": "a document",
     _STORAGE + "481.": "a plan, structure set or dose of radiotherapy",
 }
+_AHEAD = 2**16  # bytes of a header; elements with high numbers, such as private ones, may follow
 # By these two images of one place are told apart.
 TELLING_APART = {
     "0018|0081": "echo time",
@@ -61,8 +62,10 @@ class Header:
         Values per pixel.
     inverted : bool
         Whether high values are meant to be dark, so that GDCM turns all values round.
-    rescaled : bool
-        Whether it has a slope or an intercept.
+    rescale : (str, str)
+        Slope and intercept as they stand there, empty where there is none; of frames those of the whole file.
+    has_table : bool
+        Whether a table of values takes their place, which GDCM leaves out.
     positions : (frames, 3) array or None
         Centre of the first pixel, in mm, in the patient.
     orientations : (frames, 6) array or None
@@ -84,7 +87,8 @@ class Header:
     size: tuple[int, int, int]
     colours: int
     inverted: bool
-    rescaled: bool
+    rescale: tuple[str, str]
+    has_table: bool
     positions: np.ndarray | None
     orientations: np.ndarray | None
     pixel_spacings: np.ndarray | None
@@ -151,7 +155,8 @@ def read_header(file: Path) -> Header:
         size=(columns, rows, frames),
         colours=reader.GetNumberOfComponents(),
         inverted=value("0028|0004") == "MONOCHROME1",
-        rescaled=bool(value("0028|1052") or value("0028|1053")),
+        rescale=(value("0028|1053"), value("0028|1052")),
+        has_table=_has_sequence(file, 0x0028, 0x3000),
         positions=table(0x0020, 0x0032, 3, shared=False),
         orientations=table(0x0020, 0x0037, 6, shared=True),
         pixel_spacings=table(0x0028, 0x0030, 2, shared=True),
@@ -183,6 +188,12 @@ def _table(values: list[bytes], n: int, *, frames: int) -> np.ndarray | None:
 def _uid(file: Path, group: int, element: int) -> str:
     found = _values(file, group, element)
     return found[0].decode("ascii", "replace").strip(" \0") if found else ""
+
+
+def _has_sequence(file: Path, group: int, element: int) -> bool:
+    """Whether a sequence stands ahead of the pixels, in a file that tells the types of its elements."""
+    with open(file, "rb") as opened:
+        return group.to_bytes(2, "little") + element.to_bytes(2, "little") + b"SQ" in opened.read(_AHEAD)
 
 
 def _values(file: Path, group: int, element: int) -> list[bytes]:

@@ -23,6 +23,8 @@ from nnunetv2_xssr.images.dicom_headers import (
 from nnunetv2_xssr.images.trees import case_name, files_below
 from nnunetv2_xssr.records.files import sha256_json
 
+_MOST = 1e30  # that a slope or an intercept may be, so that float32 holds what they make
+
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
@@ -70,8 +72,7 @@ class Series:
             raise NoVolume("a single image, no volume")
         if any(header.inverted for header in headers):
             raise NoVolume("MONOCHROME1, whose values GDCM turns round: what is bright would be dark")
-        if len({header.rescaled for header in headers}) > 1:
-            raise NoVolume("some images have a rescale slope and intercept, others none")
+        _check_rescale(headers)
         if len(sizes) > 1:
             raise NoVolume(f"images of {len(sizes)} sizes")
         for name, what in (
@@ -94,6 +95,21 @@ class Series:
             values = [of_image[i].telling_apart for i in error.together]
             differ = [name for name in TELLING_APART.values() if len({one[name] for one in values}) > 1]
             raise NoVolume(f"{error} ({differ[0] if differ else 'several times, echoes or copies'})") from None
+
+
+def _check_rescale(headers: Sequence[Header]) -> None:
+    """Raise `NoVolume` unless slope and intercept say what all values are."""
+    if any(header.has_table for header in headers):
+        raise NoVolume("a modality LUT, which GDCM does not apply")
+    if len({header.rescale != ("", "") for header in headers}) > 1:
+        raise NoVolume("some images have a rescale slope and intercept, others none")
+    for slope, intercept in {header.rescale for header in headers}:
+        try:
+            fits = 0 < abs(float(slope or 1)) < _MOST and abs(float(intercept or 0)) < _MOST
+        except ValueError:
+            fits = False
+        if not fits:
+            raise NoVolume(f"a rescale slope of {slope or 'none'} and an intercept of {intercept or 'none'}")
 
 
 def find_series(tree: Path) -> tuple[list[Series], dict[Path, str]]:
