@@ -12,6 +12,7 @@ from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.names import check_line, refuse_names
 from nnunetv2_xssr.records.spreadsheets import plain_cell, safe_cell
 
+_LOST = 1e-3  # of the standard deviation of a feature
 WRITTEN = (".npz", ".csv")
 
 
@@ -36,7 +37,8 @@ def read_features(path: Path, *, option: str, cases: Sequence[str] | None) -> tu
     Raises
     ------
     UserError
-        If the file cannot be read, or does not hold every case exactly once, or holds what is not a finite number.
+        If the file cannot be read, or does not hold every case exactly once, or holds what is not a finite number, what
+        single precision cannot tell apart, or the same for all cases.
     """
     where = f"{option} {path}"
     if path.suffix not in _READERS:
@@ -83,6 +85,7 @@ def _check(names: list[str], rows: np.ndarray, where: str, cases: Sequence[str] 
     if not finite.all():
         broken = [names[i] for i in np.flatnonzero(~finite)]
         raise UserError(f"{where} holds NaN or infinity in {len(broken)} cases ({first_few(broken)}); leave none")
+    _check_differences(rows, where)
     if cases is None:
         return
     missing, unknown = sorted(set(cases) - set(names)), sorted(set(names) - set(cases))
@@ -92,6 +95,19 @@ def _check(names: list[str], rows: np.ndarray, where: str, cases: Sequence[str] 
         )
     if unknown:
         raise UserError(f"{where} holds {len(unknown)} cases that the pool does not have ({first_few(unknown)})")
+
+
+def _check_differences(rows: np.ndarray, where: str) -> None:
+    """Raise `UserError` if all cases are alike, or become so, or nearly, as float32."""
+    if len(rows) > 1 and (rows == rows[0]).all():
+        raise UserError(f"{where} holds the same features for all {len(rows)} cases, which tell none from another")
+    exact = rows.astype(np.longdouble)
+    lost, spread = np.abs(exact - exact.astype(np.float32)).max(axis=0), exact.std(axis=0)
+    if (columns := np.flatnonzero(lost > _LOST * spread)).size:
+        raise UserError(
+            f"{where} holds numbers that differ by too little for single precision in {len(columns)} of "
+            f"{rows.shape[1]} features, the first of them number {columns[0] + 1}; take the mean off each, and scale it"
+        )
 
 
 def _from_npz(path: Path) -> tuple[list[str], np.ndarray]:
@@ -118,8 +134,8 @@ def _from_npy(path: Path) -> tuple[list[str], np.ndarray]:
 def _from_csv(path: Path) -> tuple[list[str], np.ndarray]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         header, *lines = [line for line in csv.reader(file) if line] or [[]]
-    if "case" not in header:
-        raise ValueError("it has no column case")
+    if header.count("case") != 1:
+        raise ValueError(f"it has {'several columns' if 'case' in header else 'no column'} case")
     at, names, rows = header.index("case"), [], []
     for line in lines:
         if len(line) != len(header):

@@ -225,6 +225,7 @@ def test_files_that_do_not_fit(either, capsys, ending, cases, change, parts):
     [
         ("f.csv", "case,a\nt_00,red\n", ("could not convert string to float: 'red'",)),
         ("f.csv", "name,a\nt_00,1\n", ("no column case",)),
+        ("f.csv", "case,case\nt_00,1\n", ("several columns case",)),
         ("f.csv", "case,a\nt_00,1,2\n", ("a row has 3 columns in place of 2",)),
         ("f.csv", "", ("no column case",)),
         ("f.csv", "case\nt_00\n", ("one row of features per case",)),
@@ -249,6 +250,10 @@ def test_files_that_cannot_be_read(either, capsys, name, text, parts):
         ({"cases": CASES, "features": features(10).astype(str)}, ("must hold numbers",)),
         ({"cases": CASES, "features": features(10).astype(object)}, ("is not as docs/encoders.md has it",)),
         ({"cases": CASES, "features": np.full((10, 2), 1e300)}, ("NaN or infinity in 10 cases",)),
+        ({"cases": CASES, "features": np.full((10, 2), 3)}, ("the same features for all 10 cases",)),
+        ({"cases": CASES, "features": features(10).astype(float) + [0, 0, 1e9, 0, 0]}, ("in 1 of 5", "number 3")),
+        ({"cases": CASES, "features": np.arange(20).reshape(10, 2) + 2**62}, ("in 2 of 2",)),
+        ({"cases": CASES, "features": features(10).astype(float) * 1e-60}, ("for single precision in 5 of 5",)),
     ],
 )
 def test_arrays_that_do_not_fit(tmp_path, arrays, parts):
