@@ -194,6 +194,9 @@ def test_folder_that_does_not_make_the_dataset(workspace, archive, capsys):
     refuses("--channel_names must name 1 channels", "got 2 (T1, T2)", channels=("T1", "T2"))
     refuses("--labels must name", "each once", labels=("lung", "lung"))
     refuses("--labels must name", "without background", labels=("background", "lung"))
+    for name in ("", "two\nlines", "lung "):
+        refuses("a label of --labels is called", "a name must", labels=(name,))
+        refuses("a channel of --channel_names is called", "a name must", channels=(name,))
     for option in ("--channel_names", "--labels"):
         argv = [str(a) for a in new(archive)]
         at = argv.index(option)

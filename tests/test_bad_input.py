@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import unicodedata
 
 import nibabel
 import numpy as np
@@ -354,6 +355,20 @@ def test_names_that_differ_in_upper_and_lower_case_only(either, capsys):
     for name in ("a.png", "A.png"):
         write_picture(folder / name, picture(1))
     fails(capsys, pretrain.main, ["-s", folder], "A and a", "upper and lower case")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="keeps no two such files apart")
+def test_names_of_other_accents(either, capsys):
+    """NFC and NFD: two files on Linux, one on macOS, and the same on every screen."""
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "é")
+        write_picture(either.images() / f"{name}_0000.png", picture(1))
+        if form == "NFC":
+            file = either.root / "out.txt"
+            file.write_text(unicodedata.normalize("NFD", "é"), "utf-8")
+            words = "has its accents stored otherwise than the files have"
+            fails(capsys, select.main, [*SELECT, "--exclude", file], words)
+    fails(capsys, select.main, SELECT, TARGET, "in how accents are stored", "rename one")
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".jpeg", ".JPG"])

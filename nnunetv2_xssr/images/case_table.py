@@ -2,6 +2,7 @@
 
 import csv
 import re
+import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,7 +63,11 @@ def check_names(where: str, names: Collection[str], pool: ImagePool) -> None:
     if not unknown:
         return
     hint = f"its cases look like {pool.identifiers[0]}"
+    stored = {unicodedata.normalize("NFC", case) for case in known}
     for name in unknown:
+        if unicodedata.normalize("NFC", name) in stored:
+            hint = f"{name} has its accents stored otherwise than the files have, as macOS does: copy the files' names"
+            break
         bare = name[: -len(pool.file_ending)] if name.lower().endswith(pool.file_ending.lower()) else name
         found = next((likely for likely in (bare, re.sub(r"_\d{4}$", "", bare)) if likely in known), None)
         if found:

@@ -16,6 +16,7 @@ from nnunetv2_xssr.images.reading import first_readable
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import atomic, write_json
 from nnunetv2_xssr.records.locks import dataset_lock
+from nnunetv2_xssr.records.names import check_trimmed, refuse_names
 from nnunetv2_xssr.records.workspace import (
     Workspace,
     channel_names_of,
@@ -107,6 +108,8 @@ def _described(
     if not channel_names or not labels:
         option = "labels" if channel_names else "channel_names"
         raise UserError(f"-i needs --{option}, of which dataset.json is made; nnUNetv2_xssr_select --help tells more")
+    refuse_names("a channel of --channel_names", channel_names, check=check_trimmed)
+    refuse_names("a label of --labels", labels, check=check_trimmed)
     dataset = Workspace(_full_name(name)).raw
     if not folder.is_dir():
         raise UserError(f"-i must be a folder of images; got {folder}")

@@ -1,6 +1,7 @@
 """Image pools: the ordered cases of an nnU-Net raw dataset or of a plain folder; labels are neither needed nor read."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -389,10 +390,10 @@ def _checked(pool: ImagePool) -> ImagePool:
                 f"({first_few([file.name for file in case.files])}); add what is missing, remove the case, or rename "
                 f"its files if each is a case"
             )
-        twin = seen.setdefault(case.identifier.lower(), case.identifier)
+        twin = seen.setdefault(unicodedata.normalize("NFC", case.identifier).lower(), case.identifier)
         if twin != case.identifier:
             raise UserError(
-                f"cases {twin} and {case.identifier} of {pool.name} differ in upper and lower case only, which many "
-                f"file systems do not keep apart; rename one"
+                f"cases {twin} and {case.identifier} of {pool.name} differ in upper and lower case only, or in how "
+                f"accents are stored, which many file systems do not keep apart; rename one"
             )
     return pool

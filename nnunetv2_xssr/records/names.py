@@ -27,6 +27,19 @@ def refuse_names(where: str, names: Iterable[str], *, check: Callable[[str], str
             raise UserError(f"{where} is called {name[:100]!r}, but a name {error}; rename it") from None
 
 
+def check_trimmed(text: str) -> str:
+    """The text, if it is `check_line`'s and no space is around it, which tables and people do not see.
+
+    Raises
+    ------
+    ValueError
+        If not; it says what the text must be.
+    """
+    if check_line(text) != text.strip():
+        raise ValueError("must not begin or end with a space")
+    return text
+
+
 def check_file_name(name: str) -> str:
     """The name, if a file can be called so on every system, and no slice of a case is.
 
@@ -37,7 +50,7 @@ def check_file_name(name: str) -> str:
     ValueError
         If not; it says what the name must be.
     """
-    check_line(name)
+    check_trimmed(name)
     if name in (".", "..") or "/" in name or "\\" in name:
         raise ValueError("must be the name of a file, without / and \\")
     if _RESERVED.fullmatch(name):
