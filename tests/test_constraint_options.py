@@ -72,6 +72,7 @@ def test_alpha_criterion(workspace, capsys):
         (["--alpha_criterion", "best"], "alpha_criterion must be one of mean_distance, covering_radius, novel"),
         (["--domain_quota", "fair"], "domain_quota must be one of proportional, equal, a number per domain"),
         (["--domain_quota", "A=two"], "--domain_quota must be proportional, equal, or NAME=NUMBER"),
+        (["--domain_quota", "A=1", "A=1", "B=2"], "NAME=NUMBER once for every domain"),
         (["--domain_quota", "A=2", "Z=1"], "domain_quota must name domains of the pool, A, B; got Z"),
         (["--domain_quota", "A=2", "B=2"], "domain_quota must add up to the budget, 3; got 4"),
         (["--max_per_group", "1"], "--max_per_group needs to know the group of the cases"),

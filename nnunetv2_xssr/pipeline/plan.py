@@ -174,10 +174,13 @@ def _quota(words: list[str] | None) -> str | dict[str, float] | None:
         return words[0] if words else None
     try:
         pairs = [word.rsplit("=", 1) for word in words]
-        return {name: float(number) for name, number in pairs}
+        quota = {name: float(number) for name, number in pairs}
+        if len(quota) < len(words):
+            raise ValueError
+        return quota
     except ValueError:
         raise UserError(
-            f"--domain_quota must be proportional, equal, or NAME=NUMBER for every domain; got {' '.join(words)!r}"
+            f"--domain_quota must be proportional, equal, or NAME=NUMBER once for every domain; got {' '.join(words)!r}"
         ) from None
 
 
