@@ -117,6 +117,12 @@ def test_options_that_do_not_fit(scans, capsys, unread, argv, words):
     fails(capsys, select.main, [*SELECT, *argv], *words)
 
 
+@pytest.mark.parametrize("main, argv", [(select.main, ["-d", "2", "-s", "1", "-b", "2"]), (pretrain.main, ["-s", "1"])])
+def test_an_axis_is_about_volumes(either, capsys, main, argv):
+    words = ["--axis is about volumes, but all images are flat", "leave --axis coronal out"]
+    fails(capsys, main, [*argv, "--axis", "coronal", "-device", "cpu"], *words)
+
+
 def test_file_of_slices_is_the_default_of_slices(scans, capsys):
     succeeds(capsys, select.main, [*SELECT, "--unit", "slice", "--axis", "file"])
 

@@ -1,6 +1,6 @@
 """Views: the small square pictures of one case that the encoder learns from and embeds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -65,6 +65,12 @@ def check_axis(axis: str | None, *, dim: int, unit: str = "case") -> None:
         raise UserError("--axis is about slices, which --dim 3 does not see; leave it out")
     if unit == "slice" and axis != FILE:
         raise UserError(f"--unit slice takes the slices of the file, on which annotators draw; leave --axis {axis} out")
+
+
+def check_volumes(axis: str | None, n_views: Iterable[int]) -> None:
+    """Raise `UserError` if a user asks for an axis, but no pool has more than one view per case."""
+    if axis is not None and max(n_views) == 1:
+        raise UserError(f"--axis is about volumes, but all images are flat; leave --axis {axis} out")
 
 
 def views_for(extent: float) -> int:

@@ -8,12 +8,12 @@ from pathlib import Path
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images import channels as named_channels
-from nnunetv2_xssr.images.extract import check_axis
+from nnunetv2_xssr.images.extract import check_axis, check_volumes
 from nnunetv2_xssr.images.new_dataset import check_channel_names
 from nnunetv2_xssr.images.normalise import check_window, parse_window
 from nnunetv2_xssr.images.pools import ImagePool, open_pools
 from nnunetv2_xssr.images.scale import common_look
-from nnunetv2_xssr.images.views import Views, prepare_views
+from nnunetv2_xssr.images.views import Views, how_seen, read_views
 from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, preprocess_pool
@@ -98,9 +98,9 @@ def pretrain_encoder(
         channels = _channels(pools, channel_names)
         check_window(ct_window, channels)
         look = common_look(pools, dim=dim, axis=axis, window=ct_window)
-        return [
-            prepare_views(pool, channel_names=channels, skip_broken=skip_broken, dim=dim, look=look) for pool in pools
-        ]
+        seen = [how_seen(pool, channel_names=channels, dim=dim, look=look, regions=None) for pool in pools]
+        check_volumes(axis, (one.shape[0] for one in seen))
+        return [read_views(one, skip_broken=skip_broken) for one in seen]
 
     views = first_on_rank_zero(fabric, read)
     folder = encoder_folder([one.pool.name for one in views], dim=dim)

@@ -9,7 +9,7 @@ from nnunetv2_xssr.encoders.pooling import EMBEDDINGS
 from nnunetv2_xssr.encoders.registry import DEFAULT, open_encoder
 from nnunetv2_xssr.errors import UserError, first_few, one_of
 from nnunetv2_xssr.images.channels import common_channels
-from nnunetv2_xssr.images.extract import check_axis
+from nnunetv2_xssr.images.extract import check_axis, check_volumes
 from nnunetv2_xssr.images.normalise import check_window, parse_window
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.regions import Regions
@@ -195,7 +195,7 @@ def open_and_see(
     look = encoder.look(learn_from, dim=seeing.dim, axis=axis, window=window)
     if channels:
         encoder.check_channels(channels, target.name)
-    return encoder, [
+    seen = [
         how_seen(
             pool,
             channel_names=channels,
@@ -205,6 +205,8 @@ def open_and_see(
         )
         for pool in [target, *sources]
     ]
+    check_volumes(axis, (one.shape[0] for one in seen))
+    return encoder, seen
 
 
 def _tell_of_candidates(views: Views, regions: Regions) -> None:
