@@ -2,12 +2,13 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from making import fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
+from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 
 from nnunetv2_xssr.commands import pretrain, report, select
 from nnunetv2_xssr.images import views as views_module
@@ -211,6 +212,15 @@ def test_channels_that_are_missing_are_told_of_the_pool(empty, caplog, unread):
             views = prepare_views(open_pool("41"))
         assert [one for one in caplog.messages if "one value" in one] == [sentence] == views.mixtures
         unread()
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_images_that_are_source_and_target_at_once_are_told(workspace, capsys, n):
+    for i in range(n):
+        shutil.copy(workspace.images() / f"t_{i:02d}_0000.png", workspace.images(SOURCE) / f"copy_{i}_0000.png")
+    out = succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", "2", "--encoder", "intensity", "-device", "cpu"])
+    sentence = f"{n} of 10 images of {TARGET} are in the source {SOURCE} too, byte for byte: they count as known"
+    assert out.count(sentence) == (n > 0) and (sentence in workspace.selection()["mixtures"]) == (n > 0)
 
 
 @pytest.mark.parametrize(("name", "offset", "told"), [("CT", 1024, True), ("CT", 0, False), ("MRI", 1024, False)])

@@ -124,8 +124,18 @@ class PoolViews:
 
     @property
     def mixtures(self) -> list[str]:
-        """Sentences about what differs between the cases of a pool, such as how their files are stored."""
-        return [sentence for views in self.all for sentence in views.mixtures]
+        """Sentences about what differs between the cases of a pool, as in storage, and what pools share."""
+        return [*(sentence for views in self.all for sentence in views.mixtures), *self.shared]
+
+    @property
+    def shared(self) -> list[str]:
+        """A sentence about the images of the target that a source holds too."""
+        return [
+            f"{n} of {len(self.target.hashes)} images of {self.target.pool.name} are in the source {source.pool.name} "
+            f"too, byte for byte: they count as known"
+            for source in self.sources
+            if (n := sum(map(set(source.hashes.values()).__contains__, self.target.hashes.values())))
+        ]
 
 
 def read_pools(
@@ -170,6 +180,8 @@ def read_pools(
     )
     for sentence in read.set_aside:
         logger.info("set aside: %s", sentence)
+    for sentence in read.shared:
+        logger.info(sentence)
     if unit == "slice":
         _tell_of_candidates(read.target, regions)
     return read
