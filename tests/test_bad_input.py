@@ -179,7 +179,7 @@ BROKEN = [
     (cut_off, "cannot be read"),
     (no_bytes, "cannot be read"),
     (no_image, "cannot be read"),
-    (constant, "is constant (every voxel holds 7)"),
+    (constant, "is constant (every value is 7)"),
     (colour, "has 3 channels but the pool has 1"),
 ]
 
@@ -297,7 +297,7 @@ def test_channels_that_hold_one_value_each(either, capsys):
             values = np.full((16, 20, 20), channel, np.float32) if i == 1 else volume(i)[0]
             write_volume(folder / "imagesTr" / f"v_{i}_{channel:04d}.nii.gz", values)
     write_dataset_json(folder, ending=".nii.gz", channel_names={"0": "T1", "1": "T2"})
-    words = "is constant (every voxel holds 0, 1)"
+    words = "is constant (every value is 0 or 1)"
     fails(capsys, select.main, ["-d", "5", "-b", "1", "-device", "cpu"], "case v_1", words)
 
 

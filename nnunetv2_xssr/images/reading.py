@@ -51,8 +51,8 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
     if not finite:
         raise broken("holds NaN or infinity")
     if all(is_constant(channel[None]) for channel in image):
-        values = ", ".join(f"{value:g}" for value in dict.fromkeys(image[:, 0, 0, 0].tolist()))
-        raise broken(f"is constant (every voxel holds {values})")
+        values = " or ".join(f"{value:g}" for value in dict.fromkeys(image[:, 0, 0, 0].tolist()))
+        raise broken(f"is constant (every value is {values})")
     return image, properties
 
 
