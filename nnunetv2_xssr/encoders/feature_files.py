@@ -12,7 +12,7 @@ from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.names import check_line, refuse_names
 from nnunetv2_xssr.records.spreadsheets import plain_cell, safe_cell
 
-_LOST = 1e-3  # of the standard deviation of a feature
+_LOST = 1e-3  # of the range of a feature
 WRITTEN = (".npz", ".csv")
 
 
@@ -102,8 +102,8 @@ def _check_differences(rows: np.ndarray, where: str) -> None:
     if len(rows) > 1 and (rows == rows[0]).all():
         raise UserError(f"{where} holds the same features for all {len(rows)} cases, which tell none from another")
     exact = rows.astype(np.longdouble)
-    lost, spread = np.abs(exact - exact.astype(np.float32)).max(axis=0), exact.std(axis=0)
-    if (columns := np.flatnonzero(lost > _LOST * spread)).size:
+    lost, spread = np.abs(exact - exact.astype(np.float32)).max(axis=0), np.ptp(exact, axis=0)
+    if (columns := np.flatnonzero((spread > 0) & (lost > _LOST * spread))).size:
         raise UserError(
             f"{where} holds numbers that differ by too little for single precision in {len(columns)} of "
             f"{rows.shape[1]} features, the first of them number {columns[0] + 1}; take the mean off each, and scale it"

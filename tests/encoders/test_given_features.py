@@ -61,6 +61,11 @@ def test_what_is_written_is_read_to_the_last_digit(tmp_path, ending):
     assert read_features(tmp_path / f"f{ending}", option="-o", cases=None)[1].tobytes() == rows.tobytes()
 
 
+def test_a_feature_that_is_the_same_for_all_loses_nothing(tmp_path):
+    rows = np.c_[features(10), np.full(10, 0.1)]
+    assert (read_features(write(tmp_path / "f.npz", CASES, rows), option="-o", cases=None)[1] == np.float32(rows)).all()
+
+
 def test_select_picks_by_them_and_reads_no_image(again, capsys):
     again.record().unlink()
     shutil.rmtree(again.raw / TARGET / "annotate")
