@@ -59,6 +59,14 @@ def test_names_are_no_markup_and_pictures_are_found(pictures):
         assert Image.open(pictures.root / "out" / unquote(source)).size == (256, 213)
 
 
+def test_long_headings_wrap_and_words_of_a_reason_are_not_broken(pictures):
+    """Else a table with the columns of slices is wider than a page, and breaks `volume;` before its semicolon."""
+    printed(pictures.root, [row("b", None, slice_itksnap=4, reason="stands for its own volume; unsure")])
+    text = (pictures.root / "out" / "worklist.html").read_text(encoding="utf-8")
+    assert "<th>slice_<wbr>itksnap</th>" in text and "size: landscape" in text
+    assert '<td class="words">stands for its own volume; unsure</td>' in text
+
+
 def test_what_an_annotator_keeps_beside_the_pictures_stays(pictures):
     folder = pictures.root / "out" / "pictures"
     printed(pictures.root, [row(HOSTILE), row("b")])

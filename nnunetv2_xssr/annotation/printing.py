@@ -28,18 +28,18 @@ _PAGE = """\
 <meta charset="utf-8">
 <title>Worklist of {{ dataset }}</title>
 <style>
+@page { size: landscape; }
 body { font: 11pt sans-serif; margin: 1cm; }
 table { border-collapse: collapse; width: 100%; }
 th, td { border: 1px solid #888; padding: 4pt; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
-th { white-space: nowrap; }
-.words { overflow-wrap: normal; }
+th, .words { overflow-wrap: normal; }
 tr { break-inside: avoid; }
 img { max-width: 7cm; max-height: 5cm; }
 </style>
 <h1>Worklist of {{ dataset }}</h1>
 <table>
 <thead><tr>{% if pictured %}<th>picture</th>{% endif %}
-{%- for name in columns %}<th>{{ name }}</th>{% endfor %}<th>done</th></tr></thead>
+{%- for name in columns %}<th>{{ name.split("_") | join("_<wbr>" | safe) }}</th>{% endfor %}<th>done</th></tr></thead>
 <tbody>
 {%- for picture, row in rows %}
 <tr>
