@@ -136,5 +136,5 @@ def check_epochs(encoder: Autoencoder, epochs: int | None) -> None:
         )
 
 
-def _epochs(number: int) -> str:
+def _epochs(number: int | str | None) -> str:
     return f"{number} epoch{'s' * (number != 1)}"
