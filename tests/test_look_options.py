@@ -121,7 +121,7 @@ def test_options_that_do_not_fit(scans, capsys, unread, argv, words):
 @pytest.mark.parametrize(
     "main, argv", [(select.main, ["-d", "2", "-b", "2", "--encoder", "intensity"]), (pretrain.main, ["-s", "1"])]
 )
-def test_an_axis_is_about_volumes(either, capsys, main, argv):
+def test_an_axis_is_about_volumes(workspace, capsys, main, argv):
     words = ["--axis is about volumes, but all images are flat", "leave --axis coronal out"]
     fails(capsys, main, [*argv, "--axis", "coronal", "-device", "cpu"], *words)
 
