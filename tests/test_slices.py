@@ -36,6 +36,7 @@ from slicing import (
     with_volumes,
 )
 
+from nnunetv2_xssr.annotation import handover
 from nnunetv2_xssr.annotation.project import FoldState, project_status
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.commands import collect, report, select, status
@@ -164,6 +165,19 @@ def test_templates(volumes, capsys):
     assert "2       ignore" in note and "holds 0 on the slices to draw, and 2 (ignore) on all others" in note
     assert max(map(len, note.splitlines())) <= 120
     assert "ignore" not in described(volumes)["labels"]  # as long as no such label is in the dataset
+
+
+def test_templates_that_fit_stay_while_others_are_written(volumes, capsys, monkeypatch):
+    run(capsys)
+    before = {path.name: path.read_bytes() for path in labels(volumes).iterdir()}
+    run(capsys, "--overwrite", budget="3")
+    kept = {path.name: path.read_bytes() for path in labels(volumes).iterdir()}
+    assert kept and kept.items() <= before.items()
+    run(capsys, "--overwrite")
+    with monkeypatch.context() as patch:  # killed as soon as the earlier templates have gone
+        patch.setattr(handover, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert select.main([*SELECT, "-b", "3", "--overwrite"]) == 130
+    assert {path.name: path.read_bytes() for path in labels(volumes).iterdir()} == kept
 
 
 def test_templates_that_nobody_drew_in_are_missing(volumes, capsys):

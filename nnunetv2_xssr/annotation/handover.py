@@ -181,15 +181,10 @@ def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> N
 def _write_templates(
     folder: Path, pool: ImagePool, picks: list[Pick], dealt: Dealt, prelabels: Mapping[str, Path]
 ) -> None:
+    """Write what is to be drawn in, and remove earlier templates that nobody has drawn in; those that fit stay."""
     cases = {case.identifier: case for case in pool.cases}
     slices = picked_slices(picks)
     drawn = set(drawn_labels(folder))
-    for old in (file for labels in _label_folders(folder) for file in visible_files(labels)):
-        if old not in drawn:
-            old.unlink()
-    if not slices and not prelabels:
-        (folder / _TEMPLATES).unlink(missing_ok=True)
-        return
     with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY) as scratch:
         for case in {**slices, **prelabels}:
             # nnU-Net's writers choose the format by the ending, and write a spacing beside a stack in .tif.
@@ -200,13 +195,24 @@ def _write_templates(
             of_case.mkdir()
             write_template(of_case / f"{case}{pool.file_ending}", cases[case], pool, slices=slices[case])
         files = sorted(Path(scratch).glob("*/*"))
+        hashes = {file.name: sha256_files([file]) for file in files}
+        wanted = {
+            labels / file.name: file
+            for file in files
+            for labels in (folder / "labels" / rater for rater in dealt.get(file.parent.name, ["."]))
+            if labels / f"{file.parent.name}{pool.file_ending}" not in drawn
+        }
+        for old in {file for labels in _label_folders(folder) for file in visible_files(labels)} - drawn:
+            if old not in wanted or sha256_files([old]) != hashes[old.name]:
+                old.unlink()
+        if not files:
+            (folder / _TEMPLATES).unlink(missing_ok=True)
+            return
         # Before the templates: one that no hash tells of would count as drawn in.
-        write_json(folder / _TEMPLATES, {file.name: sha256_files([file]) for file in files})
-        for file in files:
-            for rater in dealt.get(file.parent.name, ["."]):
-                labels = folder / "labels" / rater
-                if labels / f"{file.parent.name}{pool.file_ending}" not in drawn:
-                    copy_whole(file, labels / file.name)
+        write_json(folder / _TEMPLATES, hashes)
+        for path, file in wanted.items():
+            if not path.is_file():
+                copy_whole(file, path)
 
 
 def _image_names(case: Case, pool: ImagePool) -> dict[str, Path]:
