@@ -44,7 +44,7 @@ from nnunetv2_xssr.selection._engine.neighbours import nearest_neighbours
 from nnunetv2_xssr.selection.scores import novelty
 from nnunetv2_xssr.selection.standardise import standardise
 
-STRATEGIES = ("xssr", "xssr_sum", "coreset")
+STRATEGIES = ("xssr", "xssr_no_shares", "xssr_sum", "coreset")
 SHARES = {
     "nearest case": "nearest case stored alike",
     "features": "variance of features",
