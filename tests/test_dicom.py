@@ -333,7 +333,7 @@ def of_class(sop_class):
         (changed(lambda made, i: setattr(made, "ModalityLUTSequence", item(ModalityLUTType="HU"))), "a modality LUT"),
         (
             lambda folder: write_series(folder, stored_voxels(), slope=(0, -1024)),
-            "the rescale slope 0 and intercept -1024",
+            "a rescale slope of 0 and an intercept of -1024",
         ),
         (changed(lambda made, i: None, slope=("1e300", 0)), "a rescale slope of 1e300"),
         (of_class("1.2.840.10008.5.1.4.1.1.66.4"), "a registration, segmentation or surface"),
