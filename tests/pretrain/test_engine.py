@@ -205,7 +205,10 @@ engine.BATCHES_PER_EPOCH, training.MEMBERS = 2, 2
     ("name", "argv", "written"),
     [
         ("pretrain", ["-s", "1"], f"{SOURCE}/XSSR_MAE__2d"),
-        ("hssl_pretrain", ["-d", "2", "-c", "2d", "-s", "1", "2"], f"{TARGET}/XSSR_HSSL__nnUNetPlans__2d"),
+        pytest.param(
+            *("hssl_pretrain", ["-d", "2", "-c", "2d", "-s", "1", "2"], f"{TARGET}/XSSR_HSSL__nnUNetPlans__2d"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_two_processes_of_a_command(workspace, together, monkeypatch, name, argv, written):
