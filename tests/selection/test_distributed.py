@@ -163,7 +163,7 @@ def test_one_partition_gives_the_exact_selection(tmp_path, labelled, source):
     assert_same(select_partitions(tmp_path, 60, client=Here(), labelled=labelled), expected)
 
 
-@pytest.mark.parametrize("kind", ["clustered", "isotropic", "duplicates"])
+@pytest.mark.parametrize("kind", ["clustered", *naive.slow("isotropic"), "duplicates"])
 def test_distances_to_neighbours_are_exact(tmp_path, kind):
     pool, source = problem(kind, 12_000)  # partitions with a sketch
     written = write_partitions(tmp_path, pool, n_partitions=2, source=source)
