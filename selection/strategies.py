@@ -91,8 +91,8 @@ def xssr(problem: Problem) -> Outcome:
 
     XSSR (arXiv 2606.04301) as we read it, one objective for its three parts: density is the mass of cases that a
     pick covers, novelty is how much each of them counts, and diversity is the diminishing return, because what is
-    covered by a pick cannot be covered again. The objective is submodular, so the greedy reaches at least 1 - 1/e of
-    the best (Nemhauser et al. 1978). alpha is the one whose picks cover the pool best.
+    covered by a pick cannot be covered again. The objective is submodular, so in a pool of one kind the greedy reaches
+    at least 1 - 1/e of the best (Nemhauser et al. 1978). alpha is the one whose picks cover the pool best.
 
     Where the pool is of several kinds, each gets its share of the picks (`nnunetv2_xssr.selection.shares`), which is
     ours: the objective alone serves the kind whose cases lie near to each other, and this need not be the one that
