@@ -34,7 +34,7 @@ from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.benchmark.small_cases import SmallCases
 from nnunetv2_xssr.benchmark.statistics import percentile_within
 from nnunetv2_xssr.commands.running import run
-from nnunetv2_xssr.encoders.pooling import choose_embedding
+from nnunetv2_xssr.encoders.pooling import BOTH, choose_embedding
 from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.kinds import tell_kinds
 from nnunetv2_xssr.selection.limits import unlimited
@@ -44,7 +44,7 @@ from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
 
 BUDGETS = (0.025, 0.05)
 COMPARED = ("xssr_no_shares", "xssr_sum")  # strategies
-KINDS = ("grid", "average", "gap")  # of the autoencoders' features: see --embedding of nnUNetv2_xssr_select
+KINDS = (BOTH, "grid", "average", "gap")  # of the autoencoders' features: see --embedding of nnUNetv2_xssr_select
 N_RANDOM, N_POOLS = 1000, 4
 
 

@@ -14,8 +14,10 @@ import torch
 from torch.nn import functional as F
 
 from nnunetv2_xssr.benchmark.arms import Features
+from nnunetv2_xssr.encoders.embedding import kept_layout
 from nnunetv2_xssr.encoders.encoder import Encoder
-from nnunetv2_xssr.encoders.pooling import COMPONENTS, choose_embedding, features
+from nnunetv2_xssr.encoders.intensity import quantiles
+from nnunetv2_xssr.encoders.pooling import compare
 from nnunetv2_xssr.encoders.registry import open_encoder
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.processes import start
@@ -63,20 +65,22 @@ def compared(
 ) -> Features:
     """Features by which cases are compared, by default of the kind that select takes."""
     of_target, of_source = (pooled_by(encoder, views, folder) for views in (target, source))
-    kind = choose_embedding(kind, encoder.layout)
-    pool, archive = (features(pooled, encoder.layout, kind=kind) for pooled in (of_target[rows], of_source))
-    return Features(pool=pool, source=archive, components=COMPONENTS[kind])
+    found = compare([of_target[rows], of_source], kept_layout(encoder, target.rows.shape[2]), embedding=kind)
+    return Features(pool=found.features[0], source=found.features[1], **found.how)
 
 
 def pooled_by(encoder: Encoder, views: Views, folder: Path) -> np.ndarray:
-    """What the encoder keeps of every case, from disk where it was computed before."""
+    """What select keeps of every case; what the encoder sees comes from disk where it was computed before."""
     path = folder / f"{sha256_json([encoder.identity, views.hashes, views.settings])[:16]}.npy"
     if not path.is_file():
         embed_case = encoder.for_pool(views)
         pooled = np.stack([embed_case(case) for case in views.rows])
         with atomic(path) as temporary:
             np.save(temporary, pooled)
-    return np.load(path)
+    pooled = np.load(path)
+    if not encoder.layout.cells:
+        return pooled
+    return np.concatenate([pooled, np.stack([quantiles(case) for case in views.rows])], axis=2)
 
 
 def thumbnails(target: Views, source: Views, rows: Sequence[int], seed: int, folder: Path) -> Features:

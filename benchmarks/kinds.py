@@ -18,9 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_xssr.demo.phantom import write_datasets
-from nnunetv2_xssr.encoders.embedding import embed
+from nnunetv2_xssr.encoders.embedding import embed, kept_layout
 from nnunetv2_xssr.encoders.mae import load_encoder
-from nnunetv2_xssr.encoders.pooling import COMPONENTS, features
+from nnunetv2_xssr.encoders.pooling import compare
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.scale import common_look
 from nnunetv2_xssr.images.views import prepare_views
@@ -37,13 +37,14 @@ def main():
     (path,) = args.demo.glob("nnUNet_results/*/XSSR_MAE__2d/checkpoint_final.pth")
     encoder, seen = load_encoder(path, device="cpu"), defaultdict(list)
     for seed in tqdm(range(1, POOLS + 1)):
-        kinds, (pool, source) = drawn(encoder, seed)
+        kinds, compared = drawn(encoder, seed)
+        pool, source = compared.features
         rng = np.random.default_rng(seed)
         for k in PICKS:
             draws = [rng.choice(len(pool), k, replace=False) for _ in range(RANDOM_DRAWS)]
             seen["random", k].append(np.mean([len(set(kinds[draw])) for draw in draws]))
             for strategy in STRATEGIES:
-                picks = select(pool, k, source=source, strategy=strategy, components=COMPONENTS["grid"]).picks
+                picks = select(pool, k, source=source, strategy=strategy, **compared.how).picks
                 seen[strategy, k].append(len(set(kinds[picks])))
     print(f"Kinds seen, mean of {POOLS} pools:\n\n| strategy | {' | '.join(f'{k} picks' for k in PICKS)} |")
     print(f"|---|{'---|' * len(PICKS)}")
@@ -52,7 +53,7 @@ def main():
 
 
 def drawn(encoder, seed):
-    """Kind of every case of a pool, and the features of pool and source."""
+    """Kind of every case of a pool, and by what pool and source are compared."""
     with tempfile.TemporaryDirectory() as folder:
         for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             os.environ[variable] = folder
@@ -62,7 +63,7 @@ def drawn(encoder, seed):
         pools = [prepare_views(pool, look=look) for pool in (target, archive)]
         kept = [np.array(embed(encoder, views).rows) for views in pools]
         order = np.array([kinds[case] for case in pools[0].pool.identifiers])
-        return order, [features(rows, encoder.layout, kind="grid") for rows in kept]
+        return order, compare(kept, kept_layout(encoder, pools[0].rows.shape[2]), embedding="auto")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from nnunetv2_xssr.benchmark.arms import random_arms
 from nnunetv2_xssr.benchmark.jobs import DICE, Job, load_result
 from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.encoders import mae
-from nnunetv2_xssr.encoders.pooling import COMPONENTS, GRID, FeatureLayout, choose_embedding, features
+from nnunetv2_xssr.encoders.pooling import COMPONENTS, GRID, FeatureLayout, features
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.mae import MaskedAutoencoder, cell_targets, random_crops, random_visible, to_cells
 from nnunetv2_xssr.pretrain.training import ARCHITECTURE, CROP, LEARNING_RATE, MASK_RATIO
@@ -150,8 +150,7 @@ class Pool:
             if encoder is None:
                 return None
             pooled = [kept(encoder, each, self.work / "transfer") for each in (views, source)]
-            kind = choose_embedding("auto", encoder.layout)
-            found.append([features(each, encoder.layout, kind=kind) for each in pooled])
+            found.append([features(each, encoder.layout, kind="grid") for each in pooled])
         pool, archive = (np.concatenate(each, axis=1) for each in zip(*found, strict=True))
         return pool[rows], archive
 

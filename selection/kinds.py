@@ -1,5 +1,6 @@
 """Of how many kinds a pool is, told from its embeddings alone, and how many of them a random draw would miss."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,12 @@ class Kinds:
 
 
 def kinds_seen(
-    pool: np.ndarray, picks: np.ndarray, *, labelled: np.ndarray | None = None, components: int | None = None
+    pool: np.ndarray,
+    picks: np.ndarray,
+    *,
+    labelled: np.ndarray | None = None,
+    components: int | None = None,
+    widths: Sequence[int] | None = None,
 ) -> Kinds:
     """Tell the kinds of a pool, and which of them some picks see.
 
@@ -48,10 +54,11 @@ def kinds_seen(
     labelled : int array, optional
         Rows that have a label already.
     components : int, optional
+    widths : sequence of int, optional
         See `nnunetv2_xssr.selection.select`.
     """
     labelled = np.empty(0, int) if labelled is None else labelled
-    kind = tell_kinds(standardise(pool, None, components=components)[0])
+    kind = tell_kinds(standardise(pool, None, components=components, widths=widths)[0])
     sizes = np.bincount(kind)
     known, seen = (np.isin(np.arange(len(sizes)), kind[rows]) for rows in (labelled, np.append(labelled, picks)))
     return Kinds(

@@ -1,6 +1,6 @@
 """A pool as partitions on disk, so that no process ever holds all its features."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -144,6 +144,7 @@ def write_partitions(
     source: np.ndarray | None = None,
     seed: int = 0,
     components: int | None = None,
+    widths: Sequence[int] | None = None,
 ) -> Partitions:
     """Standardise a pool and write it as random partitions, block by block: arrays may be larger than the memory.
 
@@ -162,6 +163,7 @@ def write_partitions(
     source : array of shape (m, d), optional
     seed : int
     components : int, optional
+    widths : sequence of int, optional
         See `nnunetv2_xssr.selection.select`.
 
     Raises
@@ -173,7 +175,7 @@ def write_partitions(
     check_features(pool, source)
     if not 1 <= n_partitions <= len(pool):
         raise UserError(f"n_partitions must be between 1 and {len(pool)}, the number of cases; got {n_partitions}")
-    scale = Scale.of(pool, components=components)
+    scale = Scale.of(pool, components=components, widths=widths)
     partitions = Partitions(
         folder=folder,
         n_cases=len(pool),

@@ -86,6 +86,7 @@ def select(
     constraints: Constraints | None = None,
     horizon: int = 0,
     components: int | None = None,
+    widths: Sequence[int] | None = None,
     wholes: Sequence[str] | None = None,
     doubt: np.ndarray | None = None,
     control: int = 0,
@@ -122,6 +123,9 @@ def select(
         Principal components of the standardised pool by which cases are compared; all features by default. Hundreds of
         features are mostly noise, which makes all distances alike; 32 components leave it out. Small pools have fewer:
         see `nnunetv2_xssr.selection.standardise.Scale.of`.
+    widths : sequence of int, optional
+        Where features of several sorts lie side by side, how many there are of each: every sort counts as much as every
+        other. By default every feature does.
     wholes : sequence of n names, optional
         Where cases are parts, such as slices of volumes: the whole of each. Parts of one whole, which are alike anyway,
         do not count as density.
@@ -152,7 +156,7 @@ def select(
     if len(kept) < len(pool):
         pool, labelled, constraints = pool[kept], np.searchsorted(kept, labelled), constraints.only(kept)
     most, limits = constraints.limits(len(pool), budget=budget, labelled=labelled)
-    z, x = standardise(pool, source, components=components)
+    z, x = standardise(pool, source, components=components, widths=widths)
     # There are many small matrix products: more threads for each would cost more than they save, and would disturb the
     # threads that work on several alphas at once.
     with threadpool_limits(1, "blas"):

@@ -1,6 +1,6 @@
 """From the features of an encoder to the space in which cases are compared."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,8 @@ class Scale(NamedTuple):
     ----------
     mean : array of shape (d,)
     factor : array of shape (d,)
-        1 / standard deviation; 0 for a feature without variance.
+        1 / standard deviation, of several sorts of features divided by the root of the number of the sort; 0 for a
+        feature without variance.
     axes : array of shape (d, components) or None
         Orthonormal directions on which standardised rows are projected.
     """
@@ -31,13 +32,21 @@ class Scale(NamedTuple):
     axes: np.ndarray | None = None
 
     @classmethod
-    def of(cls, pool: np.ndarray, *, components: int | None = None) -> "Scale":
+    def of(cls, pool: np.ndarray, *, components: int | None = None, widths: Sequence[int] | None = None) -> "Scale":
         """Measure a pool, shape (n, d), block by block: it may be a memory map larger than the memory.
 
         With ``components`` rows are projected on so many principal components of the standardised pool (of 2,048 of
         its rows, evenly spaced, if it has more), but on at most n / 2 or 16, whichever is larger: few cases tell only
         few components from noise. Components keep their variances, so what varies little still counts little. If there
         are no more cases or features than components, the projection would change no distance and is left out.
+
+        With ``widths`` features of several sorts lie side by side, so many of each, and every sort has the same share
+        of the variance.
+
+        Raises
+        ------
+        UserError
+            If the widths do not add up to the number of features.
         """
         moments = StandardScaler()
         for block in blocks(pool):
@@ -45,7 +54,10 @@ class Scale(NamedTuple):
         mean, std = moments.mean_, np.sqrt(moments.var_)
         # Rounding gives a constant feature a deviation of about 1e-8 of its size, which must not be scaled up to noise.
         constant = std <= 1e-6 * np.maximum(np.abs(mean), 1e-12)
-        scale = cls(mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std)))
+        factor = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std))
+        if widths is not None:
+            factor = _evened(factor, widths)
+        scale = cls(mean, factor)
         if components is None:
             return scale
         components = min(components, max(len(pool) // 2, _FEW_COMPONENTS))
@@ -76,6 +88,14 @@ class Scale(NamedTuple):
             result[start : start + len(rows)] = on_grid(rows)
             start += len(rows)
         return result
+
+
+def _evened(factor: np.ndarray, widths: Sequence[int]) -> np.ndarray:
+    """Give every sort of features the same variance, if it has any."""
+    if sum(widths) != len(factor) or min(widths, default=0) < 1:
+        raise UserError(f"widths must be 1 or more each and add up to {len(factor)} features; got {list(widths)}")
+    sorts = np.split(factor, np.cumsum(widths)[:-1])
+    return np.concatenate([one / np.sqrt(max(1, np.count_nonzero(one))) for one in sorts])
 
 
 def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -109,7 +129,11 @@ def check_features(pool: np.ndarray, source: np.ndarray | None = None) -> None:
 
 
 def standardise(
-    pool: np.ndarray, source: np.ndarray | None = None, *, components: int | None = None
+    pool: np.ndarray,
+    source: np.ndarray | None = None,
+    *,
+    components: int | None = None,
+    widths: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Standardise features by the *pool's* mean and standard deviation, then scale each row to unit length.
 
@@ -122,6 +146,8 @@ def standardise(
     source : array of shape (m, d), optional
     components : int, optional
         Principal components of the pool to keep: see `Scale.of`.
+    widths : sequence of int, optional
+        Numbers of features of several sorts: see `Scale.of`.
 
     Returns
     -------
@@ -129,7 +155,7 @@ def standardise(
         Rows of unit length, on the grid of `on_grid`. Features without variance in the pool and rows of length zero
         are zero.
     """
-    scale = Scale.of(pool, components=components)
+    scale = Scale.of(pool, components=components, widths=widths)
     return scale.apply(pool), None if source is None else scale.apply(source)
 
 

@@ -239,14 +239,15 @@ def command(name, *argv):
 
 
 def compared_by(encoder_file, *names):
-    """What select compares the cases of these datasets by, the target first, and in how many components."""
-    from nnunetv2_xssr.encoders.embedding import embed
+    """What select compares the cases of these datasets by, the target first, and how."""
+    from nnunetv2_xssr.encoders.embedding import embed, kept_layout
     from nnunetv2_xssr.encoders.mae import load_encoder
-    from nnunetv2_xssr.encoders.pooling import COMPONENTS, choose_embedding, features
+    from nnunetv2_xssr.encoders.pooling import compare
     from nnunetv2_xssr.images.pools import open_pool
     from nnunetv2_xssr.images.views import prepare_views
 
     encoder = load_encoder(encoder_file, device="cpu")
-    kept = [embed(encoder, prepare_views(open_pool(name), look=encoder.look)).rows for name in names]
-    kind = choose_embedding("auto", encoder.layout)
-    return [np.array(features(rows, encoder.layout, kind=kind)) for rows in kept], COMPONENTS[kind]
+    pools = [prepare_views(open_pool(name), look=encoder.look) for name in names]
+    kept = [embed(encoder, views).rows for views in pools]
+    compared = compare(kept, kept_layout(encoder, pools[0].rows.shape[2]), embedding="auto")
+    return [np.array(rows) for rows in compared.features], compared.how

@@ -24,8 +24,8 @@ def run(capsys, *argv, budget="auto"):
 def test_auto_picks_the_ranking_up_to_its_knee(workspace, capsys):
     out = run(capsys)
     (selection,) = workspace.selection()["selections"]
-    (pool, source), components = compared_by(workspace.encoder(), "2", "1")
-    ranking = select_rows(pool, 10, source=source, horizon=10, components=components)
+    (pool, source), how = compared_by(workspace.encoder(), "2", "1")
+    ranking = select_rows(pool, 10, source=source, horizon=10, **how)
     knee = ranking.by_budget.knee
     assert [pick["case"] for pick in selection["picks"]] == [CASES[i] for i in ranking.picks[:knee]]
     assert selection["by_budget"]["knee"] == knee and selection["alpha"] == ranking.alpha
@@ -52,6 +52,7 @@ def test_auto_keeps_the_alpha_of_the_whole_ranking():
             source=source,
             labelled=np.empty(0, int),
             components=None,
+            widths=None,
             doubt=None,
         )
         ranking = select_rows(pool, 60, source=source, horizon=60)

@@ -36,8 +36,8 @@ def label(workspace, *cases):
 
 def test_record_is_what_the_selection_of_the_embeddings_gives(workspace, capsys):
     run(capsys, budget="4")
-    (pool, source), components = compared_by(workspace.encoder(), TARGET, SOURCE)
-    expected = select_rows(pool, 4, source=source, components=components)
+    (pool, source), how = compared_by(workspace.encoder(), TARGET, SOURCE)
+    expected = select_rows(pool, 4, source=source, **how)
     record = workspace.selection()
     (selection,) = record["selections"]
     assert picked(workspace) == [CASES[i] for i in expected.picks]

@@ -41,8 +41,9 @@ from nnunetv2_xssr.annotation.project import FoldState, project_status
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.commands import collect, report, select, status
 from nnunetv2_xssr.commands.next_steps import next_steps
-from nnunetv2_xssr.encoders.mae import embed_views, load_encoder
-from nnunetv2_xssr.encoders.pooling import COMPONENTS, choose_embedding, features
+from nnunetv2_xssr.encoders.embedding import embedder, kept_layout
+from nnunetv2_xssr.encoders.mae import load_encoder
+from nnunetv2_xssr.encoders.pooling import compare
 from nnunetv2_xssr.images.extract import extract_views
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.images.reading import read_case
@@ -116,12 +117,12 @@ def test_record_is_what_the_selection_of_the_slices_gives(volumes, capsys):
     run(capsys)
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
     views = sliced(dataset_pool(VOLUMES), encoder.look)
-    kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
-    kind = choose_embedding("auto", encoder.layout)
-    rows = features(kept, encoder.layout, kind=kind)
+    kept = np.concatenate([embedder(encoder, views)(one) for one in views.rows])[:, None]
+    compared = compare([kept], kept_layout(encoder, 1), embedding="auto")
     volume_numbers = np.repeat(np.arange(len(CASES)), 8)
     constraints = Constraints(volume=volume_numbers, max_per_volume=1)
-    expected = select_rows(rows, 4, constraints=constraints, components=COMPONENTS[kind], wholes=volume_numbers).picks
+    (rows,), how = compared.features, compared.how
+    expected = select_rows(rows, 4, constraints=constraints, wholes=volume_numbers, **how).picks
     places = [list(facts.slices) for facts in views.facts.values()]
     named = [(CASES[i // 8], places[i // 8][i % 8]) for i in expected]
     assert [(pick.case, pick.slice) for pick in picks(volumes)] == named

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from making import SOURCE, TARGET, read_worklist, write_dataset_json, write_pictures
 
 from nnunetv2_xssr.commands import collect, select
-from nnunetv2_xssr.encoders.feature_files import read_features, write_features
+from nnunetv2_xssr.encoders.feature_files import FeatureFile, read_features, write_features
 from nnunetv2_xssr.images.case_table import read_names, with_case_table
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.manifest import id_in_worklist
@@ -51,8 +51,8 @@ def test_worklist_that_a_spreadsheet_saved_again_tells_its_selection(tmp_path, d
 @pytest.mark.parametrize("ending", [".csv", ".npz"])
 def test_features_of_such_cases(tmp_path, ending):
     cases, rows = ["=1", "-a", "b"], np.eye(3, dtype=np.float32)
-    write_features(tmp_path / f"f{ending}", cases, rows)
-    found, back = read_features(tmp_path / f"f{ending}", option="--embeddings", cases=cases)
+    write_features(tmp_path / f"f{ending}", FeatureFile(cases, rows))
+    found, back, _ = read_features(tmp_path / f"f{ending}", option="--embeddings", cases=cases)
     assert found == cases and np.array_equal(back, rows)
 
 
@@ -66,7 +66,7 @@ def test_worklist_of_such_cases_and_back(empty, capsys):
     labels = empty.root / "labels"
     (folder / "labelsTr").rename(labels)
     features = empty.root / "f.npz"
-    write_features(features, names, np.eye(3, dtype=np.float32))
+    write_features(features, FeatureFile(names, np.eye(3, dtype=np.float32)))
     assert select.main(["-d", "2", "-b", "3", "--embeddings", str(features), "-device", "cpu"]) == 0
     worklist = folder / "annotate" / "round_01" / "worklist.csv"
     rows = read_worklist(worklist)

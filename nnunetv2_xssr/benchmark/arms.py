@@ -59,12 +59,14 @@ class Features:
         A row per case of the pool, in its order.
     source : array of shape (m, d) or None
     components : int or None
+    widths : sequence of int or None
         See `nnunetv2_xssr.selection.select`.
     """
 
     pool: np.ndarray
     source: np.ndarray | None
     components: int | None
+    widths: Sequence[int] | None = None
 
 
 def check_strategies(strategies: Sequence[str]) -> None:
@@ -122,6 +124,7 @@ def selected_arms(
                 seed=number,
                 strategy=name,
                 components=features.components,
+                widths=features.widths,
             )
             cases = sorted(pool[i] for i in chosen.picks)
             arms.append(Arm(strategy=name, budget=k, number=number, cases=cases))
@@ -181,6 +184,7 @@ def embedded_pools(
             pool=embedded.pool[[row[case] for case in pool]],
             source=embedded.source,
             components=embedded.provenance["components"],
+            widths=embedded.provenance["widths"],
         )
 
 

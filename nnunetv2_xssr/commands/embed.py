@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     # fmt: on
     add_folders(pool)
     compared = parser.add_argument_group("by what")
-    add_encoder(compared, kinds=("auto", "grid", "average"))
+    add_encoder(compared, kinds=("auto", "grid+intensity", "grid", "average"))
     add_dim(compared)
     add_look(compared)
     compared.add_argument("--seed", type=int, default=0, help="of what is random in learning; 0 by default")

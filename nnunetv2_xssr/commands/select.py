@@ -35,7 +35,7 @@ def make_parser() -> Parser:
     _add_limits(parser.add_argument_group("how many, and which must or must not be among them"))
     add_slices(parser.add_argument_group("to choose slices of volumes"))
     compared = parser.add_argument_group("how cases are compared")
-    add_encoder(compared, kinds=("auto", "grid", "average", "gap"))
+    add_encoder(compared, kinds=("auto", "grid+intensity", "grid", "average", "gap"))
     add_embeddings(compared)
     add_dim(compared)
     add_look(compared)

@@ -36,7 +36,7 @@ class Intensity(Opened):
     @property
     def layout(self) -> FeatureLayout:
         """See `nnunetv2_xssr.encoders.encoder.Encoder`."""
-        return FeatureLayout(0, 2 * self.channels * len(LEVELS), 0)
+        return FeatureLayout(0, n_quantiles(self.channels), 0)
 
     def ready(self, sources: Sequence[Views], *, seed: int) -> "Intensity":
         """Nothing is learned: see `Opened`."""
@@ -50,6 +50,11 @@ class Intensity(Opened):
 def open_intensity(request: Request) -> Intensity:
     """Open the encoder: see `nnunetv2_xssr.encoders.registry`."""
     return Intensity()
+
+
+def n_quantiles(channels: int) -> int:
+    """How many `quantiles` a view has."""
+    return 2 * channels * len(LEVELS)
 
 
 def quantiles(case: np.ndarray) -> np.ndarray:

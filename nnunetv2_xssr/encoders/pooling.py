@@ -3,10 +3,11 @@
 Where anatomy is aligned between cases, as in chest X-rays, a coarse grid of features tells them apart better. Where it
 is not, as in fields of cells, a grid compares things that lie at the same place by chance, and features that depend on
 the orientation compare things that point in the same direction by chance: an average over places and orientations does
-not. docs/embedding.md and docs/evidence.md tell what either gave.
+not. How bright a view is and how steep its edges are tells appearances apart, wherever things lie, and knows no chance.
+docs/embedding.md and docs/evidence.md tell what each gave.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -17,10 +18,11 @@ from torch.nn import functional as F
 from nnunetv2_xssr.errors import UserError
 
 GRID = 4  # cells along every axis of a view
-EMBEDDINGS = ("auto", "grid", "average", "gap")
+BOTH = "grid+intensity"
+EMBEDDINGS = ("auto", BOTH, "grid", "average", "gap")
 # Principal components by which cases are compared. A grid has thousands of features, most of them noise; the paper's
 # embedding stays as it is.
-COMPONENTS = {"grid": 32, "average": 32, "gap": None}
+COMPONENTS = {BOTH: 32, "grid": 32, "average": 32, "gap": None}
 
 
 class FeatureLayout(NamedTuple):
@@ -36,11 +38,14 @@ class FeatureLayout(NamedTuple):
         follow; then each of them in a grid of cells, of the view as it is.
     cells : int
         Number of cells of the grid: ``GRID`` squared, or cubed for whole volumes; 0 where features have no places.
+    intensities : int
+        Number of `nnunetv2_xssr.encoders.intensity.quantiles`, which come last; 0 where they are not kept.
     """
 
     last: int
     before: int
     cells: int
+    intensities: int = 0
 
     @property
     def grid(self) -> int:
@@ -50,7 +55,7 @@ class FeatureLayout(NamedTuple):
     @property
     def size(self) -> int:
         """Features per view."""
-        return self.grid + self.before * self.cells
+        return self.grid + self.before * self.cells + self.intensities
 
 
 def symmetries(views: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -92,16 +97,16 @@ def pool_places(maps_of: Callable[[torch.Tensor], torch.Tensor], views: torch.Te
 
 def check_embedding(kind: str, layout: FeatureLayout, *, encoder: str) -> None:
     """Raise `UserError` if this encoder does not give what such an embedding is made of."""
-    if (kind == "grid" and not layout.cells) or (kind == "gap" and not layout.last):
-        what = "features with places" if kind == "grid" else "the last stage of an autoencoder"
+    if (kind in ("grid", BOTH) and not layout.cells) or (kind == "gap" and not layout.last):
+        what = "the last stage of an autoencoder" if kind == "gap" else "features with places"
         raise UserError(f"--embedding {kind} needs {what}, which --encoder {encoder} does not give; leave it out")
 
 
 def choose_embedding(kind: str, layout: FeatureLayout) -> str:
-    """The kind that the user chose; for ``"auto"`` the grid, or the average where features have no places."""
+    """The kind that the user chose; for ``"auto"`` the first, or the average where features have no places."""
     if kind != "auto":
         return kind
-    return "grid" if layout.cells else "average"
+    return BOTH if layout.cells else "average"
 
 
 def features(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> np.ndarray:
@@ -112,12 +117,43 @@ def features(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> np.ndar
     pooled : array of shape (n, views, layout.size)
         May be a memory map; for 2D cases the result is a view of it.
     layout : FeatureLayout
-    kind : {"grid", "average", "gap"}
-        ``"grid"``: the grids of all views side by side, of the stage before the last. ``"average"``: the average of
-        that stage over all cells, symmetries and views. ``"gap"``: the average of the last stage, as in the paper
-        (global average pooling).
+    kind : {"grid+intensity", "grid", "average", "gap"}
+        ``"grid"``: the grids of all views side by side, of the stage before the last. ``"grid+intensity"``: these, and
+        the quantiles of intensities and gradients, the mean over views. ``"average"``: the average of that stage over
+        all cells, symmetries and views. ``"gap"``: the average of the last stage, as in the paper (global average
+        pooling).
     """
-    if kind == "grid":
-        return pooled[:, :, layout.grid :].reshape(len(pooled), -1)
+    if kind == BOTH and pooled.shape[1] == 1:
+        return pooled[:, 0, layout.grid :]
+    if kind in ("grid", BOTH):
+        grid = pooled[:, :, layout.grid : layout.size - layout.intensities].reshape(len(pooled), -1)
+        return grid if kind == "grid" else np.hstack([grid, pooled[:, :, -layout.intensities :].mean(axis=1)])
     columns = slice(layout.last) if kind == "gap" else slice(layout.last, layout.grid)
     return pooled[:, 0, columns] if pooled.shape[1] == 1 else pooled[:, :, columns].mean(axis=1)
+
+
+class Compared(NamedTuple):
+    """By what the cases of some pools are compared, and how.
+
+    Attributes
+    ----------
+    kind : str
+        Of `EMBEDDINGS`, but not ``"auto"``.
+    features : list of arrays of shape (n, d)
+        One per pool.
+    how : dict
+        ``components`` and ``widths`` of `nnunetv2_xssr.selection.select`. Of two sorts of features each counts as much
+        as the other, however many there are.
+    """
+
+    kind: str
+    features: list[np.ndarray]
+    how: dict
+
+
+def compare(kept: Sequence[np.ndarray], layout: FeatureLayout, *, embedding: str) -> Compared:
+    """What is taken of the pooled features of pools by an ``--embedding``."""
+    kind = choose_embedding(embedding, layout)
+    found = [features(pooled, layout, kind=kind) for pooled in kept]
+    widths = [found[0].shape[1] - layout.intensities, layout.intensities] if kind == BOTH else None
+    return Compared(kind, found, {"components": COMPONENTS[kind], "widths": widths})

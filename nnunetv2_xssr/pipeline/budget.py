@@ -1,6 +1,6 @@
 """How many cases are picked: as many as the user says, or as many as the knee of the coverage tells."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ def pick(
     source: np.ndarray | None,
     labelled: np.ndarray,
     components: int | None,
+    widths: Sequence[int] | None,
     doubt: np.ndarray | None,
 ) -> Selection:
     """Select the cases of one fold.
@@ -33,6 +34,7 @@ def pick(
     labelled : int array
         Rows of the pool.
     components : int or None
+    widths : sequence of int or None
     doubt : array of shape (n,) or None
         See `nnunetv2_xssr.selection.select`.
     """
@@ -51,6 +53,7 @@ def pick(
             constraints=fold.constraints,
             horizon=horizon,
             components=components,
+            widths=widths,
             wholes=fold.constraints.volume,
             doubt=doubt,
             control=choice.control,

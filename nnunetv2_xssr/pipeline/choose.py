@@ -109,7 +109,7 @@ def _select_fold(
     whole = rows == list(range(len(embedded.pool)))
     pool = embedded.pool if whole else embedded.pool[rows]  # a whole pool stays on disk
     labelled = np.array([place[identifier] for identifier in fold.labelled], int)
-    components = embedded.provenance["components"]
+    compared = {name: embedded.provenance[name] for name in ("components", "widths")}
     chosen = pick(
         fold,
         pool,
@@ -117,11 +117,11 @@ def _select_fold(
         choice=choice,
         source=embedded.source,
         labelled=labelled,
-        components=components,
+        **compared,
         # Of slices the doubt is that of their volume; of labelled cases there is none, and none is asked for.
         doubt=np.array([doubt.get(volume_of(one), 0.0) for one in fold.pool]) if doubt else None,
     )
-    kinds = kinds_seen(pool, chosen.picks, labelled=labelled, components=components) if in_memory else None
+    kinds = kinds_seen(pool, chosen.picks, labelled=labelled, **compared) if in_memory else None
     curve, by_budget = (None if each is None else asdict(each) for each in (chosen.curve, chosen.by_budget))
     of_pool = [cases[volume_of(identifier)] for identifier in fold.pool]
     return FoldSelection(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_xssr.encoders.embedding import kept_layout
 from nnunetv2_xssr.encoders.encoder import Encoder
-from nnunetv2_xssr.encoders.pooling import COMPONENTS, check_embedding, choose_embedding, features
+from nnunetv2_xssr.encoders.pooling import check_embedding, compare
 from nnunetv2_xssr.images.slices import candidate_rows
 from nnunetv2_xssr.pipeline.call import Call, opened_call
 from nnunetv2_xssr.pipeline.glance import Glance
@@ -119,16 +120,16 @@ def _foreseen(call: Call, *, skip_broken: bool) -> tuple[list[PoolForecast], str
     check_embedding(call.seeing.embedding, learned.layout, encoder=learned.name)
     pools = [_pool(glance, learned) for glance in glances]
     rows, embedding = zip(*(glance.embed(learned) for glance in glances), strict=True)
-    kind = choose_embedding(call.seeing.embedding, learned.layout)
     of_one = rows[0] if unit == "case" else rows[0][:, :1]
-    width = features(of_one, learned.layout, kind=kind).shape[1]
+    layout = kept_layout(learned, glances[0].views.rows.shape[2])
+    compared = compare([of_one], layout, embedding=call.seeing.embedding)
     size = len(call.target) if unit == "case" else _slices(glances[0])
     sources = sum(pool.cases for pool in pools[1:]) or None
     seconds = {
         "reading": sum(glance.seconds * len(glance.to_read) for glance in glances),
         "pretraining": pretraining,
         "embedding": sum(each * pool.to_embed for each, pool in zip(embedding, pools, strict=True)),
-        "selecting": _selecting(call, (size, width), sources, components=COMPONENTS[kind]),
+        "selecting": _selecting(call, (size, compared.features[0].shape[1]), sources, **compared.how),
         "pictures": _pictures(call, glances[0]),
     }
     caches = [Workspace(pool.name).caches for pool in pools]
@@ -151,7 +152,7 @@ def _slices(glance: Glance) -> int:
     return max(1, len(list(candidate_rows(facts))) * len(glance.seen.pool) // len(facts))
 
 
-def _selecting(call: Call, shape: Sequence[int], sources: int | None, *, components: int | None = None) -> float:
+def _selecting(call: Call, shape: Sequence[int], sources: int | None, **how) -> float:
     """Seconds of the selections of all folds, by one among random rows of this shape."""
     size, width = shape
     n, m = min(size, _MOST_ROWS), min(sources or 0, _MOST_ROWS)
@@ -168,7 +169,7 @@ def _selecting(call: Call, shape: Sequence[int], sources: int | None, *, compone
         density_weight=choice.density_weight,
         alpha_criterion=choice.alpha_criterion,
         seed=choice.seed,
-        components=components,
+        **how,
     )
     return (time.perf_counter() - began) * (size / n) ** 2 * len(call.plan.folds)
 

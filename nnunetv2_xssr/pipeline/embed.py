@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nnunetv2_xssr.encoders.embedding import embed
-from nnunetv2_xssr.encoders.pooling import COMPONENTS, check_embedding, choose_embedding, features
+from nnunetv2_xssr.encoders.embedding import embed, kept_layout
+from nnunetv2_xssr.encoders.pooling import check_embedding, compare
 from nnunetv2_xssr.images.slices import candidate_rows, row_per_slice
 from nnunetv2_xssr.pipeline.read import PoolViews
 from nnunetv2_xssr.records.files import sha256
@@ -46,7 +46,7 @@ def embed_pools(read: PoolViews, *, embedding: str, unit: str, seed: int) -> Emb
     Parameters
     ----------
     read : PoolViews
-    embedding : {"auto", "grid", "average", "gap"}
+    embedding : {"auto", "grid+intensity", "grid", "average", "gap"}
     unit : {"case", "slice"}
     seed : int
         Of what is random in learning.
@@ -67,8 +67,8 @@ def embed_pools(read: PoolViews, *, embedding: str, unit: str, seed: int) -> Emb
             row_per_slice(rows, candidate_rows(views.facts).values())
             for rows, views in zip(kept, read.all, strict=True)
         ]
-    kind = choose_embedding(embedding, encoder.layout)
-    pool, *source = [features(rows, encoder.layout, kind=kind) for rows in kept]
+    compared = compare(kept, kept_layout(encoder, read.target.rows.shape[2]), embedding=embedding)
+    pool, *source = compared.features
     return Embedded(
         identifiers=identifiers,
         pool=pool,
@@ -78,15 +78,15 @@ def embed_pools(read: PoolViews, *, embedding: str, unit: str, seed: int) -> Emb
             "identity": encoder.identity,
             "weights": encoder.weights,
             "transform": encoder.transform,
-            "pooling": kind,
+            "pooling": compared.kind,
             "learned_on": getattr(encoder, "learned_on", None),
         },
         provenance={
             **read.provenance,
             "embeddings_cache": {name: rows.key for name, rows in embedded.items()},
             "encoder": encoder.identity,
-            "embedding": kind,
-            "components": COMPONENTS[kind],
+            "embedding": compared.kind,
+            **compared.how,
             "embeddings": features_hash([pool, *source]),
         },
         set_aside=read.set_aside,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_xssr.device import resolve_device
-from nnunetv2_xssr.encoders.feature_files import WRITTEN, write_features
+from nnunetv2_xssr.encoders.feature_files import WRITTEN, FeatureFile, write_features
 from nnunetv2_xssr.errors import UserError, one_of
 from nnunetv2_xssr.images.pools import dataset_pool, open_pools
 from nnunetv2_xssr.pipeline.embed import embed_pools
@@ -71,13 +71,14 @@ def embed_cases(
     embedded = embed_pools(read, embedding=chosen.embedding, unit="case", seed=seed)
     _check_new(files)  # another command may have been as fast
     _remove_unfinished(files)
-    rows = [(embedded.identifiers, embedded.pool)]
+    widths = embedded.provenance["widths"]
+    contents = [FeatureFile(embedded.identifiers, embedded.pool, widths)]
     if embedded.source is not None:
-        rows.append((source_names([views.pool for views in read.sources]), embedded.source))
+        contents.append(FeatureFile(source_names([views.pool for views in read.sources]), embedded.source, widths))
     with atomic_together(files[::-1]) as temporary:  # that of the target last: it is there when all is
-        for one, file, (cases, features) in zip(temporary[::-1], files, rows, strict=True):
+        for one, file, content in zip(temporary[::-1], files, contents, strict=True):
             with naming(file):
-                write_features(one, cases, features)
+                write_features(one, content)
     return files
 
 

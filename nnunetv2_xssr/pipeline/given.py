@@ -37,15 +37,15 @@ def given_features(target: ImagePool, sources: Sequence[ImagePool], seeing: Seei
         return None
     if sources and seeing.source_embeddings is None:
         raise UserError("--embeddings says nothing of the sources; give --source_embeddings FILE, or leave -s out")
-    identifiers, pool = read_features(seeing.embeddings, option="--embeddings", cases=target.identifiers)
+    identifiers, pool, widths = read_features(seeing.embeddings, option="--embeddings", cases=target.identifiers)
     keys, hashes, source = {target.name: _keep(target.name, identifiers, pool)}, {}, None
     if seeing.source_embeddings is not None:
         option, known = "--source_embeddings", source_names(sources) or None
-        archive, source = read_features(seeing.source_embeddings, option=option, cases=known)
-        if source.shape[1] != pool.shape[1]:
+        archive, source, of_source = read_features(seeing.source_embeddings, option=option, cases=known)
+        if (source.shape[1], of_source) != (pool.shape[1], widths):
             raise UserError(
-                f"{option} {seeing.source_embeddings} has {source.shape[1]} features per case, but --embeddings has "
-                f"{pool.shape[1]}; give those of one encoder"
+                f"{option} {seeing.source_embeddings} has {_described(source, of_source)} per case, but --embeddings "
+                f"has {_described(pool, widths)}; give those of one encoder"
             )
         name = f"{seeing.source_embeddings.stem}_{features_hash([source])[:8]}"  # of this source among the pools
         keys[name], hashes[name] = _keep(name, archive, source), features_hash([source])
@@ -70,9 +70,15 @@ def given_features(target: ImagePool, sources: Sequence[ImagePool], seeing: Seei
             "encoder": both,
             "embedding": _KIND,
             "components": COMPONENTS[_KIND],
+            "widths": widths,
             "embeddings": both,
         },
     )
+
+
+def _described(features: np.ndarray, widths: Sequence[int] | None) -> str:
+    """How many features there are, and of which sorts."""
+    return f"{features.shape[1]} features" + (f" of {len(widths)} sorts {list(widths)}" if widths else "")
 
 
 def source_names(sources: Sequence[ImagePool]) -> list[str]:

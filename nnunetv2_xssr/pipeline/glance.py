@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunetv2_xssr.encoders.embedding import embedder, kept_layout
 from nnunetv2_xssr.encoders.encoder import Encoder
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_facts import CaseFacts
@@ -80,7 +81,7 @@ class Glance:
 
     def embed(self, encoder: Encoder) -> tuple[np.ndarray, float]:
         """The features of the views, shape (cases, views, size), and the seconds that embedding a case takes."""
-        embed_case = encoder.for_pool(self.views)
+        embed_case = embedder(encoder, self.views)
         embed_case(self.views.rows[0])
         began = time.perf_counter()
         rows = np.stack([embed_case(case) for case in self.views.rows])
@@ -88,8 +89,9 @@ class Glance:
 
     def to_embed(self, encoder: Encoder) -> int:
         """Of how many cases the caches hold no features."""
-        settings = {"encoder": encoder.identity, "views": self.seen.settings, "layout": list(encoder.layout)}
-        folder, shape = Workspace(self.seen.pool.name).caches / "embeddings", (self.seen.shape[0], encoder.layout.size)
+        layout = kept_layout(encoder, self.seen.shape[1])
+        settings = {"encoder": encoder.identity, "views": self.seen.settings, "layout": list(layout)}
+        folder, shape = Workspace(self.seen.pool.name).caches / "embeddings", (self.seen.shape[0], layout.size)
         return len(self.seen.pool) - len(
             CaseRows.written(folder, known_hashes(self.seen.pool), settings, shape, np.float32)
         )

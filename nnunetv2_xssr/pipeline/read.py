@@ -31,7 +31,7 @@ class Seeing:
         Of a timm model.
     embeddings, source_embeddings : Path or None
         Features made elsewhere, in the place of an encoder: see `nnunetv2_xssr.pipeline.given`.
-    embedding : {"auto", "grid", "average", "gap"}
+    embedding : {"auto", "grid+intensity", "grid", "average", "gap"}
     dim : {2, 3}
     axis : str or None
         Along which slices are taken: see `nnunetv2_xssr.images.extract.Look`; None for what the encoder learned.

@@ -1,6 +1,6 @@
 """Where nnUNetv2_xssr_select selects: in its own process, or on a Dask cluster."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -64,6 +64,7 @@ def _select_on(
     constraints: Constraints,
     horizon: int,
     components: int | None,
+    widths: Sequence[int] | None,
     wholes: None,
     doubt: None,
     control: Literal[0],
@@ -76,7 +77,8 @@ def _select_on(
 
     # By the size of the pool and not of the cluster, which must not change the picks.
     n_partitions = -(-pool.nbytes // PARTITION_BYTES)
-    write_partitions(folder, pool, n_partitions=n_partitions, source=source, seed=seed, components=components)
+    compared = {"components": components, "widths": widths}
+    write_partitions(folder, pool, n_partitions=n_partitions, source=source, seed=seed, **compared)
     with connect(scheduler) as client:
         return select_partitions(
             folder,

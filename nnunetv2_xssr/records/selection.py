@@ -108,8 +108,9 @@ class Provenance(TypedDict):
     """Hashes of what a selection was made from, as far as they are read again."""
 
     source: dict[FileName, str]
-    embedding: Literal["grid", "average", "gap"]
+    embedding: Literal["grid+intensity", "grid", "average", "gap"]
     components: Count | None
+    widths: NotRequired[list[Count] | None]
     encoder: str
     embeddings: str
     embeddings_cache: dict[FileName, Key]

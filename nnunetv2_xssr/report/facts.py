@@ -77,7 +77,8 @@ def _selection(kept: SelectionData, number: int, selection: FoldSelection, membe
     rows = [place[identifier] for identifier in members]
     whole = len(rows) == len(kept.target.identifiers)
     pool = kept.target.embeddings if whole else kept.target.embeddings[rows]
-    scale = Scale.of(pool, components=kept.record.provenance["components"])
+    made_from = kept.record.provenance
+    scale = Scale.of(pool, components=made_from["components"], widths=made_from.get("widths"))
     labelled = set(selection.labelled)
     rank = {identifier_of(pick): pick.rank for pick in selection.picks}
     return {

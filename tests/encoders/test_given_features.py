@@ -11,7 +11,7 @@ import pytest
 from making import SOURCE, TARGET, fails, picture, succeeds, write_picture
 
 from nnunetv2_xssr.commands import embed, report, select, status
-from nnunetv2_xssr.encoders.feature_files import read_features, write_features
+from nnunetv2_xssr.encoders.feature_files import FeatureFile, read_features, write_features
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.selection import select as select_rows
 
@@ -50,14 +50,14 @@ def picked(workspace):
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_rows_are_taken_by_name_and_in_the_order_of_the_pool(tmp_path, ending):
     file = write(tmp_path / f"f{ending}", CASES[::-1], features(10)[::-1])
-    names, rows = read_features(file, option="--embeddings", cases=CASES)
+    names, rows, _ = read_features(file, option="--embeddings", cases=CASES)
     assert names == CASES and rows.tobytes() == features(10).tobytes()
 
 
 @pytest.mark.parametrize("ending", [".npz", ".csv"])
 def test_what_is_written_is_read_to_the_last_digit(tmp_path, ending):
     rows = features(10) * np.float32(1e-30)
-    write_features(tmp_path / f"f{ending}", CASES, rows)
+    write_features(tmp_path / f"f{ending}", FeatureFile(CASES, rows))
     assert read_features(tmp_path / f"f{ending}", option="-o", cases=None)[1].tobytes() == rows.tobytes()
 
 

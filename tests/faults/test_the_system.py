@@ -16,7 +16,7 @@ from making import SOURCE, TARGET, command, fails, only_sentence
 from mutating import outcome
 
 from nnunetv2_xssr.commands import collect, pretrain, report, select, status
-from nnunetv2_xssr.encoders.feature_files import write_features
+from nnunetv2_xssr.encoders.feature_files import FeatureFile, write_features
 from nnunetv2_xssr.records import files
 
 SELECT = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
@@ -182,7 +182,7 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
     path = tmp_path_factory.mktemp("features") / "f.npz"
-    write_features(path, [f"t_{i:02d}" for i in range(10)], np.random.default_rng(0).normal(size=(10, 4)))
+    write_features(path, FeatureFile([f"t_{i:02d}" for i in range(10)], np.random.default_rng(0).normal(size=(10, 4))))
     return path
 
 

@@ -38,9 +38,9 @@ def label_all(workspace):
 
 def distances(workspace, members):
     """Between the standardised embeddings of these cases of the target."""
-    (compared,), components = compared_by(workspace.encoder(), TARGET)
+    (compared,), how = compared_by(workspace.encoder(), TARGET)
     rows = compared[[CASES.index(case) for case in members]]
-    z = standardise(rows, components=components)[0].astype(np.float64)
+    z = standardise(rows, **how)[0].astype(np.float64)
     return np.sqrt(((z[:, None] - z[None]) ** 2).sum(axis=2))
 
 

@@ -9,8 +9,9 @@ from making import SOURCE, fails, succeeds, volume, write_dataset_json, write_pi
 from slicing import CASES, SHAPE, VOLUMES, candidates, draw, picks, run, save, slice_names, sliced
 
 from nnunetv2_xssr.commands import collect, report
-from nnunetv2_xssr.encoders.mae import embed_views, load_encoder
-from nnunetv2_xssr.encoders.pooling import COMPONENTS, choose_embedding, features
+from nnunetv2_xssr.encoders.embedding import embedder, kept_layout
+from nnunetv2_xssr.encoders.mae import load_encoder
+from nnunetv2_xssr.encoders.pooling import compare
 from nnunetv2_xssr.images.extract import extract_views
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pools import dataset_pool
@@ -53,9 +54,9 @@ def test_most_alike_slices(volumes, capsys):
     run(capsys)
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
     views = sliced(dataset_pool(VOLUMES), encoder.look)
-    kept = np.concatenate([embed_views(encoder, one) for one in views.rows])[:, None]
-    kind = choose_embedding("auto", encoder.layout)
-    z = standardise(features(kept, encoder.layout, kind=kind), components=COMPONENTS[kind])[0].astype(np.float64)
+    kept = np.concatenate([embedder(encoder, views)(one) for one in views.rows])[:, None]
+    compared = compare([kept], kept_layout(encoder, 1), embedding="auto")
+    z = standardise(*compared.features, **compared.how)[0].astype(np.float64)
     every = slice_names(*CASES)
     for pick in facts_of(capsys)["selections"][0]["picks"]:
         apart = np.sqrt(((z - z[every.index(pick["identifier"])]) ** 2).sum(axis=1))
