@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from encoders import ENCODERS as REGISTERED
 from encoders import SEEDLESS, WITH_EMBEDDING, is_there, learns, pretrained
-from studies import CONFIRMING, FRESH, STUDIES, TUNING, Study, source_views, target_of, use_folder
+from studies import CONFIRMING, FRESH, STUDIES, TUNING, UNSEEN, Study, source_views, target_of, use_folder
 
 from nnunetv2_xssr.benchmark.arms import (
     RANDOM,
@@ -62,7 +62,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     # fmt: off
-    add("--half", nargs="+", choices=(TUNING, CONFIRMING, FRESH), default=[TUNING], help="tuning by default")
+    add("--half", nargs="+", choices=(TUNING, CONFIRMING, FRESH, UNSEEN), default=[TUNING], help="tuning by default")
     add("--studies", default="", metavar="REGEX", help="only studies in whose name this is found")
     add("--encoders", nargs="+", default=["mae:5", "untrained:5"], metavar="NAME:SEEDS",
         help=f"of {', '.join(ENCODERS)}; mae:5 untrained:5 by default")

@@ -62,6 +62,9 @@ def write_domain(
         ("imagesTr", images),
         ("labelsTr", [folder / "labelsTr" / f"{case}{ending}" for case in cases] if labelled else []),
     ):
+        wanted = {file.name for file in files}
+        for stale in (file for file in (dataset / sub).glob("*") if file.name not in wanted):
+            stale.unlink()  # of another study, whose dataset was called so before studies were added
         for file in files:
             (dataset / sub).mkdir(parents=True, exist_ok=True)
             if not (dataset / sub / file.name).exists():

@@ -30,7 +30,7 @@ import torch
 from encoders import ENCODERS, WITH_EMBEDDING
 from evidence import header, pretrain_all, row
 from scipy.stats import spearmanr
-from studies import FRESH, STUDIES, TUNING, Study, source_views, target_of, use_folder
+from studies import FRESH, STUDIES, TUNING, UNSEEN, Study, source_views, target_of, use_folder
 
 from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.benchmark.fast_judge import dice_per_case, predictions
@@ -46,7 +46,7 @@ OF_DOUBT = [
     next(study for study in STUDIES if (study.half, study.pack, study.mixed) == (TUNING, pack, mixed))
     for pack, mixed in (("CXRLung", False), ("NucleiDSB", True), ("Hippocampus3D", False))
 ]
-OF_NUCLEI = [one for one in STUDIES if one.pack == "NucleiDSB" and one.pool is None and one.half != FRESH]
+OF_NUCLEI = [one for one in STUDIES if one.pack == "NucleiDSB" and one.pool is None and one.half not in (FRESH, UNSEEN)]
 NUCLEI = [study for study in OF_NUCLEI if study not in OF_DOUBT]
 MIXED = [study for study in OF_NUCLEI if study.mixed]
 # Studies and arms; every arm is compared with those before it.

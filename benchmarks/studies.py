@@ -15,7 +15,7 @@ from nnunetv2_xssr.images.scale import common_look
 from nnunetv2_xssr.images.views import Views, prepare_views
 from nnunetv2_xssr.records.files import atomic, read_json
 
-TUNING, CONFIRMING, FRESH = "tuning", "confirming", "fresh"
+TUNING, CONFIRMING, FRESH, UNSEEN = "tuning", "confirming", "fresh", "unseen"
 ALL = None  # cases
 
 
@@ -25,8 +25,9 @@ class Study:
 
     Attributes
     ----------
-    half : {"tuning", "confirming", "fresh"}
-        Fixed before anything was run; the fresh ones came later, for the seventh rule of docs/evidence.md.
+    half : {"tuning", "confirming", "fresh", "unseen"}
+        Fixed before anything was run; the fresh ones came later, for the seventh rule of docs/evidence.md, and those of
+        unseen sources for the ninth.
     pack, source : str
     target : dict
         How many cases of every domain; None for all.
@@ -73,6 +74,12 @@ STUDIES = [
     Study(FRESH, "NucleiDSB", "histology", {"fluo256": ALL, "fluo696": ALL}),
     Study(FRESH, "NucleiDSB", "histology", {"fluo256": 100, "fluo360": 25, "fluo696": 25}),
     Study(FRESH, "NucleiDSB", "histology", {"fluo360": ALL, "fluo696": 45}),
+    Study(UNSEEN, "NucleiDSB", "fluo360", {"fluo256": ALL, "histology": ALL}),
+    Study(UNSEEN, "NucleiDSB", "fluo360", {"fluo256": 90, "fluo696": 30, "histology": 30}),
+    Study(UNSEEN, "NucleiDSB", "fluo696", {"fluo256": 60, "fluo360": 60, "histology": 60}),
+    Study(UNSEEN, "NucleiDSB", "fluo696", {"fluo360": ALL, "histology": ALL}),
+    Study(UNSEEN, "NucleiDSB", "fluo360", {"histology": ALL}),
+    Study(UNSEEN, "NucleiDSB", "fluo696", {"fluo256": ALL}),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 from pydantic import with_config
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import is_there, read_json, sha256, write_json
@@ -26,6 +26,7 @@ class _Record(TypedDict):
     n_partitions: Annotated[Count, Ge(1)]
     n_source: Count
     seed: int
+    widths: NotRequired[list[Count] | None]
     sha256: str
 
 
@@ -184,6 +185,7 @@ def write_partitions(
         n_source=0 if source is None else len(source),
     )
     record = {"kind": KIND, "format_version": FORMAT_VERSION, "seed": seed}
+    record["widths"] = None if widths is None else list(widths)
     record |= {name: value for name, value in vars(partitions).items() if name != "folder"}
     arrays = [pool] if source is None else [pool, source]
     record["sha256"] = sha256(block.tobytes() for features in arrays for block in blocks(features))

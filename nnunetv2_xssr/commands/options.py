@@ -54,8 +54,8 @@ def add_encoder(parser: Options, *, kinds: Sequence[str]) -> None:
     add_encoder_name(parser)
     # fmt: off
     parser.add_argument("--embedding", default="auto", choices=kinds,
-        help="compare cases by what lies where (grid), with how bright it is beside it (grid+intensity), or only by what "
-        "there is (average, or gap: the last stage of the autoencoder, as in the paper); auto (default): "
+        help="compare cases by what lies where (grid), the same beside how bright it is (grid+intensity), or only by "
+        "what there is (average, or gap: the last stage of the autoencoder, as in the paper); auto (default): "
         "grid+intensity, or average where features have no places")
     # fmt: on
 

@@ -12,7 +12,7 @@ from kinds import KINDS, ready, spell
 from making import SOURCE, TARGET, picture, succeeds, write_picture
 
 from nnunetv2_xssr.commands import report, select
-from nnunetv2_xssr.encoders.embedding import embed
+from nnunetv2_xssr.encoders.embedding import embed, embedder, kept_layout
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.records.workspace import Workspace
@@ -54,7 +54,7 @@ def made(workspace, monkeypatch):
 
 
 def rows_of(encoder, views):
-    embed_case = encoder.for_pool(views)
+    embed_case = embedder(encoder, views)
     return [embed_case(case) for case in views.rows]
 
 
@@ -62,7 +62,7 @@ def rows_of(encoder, views):
 def test_features_are_finite_differ_and_are_the_same_again(made, kind):
     views, encoder = views_of(TARGET), made(kind)
     rows, again = rows_of(encoder, views), rows_of(made(kind), views)
-    assert all(row.shape == (1, encoder.layout.size) and row.dtype == np.float32 for row in rows)
+    assert all(row.shape == (1, kept_layout(encoder, 1).size) and row.dtype == np.float32 for row in rows)
     assert all(np.isfinite(row).all() for row in rows)
     assert len({row.tobytes() for row in rows}) == len(rows)
     assert [row.tobytes() for row in rows] == [row.tobytes() for row in again]
@@ -76,7 +76,7 @@ def test_features_of_a_case_depend_on_no_other_case_and_no_other_view(made, kind
     some = replace(views, pool=views.pool.only(["t_03"]), rows=views.rows[3:4], hashes={"t_03": views.hashes["t_03"]})
     assert rows_of(encoder, some)[0].tobytes() == rows[3].tobytes()
     pair = np.concatenate([views.rows[3], views.rows[4]])
-    np.testing.assert_allclose(encoder.for_pool(views)(pair), np.concatenate(rows[3:5]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(embedder(encoder, views)(pair), np.concatenate(rows[3:5]), rtol=1e-4, atol=1e-4)
 
 
 @each_kind

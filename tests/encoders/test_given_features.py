@@ -55,10 +55,20 @@ def test_rows_are_taken_by_name_and_in_the_order_of_the_pool(tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", [".npz", ".csv"])
-def test_what_is_written_is_read_to_the_last_digit(tmp_path, ending):
+@pytest.mark.parametrize("widths", [None, [3, 2], [1, 3, 1]])
+def test_what_is_written_is_read_to_the_last_digit(tmp_path, ending, widths):
     rows = features(10) * np.float32(1e-30)
-    write_features(tmp_path / f"f{ending}", FeatureFile(CASES, rows))
-    assert read_features(tmp_path / f"f{ending}", option="-o", cases=None)[1].tobytes() == rows.tobytes()
+    write_features(tmp_path / f"f{ending}", FeatureFile(CASES, rows, widths))
+    cases, back, sorts = read_features(tmp_path / f"f{ending}", option="-o", cases=None)
+    assert (cases, back.tobytes(), sorts) == (CASES, rows.tobytes(), widths)
+
+
+@pytest.mark.parametrize(
+    "columns", ["sort1_feature_1,sort1_feature_0", "sort1_feature_0,b", "sort2_feature_0,sort1_feature_0"]
+)
+def test_columns_of_other_names_are_of_one_sort(tmp_path, columns):
+    (tmp_path / "f.csv").write_text(f"case,{columns}\na,1,2\nb,2,1\n")
+    assert read_features(tmp_path / "f.csv", option="--embeddings", cases=None).widths is None
 
 
 def test_a_feature_that_is_the_same_for_all_loses_nothing(tmp_path):
@@ -259,6 +269,9 @@ def test_files_that_cannot_be_read(either, capsys, name, text, parts):
         ({"cases": CASES, "features": features(10).astype(float) + [0, 0, 1e9, 0, 0]}, ("in 1 of 5", "number 3")),
         ({"cases": CASES, "features": np.arange(20).reshape(10, 2) + 2**62}, ("in 2 of 2",)),
         ({"cases": CASES, "features": features(10).astype(float) * 1e-60}, ("for single precision in 5 of 5",)),
+        ({"cases": CASES, "features": features(10), "widths": [3, 3]}, ("widths", "add up to 5", "[3, 3]")),
+        ({"cases": CASES, "features": features(10), "widths": [6, -1]}, ("widths", "1 or more", "[6, -1]")),
+        ({"cases": CASES, "features": features(10), "widths": ["a"]}, ("is not as docs/encoders.md has it",)),
     ],
 )
 def test_arrays_that_do_not_fit(tmp_path, arrays, parts):
@@ -277,6 +290,7 @@ def test_arrays_that_do_not_fit(tmp_path, arrays, parts):
         (["--dim", "3"], ("--dim is about images",)),
         (["--unit", "slice"], ("leave --unit slice out",)),
         (["--source_embeddings", "other.npz"], ("other.npz has 2 features", "--embeddings has 5")),
+        (["--source_embeddings", "sorts.npz"], ("sorts.npz has 5 features of 2 sorts [3, 2]", "--embeddings has 5")),
         (["-s", "1", "--source_embeddings", "few.npz"], ("few.npz lacks 2 of 6 cases", "s_04")),
     ],
 )
@@ -284,6 +298,7 @@ def test_options_that_do_not_fit_together(either, capsys, monkeypatch, argv, par
     monkeypatch.chdir(either.root)
     write(either.root / "other.npz", ARCHIVE, features(6)[:, :2])
     write(either.root / "few.npz", ARCHIVE[:4], features(4))
+    write_features(either.root / "sorts.npz", FeatureFile(ARCHIVE, features(6), [3, 2]))
     file = write(either.root / "pool.npz", CASES, features(10))
     fails(capsys, select.main, [*BASE, "--embeddings", file, "--overwrite", *argv], *parts)
 

@@ -1,25 +1,33 @@
-"""By what cases are compared: the grid where anatomy is aligned, else the mean over all places."""
+"""By what cases are compared: what lies where beside how bright it is, or the mean over all places."""
 
 import numpy as np
 import pytest
 import torch
 
-from nnunetv2_xssr.encoders.pooling import FeatureLayout, choose_embedding, features, symmetries
+from nnunetv2_xssr.encoders.pooling import (
+    BOTH,
+    EMBEDDINGS,
+    FeatureLayout,
+    choose_embedding,
+    compare,
+    features,
+    symmetries,
+)
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.pipeline.read import Seeing
 
-LAYOUT = FeatureLayout(3, 5, 16)
+LAYOUT = FeatureLayout(3, 5, 16, 7)
 
 
 def pooled(views):
     return np.random.default_rng(0).normal(size=(60, views, LAYOUT.size)).astype(np.float32)
 
 
-def test_auto_is_the_grid_where_features_have_places():
+def test_auto_has_the_grid_where_features_have_places():
     placeless = FeatureLayout(0, 5, 0)
-    assert [choose_embedding("auto", layout) for layout in (LAYOUT, placeless)] == ["grid", "average"]
-    assert [choose_embedding(kind, LAYOUT) for kind in ("grid", "average", "gap")] == ["grid", "average", "gap"]
-    with pytest.raises(UserError, match="--embedding must be one of auto, grid, average, gap; got 'mean'"):
+    assert [choose_embedding("auto", layout) for layout in (LAYOUT, placeless)] == ["grid+intensity", "average"]
+    assert [choose_embedding(kind, LAYOUT) for kind in EMBEDDINGS[1:]] == [*EMBEDDINGS[1:]]
+    with pytest.raises(UserError, match=r"one of auto, grid\+intensity, grid, average, gap; got 'mean'"):
         Seeing(embedding="mean").check("case")
 
 
@@ -28,12 +36,18 @@ def test_what_cases_are_compared_by(views, tmp_path):
     rows = pooled(views)
     np.save(tmp_path / "pooled.npy", rows)
     mapped = np.load(tmp_path / "pooled.npy", mmap_mode="r")
-    gap, average, grid = (features(mapped, LAYOUT, kind=kind) for kind in ("gap", "average", "grid"))
+    gap, average, grid, both = (features(mapped, LAYOUT, kind=kind) for kind in ("gap", "average", "grid", BOTH))
     assert np.allclose(gap, rows[:, :, :3].mean(axis=1))
     assert np.allclose(average, rows[:, :, 3:8].mean(axis=1))
-    assert grid.shape == (60, views * 80) and np.array_equal(grid[7].reshape(views, 80), rows[7, :, 8:])
+    assert grid.shape == (60, views * 80) and np.array_equal(grid[7].reshape(views, 80), rows[7, :, 8:-7])
+    assert np.array_equal(both[:, :-7], grid) and np.allclose(both[:, -7:], rows[:, :, -7:].mean(axis=1))
+    compared = [compare([mapped], LAYOUT, embedding=kind) for kind in ("auto", "grid")]
+    assert [one.how for one in compared] == [
+        {"components": 32, "widths": [views * 80, 7]},
+        {"components": 32, "widths": None},
+    ]
     if views == 1:  # a pool of pictures stays on disk
-        assert all(np.shares_memory(found, mapped) for found in (gap, average, grid))
+        assert all(np.shares_memory(found, mapped) for found in (gap, average, grid, both))
 
 
 @pytest.mark.parametrize("dim", [2, 3])

@@ -285,7 +285,7 @@ def test_kept_are_the_last_stage_averaged_and_the_stage_before_averaged_and_in_a
     views = np.random.default_rng(0).normal(size=(3, 1, 128, 128)).astype(np.float16)
     kept = mae_encoder.embed_views(encoder, views)
     assert kept.shape == (3, encoder.layout.size)
-    n_last, n_before, _ = encoder.layout
+    n_last, n_before, *_ = encoder.layout
 
     def before(member, image):
         for stage in member.stages[:-1]:

@@ -105,7 +105,8 @@ def test_the_same_partitions_are_left_as_they_are(tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert write_partitions(tmp_path, pool, n_partitions=3, source=source) == Partitions.open(tmp_path)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
-    for changed in ({"seed": 1}, {"source": pool[:5]}, {"pool": pool[::-1]}):
+    others = ({"seed": 1}, {"source": pool[:5]}, {"pool": pool[::-1]}, {"widths": [1, pool.shape[1] - 1]})
+    for changed in others:
         write_partitions(tmp_path, **{"pool": pool, "n_partitions": 3, "source": source, **changed})
         assert not list(tmp_path.glob("distances_*"))
         select_partitions(tmp_path, 5, client=Here(), alpha=0.0)

@@ -5,7 +5,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from sklearn.metrics import pairwise_distances
 
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.selection._engine.cells import squared_distance
 from nnunetv2_xssr.selection.standardise import Scale, standardise
 
@@ -93,3 +95,30 @@ def test_the_source_is_standardised_by_the_pool_so_that_the_shift_between_sites_
     assert np.abs(z.mean(axis=0)).max() < 0.1  # the pool lies around the origin
     expected = (source - pool.mean(axis=0)) / pool.std(axis=0)
     np.testing.assert_allclose(x, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("components", [None, 8])
+def test_sorts_of_features_count_equally_however_many_there_are(components):
+    """Two sorts of one feature each, one of them written down a hundred times."""
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(size=(2, 60, 3))
+    wide = np.hstack([few, np.repeat(many, 100, axis=1)])
+    apart = [
+        pairwise_distances(standardise(pool, components=components, widths=widths)[0])
+        for pool, widths in ((wide, [3, 300]), (np.hstack([few, many]), None), (wide, None))
+    ]
+    assert np.allclose(apart[0], apart[1], atol=1e-5) and abs(apart[0] - apart[2]).max() > 0.1
+
+
+def test_what_does_not_vary_has_no_share():
+    rng = np.random.default_rng(0)
+    pool = rng.normal(size=(20, 4))
+    padded = np.hstack([pool, np.ones((20, 3))])
+    assert np.allclose(standardise(padded, widths=[2, 5])[0][:, :4], standardise(pool, widths=[2, 2])[0], atol=1e-6)
+    assert np.allclose(standardise(padded, widths=[4, 3])[0][:, :4], standardise(pool)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("widths", [[3], [2, 3], [5, -1], [0, 4], []])
+def test_widths_that_do_not_fit(widths):
+    with pytest.raises(UserError, match="widths must be 1 or more each and add up to 4 features"):
+        standardise(np.eye(4), widths=widths)
