@@ -34,7 +34,7 @@ from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.benchmark.small_cases import SmallCases
 from nnunetv2_xssr.benchmark.statistics import percentile_within
 from nnunetv2_xssr.commands.running import run
-from nnunetv2_xssr.encoders.pooling import BOTH, choose_embedding
+from nnunetv2_xssr.encoders.pooling import BOTH
 from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.kinds import tell_kinds
 from nnunetv2_xssr.selection.limits import unlimited
@@ -113,7 +113,7 @@ def measure(study: Study, work: Path, seeds: int, *, training: bool) -> Result:
             for kind in KINDS:
                 found = compared(encoder, views, source, rows, folder, kind=kind)
                 result.scores[kind].append(judge.score(found))
-            result.scores[name].append(result.scores[choose_embedding("auto", encoder.layout)][-1])
+            result.scores[name].append(judge.score(compared(encoder, views, source, rows, folder)))
     return result
 
 

@@ -79,19 +79,30 @@ def tell_kinds(rows: np.ndarray) -> np.ndarray:
     rows : array of shape (n, d)
         As `nnunetv2_xssr.selection.standardise` gives them.
     """
+    sample, separation, clusters = _cut(rows)
+    if separation < SEPARATED:
+        return np.zeros(len(rows), int)
+    means = np.stack([sample[clusters == one].mean(axis=0) for one in range(clusters.max() + 1)])
+    return cdist(rows, means).argmin(axis=1)
+
+
+def separation(rows: np.ndarray) -> float:
+    """The best mean silhouette of 2 to 8 clusters, by which `tell_kinds` tells kinds; 0 if there is nothing to cut."""
+    return _cut(rows)[1]
+
+
+def _cut(rows: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+    """A sample of the rows, the best mean silhouette of its clusters, and the cluster of each of the sample."""
     sample = rows[np.lexsort(rows.T)]  # so that nothing depends on the order of the pool
     if len(rows) > SAMPLE:
         sample = sample[np.random.default_rng(0).choice(len(rows), SAMPLE, replace=False)]
     most = min(MOST, len(np.unique(sample, axis=0)) - 1)
     if most < 2:
-        return np.zeros(len(rows), int)
+        return sample, 0.0, np.zeros(len(sample), int)
     tree = linkage(sample, "ward")
     cuts = [fcluster(tree, n_clusters, "maxclust") - 1 for n_clusters in range(2, most + 1)]
-    separation, clusters = max(((silhouette_score(sample, cut), cut) for cut in cuts), key=lambda pair: pair[0])
-    if separation < SEPARATED:
-        return np.zeros(len(rows), int)
-    means = np.stack([sample[clusters == one].mean(axis=0) for one in range(clusters.max() + 1)])
-    return cdist(rows, means).argmin(axis=1)
+    best, clusters = max(((silhouette_score(sample, cut), cut) for cut in cuts), key=lambda pair: pair[0])
+    return sample, float(best), clusters
 
 
 def expected_missed(sizes: np.ndarray, *, n: int, drawn: int) -> float:

@@ -150,9 +150,8 @@ def select(
     constraints = constraints or Constraints()
     constraints.check(len(pool))
     kept = _kept_rows(constraints, labelled=labelled, n=len(pool))
-    if wholes is not None and len(wholes) != len(pool):
-        raise UserError(f"wholes must have one entry per case, {len(pool)}; got {len(wholes)}")
-    parts = None if wholes is None else np.unique(np.asarray(wholes), return_inverse=True)[1][kept]
+    parts = _numbers_of(wholes, n=len(pool))
+    parts = None if parts is None else parts[kept]
     if len(kept) < len(pool):
         pool, labelled, constraints = pool[kept], np.searchsorted(kept, labelled), constraints.only(kept)
     most, limits = constraints.limits(len(pool), budget=budget, labelled=labelled)
@@ -190,6 +189,15 @@ def _other_wholes(problem: Problem, picks: np.ndarray, parts: np.ndarray) -> np.
     met = np.unique(np.stack([nearest, parts]), axis=1)
     met = met[0, parts[chosen[met[0]]] != met[1]]
     return np.bincount(met, minlength=len(chosen))[len(problem.chosen) :]
+
+
+def _numbers_of(wholes: Sequence[str] | None, *, n: int) -> np.ndarray | None:
+    """A number per case that cases of one whole share."""
+    if wholes is None:
+        return None
+    if len(wholes) != n:
+        raise UserError(f"wholes must have one entry per case, {n}; got {len(wholes)}")
+    return np.unique(np.asarray(wholes), return_inverse=True)[1]
 
 
 def _kept_rows(constraints: Constraints, *, labelled: np.ndarray, n: int) -> np.ndarray:

@@ -54,7 +54,7 @@ def test_record_is_what_the_selection_of_the_embeddings_gives(workspace, capsys)
     assert record["mode"] == "annotation" and record["dataset"] == TARGET
     assert set(record["versions"]) >= {"nnunetv2_xssr", "nnunetv2", "torch", "numpy"}
     assert set(record["provenance"]) >= {"pool", "source", "encoder", "embeddings"}
-    assert record["provenance"]["embedding"] in ("grid", "average")
+    assert record["provenance"]["embedding"] in ("grid+intensity", "grid")
     assert SelectionRecord.load(workspace.record()).to_dict() == record
 
 
@@ -233,7 +233,7 @@ def test_scheduler_selects_from_partitions(workspace, capsys, monkeypatch):
         assert workspace.selection()["selections"][0]["picks"] == here["selections"][0]["picks"]  # one partition: exact
         from nnunetv2_xssr.pipeline import scheduler
 
-        monkeypatch.setattr(scheduler, "PARTITION_BYTES", bytes_of_pool // 3)
+        monkeypatch.setattr(scheduler, "PARTITION_BYTES", -(-bytes_of_pool // 4))
         run(capsys, *address, budget="4")
         assert len(list(partitions.glob("rows_*"))) == 4
         assert len(set(picked(workspace))) == 4

@@ -118,7 +118,7 @@ def test_record_is_what_the_selection_of_the_slices_gives(volumes, capsys):
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
     views = sliced(dataset_pool(VOLUMES), encoder.look)
     kept = np.concatenate([embedder(encoder, views)(one) for one in views.rows])[:, None]
-    compared = compare([kept], kept_layout(encoder, 1), embedding="auto")
+    compared = compare([kept], kept_layout(encoder, 1), embedding="auto", unit="slice")
     volume_numbers = np.repeat(np.arange(len(CASES)), 8)
     constraints = Constraints(volume=volume_numbers, max_per_volume=1)
     (rows,), how = compared.features, compared.how

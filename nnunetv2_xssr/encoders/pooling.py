@@ -16,10 +16,14 @@ import torch
 from torch.nn import functional as F
 
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.selection.kinds import separation
+from nnunetv2_xssr.selection.standardise import standardise
 
 GRID = 4  # cells along every axis of a view
 BOTH = "grid+intensity"
 EMBEDDINGS = ("auto", BOTH, "grid", "average", "gap")
+# The mean silhouette by grid and intensities from which on a pool falls into kinds: docs/evidence.md, the ninth rule.
+MIXED = 0.25
 # Principal components by which cases are compared. A grid has thousands of features, most of them noise; the paper's
 # embedding stays as it is.
 COMPONENTS = {BOTH: 32, "grid": 32, "average": 32, "gap": None}
@@ -102,13 +106,6 @@ def check_embedding(kind: str, layout: FeatureLayout, *, encoder: str) -> None:
         raise UserError(f"--embedding {kind} needs {what}, which --encoder {encoder} does not give; leave it out")
 
 
-def choose_embedding(kind: str, layout: FeatureLayout) -> str:
-    """The kind that the user chose; for ``"auto"`` the first, or the average where features have no places."""
-    if kind != "auto":
-        return kind
-    return BOTH if layout.cells else "average"
-
-
 def features(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> np.ndarray:
     """The features by which cases are compared, shape (n, d).
 
@@ -151,9 +148,31 @@ class Compared(NamedTuple):
     how: dict
 
 
-def compare(kept: Sequence[np.ndarray], layout: FeatureLayout, *, embedding: str) -> Compared:
-    """What is taken of the pooled features of pools by an ``--embedding``."""
-    kind = choose_embedding(embedding, layout)
+def compare(kept: Sequence[np.ndarray], layout: FeatureLayout, *, embedding: str, unit: str = "case") -> Compared:
+    """What is taken of the pooled features of pools by an ``--embedding``.
+
+    ``"auto"`` is the grid and the intensities where the target falls into kinds by them, the grid where it does not and
+    among slices, and the average where features have no places.
+
+    Parameters
+    ----------
+    kept : sequence of arrays of shape (n, views, layout.size)
+        The target first, then its sources.
+    layout : FeatureLayout
+    embedding : str
+        Of `EMBEDDINGS`.
+    unit : {"case", "slice"}
+    """
+    if embedding != "auto":
+        return _taken(kept, layout, kind=embedding)
+    if layout.intensities and unit == "case":
+        both = _taken(kept, layout, kind=BOTH)
+        if separation(standardise(both.features[0], **both.how)[0]) >= MIXED:
+            return both
+    return _taken(kept, layout, kind="grid" if layout.cells else "average")
+
+
+def _taken(kept: Sequence[np.ndarray], layout: FeatureLayout, *, kind: str) -> Compared:
     found = [features(pooled, layout, kind=kind) for pooled in kept]
     widths = [found[0].shape[1] - layout.intensities, layout.intensities] if kind == BOTH else None
     return Compared(kind, found, {"components": COMPONENTS[kind], "widths": widths})

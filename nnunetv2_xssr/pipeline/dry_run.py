@@ -122,7 +122,7 @@ def _foreseen(call: Call, *, skip_broken: bool) -> tuple[list[PoolForecast], str
     rows, embedding = zip(*(glance.embed(learned) for glance in glances), strict=True)
     of_one = rows[0] if unit == "case" else rows[0][:, :1]
     layout = kept_layout(learned, glances[0].views.rows.shape[2])
-    compared = compare([of_one], layout, embedding=call.seeing.embedding)
+    compared = compare([of_one], layout, embedding=call.seeing.embedding, unit=unit)
     size = len(call.target) if unit == "case" else _slices(glances[0])
     sources = sum(pool.cases for pool in pools[1:]) or None
     seconds = {

@@ -67,7 +67,7 @@ def embed_pools(read: PoolViews, *, embedding: str, unit: str, seed: int) -> Emb
             row_per_slice(rows, candidate_rows(views.facts).values())
             for rows, views in zip(kept, read.all, strict=True)
         ]
-    compared = compare(kept, kept_layout(encoder, read.target.rows.shape[2]), embedding=embedding)
+    compared = compare(kept, kept_layout(encoder, read.target.rows.shape[2]), embedding=embedding, unit=unit)
     pool, *source = compared.features
     return Embedded(
         identifiers=identifiers,

@@ -4,29 +4,29 @@ import numpy as np
 import pytest
 import torch
 
-from nnunetv2_xssr.encoders.pooling import (
-    BOTH,
-    EMBEDDINGS,
-    FeatureLayout,
-    choose_embedding,
-    compare,
-    features,
-    symmetries,
-)
+from nnunetv2_xssr.encoders.pooling import BOTH, EMBEDDINGS, FeatureLayout, compare, features, symmetries
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.pipeline.read import Seeing
 
 LAYOUT = FeatureLayout(3, 5, 16, 7)
 
 
-def pooled(views):
-    return np.random.default_rng(0).normal(size=(60, views, LAYOUT.size)).astype(np.float32)
+def pooled(views, *, kinds=1):
+    """Features of 60 cases, of which every second one is far brighter where there are two kinds."""
+    rows = np.random.default_rng(0).normal(size=(60, views, LAYOUT.size)).astype(np.float32)
+    rows[::kinds, :, -LAYOUT.intensities :] += 20 * (kinds - 1)
+    return rows
 
 
-def test_auto_has_the_grid_where_features_have_places():
-    placeless = FeatureLayout(0, 5, 0)
-    assert [choose_embedding("auto", layout) for layout in (LAYOUT, placeless)] == ["grid+intensity", "average"]
-    assert [choose_embedding(kind, LAYOUT) for kind in EMBEDDINGS[1:]] == [*EMBEDDINGS[1:]]
+def test_auto_looks_at_intensities_where_the_target_falls_into_kinds_by_them():
+    def kind(*pools, layout=LAYOUT, **how):
+        return compare(pools, layout, embedding="auto", **how).kind
+
+    mixed, plain, placeless = pooled(2, kinds=2), pooled(2), FeatureLayout(0, 5, 0)
+    assert kind(mixed) == kind(mixed, plain) == "grid+intensity"
+    assert kind(plain) == kind(plain, mixed) == kind(mixed, unit="slice") == "grid"
+    assert kind(plain[:, :, :5], layout=placeless) == "average"
+    assert [compare([plain], LAYOUT, embedding=one).kind for one in EMBEDDINGS[1:]] == [*EMBEDDINGS[1:]]
     with pytest.raises(UserError, match=r"one of auto, grid\+intensity, grid, average, gap; got 'mean'"):
         Seeing(embedding="mean").check("case")
 
@@ -41,7 +41,7 @@ def test_what_cases_are_compared_by(views, tmp_path):
     assert np.allclose(average, rows[:, :, 3:8].mean(axis=1))
     assert grid.shape == (60, views * 80) and np.array_equal(grid[7].reshape(views, 80), rows[7, :, 8:-7])
     assert np.array_equal(both[:, :-7], grid) and np.allclose(both[:, -7:], rows[:, :, -7:].mean(axis=1))
-    compared = [compare([mapped], LAYOUT, embedding=kind) for kind in ("auto", "grid")]
+    compared = [compare([mapped], LAYOUT, embedding=kind) for kind in (BOTH, "grid")]
     assert [one.how for one in compared] == [
         {"components": 32, "widths": [views * 80, 7]},
         {"components": 32, "widths": None},

@@ -55,7 +55,7 @@ def test_most_alike_slices(volumes, capsys):
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
     views = sliced(dataset_pool(VOLUMES), encoder.look)
     kept = np.concatenate([embedder(encoder, views)(one) for one in views.rows])[:, None]
-    compared = compare([kept], kept_layout(encoder, 1), embedding="auto")
+    compared = compare([kept], kept_layout(encoder, 1), embedding="auto", unit="slice")
     z = standardise(*compared.features, **compared.how)[0].astype(np.float64)
     every = slice_names(*CASES)
     for pick in facts_of(capsys)["selections"][0]["picks"]:
