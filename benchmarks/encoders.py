@@ -97,6 +97,6 @@ ENCODERS: dict[str, Callable[[Views, Views, Sequence[int], int, Path], Features]
 WITH_EMBEDDING = {
     f"{name}_{kind}": partial(registered, name, kind=kind)
     for name in ("mae", "untrained")
-    for kind in ("grid", "average")
+    for kind in ("grid+intensity", "grid", "average")
 }
 SEEDLESS = ("intensity", "thumbnails")
