@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from encoders import ENCODERS, SEEDLESS, compared, is_there, opened
+from encoders import ENCODERS, SEEDLESS, compared, is_there, opened, thumbnails
 from evidence import header, row
 from skimage.segmentation import find_boundaries
 from sklearn.metrics import pairwise_distances
@@ -34,7 +34,6 @@ from nnunetv2_xssr.benchmark.arms import Features
 from nnunetv2_xssr.benchmark.small_cases import SmallCases
 from nnunetv2_xssr.benchmark.statistics import percentile_within
 from nnunetv2_xssr.commands.running import run
-from nnunetv2_xssr.encoders.pooling import BOTH
 from nnunetv2_xssr.selection._engine.cells import cells_of
 from nnunetv2_xssr.selection.kinds import tell_kinds
 from nnunetv2_xssr.selection.limits import unlimited
@@ -44,7 +43,7 @@ from nnunetv2_xssr.selection.strategies import STRATEGIES, Problem
 
 BUDGETS = (0.025, 0.05)
 COMPARED = ("xssr_no_shares", "xssr_sum")  # strategies
-KINDS = (BOTH, "grid", "average", "gap")  # of the autoencoders' features: see --embedding of nnUNetv2_xssr_select
+KINDS = ("grid", "average", "gap")  # of the autoencoders' features: see --embedding of nnUNetv2_xssr_select
 N_RANDOM, N_POOLS = 1000, 4
 
 
@@ -102,18 +101,18 @@ def measure(study: Study, work: Path, seeds: int, *, training: bool) -> Result:
     cases, domains = views.pool.identifiers, target.images.dataset_json["domains"]
     judge, rows = Judge(target.small_cases(), cases, [domains[case] for case in cases]), range(len(cases))
     result = Result(study=study)
-    for name, features_by in ENCODERS.items():
+    for name in ENCODERS:
         for seed in range(1 if name in SEEDLESS else seeds):
             if not training and not is_there(name, source, seed, folder):
                 continue
-            if name != "mae":
-                result.scores[name].append(judge.score(features_by(views, source, rows, seed, folder)))
+            if name == "thumbnails":
+                result.scores[name].append(judge.score(thumbnails(views, source, rows, seed, folder)))
                 continue
             encoder = opened(name, source, seed, folder)
-            for kind in KINDS:
-                found = compared(encoder, views, source, rows, folder, kind=kind)
-                result.scores[kind].append(judge.score(found))
-            result.scores[name].append(judge.score(compared(encoder, views, source, rows, folder)))
+            for kind in KINDS if name == "mae" else ("grid" if encoder.layout.cells else "average",):
+                score = judge.score(compared(encoder, views, source, rows, folder, kind=kind))
+                result.scores[kind if name == "mae" else name].append(score)
+    result.scores["mae"] = result.scores["grid"]
     return result
 
 

@@ -171,7 +171,7 @@ class Design:
                 if not is_there(encoder, source, seed, folder):
                     continue
                 found = ENCODERS[encoder](views, source, rows, seed, folder)
-                told = kinds_seen(found.pool, np.empty(0, int), components=found.components)
+                told = kinds_seen(found.pool, np.empty(0, int), components=found.components, widths=found.widths)
                 self.kinds_told.setdefault(encoder, []).append(len(told.sizes))
                 for arm in selected_arms(self.pool, found, strategies=strategies, budgets=self.sizes, number=seed):
                     self.arms.setdefault((encoder, arm.strategy), []).append(arm)

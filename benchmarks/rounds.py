@@ -5,6 +5,7 @@
     python benchmarks/rounds.py --tables               # only prints what there is
     python benchmarks/rounds.py --question embedding   # is the average over places better than the grid, on nuclei?
     python benchmarks/rounds.py --question shares      # do shares of kinds help, where kinds are mixed?
+    python benchmarks/rounds.py --question intensity   # do intensities beside the grid help there, as today's default?
 
 All labels are hidden at first. Every repetition has an encoder seed of its own and draws 80 % of the pool. After each
 round the small U-Net learns from all labels so far; its doubt about a case is 1 - Dice between what it predicts of the
@@ -12,7 +13,8 @@ image and of its mirror image, as nnUNetv2_xssr_select does with one fold. A sim
 predicts of the cases of the next round: the share of voxels to correct is that of wrong voxels, in voxels of the
 structures, so that drawing from nothing counts as 1.
 
-The first two questions are asked of ``xssr_no_shares``, the default of their time.
+Cases are compared by the grid, but where the question is another one. The first two questions are asked of
+``xssr_no_shares``, the default of their time.
 """
 
 import argparse
@@ -40,7 +42,7 @@ from nnunetv2_xssr.records.files import read_json, write_json
 from nnunetv2_xssr.selection import select
 
 RANDOM, COLD, DOUBT, AVERAGE = "random", "xssr without a model", "xssr with doubt", "xssr by the average"
-SHARES = "xssr with shares"
+SHARES, DEFAULT = "xssr with shares", "xssr with shares and intensities"
 ROUNDS, BUDGET, SHARE = 3, 0.05, 0.8
 OF_DOUBT = [
     next(study for study in STUDIES if (study.half, study.pack, study.mixed) == (TUNING, pack, mixed))
@@ -54,6 +56,7 @@ QUESTIONS = {
     "doubt": (OF_DOUBT, (RANDOM, COLD, DOUBT)),
     "embedding": (NUCLEI, (RANDOM, COLD, AVERAGE)),
     "shares": (MIXED, (RANDOM, COLD, SHARES)),
+    "intensity": (MIXED, (RANDOM, SHARES, DEFAULT)),
 }
 
 
@@ -115,7 +118,7 @@ def annotate_in_rounds(task: Task) -> None:
     order = rng.permutation(len(pool))
     views = target.views(source)
     place = {case: i for i, case in enumerate(views.pool.identifiers)}
-    encode = (ENCODERS | WITH_EMBEDDING)["mae_average" if task.arm == AVERAGE else "mae"]
+    encode = (ENCODERS | WITH_EMBEDDING)[{AVERAGE: "mae_average", DEFAULT: "mae"}.get(task.arm, "mae_grid")]
     features = encode(views, source, [place[case] for case in pool], task.repetition, task.work / "encoders")
     small = target.small_cases()
     (images, labels), (test_images, test_labels) = small.rows(pool), small.rows(target.test)
@@ -127,7 +130,7 @@ def annotate_in_rounds(task: Task) -> None:
             new = order[len(picked) : labelled]
         else:
             asked = doubt if task.arm == DOUBT else None
-            strategy = "xssr" if task.arm == SHARES else "xssr_no_shares"
+            strategy = "xssr" if task.arm in (SHARES, DEFAULT) else "xssr_no_shares"
             new = further(features, picked, labelled - len(picked), asked, strategy)
         wrong = None if predicted is None else share_to_correct(predicted[new], labels[new])
         picked = np.append(picked, new)
@@ -161,6 +164,7 @@ def further(features: Features, picked: np.ndarray, budget: int, doubt: np.ndarr
         source=features.source,
         labelled=picked,
         components=features.components,
+        widths=features.widths,
         doubt=doubt,
         strategy=strategy,
     ).picks

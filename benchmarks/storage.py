@@ -187,7 +187,7 @@ def measure(
 ) -> Measured:
     """What the storage of some cases of the target explains."""
     storage, found = storage[rows], compared(encoder, target, source, rows.tolist(), work)
-    z, x = standardise(found.pool, found.source, components=found.components)
+    z, x = standardise(found.pool, found.source, components=found.components, widths=found.widths)
     nearest = nearest_neighbours(z, k=1)[1][:, 0]
     novel = novelty(z, x)[:, None]
     measures: dict[str, Callable[[np.ndarray], float]] = {
@@ -198,7 +198,8 @@ def measure(
     budget, of_storages = max(1, int(SHARE * len(z))), np.bincount(storage)
     picked = []
     for strategy in STRATEGIES:
-        picks = select(found.pool, budget, source=found.source, strategy=strategy, components=found.components).picks
+        how = {"components": found.components, "widths": found.widths}
+        picks = select(found.pool, budget, source=found.source, strategy=strategy, **how).picks
         measures[strategy] = partial(unevenness, picks=picks)
         picked.append(np.bincount(storage[picks], minlength=len(of_storages)) * len(z) / budget / of_storages)
     return Measured(
