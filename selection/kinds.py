@@ -96,12 +96,14 @@ def _cut(rows: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
     sample = rows[np.lexsort(rows.T)]  # so that nothing depends on the order of the pool
     if len(rows) > SAMPLE:
         sample = sample[np.random.default_rng(0).choice(len(rows), SAMPLE, replace=False)]
-    most = min(MOST, len(np.unique(sample, axis=0)) - 1)
+    most = min(MOST, len(np.unique(sample, axis=0)), len(sample) - 1)
     if most < 2:
         return sample, 0.0, np.zeros(len(sample), int)
     tree = linkage(sample, "ward")
     cuts = [fcluster(tree, n_clusters, "maxclust") - 1 for n_clusters in range(2, most + 1)]
-    best, clusters = max(((silhouette_score(sample, cut), cut) for cut in cuts), key=lambda pair: pair[0])
+    # Where distances are equal, as of one-hot features, several clusters merge at once, and there may be no such cut.
+    separated = [(silhouette_score(sample, cut), cut) for cut in cuts if cut.max() > 0]
+    best, clusters = max(separated, key=lambda pair: pair[0], default=(0.0, cuts[0]))
     return sample, float(best), clusters
 
 

@@ -64,8 +64,11 @@ class Scale(NamedTuple):
         if components >= min(pool.shape):
             return scale
         some = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _MOST_ROWS)).astype(int))
+        rows = (pool[some] - mean) * scale.factor
+        if (rows == rows[0]).all():  # copies have no components
+            return scale
         # ARPACK finds the few leading components to machine precision; IncrementalPCA only approximates them.
-        pca = PCA(components, svd_solver="arpack", random_state=0).fit((pool[some] - mean) * scale.factor)
+        pca = PCA(components, svd_solver="arpack", random_state=0).fit(rows)
         return scale._replace(axes=pca.components_.T)
 
     @property

@@ -9,7 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from making import SOURCE, TARGET, fails, picture, read_worklist, succeeds, write_picture, write_volume
+from making import (
+    SOURCE,
+    TARGET,
+    fails,
+    picture,
+    read_worklist,
+    succeeds,
+    write_dataset_json,
+    write_picture,
+    write_volume,
+)
 from slicing import SELECT as SELECT_SLICES
 from slicing import VOLUMES
 from slicing import draw as draw_slices
@@ -370,19 +380,52 @@ def test_split_of_so_many_labels(again, capsys, n_labelled, n_folds):
         assert {*fold["train"], *fold["val"]} == set(labelled)
 
 
-def test_patients_of_earlier_rounds_are_not_torn_apart(again, capsys):
-    table = again.root / "cases.csv"
-    table.write_text("case,patient\n" + "".join(f"t_{i:02d},p{i // 4}\n" for i in range(10)))
-    succeeds(capsys, select.main, [*SELECT, "--overwrite", "--cases", table])
+@pytest.mark.parametrize("given_again", ["whole", "of one case", "nothing", "dataset.json"])
+def test_patients_of_earlier_rounds_are_not_torn_apart(again, capsys, given_again):
+    table, patients = again.root / "cases.csv", {f"t_{i:02d}": f"p{i // 5}" for i in range(10)}
+    rows = [f"{case},{patient}\n" for case, patient in patients.items()]
+    table.write_text("case,patient\n" + "".join(rows))
+    first = [] if given_again == "dataset.json" else ["--cases", table]
+    succeeds(capsys, select.main, [*SELECT, "--overwrite", *first])
     draw(again, *picked(again))
     succeeds(capsys, collect.main, COLLECT)
-    succeeds(capsys, select.main, [*SELECT, "--cases", table])
+    second = first if given_again in ("whole", "of one case") else []
+    if given_again == "of one case":
+        table.write_text("case,patient\n" + rows[0])
+    succeeds(capsys, select.main, [*SELECT, *second])
     draw(again, *picked(again), number=2)
+    if given_again == "dataset.json":  # told as late as that
+        write_dataset_json(again.raw / TARGET, **{**described(again), "groups": patients})
     succeeds(capsys, collect.main, COLLECT)
     assert len({case for fold in folds(again) for case in fold["val"]}) == 6
     for fold in folds(again):
-        train, val = ({int(case[-2:]) // 4 for case in fold[part]} for part in ("train", "val"))
+        train, val = ({patients[case] for case in fold[part]} for part in ("train", "val"))
         assert not train & val
+
+
+def test_at_most_so_many_of_a_patient_over_all_rounds(again, capsys):
+    table = again.root / "cases.csv"
+    table.write_text("case,patient\n" + "".join(f"t_{i:02d},p{i // 2}\n" for i in range(10)))
+    limit = ["--max_per_group", "1"]
+    succeeds(capsys, select.main, [*SELECT, "--overwrite", *limit, "--cases", table])
+    first = collected(again, capsys)
+    succeeds(capsys, select.main, [*SELECT[:4], "-b", "2", "-device", "cpu", *limit])
+    assert len({int(case[-2:]) // 2 for case in [*first, *picked(again)]}) == 5
+
+
+def test_labels_that_a_list_of_labelled_cases_leaves_out_are_named(workspace, capsys):
+    names = workspace.root / "labelled.txt"
+    names.write_text("t_00\n")
+    argv = [*SELECT[:4], "-b", "2", "-device", "cpu", "--labelled", names]
+    succeeds(capsys, select.main, argv)
+    first = collected(workspace, capsys)
+    assert select.main([str(word) for word in argv]) == 0
+    assert f"{first[0]}, {first[1]}, 2 of the picks of round 1, have a label" in capsys.readouterr().out
+    assert sorted(picked(workspace)) == first
+    names.write_text("\n".join(["t_00", *first]))
+    assert select.main([str(word) for word in argv]) == 0
+    assert "have a label that" not in capsys.readouterr().out
+    assert workspace.selection()["round"] == 2 and not set(picked(workspace)) & set(first)
 
 
 def test_patients_of_a_label_that_comes_late(again, capsys):

@@ -123,6 +123,8 @@ def test_gains_are_those_of_the_curve():
     assert [
         (gain.cases, gain.mean_distance, gain.nearer) for gain in gains({**CURVE, "budget": [1, 2, 3, 5, 10]}, 5)
     ] == [(5, 0.0, 1.0)]
+    copies = {"budget": [1, 2, 3], "mean_distance": [0.1, 4e-6, 1e-6]}  # but for rounding
+    assert [gain.nearer for gain in gains(copies, 2)] == [0.0]
     assert gains(CURVE, 10) == [] and next_words(CURVE, 10) == "no further case can be picked"
 
 

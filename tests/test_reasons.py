@@ -6,9 +6,9 @@ from nnunetv2_xssr.annotation.reasons import FAR, TYPICAL, UNLIKE, reason
 from nnunetv2_xssr.records.selection import Pick
 
 
-def pick(density=0.0, novelty=0.0, diversity=0.0, stands_for=1, score=0.5):
+def pick(density=0.0, novelty=0.0, diversity=0.5, stands_for=1, score=0.5, rank=2):
     return Pick(
-        rank=1,
+        rank=rank,
         case="a",
         domain=None,
         group=None,
@@ -24,17 +24,19 @@ def pick(density=0.0, novelty=0.0, diversity=0.0, stands_for=1, score=0.5):
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"density": TYPICAL, "stands_for": 32}, "typical of 31 similar cases"),
-        ({"density": TYPICAL, "stands_for": 2}, "typical of 1 similar case"),
+        ({"density": TYPICAL, "stands_for": 32}, "typical of 31 other cases"),
+        ({"density": TYPICAL, "stands_for": 2}, "typical of 1 other case"),
         ({"density": TYPICAL - 0.01, "stands_for": 32}, "stands for 31 other cases"),
-        ({"density": 1.0, "stands_for": 1}, "one of a kind"),
-        ({"novelty": FAR, "stands_for": 2}, "stands for 1 other case; far from anything in the source"),
-        ({"novelty": FAR - 0.01}, "one of a kind"),
-        ({"diversity": UNLIKE}, "one of a kind; nothing like it chosen yet"),
-        ({"diversity": UNLIKE - 0.01}, "one of a kind"),
+        ({"density": 1.0, "stands_for": 1}, "stands for no other case"),
+        ({"novelty": FAR, "stands_for": 2}, "stands for 1 other case; among the farthest from the source"),
+        ({"novelty": FAR - 0.01}, "stands for no other case"),
+        ({"diversity": UNLIKE}, "stands for no other case; nothing like it chosen yet"),
+        ({"diversity": UNLIKE - 0.01}, "stands for no other case"),
+        ({"diversity": 0.0}, "stands for no other case; looks just like a chosen one"),
+        ({"diversity": 0.0, "rank": 1}, "stands for no other case"),
         (
             {"density": 0.9, "novelty": 1.0, "diversity": 1.0, "stands_for": 5},
-            "typical of 4 similar cases; far from anything in the source; nothing like it chosen yet",
+            "typical of 4 other cases; among the farthest from the source; nothing like it chosen yet",
         ),
         ({"stands_for": 3, "score": None}, "stands for 2 other cases"),
     ],
@@ -47,9 +49,9 @@ def test_words(parts, words):
 @pytest.mark.parametrize(
     ("alpha", "words"),
     [
-        (0, "typical of 4 similar cases; nothing like it chosen yet"),
-        (0.1, "typical of 4 similar cases; far from anything in the source; nothing like it chosen yet"),
-        (1, "typical of 4 similar cases; far from anything in the source"),
+        (0, "typical of 4 other cases; nothing like it chosen yet"),
+        (0.1, "typical of 4 other cases; among the farthest from the source; nothing like it chosen yet"),
+        (1, "typical of 4 other cases; among the farthest from the source"),
     ],
 )
 def test_what_had_no_weight_is_no_reason(alpha, words):

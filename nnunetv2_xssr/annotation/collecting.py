@@ -26,7 +26,14 @@ from nnunetv2_xssr.records.files import TEMPORARY, is_there, sha256_files, sha25
 from nnunetv2_xssr.records.folds import grow_folds
 from nnunetv2_xssr.records.locks import dataset_lock, selection_lock
 from nnunetv2_xssr.records.manifest import Manifest
-from nnunetv2_xssr.records.rounds import chosen_cases, interruption, load_rounds, raters_of_rounds, slices_by_round
+from nnunetv2_xssr.records.rounds import (
+    chosen_cases,
+    groups_of_rounds,
+    interruption,
+    load_rounds,
+    raters_of_rounds,
+    slices_by_round,
+)
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.split import Split, read_split, write_split
 from nnunetv2_xssr.records.timesheet import Minutes
@@ -281,7 +288,8 @@ def _split_of(
     workspace: Workspace, pool: ImagePool, rounds: list[SelectionRecord], train_on: list[str], minutes: list[Minutes]
 ) -> Split:
     """Write the split of the labelled cases, in which every case keeps its fold."""
-    groups = {case: group for record in rounds for case, group in record.groups.items()}
+    told = {case.identifier: case.group for case in pool.cases if case.group is not None}
+    groups = told | groups_of_rounds(rounds)
     previous = read_split(workspace.split) if is_there(workspace.split) else None
     split = grow_folds(previous or None, train_on, groups=groups)
     _keep(workspace, pool, split, train_on, minutes)

@@ -13,11 +13,12 @@ UNLIKE = 0.8  # diversity: the distance to the nearest pick, as a share of the l
 def reason(pick: Pick, *, alpha: float | None) -> str:
     """What speaks for a pick, in words: as many of these as hold, joined with "; ".
 
-    - "typical of 31 similar cases": it is the nearest pick of so many others and lies in a dense region
-      (density >= ``TYPICAL``); "stands for 31 other cases" if the region is sparse, "one of a kind" for no others
-    - "far from anything in the source": novelty >= ``FAR``, unless novelty had no weight
+    - "typical of 31 other cases": it is the nearest pick of so many others and lies in a dense region
+      (density >= ``TYPICAL``); "stands for 31 other cases" if the region is sparse, "stands for no other case" for none
+    - "among the farthest from the source": novelty >= ``FAR``, unless novelty had no weight
     - "the model is unsure of it": doubt >= ``DOUBTED``
-    - "nothing like it chosen yet": diversity >= ``UNLIKE``, unless diversity had no weight in the score
+    - "nothing like it chosen yet": diversity >= ``UNLIKE``, unless diversity had no weight in the score; "looks just
+      like a chosen one" where its distance to one of them is 0
 
     Of a slice other volumes are counted ("typical of slices in 12 other volumes"), because its neighbours in its own
     volume are like it anyway; "stands for its own volume" if there are no others.
@@ -33,19 +34,21 @@ def reason(pick: Pick, *, alpha: float | None) -> str:
     """
     others, typical = pick.stands_for - 1, pick.density >= TYPICAL
     if others == 0:
-        said = ["one of a kind"]
+        said = [f"stands for no other {'case' if pick.other_volumes is None else 'slice'}"]
     elif pick.other_volumes is None:
         cases = "case" if others == 1 else "cases"
-        said = [f"typical of {others} similar {cases}" if typical else f"stands for {others} other {cases}"]
+        said = [f"typical of {others} other {cases}" if typical else f"stands for {others} other {cases}"]
     elif pick.other_volumes == 0:
         said = ["stands for its own volume"]
     else:
         volumes = f"{pick.other_volumes} other volume{'s' * (pick.other_volumes > 1)}"
         said = [f"{'typical of' if typical else 'stands for'} slices in {volumes}"]
     if pick.novelty >= FAR and alpha != 0:
-        said.append("far from anything in the source")
+        said.append("among the farthest from the source")
     if pick.doubt is not None and pick.doubt >= DOUBTED:
         said.append("the model is unsure of it")
     if pick.diversity >= UNLIKE and (alpha != 1 or pick.score is None):
         said.append("nothing like it chosen yet")
+    if pick.diversity == 0 and pick.rank > 1:
+        said.append("looks just like a chosen one")
     return "; ".join(said)

@@ -14,7 +14,7 @@ from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.annotation.timesheets import filled_in
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.encoders.predictor import Predictor
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_table import unknown_domains, with_case_table
 from nnunetv2_xssr.images.new_dataset import new_dataset, planned_dataset
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool, open_pools
@@ -35,7 +35,7 @@ from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.locks import only_reads, selection_lock
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.manifest import Manifest
-from nnunetv2_xssr.records.rounds import begins_round, last_round, load_rounds, slices_of_rounds
+from nnunetv2_xssr.records.rounds import begins_round, groups_of_rounds, last_round, load_rounds, slices_of_rounds
 from nnunetv2_xssr.records.selection import SelectionRecord, check_replaceable
 from nnunetv2_xssr.records.split import Split, read_split
 from nnunetv2_xssr.records.vetoes import Reason
@@ -135,6 +135,7 @@ def opened_call(
                 vetoing=partial(with_vetoes, reasons=veto_reasons or {}, forget=forget_vetoes),
                 device=resolve_device(device),
             )
+            _tell_of_labels(call)
             prelabeller = open_prelabeller(prelabel, call.target, workspace, mode=call.plan.mode, device=call.device)
             rounds = load_rounds(workspace) if call.last else []
             again = handed_out(second_look(workspace, call.target), rounds)
@@ -169,17 +170,17 @@ def _checked(
     vetoing: Callable[..., tuple[Choice, dict[str, Reason | None]]],
     device: str,
 ) -> Call:
-    target = _described(target, cases)
-    pools = _sources(target, sources, folders)
     last, before = last_round(workspace, overwrite=overwrite), _manifest(workspace, overwrite=overwrite)
+    rounds = load_rounds(workspace) if last else []
+    target = _described(target, cases, known=groups_of_rounds(rounds) if folders["patient_ids"] else {})
+    pools = _sources(target, sources, folders)
     choice = with_minutes(choice, before.minutes if before else ())
-    picked = slices_of_rounds(load_rounds(workspace)) if last else {}
     choice, vetoes = vetoing(choice, target, last=last)
     if choice.unit == "slice":
         target = replace(target, dataset_json=with_ignore(target.dataset_json))
     elif any(case.slices for case in target.cases):
         raise UserError("slice_from and slice_to of --cases are about slices; leave them out, or give --unit slice")
-    plan_for = partial(_plan, target, choice, picked)
+    plan_for = partial(_plan, target, choice, slices_of_rounds(rounds))
     plan = plan_for()
     usable = target.only(set(target.identifiers) - set(choice.excluded))
     labelled = set(map(volume_of, plan.folds[0].labelled)) if plan.mode == "annotation" else target.identifiers
@@ -216,10 +217,30 @@ def _checked(
     return call
 
 
-def _described(target: ImagePool, cases: Path | None) -> ImagePool:
+def _described(target: ImagePool, cases: Path | None, *, known: Mapping[str, str]) -> ImagePool:
+    """The pool with what the table says, and the groups that earlier rounds knew where nothing else tells them."""
     if sentence := unknown_domains(target):
         logger.warning(sentence)
-    return with_case_table(target, cases) if cases else target
+    told = with_case_table(target, cases) if cases else target
+    remembered = {case.identifier: known.get(case.identifier) for case in told.cases if case.group is None}
+    if of_earlier := sum(group is not None for group in remembered.values()):
+        count = f"{of_earlier} of {len(told)} case{'s' * (len(told) > 1)}"
+        logger.info(f"the group of {count} is that of an earlier select; --cases gives another one")
+    return replace(
+        told, cases=tuple(replace(case, group=remembered.get(case.identifier, case.group)) for case in told.cases)
+    )
+
+
+def _tell_of_labels(call: Call) -> None:
+    """Warn of labels of the last round that do not count because ``--labelled`` does not name their cases."""
+    if call.last is None or call.choice.labelled is None:
+        return
+    picked = call.target.only(set(call.last.picked) - set(call.choice.labelled)).cases
+    if labelled := [case.identifier for case in picked if case.labelled]:
+        logger.warning(
+            f"{first_few(labelled)}, {len(labelled)} of the picks of round {call.last.round}, have a label that "
+            f"--labelled does not name: they count as not labelled; name them there to choose the next ones"
+        )
 
 
 def _sources(target: ImagePool, sources: Sequence[str], folders: dict[str, bool]) -> list[ImagePool]:

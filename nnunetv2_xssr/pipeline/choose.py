@@ -74,7 +74,6 @@ def make_record(
         )
         for fold in plan.folds
     ]
-    chosen = {case for one in selections for case in [*one.labelled, *(pick.case for pick in one.picks)]}
     return SelectionRecord(
         dataset=target.name,
         name=name,
@@ -88,7 +87,7 @@ def make_record(
         mixtures=embedded.mixtures,
         round=round_number,
         raters=choice.dealt(selections[0].picks),
-        groups={case: group for case, group in plan.groups.items() if case in chosen},
+        groups={case.identifier: case.group for case in target.cases if case.group is not None},
         doubt=doubt.facts if doubt else None,
     )
 

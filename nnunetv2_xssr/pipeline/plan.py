@@ -215,13 +215,11 @@ class FoldPlan:
 class SelectionPlan:
     """All selections to make: one a fold in a study, where every case has a label, else one.
 
-    With slices the pool and the labelled of its one fold are slices (`nnunetv2_xssr.images.slices`); the groups remain
-    those of the volumes.
+    With slices the pool and the labelled of its one fold are slices (`nnunetv2_xssr.images.slices`).
     """
 
     mode: str
     folds: list[FoldPlan]
-    groups: dict[str, str]
     unit: str = "case"
 
     def study_split(self, picks: list[list[str]]) -> Split:
@@ -254,17 +252,17 @@ def make_plan(target: ImagePool, choice: Choice, left_out: Collection[str] = ())
     usable = [case for case in target.cases if case.identifier not in gone]
     if not usable:
         raise UserError(f"--exclude names all {len(target)} cases of {target.name}; nothing is left to pick from")
-    groups = {case.identifier: case.group for case in usable if case.group is not None}
     is_study = choice.labelled is None and all(case.labelled for case in target.cases)
     if is_study:
         if choice.raters is not None:
             raise UserError(f"--raters deals out what is to be annotated, but every case of {target.name} has a label")
-        return SelectionPlan("study", _study(target, gone, groups, choice), groups)
+        groups = {case.identifier: case.group for case in usable if case.group is not None}
+        return SelectionPlan("study", _study(target, gone, groups, choice))
     labelled = {case.identifier for case in usable if case.labelled} if choice.labelled is None else choice.labelled
     labelled = [case.identifier for case in usable if case.identifier in set(labelled)]
     if len(labelled) == len(usable):
         raise UserError(f"all {len(labelled)} cases of {target.name} are labelled; nothing is left to pick")
-    return SelectionPlan("annotation", [_fold_plan(usable, labelled, choice, None)], groups)
+    return SelectionPlan("annotation", [_fold_plan(usable, labelled, choice, None)])
 
 
 def describe_plan(plan: SelectionPlan, name: str, *, has_source: bool) -> str:

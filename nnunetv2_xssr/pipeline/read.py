@@ -132,7 +132,7 @@ class PoolViews:
         """A sentence about the images of the target that a source holds too."""
         return [
             f"{n} of {len(self.target.hashes)} images of {self.target.pool.name} are in the source {source.pool.name} "
-            f"too, byte for byte: they count as known"
+            f"too, byte for byte; --exclude leaves out what need not be annotated"
             for source in self.sources
             if (n := sum(map(set(source.hashes.values()).__contains__, self.target.hashes.values())))
         ]

@@ -68,8 +68,7 @@ def make_slice_plan(
         excluded=tuple(slice_name(case, place) for case in choice.excluded for place in candidates.get(case, ())),
     )
     plan = make_plan(slice_pool(target, candidates), in_slices, closed)
-    groups = {case.identifier: case.group for case in target.cases if case.group is not None}
-    return SelectionPlan(plan.mode, plan.folds, groups, "slice")
+    return SelectionPlan(plan.mode, plan.folds, "slice")
 
 
 def _nearest(places: list[int], drawn: Collection[int]) -> list[int]:

@@ -134,6 +134,12 @@ def chosen_cases(rounds: list[SelectionRecord]) -> list[str]:
     return sorted({case for record in rounds for case in [*record.selections[0].labelled, *record.picked]})
 
 
+def groups_of_rounds(rounds: list[SelectionRecord]) -> dict[str, str]:
+    """Case to group (patient) as the last round of annotation that knew it has it: no table need be given again."""
+    of_annotation = (record.groups for record in rounds if record.mode == "annotation")
+    return {case: group for groups in of_annotation for case, group in groups.items()}
+
+
 def raters_of_rounds(rounds: list[SelectionRecord]) -> dict[str, list[str]]:
     """Who draws each case, as the last round that picked it deals them out; none that has no rater of its own."""
     raters: dict[str, list[str]] = {}

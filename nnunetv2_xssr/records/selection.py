@@ -262,7 +262,7 @@ class SelectionRecord:
     round : int
         From 1: how many times cases were chosen for annotation, this one included.
     groups : dict
-        Case to group (patient) of the labelled and picked cases, where it is known.
+        Case to group (patient) of the pool, where it is known; of the labelled and picked cases in older records.
     raters : dict
         Picked case to who draws it, the first named first; empty where the worklist was not dealt out.
     doubt : dict or None

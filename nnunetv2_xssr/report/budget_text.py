@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nnunetv2_xssr.report.coverage_text import DIGITS
 from nnunetv2_xssr.selection.by_budget import STEPS
 
 _CLEAR = 0.25  # how far below the chord a knee must lie to be one: 0 is a straight line, 1 a right angle
@@ -41,7 +42,7 @@ def gains(curve: Mapping[str, Any], picked: int) -> list[Gain]:
     at = dict(zip(curve["budget"], curve["mean_distance"], strict=True))
     now, longest = at[picked], curve["budget"][-1]
     steps = sorted({min(step, longest - picked) for step in STEPS} - {0})
-    return [Gain(step, at[picked + step], 1 - at[picked + step] / now if now else 0.0) for step in steps]
+    return [Gain(step, at[picked + step], 1 - at[picked + step] / now if round(now, DIGITS) else 0.0) for step in steps]
 
 
 def knee_words(curve: Mapping[str, Any], picked: int, unit: str = "case") -> str:

@@ -9,6 +9,8 @@ _BEST = {
     "novel_mean_distance": "best coverage of what is new",
 }
 
+DIGITS = 3  # of distances: copies whose features differ by rounding count as copies
+
 
 def coverage_words(mean_distance: float, *, random: float) -> str:
     """The mean distance of the pool to the picks, and that to random draws.
@@ -20,8 +22,8 @@ def coverage_words(mean_distance: float, *, random: float) -> str:
     random : float
         The same of random draws.
     """
-    text = f"mean distance to the nearest pick: {mean_distance:.3f} (random picks: {random:.3f}"
-    if mean_distance and random:
+    text = f"mean distance to the nearest pick: {mean_distance:.{DIGITS}f} (random picks: {random:.{DIGITS}f}"
+    if round(mean_distance, DIGITS) and random:
         percent = round(100 * (random / mean_distance - 1))
         text += f", {abs(percent)} % {'better' if percent < 0 else 'worse'}" if percent else ", as good"
     return text + ")"

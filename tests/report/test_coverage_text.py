@@ -13,6 +13,7 @@ from nnunetv2_xssr.report.coverage_text import alpha_words, coverage_words
         (0.5, 0.5, "0.500 (random picks: 0.500, as good)"),
         (0.0, 0.5, "0.000 (random picks: 0.500)"),
         (0.0, 0.0, "0.000 (random picks: 0.000)"),
+        (4e-6, 0.28, "0.000 (random picks: 0.280)"),
     ],
 )
 def test_coverage(ours, random, words):

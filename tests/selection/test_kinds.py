@@ -34,6 +34,17 @@ def test_copies_are_of_one_kind():
     assert kinds_seen(np.ones((30, 4), np.float32), np.arange(2)).sizes == (30,)
 
 
+@pytest.mark.parametrize("n", [3, 5, 12])
+def test_equally_far_cases_are_of_one_kind(n):
+    assert kinds_seen(np.eye(n, dtype=np.float32), np.arange(1)).sizes == (n,)
+
+
+@pytest.mark.parametrize("distinct", [2, 3, 5])
+def test_each_image_with_many_copies_is_a_kind(distinct):
+    pool = np.repeat(np.eye(distinct, 6, dtype=np.float32), 10, axis=0)
+    assert kinds_seen(pool, np.arange(1)).sizes == (10,) * distinct
+
+
 def test_order_of_the_pool_does_not_count():
     pool, _ = grouped((50, 20, 8))
     order = np.random.default_rng(1).permutation(len(pool))

@@ -122,3 +122,11 @@ def test_what_does_not_vary_has_no_share():
 def test_widths_that_do_not_fit(widths):
     with pytest.raises(UserError, match="widths must be 1 or more each and add up to 4 features"):
         standardise(np.eye(4), widths=widths)
+@pytest.mark.parametrize("n", [40, 3000])
+@pytest.mark.parametrize("others", [0, 1])
+def test_copies_have_no_components(n, others):
+    """Of 3,000 rows not all are looked at for components: the other one is none of them."""
+    pool = np.full((n, 50), 0.7, np.float32)
+    pool[1 : 1 + others] = 0.2
+    rows, _ = standardise(pool, components=20)
+    assert len(np.unique(rows, axis=0)) == 1 + others
