@@ -1,5 +1,6 @@
 """--config: options from a file, and the file that every select writes, which repeats it."""
 
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,7 @@ from making import SOURCE, fails, only_sentence, picture, succeeds, write_pictur
 from nnunetv2_xssr.commands import select, status, verify
 from nnunetv2_xssr.commands.config_file import options_to_keep
 from nnunetv2_xssr.commands.select import make_parser
+from nnunetv2_xssr.pipeline.repeat import from_anywhere
 
 CALL = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
 
@@ -48,6 +50,35 @@ def test_a_run_is_repeated_by_the_file_beside_its_record_from_anywhere(workspace
     succeeds(capsys, select.main, ["--config", file])
     assert workspace.results_of_select() == before
     assert config(workspace).read_bytes() == file.read_bytes()
+
+
+FILES = {"--encoder": "encoder.pth", "--embeddings": "features.csv"}
+
+
+@pytest.mark.parametrize("option", FILES)
+def test_a_file_is_the_same_however_it_is_typed(workspace, capsys, monkeypatch, option):
+    """From another folder the same select is repeated, and not refused as one with other settings."""
+    file = workspace.root / FILES[option]
+    if option == "--encoder":
+        shutil.copy(workspace.encoder(), file)
+    else:
+        file.write_text("case,a,b\n" + "".join(f"t_{i:02d},{i % 3},{i % 4}\n" for i in range(10)))
+    monkeypatch.chdir(workspace.root)
+    call = ["-d", "2", "-b", "3", "-device", "cpu", *(["-s", "1"] if option == "--encoder" else [])]
+    succeeds(capsys, select.main, [*call, option, file.name])
+    before = workspace.results_of_select()
+    monkeypatch.chdir(workspace.raw)
+    for argv in ([*call, option, file], [*call, option, f"../{file.name}"], ["--config", config(workspace)]):
+        succeeds(capsys, select.main, argv)
+        assert workspace.results_of_select() == before
+    succeeds(capsys, verify.main, ["-d", "2"])
+
+
+def test_a_model_of_timm_is_a_name_wherever_it_is_typed(tmp_path, monkeypatch):
+    (tmp_path / "resnet18").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert from_anywhere({"encoder": "timm:resnet18"}) == {"encoder": "timm:resnet18"}
+    assert from_anywhere({"encoder": "nnunet:resnet18"}) == {"encoder": f"nnunet:{tmp_path / 'resnet18'}"}
 
 
 def _groups(workspace):

@@ -226,6 +226,16 @@ def test_images_that_are_source_and_target_at_once_are_told(workspace, capsys, n
     assert out.count(sentence) == (n > 0) and (sentence in workspace.selection()["mixtures"]) == (n > 0)
 
 
+@pytest.mark.parametrize("n", [0, 2])
+def test_images_that_are_there_several_times_are_told(workspace, capsys, n):
+    for i in range(n):
+        shutil.copy(workspace.images() / f"t_{i:02d}_0000.png", workspace.images() / f"u_{i}_0000.png")
+    out = succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", "2", "--encoder", "intensity", "-device", "cpu"])
+    told = f"4 of 12 images of {TARGET} are copies of each other, byte for byte (t_00, t_01, u_0, ...)"
+    assert out.count(told) == (n > 0)
+    assert sum(one.startswith(told) for one in workspace.selection()["mixtures"]) == (n > 0)
+
+
 @pytest.mark.parametrize(("name", "offset", "told"), [("CT", 1024, True), ("CT", 0, False), ("MRI", 1024, False)])
 def test_ct_without_its_offset_is_told(empty, caplog, unread, name, offset, told):
     """Its tissue is in no window, so that it looks like nothing else in the pool."""

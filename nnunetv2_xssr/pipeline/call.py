@@ -28,6 +28,7 @@ from nnunetv2_xssr.pipeline.minutes import with_minutes
 from nnunetv2_xssr.pipeline.plan import Choice, SelectionPlan, describe_plan, make_plan
 from nnunetv2_xssr.pipeline.prelabel import Prelabeller, open_prelabeller
 from nnunetv2_xssr.pipeline.read import Seeing
+from nnunetv2_xssr.pipeline.repeat import from_root
 from nnunetv2_xssr.pipeline.scheduler import selector
 from nnunetv2_xssr.pipeline.slice_plan import make_slice_plan
 from nnunetv2_xssr.pipeline.vetoes import with_vetoes
@@ -106,8 +107,9 @@ def opened_call(
     the block raises a `UserError`; where nothing may be written it is only planned.
     """
     check_environment()
+    _check_lists(sources=sources, channel_names=channel_names, labels=labels, **options)
     seen, asked = (
-        {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
+        {field.name: from_root(field.name, options.pop(field.name)) for field in fields(kind) if field.name in options}
         for kind in (Seeing, Asking)
     )
     seeing, asking = Seeing(**seen), Asking(**asked)
@@ -140,6 +142,13 @@ def opened_call(
             rounds = load_rounds(workspace) if call.last else []
             again = handed_out(second_look(workspace, call.target), rounds)
             yield replace(call, prelabeller=prelabeller, again=again)
+
+
+def _check_lists(**options) -> None:
+    """Raise `UserError` where one text stands in the place of several, whose letters would count as names."""
+    for name in ("sources", "channel_names", "labels", "labelled", "excluded", "raters", "domain_quota"):
+        if isinstance(options.get(name), str):
+            raise UserError(f"{name} must be a list of names; got the text {options[name][:50]!r}: put it into a list")
 
 
 @contextmanager
@@ -222,13 +231,13 @@ def _described(target: ImagePool, cases: Path | None, *, known: Mapping[str, str
     if sentence := unknown_domains(target):
         logger.warning(sentence)
     told = with_case_table(target, cases) if cases else target
-    remembered = {case.identifier: known.get(case.identifier) for case in told.cases if case.group is None}
-    if of_earlier := sum(group is not None for group in remembered.values()):
-        count = f"{of_earlier} of {len(told)} case{'s' * (len(told) > 1)}"
-        logger.info(f"the group of {count} is that of an earlier select; --cases gives another one")
-    return replace(
-        told, cases=tuple(replace(case, group=remembered.get(case.identifier, case.group)) for case in told.cases)
-    )
+    remembered = {case.identifier for case in told.cases if case.group is None} & known.keys()
+    if not remembered:
+        return told
+    count = f"{len(remembered)} of {len(told)} case{'s' * (len(told) > 1)}"
+    logger.info(f"the group of {count} is that of an earlier select; --cases gives another one")
+    groups = {case.identifier: case.group for case in told.cases} | {case: known[case] for case in remembered}
+    return replace(told, cases=tuple(replace(case, group=groups[case.identifier]) for case in told.cases))
 
 
 def _tell_of_labels(call: Call) -> None:

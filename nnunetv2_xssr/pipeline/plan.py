@@ -164,7 +164,8 @@ class Choice:
 
     def settings(self) -> dict:
         """What the user chose, for the record, which tells of a control only where there is one."""
-        chosen = {**asdict(self), "excluded": list(self.excluded)}
+        labelled = None if self.labelled is None else sorted(self.labelled)
+        chosen = {**asdict(self), "excluded": list(self.excluded), "labelled": labelled}
         return chosen if self.control else {name: value for name, value in chosen.items() if name != "control"}
 
 

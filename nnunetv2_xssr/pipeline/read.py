@@ -1,5 +1,6 @@
 """From pools to views: everything is compared before an image is read, and read before anything is trained."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ class PoolViews:
     @property
     def mixtures(self) -> list[str]:
         """Sentences about what differs between the cases of a pool, as in storage, and what pools share."""
-        return [*(sentence for views in self.all for sentence in views.mixtures), *self.shared]
+        return [*(sentence for views in self.all for sentence in views.mixtures), *self.shared, *self.copies]
 
     @property
     def shared(self) -> list[str]:
@@ -135,6 +136,19 @@ class PoolViews:
             f"too, byte for byte; --exclude leaves out what need not be annotated"
             for source in self.sources
             if (n := sum(map(set(source.hashes.values()).__contains__, self.target.hashes.values())))
+        ]
+
+    @property
+    def copies(self) -> list[str]:
+        """A sentence about the images that the target holds several times."""
+        hashes = self.target.hashes
+        times = Counter(hashes.values())
+        copies = [case for case, digest in hashes.items() if times[digest] > 1]
+        if not copies:
+            return []
+        return [
+            f"{len(copies)} of {len(hashes)} images of {self.target.pool.name} are copies of each other, byte for byte "
+            f"({first_few(copies)}): a group in --cases keeps them in one fold, --exclude leaves some out"
         ]
 
 
@@ -180,7 +194,7 @@ def read_pools(
     )
     for sentence in read.set_aside:
         logger.info("set aside: %s", sentence)
-    for sentence in read.shared:
+    for sentence in [*read.shared, *read.copies]:
         logger.info(sentence)
     if unit == "slice":
         _tell_of_candidates(read.target, regions)

@@ -14,7 +14,18 @@ def from_anywhere(config: Mapping[str, Any]) -> dict[str, Any]:
     if "s" in kept:
         folders = {source for source in kept["s"] if Path(source).is_dir() and not may_name_dataset(source)}
         kept["s"] = [str(Path(source).absolute()) if source in folders else source for source in kept["s"]]
-    name, colon, file = kept.get("encoder", "mae").rpartition(":")
-    if file not in ENCODERS and Path(file).exists():
-        kept["encoder"] = f"{name}{colon}{Path(file).absolute()}"
+    if "encoder" in kept:
+        kept["encoder"] = from_root("encoder", kept["encoder"])
     return kept
+
+
+def from_root(name: str, value: Any) -> Any:
+    """The value of an option as the record has it: a file is the same one however its path was typed."""
+    if isinstance(value, Path):
+        return value.resolve()
+    if name != "encoder":
+        return value
+    kind, colon, file = value.rpartition(":")
+    # A model of timm is a name, whatever lies in the folder where it is typed.
+    is_file = kind != "timm" and file not in ENCODERS and Path(file).exists()
+    return f"{kind}{colon}{Path(file).resolve()}" if is_file else value

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from nnunetv2_xssr.errors import first_few
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.pipeline.plan import Choice
 from nnunetv2_xssr.records.logs import logger
@@ -32,7 +32,14 @@ def with_vetoes(
         Whose vetoes last. Cases of them that have left the pool since are no mistake.
     forget : bool
         Let those of the last record go.
+
+    Raises
+    ------
+    UserError
+        If there is a reason of a case that is not excluded.
     """
+    if strange := sorted(set(reasons) - set(choice.excluded)):
+        raise UserError(f"veto_reasons names {first_few(strange)}, which excluded does not; name them there, too")
     kept = {} if forget else vetoes_of(last)
     vetoes = {**kept, **{case: reasons.get(case) or kept.get(case) for case in choice.excluded}}
     earlier = sorted(set(kept) & set(target.identifiers) - set(choice.excluded))

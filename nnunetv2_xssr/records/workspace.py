@@ -34,7 +34,7 @@ def check_environment() -> None:
         )
 
 
-def find_dataset(name_or_number: str) -> str:
+def find_dataset(name_or_number: str | int) -> str:
     """Full name (``Dataset001_Name``) of a raw dataset that is given by name or by number.
 
     Raises
@@ -42,7 +42,7 @@ def find_dataset(name_or_number: str) -> str:
     UserError
         If there is none, or the number has two.
     """
-    raw = nnunet_folder("nnUNet_raw")
+    raw, name_or_number = nnunet_folder("nnUNet_raw"), str(name_or_number)
     known = [path.name for path in datasets_in(raw)]
     if name_or_number in known:
         return name_or_number

@@ -15,7 +15,7 @@ from nnunetv2_xssr.records.locks import selection_lock
 from nnunetv2_xssr.records.manifest import selection_id
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.vetoes import REASONS
-from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace
+from nnunetv2_xssr.records.workspace import DEFAULT_NAME, Workspace, find_dataset
 from nnunetv2_xssr.report.charts import HEIGHT, WIDTH, alpha_chart, budget_chart
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.kinds_text import ONE_KIND, missed_words
@@ -29,7 +29,7 @@ _ROOM = 20  # between picks whose numbers do not overlap: twice the radius that 
 
 
 def write_report(dataset: str, *, name: str = DEFAULT_NAME, thumbnails: bool = True) -> Path:
-    """Write ``report.html`` beside a selection of a dataset and return its path.
+    """Write ``report.html`` beside a selection of a dataset, given by name or number, and return its path.
 
     Without ``thumbnails`` it shows no case, and can be mailed.
 
@@ -38,7 +38,7 @@ def write_report(dataset: str, *, name: str = DEFAULT_NAME, thumbnails: bool = T
     UserError
         If there is no selection, or what it was made from is not on disk any more.
     """
-    workspace = Workspace(dataset, name)
+    workspace = Workspace(find_dataset(dataset), name)
     load_record(workspace)  # before a folder is made for its lock
     with selection_lock(workspace):
         selection = selection_id(read_json(workspace.record))
