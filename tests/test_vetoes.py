@@ -4,7 +4,7 @@ import json
 
 import pytest
 from making import fails, succeeds
-from test_annotation import COLLECT, SELECT, draw, picked, state, steps
+from test_annotation import COLLECT, SELECT, collected, draw, folds, picked, state, steps
 
 from nnunetv2_xssr.commands import collect, select, status
 from nnunetv2_xssr.images.case_table import read_vetoes
@@ -51,6 +51,21 @@ def test_forget_vetoes_takes_cases_in_again(second, capsys):
     fails(capsys, select.main, [*SELECT[:4], "-b", "8", "-device", "cpu", "--overwrite"], "8")
     succeeds(capsys, select.main, [*SELECT[:4], "-b", "8", "-device", "cpu", "--overwrite", "--forget_vetoes"])
     assert {first, three} <= set(picked(workspace)) and workspace.selection()["vetoes"] == {}
+
+
+def test_a_labelled_case_that_is_vetoed_leaves_the_split(again, capsys):
+    first = collected(again, capsys)
+    out = first[0]
+    succeeds(capsys, select.main, [*SELECT, "--exclude", listed(again, f"{out}\tduplicate")])
+    second = picked(again)
+    draw(again, *second, number=2)
+    told = succeeds(capsys, collect.main, COLLECT)
+    assert f"labelled, but vetoed, and so not in the split: {out}, 1 in all" in told
+    assert {case for fold in folds(again) for part in fold.values() for case in part} == {*first[1:], *second}
+    succeeds(capsys, select.main, [*SELECT[:4], "-b", "1", "-device", "cpu", "--forget_vetoes"])
+    draw(again, *picked(again), number=3)
+    assert "vetoed" not in succeeds(capsys, collect.main, COLLECT)
+    assert {case for fold in folds(again) for case in fold["val"]} == {*first, *second, *picked(again)}
 
 
 def test_status_tells_vetoes(second, capsys):

@@ -33,6 +33,7 @@ from nnunetv2_xssr.records.rounds import (
     load_rounds,
     raters_of_rounds,
     slices_by_round,
+    vetoes_of,
 )
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.split import Split, read_split, write_split
@@ -111,7 +112,9 @@ class Collected:
     drawn_over : dict
         Those of them whose image in the hand-over is another one now, with it: somebody may have saved a label over it.
     train_on : list of str
-        The chosen cases with a label: those of the split.
+        The chosen cases with a label that nobody has vetoed: those of the split.
+    vetoed : list of str
+        The chosen cases with a label that were vetoed all the same.
     folds : int
         Of the split; 0 where there is nothing to train on yet.
     templates : bool
@@ -141,6 +144,7 @@ class Collected:
     missing: list[str]
     drawn_over: dict[str, Path]
     train_on: list[str]
+    vetoed: list[str]
     folds: int
     templates: bool
     minutes: list[Minutes]
@@ -153,7 +157,7 @@ class Collected:
 
 
 def collect_labels(
-    target: str,
+    target: str | int,
     *,
     name: str = DEFAULT_NAME,
     labels: Path | None = None,
@@ -170,7 +174,7 @@ def collect_labels(
 
     Parameters
     ----------
-    target : str
+    target : str or int
         nnU-Net raw dataset, by name or number.
     name : str
         Of the selection.
@@ -260,7 +264,8 @@ def _collect(
     of_raters = _inspect(pool, rounds, fuse=fuse, scratch=scratch, replaced=replaced, **options)
     found = of_raters.found
     labelled, told = _taken(workspace, pool, found, replaced)
-    train_on = sorted(set(labelled) & set(chosen))
+    vetoed = sorted(set(labelled) & set(chosen) & set(vetoes_of(last)))
+    train_on = sorted(set(labelled) & set(chosen) - set(vetoed))
     missing = [case for case in last.picked if case in found.missing]
     minutes, unfit_cells = _minutes(workspace, rounds, folder=folder, labelled=labelled)
     split = _split_of(workspace, pool, rounds, train_on, minutes) if train_on else []
@@ -274,6 +279,7 @@ def _collect(
         missing=missing,
         drawn_over=images_drawn_over(folder.parent, pool, missing),
         train_on=train_on,
+        vetoed=vetoed,
         folds=len(split),
         templates=bool(templates),
         minutes=minutes,

@@ -183,12 +183,12 @@ class Project:
     interrupted: str | None
 
 
-def project_status(target: str, *, name: str = DEFAULT_NAME) -> Project:
+def project_status(target: str | int, *, name: str = DEFAULT_NAME) -> Project:
     """Where a target stands, by all that the commands and nnU-Net have written for it; no image is opened.
 
     Parameters
     ----------
-    target : str
+    target : str or int
         nnU-Net raw dataset, by name or number.
     name : str
         Of the selection.

@@ -128,7 +128,7 @@ def _control_words(compared: "Compared") -> str:
 
 
 def _label_lines(result: "Collected") -> list[str]:
-    """What became of labels that were there before, of pre-labels, and which labels are odd."""
+    """What became of labels that were there before, of pre-labels and of vetoed cases, and which labels are odd."""
     equal, agreements = result.inspection.equal, result.agreements.values()
     lines = [f"replaced: {case}; its old label is {old}" for case, old in result.replaced.items()]
     if equal:
@@ -136,6 +136,9 @@ def _label_lines(result: "Collected") -> list[str]:
     if now := result.inspection.agreements:
         mean = f"{sum(agreements) / len(agreements):.3f} over {len(agreements)} case{'s' * (len(agreements) != 1)}"
         lines.append(f"pre-labels: {len(now)} collected; mean Dice of label and pre-label {mean}")
+    if result.vetoed:
+        vetoed = f"{first_few(result.vetoed)}, {len(result.vetoed)} in all"
+        lines.append(f"labelled, but vetoed, and so not in the split: {vetoed}")
     return lines + [f"look again: {case}: {'; '.join(words)}" for case, words in result.odd.items()]
 
 

@@ -82,7 +82,7 @@ class Call:
 
 @contextmanager
 def opened_call(
-    target: str,
+    target: str | int,
     *,
     budget: str | int,
     sources: Sequence[str] = (),
@@ -152,15 +152,15 @@ def _check_lists(**options) -> None:
 
 
 @contextmanager
-def _target(target: str, images: Path | None, **options) -> Iterator[tuple[str, ImagePool | None]]:
+def _target(target: str | int, images: Path | None, **options) -> Iterator[tuple[str, ImagePool | None]]:
     """The name of the dataset to pick from, and its pool where it is only planned."""
     if images is None:
         yield find_dataset(target), None
     elif only_reads():
-        planned = planned_dataset(images, target, **options)
+        planned = planned_dataset(images, str(target), **options)
         yield planned.name, planned
     else:
-        with new_dataset(images, target, **options) as dataset:
+        with new_dataset(images, str(target), **options) as dataset:
             yield dataset, None
 
 

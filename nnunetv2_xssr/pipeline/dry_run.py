@@ -82,7 +82,7 @@ class Forecast:
     asks_model: bool
 
 
-def foresee_selection(target: str, *, skip_broken: bool = False, **options) -> Forecast:
+def foresee_selection(target: str | int, *, skip_broken: bool = False, **options) -> Forecast:
     """Say what `nnunetv2_xssr.select_cases` would do with these arguments, and write nothing.
 
     Raises

@@ -28,7 +28,7 @@ from nnunetv2_xssr.report.page import write_page
 
 
 def select_cases(
-    target: str,
+    target: str | int,
     *,
     budget: str | int,
     sources: Sequence[str] = (),
@@ -56,7 +56,7 @@ def select_cases(
 
     Parameters
     ----------
-    target : str
+    target : str or int
         nnU-Net raw dataset, by name or number; with ``images`` the name of a new one, such as ``123_Name``.
     budget : str or int
         Cases, a percentage such as ``"5%"``, ``"auto"``, or a total cost: see `Choice`.

@@ -52,7 +52,7 @@ class Verification:
     changed: list[str]
 
 
-def verify_selection(target: str, *, name: str = DEFAULT_NAME) -> Verification:
+def verify_selection(target: str | int, *, name: str = DEFAULT_NAME) -> Verification:
     """Hash all that belongs to a selection anew, and say what has changed since; nothing is written.
 
     Images are compared with what the views were made of, cached views with the manifest, features with the record; so
@@ -61,7 +61,7 @@ def verify_selection(target: str, *, name: str = DEFAULT_NAME) -> Verification:
 
     Parameters
     ----------
-    target : str
+    target : str or int
         nnU-Net raw dataset, by name or number.
     name : str
         Of the selection.

@@ -28,7 +28,7 @@ _MARGIN = 20
 _ROOM = 20  # between picks whose numbers do not overlap: twice the radius that page.html gives them
 
 
-def write_report(dataset: str, *, name: str = DEFAULT_NAME, thumbnails: bool = True) -> Path:
+def write_report(dataset: str | int, *, name: str = DEFAULT_NAME, thumbnails: bool = True) -> Path:
     """Write ``report.html`` beside a selection of a dataset, given by name or number, and return its path.
 
     Without ``thumbnails`` it shows no case, and can be mailed.
