@@ -122,6 +122,8 @@ def test_what_does_not_vary_has_no_share():
 def test_widths_that_do_not_fit(widths):
     with pytest.raises(UserError, match="widths must be 1 or more each and add up to 4 features"):
         standardise(np.eye(4), widths=widths)
+
+
 @pytest.mark.parametrize("n", [40, 3000])
 @pytest.mark.parametrize("others", [0, 1])
 def test_copies_have_no_components(n, others):
