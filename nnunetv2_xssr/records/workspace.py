@@ -42,18 +42,18 @@ def find_dataset(name_or_number: str | int) -> str:
     UserError
         If there is none, or the number has two.
     """
-    raw, name_or_number = nnunet_folder("nnUNet_raw"), str(name_or_number)
+    raw, text = nnunet_folder("nnUNet_raw"), str(name_or_number)
     known = [path.name for path in datasets_in(raw)]
-    if name_or_number in known:
-        return name_or_number
-    if re.fullmatch(r"\d{1,9}", name_or_number):
-        found = [name for name in known if dataset_number(name) == int(name_or_number)]
+    if text in known:
+        return text
+    if re.fullmatch(r"\d{1,9}", text):
+        found = [name for name in known if dataset_number(name) == int(text)]
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"dataset {name_or_number} is not unique in {raw} ({', '.join(found)}); give a name")
+            raise UserError(f"dataset {text} is not unique in {raw} ({', '.join(found)}); give a name")
     raise UserError(
-        f"no dataset {name_or_number!r} in {raw} (nnUNet_raw), which holds {first_few(known) or 'none'}; "
+        f"no dataset {text!r} in {raw} (nnUNet_raw), which holds {first_few(known) or 'none'}; "
         f"give a name such as Dataset001_Name or its number"
     )
 
