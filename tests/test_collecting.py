@@ -117,7 +117,13 @@ def test_labels_that_fit_and_those_that_are_missing(pictures):
     [
         ("case_01_0000.png", ["case_01_0000.png: no case has this name", "is it case_01.png?", "with --fix_names"]),
         ("Case_01.png", ["is it case_01.png?"]),
-        ("case_01.seg.gz", ["is it case_01.png?"]),
+        ("Case_01.PNG", ["is it case_01.png?"]),
+        ("case_01.seg.gz", ["is none of .png, .seg.nrrd, .nrrd, .dcm", "save it in one of them, as case_01.png, else"]),
+        ("case_01.jpg", ["is none of .png", "as case_01.png"]),
+        (
+            "notes.docx",
+            ["notes.docx: is none of .png, .seg.nrrd, .nrrd, .dcm; if it is a label, save it in one of them, else"],
+        ),
         ("segmentation of monday.png", ["no case has this name; the names are like case_00.png"]),
     ],
 )

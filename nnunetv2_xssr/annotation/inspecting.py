@@ -216,9 +216,12 @@ def _case_meant(name: str, pool: ImagePool) -> str | None:
 
 def _name_words(name: str, case: str | None, pool: ImagePool, wanted: list[str]) -> str:
     """What to do about a file whose name no case has."""
-    ending = _ending(name, pool) or pool.file_ending
+    ending, formats = _ending(name, pool) or pool.file_ending, (pool.file_ending, *ENDINGS)
     names = [f"{identifier}{ending}" for identifier in pool.identifiers]
     near = [f"{case}{ending}"] if case else difflib.get_close_matches(name, names, 1)
+    if not name.lower().endswith(tuple(one.lower() for one in formats)):
+        as_named = f", as {near[0]}" if near else ""
+        return f"is none of {', '.join(formats)}; if it is a label, save it in one of them{as_named}, else move it away"
     if near:
         known = "" if near[0].removesuffix(ending) in wanted else ", of which no label is missing"
         way_out = "rename it, or collect with --fix_names" if case else "rename it"
