@@ -3,10 +3,12 @@
 import itertools
 import json
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from making import write_dataset_json, write_pictures
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from nnunetv2_xssr.annotation.collecting import take_in
 from nnunetv2_xssr.annotation.inspecting import inspect_labels
@@ -123,6 +125,35 @@ def test_every_order_and_way_of_the_axes(tmp_path):
             sitk.WriteImage(sitk.Flip(sitk.PermuteAxes(image, order), ways), str(path))
             label = read_segmentation(path, shape=SHAPE, grid={"sitk_stuff": grid}, names={})
             assert np.array_equal(label, drawn()), (order, ways)
+
+
+@pytest.mark.parametrize("order", ["RAS", "LPI", "PIR", "SAL"])
+def test_label_in_the_format_of_the_dataset_in_another_order_of_the_axes(dataset, order):
+    """As napari-nifti and others save it: from left to right, back to front and foot to head, whatever the image is."""
+    image = as_nibabel(on_grid(drawn()))
+    turned = image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(order)))
+    assert "".join(nibabel.aff2axcodes(turned.affine)) == order
+    nibabel.save(turned, returned(dataset) / f"{CASE}.nii.gz")
+    assert np.array_equal(collected(dataset), drawn())
+
+
+@pytest.mark.parametrize(
+    ("moved", "size"), [((0.0, 0.0, 3.0), SHAPE), ((0.4, 0.0, 0.0), SHAPE), ((0.0, 0.0, 0.0), (6, 7, 7))]
+)
+def test_label_in_another_order_off_the_voxels_of_its_image(dataset, moved, size):
+    image = as_nibabel(on_grid(drawn()[tuple(map(slice, size))]))
+    image.affine[:3, 3] += moved
+    turned = nibabel.as_closest_canonical(nibabel.Nifti1Image(image.dataobj, image.affine))
+    nibabel.save(turned, returned(dataset) / f"{CASE}.nii.gz")
+    refused(dataset, "draw and save it on its image's grid")
+
+
+def as_nibabel(image):
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    return nibabel.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
 
 
 def test_plain_nrrd_holds_values(dataset):

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xssr.annotation.label_files import read_label
-from nnunetv2_xssr.annotation.segmentations import is_segmentation, names_its_labels, read_segmentation
+from nnunetv2_xssr.annotation.segmentations import in_order_of, is_segmentation, names_its_labels, read_segmentation
 from nnunetv2_xssr.errors import UserError, first_few
-from nnunetv2_xssr.images.grids import axes, differences
+from nnunetv2_xssr.images.grids import axes, differences, patient_affine, stored_axes
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.reading import stored_finite
 from nnunetv2_xssr.images.trees import check_alone
@@ -97,9 +97,10 @@ def check_label(
     """Read the label of a case and check it against the case's image.
 
     The sizes and, where the format has them, spacing, origin and direction are compared along the axes that both files
-    have: a 2D image fits a label with a third axis of length 1. An image with channels along a fourth axis fits none:
-    nnU-Net's integrity check and its validation fail on it. A label in ``labelsTr`` may have another origin and
-    direction, of which nnU-Net only warns.
+    have: a 2D image fits a label with a third axis of length 1. A label that holds the voxels of its image in another
+    order of the axes, or the other way, is turned by its place in the patient. An image with channels along a fourth
+    axis fits none: nnU-Net's integrity check and its validation fail on it. A label in ``labelsTr`` may have another
+    origin and direction, of which nnU-Net only warns.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def check_label(
         shifted = differences(of_image, of_label)
     except Exception as error:
         raise UnfitLabel(f"{name}: cannot be compared with its image ({_short(error)}); save it again") from None
-    in_dataset = file.parent.resolve() == Workspace(pool.name).labels.resolve()
+    in_dataset = _in_dataset(file, pool)
     for what, sentence in shifted.items():
         if what == "spacing" or not in_dataset:
             raise UnfitLabel(f"{name}: {sentence}; draw and save it on its image's grid")
@@ -153,6 +154,11 @@ def check_label(
     )
 
 
+def _in_dataset(file: Path, pool: ImagePool) -> bool:
+    """Whether somebody has put a label into ``labelsTr``, where nnU-Net reads it as it is."""
+    return file.parent.resolve() == Workspace(pool.name).labels.resolve()
+
+
 def _read(file: Path, case: Case, pool: ImagePool, name: str) -> tuple[tuple[int, ...], dict, np.ndarray, dict, bool]:
     """The size and properties of the image, then what `read_label` gives."""
     try:
@@ -168,6 +174,13 @@ def _read(file: Path, case: Case, pool: ImagePool, name: str) -> tuple[tuple[int
         else:
             check_alone([file])
             label, of_label, plain = read_label(file, reader)
+            turned = stored_axes(of_label) != stored_axes(of_image)
+            if turned and len(label) == 1 and not _in_dataset(file, pool):
+                ordered = in_order_of(
+                    label[0], patient_affine(of_label), shape=image.shape[1:], of_image=patient_affine(of_image)
+                )
+                if ordered is not None:
+                    label, of_label, plain = ordered[None], of_image, False
         finite = np.isfinite(label).all() and stored_finite(file)
     except UserError as error:
         raise UnfitLabel(f"{name}: {error}") from None

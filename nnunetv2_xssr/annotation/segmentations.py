@@ -71,6 +71,31 @@ def read_segmentation(file: Path, *, shape: tuple[int, ...], grid: dict, names: 
     return voxels if of_image is None else _laid_on(voxels, affine, shape, of_image)
 
 
+def in_order_of(
+    voxels: np.ndarray, of_label: np.ndarray | None, *, shape: tuple[int, ...], of_image: np.ndarray | None
+) -> np.ndarray | None:
+    """A label in the order in which its image is stored; None if its voxels are not all those of the image.
+
+    Some programs, such as the plugin napari-nifti, save every volume from left to right, from back to front and from
+    foot to head, however the image is stored.
+
+    Parameters
+    ----------
+    voxels : array of shape (z, y, x)
+    of_label, of_image : array of shape (4, 4) or None
+        From indices (x, y, z) to millimetres.
+    shape : tuple of int
+        Of the image, (z, y, x).
+    """
+    if of_label is None or of_image is None or voxels.size != np.prod(shape):
+        return None
+    try:
+        everywhere = _laid_on(np.ones(voxels.shape, np.uint8), of_label, shape, of_image)
+    except UserError:
+        return None
+    return _laid_on(voxels, of_label, shape, of_image) if everywhere.all() else None
+
+
 def _is_dicom(file: Path) -> bool:
     return file.name.lower().endswith(".dcm")
 

@@ -41,6 +41,29 @@ def patient_affine(properties: dict) -> np.ndarray | None:
     return None
 
 
+def stored_axes(properties: dict) -> list[list[float]] | None:
+    """Along which of the patient's axes every axis of a file runs, and which way, whatever its reader has turned.
+
+    Parameters
+    ----------
+    properties : dict
+        Of nnU-Net's readers.
+
+    Returns
+    -------
+    list of [axis, sign] or None
+        For x, y and z of the file: 0 between right and left, 1 between front and back, 2 between head and foot. None
+        where the file does not tell.
+    """
+    stuff = properties.get("nibabel_stuff")
+    affine = patient_affine(properties) if stuff is None else stuff["original_affine"]
+    if affine is None:
+        return None
+    from nibabel.orientations import io_orientation
+
+    return io_orientation(affine).tolist()
+
+
 def differences(of_image: dict, of_label: dict) -> dict[str, str]:
     """What differs between the grids of an image and of its label, along the axes that both files have.
 
