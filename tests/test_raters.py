@@ -249,6 +249,22 @@ def test_majority_of_nothing(two, capsys):
     assert f"shared: {other}: majority" in out and "labelled now: 5 of 10" in out
 
 
+@pytest.mark.parametrize("how", ["first", "majority"])
+def test_empty_shared_label_is_allowed_once(two, capsys, how):
+    case = shared_cases(two)[0]
+    draw(two, "A")
+    draw(two, "B")
+    for rater in "AB":
+        draw(two, rater, case, value=0)
+    argv = [*COLLECT, "--fuse", how]
+    assert collect.main(argv) == 2 and f"{case}.png: is empty" in capsys.readouterr().out
+    assert "labelled now: 6 of 10" in succeeds(capsys, collect.main, [*argv, "--allow_empty", case])
+    assert "is empty" not in succeeds(capsys, collect.main, argv)
+    draw(two, "A", case)  # one that differs is told of, as always
+    draw(two, "B", case)
+    assert collect.main(argv) == 2 and f"--replace {case}" in capsys.readouterr().out
+
+
 def test_shared_label_that_does_not_fit_is_not_missing(two, capsys):
     draw(two, "A")
     draw(two, "B")
@@ -407,6 +423,8 @@ def test_slices_of_two_raters(volumes, capsys):
     succeeds(capsys, select.main, argv)
     record = SelectionRecord.load(volumes.record(VOLUMES))
     folder = volumes.raw / VOLUMES / "annotate" / "round_01" / "labels"
+    note = (folder.parent / "README.txt").read_text()
+    assert "Draw only the slices that your list names" in note and "labels/YOU/ holds one template per image" in note
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.nii.gz"))
     assert files == sorted(f"{r}/{case}.nii.gz" for case, raters in record.raters.items() for r in raters)
     for i, file in enumerate(files):

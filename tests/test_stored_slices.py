@@ -1,5 +1,7 @@
 """Slices of files that nnU-Net's reader turns: they are counted as in the file, where an annotator draws."""
 
+import re
+
 import nibabel
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from making import read_worklist, succeeds, write_dataset_json
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from slicing import sliced
 
-from nnunetv2_xssr.annotation.slice_places import SlicePlace, slice_places
+from nnunetv2_xssr.annotation.slice_places import SlicePlace, is_turned_by_napari, slice_places
 from nnunetv2_xssr.commands import collect, select
 from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.pools import open_pool
@@ -63,7 +65,10 @@ def test_whole_cases_are_read_as_nnunet_reads_them(reoriented):
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
 def test_slices_as_tools_count_them(reoriented, reader):
-    """napari 0.9.2 with napari-nifti 0.0.20 shows slice 0 on its slider at the head, at the front or on the right."""
+    """napari 0.9.2 with napari-nifti 0.0.20 and MedVol 0.0.22 shows slice 0 on its slider at the head.
+
+    It turns files whose axes run otherwise than those of the patient, and fails to save their labels.
+    """
     write_dataset_json(reoriented.raw / NAME, ".nii.gz", {"0": "MRI"}, overwrite_image_reader_writer=reader, dataset={})
     pool = open_pool("34")
     for case in pool.cases:
@@ -77,7 +82,9 @@ def test_slices_as_tools_count_them(reoriented, reader):
             mm = middle["RLAPSI".index(letter) // 2]
             letters = {"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}[letter]
             assert place.itk_snap == k + 1
-            assert place.napari == (size - 1 - k if letter in "SAR" else k)
+            turned = not re.fullmatch("[RL][AP][SI]", case.identifier)
+            assert is_turned_by_napari(case, pool) == turned
+            assert place.napari == (None if turned else size - 1 - k if letter == "S" else k)
             assert place.position == f"{letters[int(mm < -0.05)]} {abs(mm):.1f}", case.identifier
 
 
@@ -96,6 +103,9 @@ def test_from_worklist_to_collected_labels(reoriented, capsys):
     handover = reoriented.raw / NAME / "annotate" / "round_01"
     places = {row["case"]: int(row["slice"]) for row in read_worklist(handover / "worklist.csv")}
     assert sorted(places) == sorted(ORIENTATIONS)
+    note = " ".join((handover / "README.txt").read_text().split())
+    turned = re.search("napari-nifti mixes up the axes of these images.*?tool: (.*?gz)[.] ", note)[1]
+    assert sorted(turned.split(", ")) == [f"images/{case}_0000.nii.gz" for case in ("ASR", "LSA", "PIL", "RSP")]
     for case, place in places.items():
         path = handover / "labels" / f"{case}.nii.gz"
         template = nibabel.load(path)

@@ -22,7 +22,7 @@ from nnunetv2_xssr.annotation.printing import write_printable
 from nnunetv2_xssr.annotation.raters import BETWEEN, RATER, Dealt, raters_of
 from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.annotation.second_look import LookAgain, look_again_note
-from nnunetv2_xssr.annotation.slice_places import slice_places
+from nnunetv2_xssr.annotation.slice_places import is_turned_by_napari, slice_places
 from nnunetv2_xssr.annotation.sparse_labels import write_template
 from nnunetv2_xssr.annotation.timesheets import MINUTES, filled_in
 from nnunetv2_xssr.annotation.tool_steps import tool_steps
@@ -139,6 +139,7 @@ def write_handover(
         picks[0],
         raters=raters_of(dealt),
         prelabelled=bool(prelabels),
+        turned=[f"images/{next(iter(files[case]))}" for case in files if is_turned_by_napari(cases[case], pool)],
         again=again,
     )
     with atomic(folder / "README.txt") as temporary:
@@ -294,6 +295,7 @@ def _readme(
     *,
     raters: list[str],
     prelabelled: bool,
+    turned: list[str],
     again: Sequence[LookAgain],
 ) -> str:
     ending, case = pool.file_ending, first.case
@@ -315,6 +317,7 @@ def _readme(
         ending=ending,
         template=sliced,
         prelabelled=prelabelled,
+        turned=turned,
     )
     minutes = "the column minutes of your list" if raters else "the column minutes of worklist.csv"
     return f"""What to do
@@ -326,7 +329,7 @@ You can send labels back in parts: begin at the top.
 If you note in {minutes} how long each row took you, the next round can be
 planned by the time that you have.
 
-{_raters_note(raters) if raters else ""}{_slices_note(pool, prelabelled) if sliced else ""}{
+{_raters_note(raters) if raters else ""}{_slices_note(pool, prelabelled, home) if sliced else ""}{
         prelabels_note(sliced) if prelabelled else ""
     }{look_again_note(again, home) if again else ""}Values
 ------
@@ -359,14 +362,14 @@ in several lists, to see how far you agree. A label beside these folders is nobo
 """
 
 
-def _slices_note(pool: ImagePool, prelabelled: bool) -> str:
+def _slices_note(pool: ImagePool, prelabelled: bool, home: str) -> str:
     drawn = "what a model has drawn" if prelabelled else "0"
     value = pool.dataset_json["labels"][IGNORE]
     return f"""Only some slices
 ----------------
-Draw only the slices that worklist.csv names: slice counts from 0 along the third axis of the file, k, slice_itksnap as
+Draw only the slices that your list names: slice counts from 0 along the third axis of the file, k, slice_itksnap as
 ITK-SNAP does, slice_napari as napari's slider does, and position is the place in mm that 3D Slicer shows.
-labels/ holds one template per image: load it as the segmentation of its image, and save it under the same name.
+{home} holds one template per image: load it as the segmentation of its image, and save it under the same name.
 It holds {drawn} on the slices to draw, and {value} (ignore) on all others. Draw everything that is
 visible on the former, and leave {value} on the latter.
 

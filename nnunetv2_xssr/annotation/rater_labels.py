@@ -77,12 +77,15 @@ def inspect_raters(
     UserError
         If there is nothing to replace, or to replace it with.
     """
-    raters, options = raters_of(dealt), {**options, "allow_empty": allow_empty}
+    raters = raters_of(dealt)
+    shared = {case: names for case, names in dealt.items() if len(names) > 1}
+    if allow_empty is not True:  # what was taken so is not asked for again
+        allow_empty = {*(allow_empty or []), *_taken_empty(shared, pool)}
+    options = {**options, "allow_empty": allow_empty}
     others = set(chosen) - set(dealt)
     undealt = set(replaced) - set(dealt)
     result = RaterLabels(inspect_labels(pool, folder=folder, chosen=others, replace=undealt, **options))
     _name_misplaced(result.found, pool, folder, dealt)
-    shared = {case: names for case, names in dealt.items() if len(names) > 1}
     table = pool.dataset_json.get("dataset", {})
     # Shared cases are looked at again, though nnU-Net may know one of their labels already.
     unlisted = {**pool.dataset_json, "dataset": {case: table[case] for case in table if case not in shared}}
@@ -145,9 +148,7 @@ def _take_shared(
 ) -> None:
     """Compare the labels of shared cases, and add those to take, or what is missing or does not fit, to the result."""
     cases, listed, found = {case.identifier: case for case in pool.cases}, set(listed_cases(pool)), result.found
-    names = label_values(pool.dataset_json)
-    ignore = next((value for value, name in names.items() if name == IGNORE), None)
-    drawn = {value: name for value, name in names.items() if value not in (0, ignore)}
+    ignore, drawn = pool.dataset_json["labels"].get(IGNORE), _drawn(pool)
     comparison, empty = Comparison(drawn, ignore=ignore), [] if isinstance(allow_empty, bool) else allow_empty
     for case, raters in shared.items():
         labels = {rater: _read(label, cases[case], pool) for rater, label in came[case].items()}
@@ -179,6 +180,26 @@ def _take_shared(
             write_label(file, taken, labels[raters[0]].grid, reader=pool.reader())
             found.fit[case] = replace(first, file=file, plain=True, values={})
     result.agreement += comparison.result()
+
+
+def _taken_empty(shared: Collection[str], pool: ImagePool) -> list[str]:
+    """The shared cases of which a label in which nothing is drawn is in the dataset."""
+    cases, listed = {case.identifier: case for case in pool.cases}, set(listed_cases(pool))
+    empty = []
+    for case in sorted(listed & set(shared)):
+        file = Workspace(pool.name).labels / f"{case}{pool.file_ending}"
+        try:
+            label = check_label(file, cases[case], pool, allow_empty=True)
+        except UnfitLabel:
+            continue
+        if not np.isin(label.values, [*_drawn(pool)]).any():
+            empty.append(case)
+    return empty
+
+
+def _drawn(pool: ImagePool) -> dict[int, str]:
+    """What raters draw, by value: all but the background and what is ignored."""
+    return {value: name for value, name in label_values(pool.dataset_json).items() if value and name != IGNORE}
 
 
 def _needed(raters: Sequence[str], how: str) -> Sequence[str]:

@@ -1,12 +1,17 @@
 """How to draw and save a label in each tool, in numbered steps for the hand-over's README.txt."""
 
+import textwrap
+from collections.abc import Sequence
+
 from nnunetv2_xssr.annotation.colour_tables import ITK_SNAP, NAPARI, SLICER
 from nnunetv2_xssr.annotation.label_check import IGNORE
 
 _PICTURES, _STACKS, _NIFTI = (".png", ".bmp"), (".tif", ".tiff"), (".nii", ".nii.gz")
 
 
-def tool_steps(*, image: str, label: str, ending: str, template: bool, prelabelled: bool) -> str:
+def tool_steps(
+    *, image: str, label: str, ending: str, template: bool, prelabelled: bool, turned: Sequence[str] = ()
+) -> str:
     """The steps for 3D Slicer, ITK-SNAP, napari and MITK.
 
     Parameters
@@ -19,6 +24,8 @@ def tool_steps(*, image: str, label: str, ending: str, template: bool, prelabell
         Whether the label is there already, to be drawn in: ignored but for some slices.
     prelabelled : bool
         Whether it is there and a model has drawn in it.
+    turned : sequence of str
+        Images that napari's plugin turns: see `nnunetv2_xssr.annotation.slice_places.is_turned_by_napari`.
     """
     stem = label.removesuffix(ending)
     there = template or prelabelled
@@ -41,7 +48,7 @@ ITK-SNAP
 3. Segmentation > Save Segmentation Image: {label}.
 
 napari
-{_napari(image, label, ending.lower(), there)}
+{_napari(image, label, ending.lower(), there)}{_turned_note(turned)}
 
 MITK: open {image}{mitk_opens}.
 Draw with one label per structure, in the order of the values. Right-click on the segmentation in the Data Manager >
@@ -63,3 +70,11 @@ def _napari(image: str, label: str, ending: str, there: bool) -> str:
    import json; t = json.load(open("{NAPARI}"))
    viewer.layers.selection.active.colormap = {{None: "red", **{{x["value"]: x["color"] for x in t}}}}
 3. {save} as {label}."""
+
+
+def _turned_note(turned: Sequence[str]) -> str:
+    if not turned:
+        return ""
+    note = f"napari-nifti mixes up the axes of these images, so draw in them with another tool: {', '.join(turned)}."
+    indented = textwrap.fill(note, 117, break_long_words=False, break_on_hyphens=False)
+    return "\n" + textwrap.indent(indented, "   ")
