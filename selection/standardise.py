@@ -98,7 +98,7 @@ def _evened(factor: np.ndarray, widths: Sequence[int]) -> np.ndarray:
     if sum(widths) != len(factor) or min(widths, default=0) < 1:
         raise UserError(f"widths must be 1 or more each and add up to {len(factor)} features; got {list(widths)}")
     sorts = np.split(factor, np.cumsum(widths)[:-1])
-    return np.concatenate([one / np.sqrt(max(1, np.count_nonzero(one))) for one in sorts])
+    return np.concatenate([one / np.sqrt(max(1, int(np.count_nonzero(one)))) for one in sorts])
 
 
 def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -86,7 +86,10 @@ def write_features(path: Path, content: FeatureFile) -> None:
     """Write a ``.npz`` or a ``.csv`` that `read_features` reads back to the last digit; ``path`` may be temporary."""
     cases, features, widths = content
     if path.suffix == ".npz":
-        np.savez(path, cases=np.array(cases), features=features, **({} if widths is None else {"widths": widths}))
+        if widths is None:
+            np.savez(path, cases=np.array(cases), features=features)
+        else:
+            np.savez(path, cases=np.array(cases), features=features, widths=np.array(widths))
         return
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -77,8 +77,9 @@ def _select_on(
 
     # By the size of the pool and not of the cluster, which must not change the picks.
     n_partitions = -(-pool.nbytes // PARTITION_BYTES)
-    compared = {"components": components, "widths": widths}
-    write_partitions(folder, pool, n_partitions=n_partitions, source=source, seed=seed, **compared)
+    write_partitions(
+        folder, pool, n_partitions=n_partitions, source=source, seed=seed, components=components, widths=widths
+    )
     with connect(scheduler) as client:
         return select_partitions(
             folder,
