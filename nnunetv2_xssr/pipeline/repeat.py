@@ -27,5 +27,5 @@ def from_root(name: str, value: Any) -> Any:
         return value
     kind, colon, file = value.rpartition(":")
     # A model of timm is a name, whatever lies in the folder where it is typed.
-    is_file = kind != "timm" and file not in ENCODERS and Path(file).exists()
+    is_file = kind != "timm" and file and file not in ENCODERS and Path(file).exists()
     return f"{kind}{colon}{Path(file).resolve()}" if is_file else value
