@@ -14,9 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from nnunetv2_xssr.benchmark.arms import Features
-from nnunetv2_xssr.encoders.embedding import kept_layout
+from nnunetv2_xssr.encoders.embedding import intensities_of, kept_layout
 from nnunetv2_xssr.encoders.encoder import Encoder
-from nnunetv2_xssr.encoders.intensity import quantiles
 from nnunetv2_xssr.encoders.pooling import compare
 from nnunetv2_xssr.encoders.registry import open_encoder
 from nnunetv2_xssr.images.views import Views
@@ -80,7 +79,8 @@ def pooled_by(encoder: Encoder, views: Views, folder: Path) -> np.ndarray:
     pooled = np.load(path)
     if not encoder.layout.cells:
         return pooled
-    return np.concatenate([pooled, np.stack([quantiles(case) for case in views.rows])], axis=2)
+    intensities = intensities_of(views)
+    return np.concatenate([pooled, np.stack([intensities(case) for case in views.rows])], axis=2)
 
 
 def thumbnails(target: Views, source: Views, rows: Sequence[int], seed: int, folder: Path) -> Features:

@@ -24,10 +24,17 @@ def embedder(encoder: Encoder, views: Views) -> Callable[[np.ndarray], np.ndarra
 
     The order of the features is that of `kept_layout`.
     """
-    embed_case = encoder.for_pool(views)
+    embed_case, intensities = encoder.for_pool(views), intensities_of(views)
     if not encoder.layout.cells:
         return embed_case
-    return lambda case: np.hstack([embed_case(case), quantiles(case)])
+    return lambda case: np.hstack([embed_case(case), intensities(case)])
+
+
+def intensities_of(views: Views) -> Callable[[np.ndarray], np.ndarray]:
+    """The `quantiles` of the cases of a pool, with channels in the order of their names, however a pool has them."""
+    names = [name.casefold() for name in views.settings["view_channels"]]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return lambda case: quantiles(case[:, order])
 
 
 def embed(encoder: Encoder, views: Views) -> CaseRows:

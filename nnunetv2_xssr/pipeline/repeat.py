@@ -1,5 +1,6 @@
 """Options that make the same call from any folder."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ def from_anywhere(config: Mapping[str, Any]) -> dict[str, Any]:
 def from_root(name: str, value: Any) -> Any:
     """The value of an option as the record has it: a file is the same one however its path was typed."""
     if isinstance(value, Path):
-        return value.resolve()
+        return Path(os.path.abspath(value))  # and not where a link leads
     if name != "encoder":
         return value
     kind, colon, file = value.rpartition(":")
     # A model of timm is a name, whatever lies in the folder where it is typed.
     is_file = kind != "timm" and file and file not in ENCODERS and Path(file).exists()
-    return f"{kind}{colon}{Path(file).resolve()}" if is_file else value
+    return f"{kind}{colon}{os.path.abspath(file)}" if is_file else value
