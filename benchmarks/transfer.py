@@ -26,6 +26,7 @@ from tqdm import tqdm
 from nnunetv2_xssr.benchmark import fast_judge
 from nnunetv2_xssr.benchmark.arms import random_arms
 from nnunetv2_xssr.benchmark.jobs import DICE, Job, load_result
+from nnunetv2_xssr.benchmark.statistics import describe, mean_over_studies
 from nnunetv2_xssr.commands.running import run
 from nnunetv2_xssr.encoders import mae
 from nnunetv2_xssr.encoders.pooling import COMPONENTS, GRID, FeatureLayout, features
@@ -40,10 +41,8 @@ ITERATIONS, STEPS, BATCH_SIZE, RANDOM_DRAWS = 50, 300, 32, 300
 SOME = [s for s in STUDIES if s.half == TUNING and s.name not in (
     "CXRLung hannover -> guangzhou", "NucleiDSB fluo256 -> fluo360, fluo696, histology, pool of 40"
 )]  # fmt: skip
-ARMS = {
-    "both": (1, 2), "cells": (1, 2), "pixels": (1, 2, 4), "untrained": (1, 4),
-}  # fmt: skip
-SEEDS = {"both": 4, "cells": 4, "pixels": 4, "untrained": 8}
+SEEDS = {"both": 8, "cells": 5, "pixels": 5, "untrained": 8}  # two sets of four out of eight can have none in common
+SIZES = (1, 2, 4)  # autoencoders side by side
 STRATEGIES = ("facility_location", "xssr", "xssr_sum", "kmeans", "typiclust", "coreset")
 
 
@@ -80,16 +79,23 @@ def transfer(work: Path, *, training: bool) -> None:
             pool.measure()
     pools = [pool for pool in pools if pool.file.is_file()]
     print_agreement(pools)
-    print("\nEstimated gain over random draws, mean over studies and budgets; k by facility location:\n")
-    header("target, autoencoders", ["mean Dice", "5th percentile", "percentile of the draws", "same picks"])
-    for target, sizes in ARMS.items():
-        for size in sizes:
-            sets = [tuple(range(first, first + size)) for first in range(0, SEEDS[target], size)]
-            print_arm(f"{target}, {size}", pools, [(target, one) for one in sets], "facility_location", training)
+    columns = ["mean Dice", "5th percentile", "percentile of the draws", "same picks", "mean Dice less the first row"]
+    print(
+        "\nEstimated gain over random draws, mean over studies and budgets, by facility location; the difference with"
+    )
+    print("its 95 % interval over studies:\n")
+    header("target, autoencoders", columns)
+    first = None
+    for size in SIZES:
+        for target, n in SEEDS.items():
+            units = [(target, tuple((seed + i) % n for i in range(size))) for seed in range(n)]
+            first = print_arm(f"{target}, {size}", pools, units, "facility_location", training, less=first)
     print("\nThe same by strategy, one autoencoder with both targets:\n")
-    header("strategy", ["mean Dice", "5th percentile", "percentile of the draws", "same picks"])
+    header("strategy", columns)
+    first = None
     for strategy in STRATEGIES:
-        print_arm(strategy, pools, [("both", (seed,)) for seed in range(SEEDS["both"])], strategy, training)
+        units = [("both", (seed,)) for seed in range(SEEDS["both"])]
+        first = print_arm(strategy, pools, units, strategy, training, less=first)
 
 
 class Pool:
@@ -205,25 +211,38 @@ def kept(encoder: mae.Autoencoder, views: Views, folder: Path) -> np.ndarray:
 
 
 def print_arm(
-    name: str, pools: Sequence[Pool], units: Sequence[tuple[str, tuple[int, ...]]], strategy: str, training: bool
-) -> None:
-    """One row: the mean over units (seeds), and how many picks two units have in common."""
-    gains, picks = [], []
-    for target, seeds in units:
+    name: str,
+    pools: Sequence[Pool],
+    units: Sequence[tuple[str, tuple[int, ...]]],
+    strategy: str,
+    training: bool,
+    *,
+    less: np.ndarray | None,
+) -> np.ndarray | None:
+    """One row: means over units (sets of seeds), and how many picks two units without a common seed share.
+
+    Returns the gain in mean Dice of every study in the first row, which the rows below are given as ``less``.
+    """
+    gains, picks = np.zeros((len(units), len(pools), 3)), []
+    for gains_of_unit, (target, seeds) in zip(gains, units, strict=True):
         found: dict[tuple[str, int], set[int]] = {}
-        for pool in pools:
+        for at, pool in enumerate(pools):
             both = pool.features(target, seeds, training=training)
             if both is None:
-                return
+                return less
             components = COMPONENTS["grid"]
             for k in pool.budgets:
                 chosen = select(both[0], k, source=both[1], strategy=strategy, components=components).picks.tolist()
-                gains.append(pool.gain(chosen))
+                gains_of_unit[at] += np.array(pool.gain(chosen)) / len(pool.budgets)
                 found[pool.study.name, k] = set(chosen)
-        picks.append(found)
-    same = [len(a[key] & b[key]) / len(a[key]) for a, b in combinations(picks, 2) for key in a]
-    mean, worst, percentile = np.mean(gains, axis=0)
-    row(name, [f"{mean:+.1f}", f"{worst:+.1f}", f"{percentile:.0f}", f"{100 * np.mean(same):.0f} %" if same else None])
+        picks.append((set(seeds), found))
+    apart = [(a, b) for (mine, a), (yours, b) in combinations(picks, 2) if not mine & yours]
+    same = [len(a[key] & b[key]) / len(a[key]) for a, b in apart for key in a]
+    of_studies = gains.mean(axis=0)
+    mean, worst, percentile = of_studies.mean(axis=0)
+    cells = [f"{mean:+.1f}", f"{worst:+.1f}", f"{percentile:.0f}", f"{100 * np.mean(same):.0f} %" if same else None]
+    row(name, [*cells, None if less is None else describe(mean_over_studies(of_studies[:, 0] - less))])
+    return of_studies[:, 0] if less is None else less
 
 
 def print_agreement(pools: Sequence[Pool]) -> None:
