@@ -41,8 +41,8 @@ ITERATIONS, STEPS, BATCH_SIZE, RANDOM_DRAWS = 50, 300, 32, 300
 SOME = [s for s in STUDIES if s.half == TUNING and s.name not in (
     "CXRLung hannover -> guangzhou", "NucleiDSB fluo256 -> fluo360, fluo696, histology, pool of 40"
 )]  # fmt: skip
-SEEDS = {"both": 8, "cells": 5, "pixels": 5, "untrained": 8}  # two sets of four out of eight can have none in common
-SIZES = (1, 2, 4)  # autoencoders side by side
+TARGETS = ("both", "cells", "pixels", "untrained")
+SEEDS, SIZES = 5, (1, 2)  # of every target; autoencoders side by side
 STRATEGIES = ("facility_location", "xssr", "xssr_sum", "kmeans", "typiclust", "coreset")
 
 
@@ -87,14 +87,14 @@ def transfer(work: Path, *, training: bool) -> None:
     header("target, autoencoders", columns)
     first = None
     for size in SIZES:
-        for target, n in SEEDS.items():
-            units = [(target, tuple((seed + i) % n for i in range(size))) for seed in range(n)]
+        for target in TARGETS:
+            units = [(target, tuple((seed + i) % SEEDS for i in range(size))) for seed in range(SEEDS)]
             first = print_arm(f"{target}, {size}", pools, units, "facility_location", training, less=first)
     print("\nThe same by strategy, one autoencoder with both targets:\n")
     header("strategy", columns)
     first = None
     for strategy in STRATEGIES:
-        units = [("both", (seed,)) for seed in range(SEEDS["both"])]
+        units = [("both", (seed,)) for seed in range(SEEDS)]
         first = print_arm(strategy, pools, units, strategy, training, less=first)
 
 

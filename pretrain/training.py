@@ -25,7 +25,7 @@ from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.workspace import encoder_folder
 
-MEMBERS = 4  # of the ensemble: benchmarks/transfer.py measures how far picks depend on the seed with one, two and four
+MEMBERS = 4  # of the ensemble: benchmarks/transfer.py measures how far picks depend on the seed with one and two
 ARCHITECTURE = {"features_per_stage": [32, 64, 128, 256], "strides": [4, 2, 2, 1], "decoder_features": 128}
 MASK_RATIO = 0.6
 # Pixels of the crops that are learned from, by dimension. Features of single cells need no whole view, and a quarter of
