@@ -32,13 +32,13 @@ def volume(empty):
     return made(empty, "SimpleITKIO")
 
 
-def made(empty, reader):
+def made(empty, reader, ending=".nii.gz"):
     folder = empty.raw / NAME
     image = on_grid(np.random.default_rng(0).normal(size=SHAPE).astype(np.float32))
     (folder / "imagesTr").mkdir(parents=True)
-    sitk.WriteImage(image, str(folder / "imagesTr" / f"{CASE}_0000.nii.gz"))
+    sitk.WriteImage(image, str(folder / "imagesTr" / f"{CASE}_0000{ending}"))
     more = {"overwrite_image_reader_writer": reader, "numTraining": 0, "dataset": {}}
-    write_dataset_json(folder, ".nii.gz", labels=LABELS, **more)
+    write_dataset_json(folder, ending, labels=LABELS, **more)
     return folder
 
 
@@ -85,13 +85,13 @@ def inspected(folder, **options):
     return inspect_labels(dataset_pool(NAME), folder=returned(folder), chosen=[CASE], **options)
 
 
-def collected(folder, **options):
+def collected(folder, ending=".nii.gz", **options):
     """What nnU-Net reads of the label that was taken, as ITK has it."""
     found = inspected(folder, **options)
     assert not found.unfit, found.unfit
     take_in(dataset_pool(NAME), found.fit)
-    label = sitk.ReadImage(str(folder / "labelsTr" / f"{CASE}.nii.gz"))
-    image = sitk.ReadImage(str(folder / "imagesTr" / f"{CASE}_0000.nii.gz"))
+    label = sitk.ReadImage(str(folder / "labelsTr" / f"{CASE}{ending}"))
+    image = sitk.ReadImage(str(folder / "imagesTr" / f"{CASE}_0000{ending}"))
     assert np.allclose(label.GetOrigin(), image.GetOrigin(), atol=1e-4)
     assert np.allclose(label.GetDirection(), image.GetDirection(), atol=1e-5)
     return sitk.GetArrayFromImage(label)
@@ -109,6 +109,29 @@ def test_segments_are_matched_by_name(dataset, names):
     image = on_grid(renumbered(drawn(), one=7, two=3))
     write_segments(returned(dataset) / f"{CASE}.seg.nrrd", image, names)
     assert np.array_equal(collected(dataset, values={1: 2}), drawn())
+
+
+@pytest.mark.parametrize("name", [f"{CASE}.seg.nrrd", f"{CASE}.nrrd"])
+def test_segments_are_matched_by_name_where_the_images_are_nrrd_too(empty, name):
+    folder = made(empty, "SimpleITKIO", ".nrrd")
+    path = returned(folder) / name
+    write_segments(path, on_grid(renumbered(drawn(), one=2, two=1)), {2: "left lung", 1: "tumour"})
+    assert np.array_equal(collected(folder, ".nrrd"), drawn())
+
+
+def test_label_in_a_dataset_of_nrrd_has_the_values_that_nnunet_reads(empty):
+    folder = made(empty, "SimpleITKIO", ".nrrd")
+    path = write_segments(folder / "labelsTr" / f"{CASE}.nrrd", on_grid(drawn()), {1: "Segment_1", 2: "Segment_2"})
+    before = path.read_bytes()
+    assert np.array_equal(collected(folder, ".nrrd"), drawn()) and path.read_bytes() == before
+
+
+def test_case_that_is_called_like_a_file_of_segments(empty):
+    folder = made(empty, "SimpleITKIO", ".nrrd")
+    (folder / "imagesTr" / f"{CASE}_0000.nrrd").rename(folder / "imagesTr" / f"{CASE}.seg_0000.nrrd")
+    write_segments(returned(folder) / f"{CASE}.seg.nrrd", on_grid(drawn()), {1: "left lung", 2: "tumour"})
+    found = inspect_labels(dataset_pool(NAME), folder=returned(folder), chosen=[f"{CASE}.seg"])
+    assert list(found.fit) == [f"{CASE}.seg"] and not found.unfit
 
 
 def test_file_without_empty_margins_or_that_runs_the_other_way(dataset):

@@ -176,7 +176,7 @@ def _by_case(
     named: dict[str, list[Path]] = {}
     fixed: dict[str, list[Path]] = {}
     for file in returned_files(folder):
-        stem = file.name.removesuffix(_ending(file.name, pool))
+        stem = file.name.removesuffix(label_ending(file.name, pool))
         if is_coloured(file):  # called as the image
             stem = file.stem if file.stem in known else file.stem.removesuffix("_0000")
         if stem != file.name and stem in known:
@@ -200,14 +200,20 @@ def _by_case(
     return found
 
 
-def _ending(name: str, pool: ImagePool) -> str:
-    """The ending of the dataset's files, or of another format of labels, that a file has; else nothing."""
-    return next((ending for ending in (pool.file_ending, *ENDINGS) if name.endswith(ending)), "")
+def label_ending(name: str, pool: ImagePool) -> str:
+    """The ending of the dataset's files, or of another format of labels, that a file has; else nothing.
+
+    Of .seg.nrrd and .nrrd it is the longer one, unless the other leaves the name of a case.
+    """
+    found = sorted((one for one in {pool.file_ending, *ENDINGS} if name.endswith(one)), key=len, reverse=True)
+    if len(found) > 1:
+        found.sort(key=lambda ending: name.removesuffix(ending) not in pool.identifiers)
+    return found[0] if found else ""
 
 
 def _case_meant(name: str, pool: ImagePool) -> str | None:
     """The only case whose name is left when endings that programs add are taken off; None if there is none."""
-    stem, known, found = name.removesuffix(_ending(name, pool)), set(pool.identifiers), []
+    stem, known, found = name.removesuffix(label_ending(name, pool)), set(pool.identifiers), []
     while stem != name and (match := _ADDED.search(stem)):
         stem = stem[: match.start()]
         found += [stem] if stem in known else []
@@ -216,7 +222,7 @@ def _case_meant(name: str, pool: ImagePool) -> str | None:
 
 def _name_words(name: str, case: str | None, pool: ImagePool, wanted: list[str]) -> str:
     """What to do about a file whose name no case has."""
-    ending, formats = _ending(name, pool) or pool.file_ending, (pool.file_ending, *ENDINGS)
+    ending, formats = label_ending(name, pool) or pool.file_ending, (pool.file_ending, *ENDINGS)
     names = [f"{identifier}{ending}" for identifier in pool.identifiers]
     near = [f"{case}{ending}"] if case else difflib.get_close_matches(name, names, 1)
     if not name.lower().endswith(tuple(one.lower() for one in formats)):

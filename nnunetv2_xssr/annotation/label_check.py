@@ -140,7 +140,7 @@ def check_label(
         if what == "spacing" or not in_dataset:
             raise UnfitLabel(f"{name}: {sentence}; draw and save it on its image's grid")
     known, where = label_values(pool.dataset_json), f"-l {shlex.quote(str(file.parent))} " if in_dataset else ""
-    named = is_segmentation(file, pool.file_ending) and names_its_labels(file)
+    named = _is_foreign(file, pool) and names_its_labels(file)
     whole = _whole(label[0], {} if named else values or {}, known=known, name=name, where=where)
     if not allow_empty and np.isin(whole, [0, *(value for value in known if known[value] == IGNORE)]).all():
         way_out = f"collect with --allow_empty {shlex.quote(case.identifier)}"
@@ -159,6 +159,16 @@ def _in_dataset(file: Path, pool: ImagePool) -> bool:
     return file.parent.resolve() == Workspace(pool.name).labels.resolve()
 
 
+def _is_foreign(file: Path, pool: ImagePool) -> bool:
+    """Whether a label has another format than the dataset's files, or segments with names, which nnU-Net cannot read.
+
+    What somebody has put into the dataset has the values that nnU-Net reads.
+    """
+    if is_segmentation(file, pool.file_ending):
+        return True
+    return file.name.lower().endswith(".nrrd") and not _in_dataset(file, pool) and names_its_labels(file)
+
+
 def _read(file: Path, case: Case, pool: ImagePool, name: str) -> tuple[tuple[int, ...], dict, np.ndarray, dict, bool]:
     """The size and properties of the image, then what `read_label` gives."""
     try:
@@ -167,7 +177,7 @@ def _read(file: Path, case: Case, pool: ImagePool, name: str) -> tuple[tuple[int
     except Exception as error:  # readers raise whatever their library raises
         raise UnfitLabel(f"{name}: its image {case.files[0]} cannot be read ({_short(error)})") from None
     try:
-        if is_segmentation(file, pool.file_ending):
+        if _is_foreign(file, pool):
             names = label_names(pool.dataset_json)
             label = read_segmentation(file, shape=image.shape[1:], grid=of_image, names=names)[None]
             of_label, plain = of_image, False
