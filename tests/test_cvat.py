@@ -1,13 +1,17 @@
 """Masks that CVAT exports: by the colours that labelmap.txt names."""
 
+import shutil
+
 import numpy as np
 import pytest
 from making import picture, write_dataset_json, write_picture
 from PIL import Image
 
 from nnunetv2_xssr.annotation.collecting import take_in
+from nnunetv2_xssr.annotation.handover import drawn_labels, write_handover
 from nnunetv2_xssr.annotation.inspecting import inspect_labels
 from nnunetv2_xssr.images.pools import dataset_pool
+from nnunetv2_xssr.records.selection import Pick
 
 NAME, CASES = "Dataset044_Cvat", ["c_0", "c_1"]
 LABELS = {"background": 0, "left lung": 1, "heart": 2}
@@ -82,3 +86,16 @@ def change_names(old, new):
 def test_exports_that_do_not_fit(dataset, change, words):
     change(dataset.root)
     assert words in " ".join(inspected(dataset).unfit)
+
+
+def test_export_in_a_hand_over_is_counted_once_and_stays_when_select_is_typed_again(dataset):
+    parts = {"domain": None, "group": None, "cost": None, "score": None, "stands_for": 1}
+    parts |= dict.fromkeys(("density", "novelty", "diversity"), 0.5)
+    picks = [Pick(rank=rank, case=case, **parts) for rank, case in enumerate(CASES, start=1)]
+    folder, pool = dataset.root / "round_01", dataset_pool(NAME)
+    write_handover(folder, pool, picks, alpha=None, selection="s1")
+    shutil.copytree(dataset.root / "export", folder / "labels", dirs_exist_ok=True)
+    before = {path: path.read_bytes() for path in (folder / "labels").rglob("*.*")}
+    assert [file.name for file in drawn_labels(folder)] == [f"{case}_0000.png" for case in CASES]
+    write_handover(folder, pool, picks, alpha=None, selection="s1")
+    assert {path: path.read_bytes() for path in (folder / "labels").rglob("*.*")} == before

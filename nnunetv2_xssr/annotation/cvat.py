@@ -9,6 +9,7 @@ from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.records.workspace import visible_files
 
 NAMES, MASKS = "labelmap.txt", "SegmentationClass"
+_FOLDERS = (MASKS, "SegmentationObject", "ImageSets")  # of an export
 _LINE = re.compile(r"(.+):(\d{1,3}),(\d{1,3}),(\d{1,3}):[^:]*:[^:]*")  # label:color_rgb:parts:actions
 _BACKGROUND = "background"
 
@@ -17,6 +18,11 @@ def returned_files(folder: Path) -> list[Path]:
     """The files of a folder in which labels come back: of an export of CVAT its masks."""
     files, names = visible_files(folder), folder / NAMES
     return [file for file in files if file != names] + visible_files(folder / MASKS) if names in files else files
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is a part of an export of CVAT, of which the one above it is the folder of labels."""
+    return folder.name in _FOLDERS and (folder.parent / NAMES).is_file()
 
 
 def is_coloured(file: Path) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_xssr.annotation.colour_tables import write_colour_tables
-from nnunetv2_xssr.annotation.cvat import returned_files
+from nnunetv2_xssr.annotation.cvat import is_exported, returned_files
 from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.label_files import copy_whole
 from nnunetv2_xssr.annotation.prelabels import ACCEPTED, keep_prelabels, prelabels_note, still_accepted
@@ -62,7 +62,8 @@ def drawn_labels(folder: Path) -> list[Path]:
 def _label_folders(folder: Path) -> list[Path]:
     """Where the labels of a hand-over lie: those of several raters in a folder each."""
     labels = folder / "labels"
-    return [labels, *sorted(path for path in labels.glob("*") if path.is_dir() and is_visible(path))]
+    inner = sorted(path for path in labels.glob("*") if path.is_dir() and is_visible(path))
+    return [labels, *(path for path in inner if not is_exported(path))]
 
 
 def first_round(workspace: Workspace) -> int:
@@ -185,7 +186,7 @@ def _write_templates(
     """Write what is to be drawn in, and remove earlier templates that nobody has drawn in; those that fit stay."""
     cases = {case.identifier: case for case in pool.cases}
     slices = picked_slices(picks)
-    drawn = set(drawn_labels(folder))
+    drawn, handed_out = set(drawn_labels(folder)), template_hashes(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY) as scratch:
         for case in {**slices, **prelabels}:
             # nnU-Net's writers choose the format by the ending, and write a spacing beside a stack in .tif.
@@ -204,7 +205,8 @@ def _write_templates(
             if labels / f"{file.parent.name}{pool.file_ending}" not in drawn
         }
         for old in {file for labels in _label_folders(folder) for file in visible_files(labels)} - drawn:
-            if old not in wanted or sha256_files([old]) != hashes[old.name]:
+            digest = sha256_files([old])
+            if digest in handed_out and not (old in wanted and digest == hashes[old.name]):
                 old.unlink()
         if not files:
             (folder / _TEMPLATES).unlink(missing_ok=True)
