@@ -8,8 +8,9 @@ from making import picture, write_dataset_json, write_picture
 from PIL import Image
 
 from nnunetv2_xssr.annotation.collecting import take_in
+from nnunetv2_xssr.annotation.cvat import returned_files
 from nnunetv2_xssr.annotation.handover import drawn_labels, write_handover
-from nnunetv2_xssr.annotation.inspecting import inspect_labels
+from nnunetv2_xssr.annotation.inspecting import case_named, inspect_labels
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.selection import Pick
 
@@ -99,3 +100,10 @@ def test_export_in_a_hand_over_is_counted_once_and_stays_when_select_is_typed_ag
     assert [file.name for file in drawn_labels(folder)] == [f"{case}_0000.png" for case in CASES]
     write_handover(folder, pool, picks, alpha=None, selection="s1")
     assert {path: path.read_bytes() for path in (folder / "labels").rglob("*.*")} == before
+
+
+def test_masks_of_labelled_cases_do_not_wait(dataset):
+    pool = dataset_pool(NAME)
+    masks = returned_files(dataset.root / "export")
+    assert [case_named(mask, pool, CASES) for mask in masks] == CASES
+    assert [case_named(mask, pool, {"c_1"}) for mask in masks] == [None, "c_1"]

@@ -371,10 +371,12 @@ def test_corrected_label_in_a_plain_folder_brings_no_shared_one_along(two, capsy
     assert "not asked for and left alone: " in out and all(case in out for case in shared_cases(two))
 
 
-def test_who_drew_a_misplaced_shared_label_is_not_guessed(two, capsys):
+@pytest.mark.parametrize("ending", [".png", ".seg.nrrd"])
+def test_who_drew_a_misplaced_shared_label_is_not_guessed(two, capsys, ending):
     draw(two, "A")
     case = shared_cases(two)[0]
-    write_picture(handover(two) / "labels" / f"{case}.png", blob())
+    write_picture(two.root / "label.png", blob())
+    (two.root / "label.png").rename(handover(two) / "labels" / f"{case}{ending}")
     assert collect.main(COLLECT) == 2
     assert "move it into A or B" in capsys.readouterr().out
 

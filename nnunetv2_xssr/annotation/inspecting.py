@@ -176,11 +176,8 @@ def _by_case(
     named: dict[str, list[Path]] = {}
     fixed: dict[str, list[Path]] = {}
     for file in returned_files(folder):
-        stem = file.name.removesuffix(label_ending(file.name, pool))
-        if is_coloured(file):  # called as the image
-            stem = file.stem if file.stem in known else file.stem.removesuffix("_0000")
-        if stem != file.name and stem in known:
-            named.setdefault(stem, []).append(file)
+        if case := case_named(file, pool, known):
+            named.setdefault(case, []).append(file)
         elif pool.file_ending.lower() in (".tif", ".tiff") and file.suffix == ".json":
             pass  # the spacing of a stack
         elif (meant := _case_meant(file.name, pool)) and fix_names:
@@ -198,6 +195,14 @@ def _by_case(
                 rival = next(other for other in files if other != file)
                 unfit.append(f"{shown(file, pool)}: {rival.name} is there too; leave only the right one of the two")
     return found
+
+
+def case_named(file: Path, pool: ImagePool, known: Collection[str]) -> str | None:
+    """The case, of those that are known, whose label a file is by its name; None if it is no label of any."""
+    stem = file.name.removesuffix(label_ending(file.name, pool))
+    if is_coloured(file):  # called as the image
+        stem = file.stem if file.stem in known else file.stem.removesuffix("_0000")
+    return stem if stem != file.name and stem in known else None
 
 
 def label_ending(name: str, pool: ImagePool) -> str:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_xssr.annotation.handover import drawn_labels
-from nnunetv2_xssr.annotation.inspecting import listed_cases
+from nnunetv2_xssr.annotation.inspecting import case_named, listed_cases
 from nnunetv2_xssr.annotation.second_look import look_again
-from nnunetv2_xssr.annotation.segmentations import ENDINGS
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
@@ -226,7 +225,7 @@ def project_status(target: str | int, *, name: str = DEFAULT_NAME) -> Project:
         settings=_settings(last) if last else {},
         sources=last.settings["source"] if last else [],
         encoder=(last.settings.get("embeddings") or last.settings["encoder"]) if last else None,
-        rounds=[_round(record, labelled, vetoes, ending) for record in records if record.mode == "annotation"],
+        rounds=[_round(record, labelled, vetoes, pool) for record in records if record.mode == "annotation"],
         mean_distance=first.mean_distance if first else None,
         random_mean_distance=first.random_mean_distance if first else None,
         alpha=first.alpha if first else None,
@@ -263,12 +262,11 @@ def _has_volumes(record: SelectionRecord) -> bool:
     return settings["views"] > 1 or record.settings["dim"] == 3
 
 
-def _round(record: SelectionRecord, labelled: set[str], vetoes: Collection[str], ending: str) -> Round:
+def _round(record: SelectionRecord, labelled: set[str], vetoes: Collection[str], pool: ImagePool) -> Round:
     handover = record.workspace.handover(record.round)
     open_ = [case for case in record.picked if case not in labelled]
     missing = [case for case in open_ if case not in vetoes]
-    there = {f"{case}{end}" for case in labelled for end in (ending, *ENDINGS)}
-    returned = sum(file.name not in there for file in drawn_labels(handover)) if missing else 0
+    returned = sum(not case_named(file, pool, labelled) for file in drawn_labels(handover)) if missing else 0
     budget = len(record.selections[0].picks)
     return Round(
         number=record.round,

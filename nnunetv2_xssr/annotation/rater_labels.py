@@ -8,7 +8,7 @@ import numpy as np
 
 from nnunetv2_xssr.annotation.agreement import Agreement, Comparison
 from nnunetv2_xssr.annotation.fusing import FIRST, fuse
-from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, listed_cases
+from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, label_ending, listed_cases
 from nnunetv2_xssr.annotation.label_check import IGNORE, CheckedLabel, UnfitLabel, check_label, label_values
 from nnunetv2_xssr.annotation.label_files import write_label
 from nnunetv2_xssr.annotation.raters import Dealt, cases_of, raters_of
@@ -128,7 +128,7 @@ def inspect_raters(
 def _name_misplaced(found: Inspection, pool: ImagePool, folder: Path, dealt: Dealt) -> None:
     """Labels of cases that were dealt out, beside the folders of the raters: nothing tells whose they are."""
     for name in list(found.not_asked):
-        case = name.removesuffix(pool.file_ending)
+        case = name.removesuffix(label_ending(name, pool))
         if case in dealt:
             found.not_asked.remove(name)
             whose = " or ".join(dealt[case])
