@@ -23,6 +23,7 @@ from nnunetv2_xssr.annotation.label_check import label_values
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore, write_template
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
+from nnunetv2_xssr.records.files import sha256_files
 
 PICTURES, VOLUMES = "Dataset021_Pictures", "Dataset022_Volumes"
 CASES = ["case_00", "case_01", "case_02", "case_03"]
@@ -646,6 +647,26 @@ def test_names_that_could_be_two_cases_or_twice_the_same(pictures):
     assert any("case_00_label.png: case_00.png is there too" in sentence for sentence in found.unfit)
     assert any("case_01_seg.png: case_01_mask.png is there too" in sentence for sentence in found.unfit)
     assert any("odd_seg.png: no case has this name" in sentence for sentence in found.unfit)
+
+
+@pytest.mark.parametrize("name", ["case_00_mask.png", "case_00b.png", "case_00.jpg"])
+def test_no_name_is_proposed_under_which_a_label_is_there(pictures, name):
+    returned = came(pictures, "case_00.png", "case_00_mask.png")
+    (returned / "case_00_mask.png").rename(returned / name)
+    (sentence,) = refused(pictures, returned, name).unfit
+    assert "rename it" not in sentence and "as case_00.png" not in sentence
+    if name.endswith(".png"):
+        assert "is it case_00.png, which is there too? leave only the right one of the two" in sentence
+
+
+def test_untouched_template_gives_way_to_a_label_with_a_longer_name(pictures):
+    returned = came(pictures, "case_00_label.png")
+    write_picture(returned / "case_00.png", drawn(value=0))
+    templates = {sha256_files([returned / "case_00.png"])}
+    found = refused(pictures, returned, "is it case_00.png? rename it", templates=templates)
+    assert "case_00" in found.missing
+    found = inspected(pictures, returned, templates=templates, fix_names=True)
+    assert found.fit["case_00"].file == returned / "case_00_label.png" and not found.unfit
 
 
 def test_name_from_which_two_cases_are_left(pictures):

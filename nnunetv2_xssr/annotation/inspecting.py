@@ -183,13 +183,16 @@ def _by_case(
         elif (meant := _case_meant(file.name, pool)) and fix_names:
             fixed.setdefault(meant, []).append(file)
         else:
-            unfit.append(f"{shown(file, pool)}: {_name_words(file.name, meant, pool, wanted)}")
+            there = {other.name for other in drawn}
+            unfit.append(f"{shown(file, pool)}: {_name_words(file.name, meant, pool, wanted=wanted, there=there)}")
     found = {}
     for case in sorted({*named, *fixed}):
-        files = [file for file in named.get(case, []) if file in drawn] or named.get(case, [])
-        if len(files or fixed[case]) == 1:
-            found[case] = (files or fixed[case])[0]
-        files = files + fixed.get(case, [])
+        right, longer = named.get(case, []), fixed.get(case, [])
+        drawn_ones = [[file for file in files if file in drawn] for files in (right, longer)]
+        files = next(filter(None, [*drawn_ones, right, longer]))
+        if len(files) == 1:
+            found[case] = files[0]
+        files = files + [file for file in longer if file not in files]
         for file in files:
             if file != found.get(case):
                 rival = next(other for other in files if other != file)
@@ -225,14 +228,16 @@ def _case_meant(name: str, pool: ImagePool) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _name_words(name: str, case: str | None, pool: ImagePool, wanted: list[str]) -> str:
-    """What to do about a file whose name no case has."""
+def _name_words(name: str, case: str | None, pool: ImagePool, *, wanted: list[str], there: Collection[str]) -> str:
+    """What to do about a file whose name no case has; ``there`` are labels beside it, which none shall overwrite."""
     ending, formats = label_ending(name, pool) or pool.file_ending, (pool.file_ending, *ENDINGS)
     names = [f"{identifier}{ending}" for identifier in pool.identifiers]
     near = [f"{case}{ending}"] if case else difflib.get_close_matches(name, names, 1)
     if not name.lower().endswith(tuple(one.lower() for one in formats)):
-        as_named = f", as {near[0]}" if near else ""
+        as_named = f", as {near[0]}" if near and near[0] not in there else ""
         return f"is none of {', '.join(formats)}; if it is a label, save it in one of them{as_named}, else move it away"
+    if near and near[0] in there:
+        return f"no case has this name; is it {near[0]}, which is there too? leave only the right one of the two"
     if near:
         known = "" if near[0].removesuffix(ending) in wanted else ", of which no label is missing"
         way_out = "rename it, or collect with --fix_names" if case else "rename it"
