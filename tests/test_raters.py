@@ -412,6 +412,22 @@ def test_minutes_of_raters_and_the_next_round(two, capsys):
     assert json.loads(succeeds(capsys, status.main, ["-d", "2", "--json"]))["rounds"][1]["missing"] == []
 
 
+def test_late_labels_and_minutes_of_raters_of_an_earlier_round(two, capsys):
+    draw(two, "A")
+    fill(handover(two) / "worklist_A.csv", ["4", "4", "4", "4"])
+    succeeds(capsys, collect.main, COLLECT)
+    succeeds(capsys, select.main, [*SELECT, "-b", "2", "--overwrite"])
+    out = succeeds(capsys, collect.main, COLLECT)
+    assert f"still missing: {', '.join(picked(two))}\n" in out and "  of B: " not in out
+    cases = [row["case"] for row in rows(handover(two) / "worklist_B.csv")]
+    draw(two, "B", *cases)
+    fill(handover(two) / "worklist_B.csv", ["8", "8", "8", "8"])
+    succeeds(capsys, collect.main, [*COLLECT, "-l", handover(two) / "labels"])
+    labelled = json.loads((two.raw / TARGET / "dataset.json").read_text())["dataset"]
+    told = {one["case"] for one in known(two) if one["rater"] == "B"}
+    assert told == set(labelled) & set(cases) and len(told) >= 2
+
+
 def test_study_has_nothing_to_deal_out(workspace, capsys):
     for image in workspace.images().iterdir():
         write_picture(workspace.raw / TARGET / "labelsTr" / image.name.replace("_0000", ""), blob())

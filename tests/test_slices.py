@@ -289,6 +289,20 @@ def test_label_of_a_round_that_was_gone_on_from_still_fits(volumes, capsys):
     assert (taken[asked] == 1).any() and (np.delete(taken, asked, axis=0) == 2).all()
 
 
+def test_untouched_templates_of_an_earlier_round_are_no_empty_labels(volumes, capsys):
+    run(capsys, budget="4")
+    first, *others = [pick.case for pick in picks(volumes)]
+    draw(volumes, first)
+    succeeds(capsys, collect.main, ["-d", "31"])
+    run(capsys, "--overwrite", budget="1")
+    succeeds(capsys, collect.main, ["-d", "31", "--allow_empty", "-l", labels(volumes)])
+    assert list(described(volumes)["dataset"]) == [first]
+    late = next(case for case in others if case not in {pick.case for pick in picks(volumes)})
+    draw(volumes, late)
+    succeeds(capsys, collect.main, ["-d", "31", "-l", labels(volumes)])
+    assert sorted(described(volumes)["dataset"]) == sorted([first, late])
+
+
 def test_next_round_takes_other_volumes(volumes, capsys):
     run(capsys, "--max_per_volume", "2", budget="4")
     first = picks(volumes)

@@ -118,7 +118,7 @@ class Collected:
     folds : int
         Of the split; 0 where there is nothing to train on yet.
     templates : bool
-        Whether the annotator got labels to draw in.
+        Whether there is a template of a missing case.
     minutes : list of Minutes
         Of all rounds.
     unfit_cells : list of str
@@ -128,7 +128,7 @@ class Collected:
     replaced : dict
         Case to where its old label is kept.
     prelabels : bool
-        Whether the annotator got labels to correct.
+        Whether there is a pre-label of a missing case.
     agreements : dict
         Case to the Dice of its label with its pre-label, of all that were ever collected.
     odd : dict
@@ -247,7 +247,9 @@ def _collect(
     rounds, pool = _check_chosen(workspace), dataset_pool(workspace.dataset)
     last, chosen, slices = rounds[-1], chosen_cases(rounds), slices_by_round(rounds)
     handover = workspace.handover(last.round)
-    folder, templates = labels or handover / "labels", template_hashes(handover)
+    folder = labels or handover / "labels"
+    # Those of earlier rounds, too, whose labels may come late.
+    templates = set().union(*map(template_hashes, workspace.handovers()))
     if slices:
         pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
     _check_names_and_values(pool, allow_empty, values, replaced)
@@ -281,11 +283,11 @@ def _collect(
         train_on=train_on,
         vetoed=vetoed,
         folds=len(split),
-        templates=bool(templates),
+        templates=any(case in slices for case in missing),
         minutes=minutes,
         unfit_cells=unfit_cells,
         control=compare_with_control(last, pool),
-        prelabels=bool(prelabels.files),
+        prelabels=any(case in prelabels.files for case in missing),
         **told,
     )
 
@@ -348,7 +350,7 @@ def _minutes(
     known = {(one.case, one.slice, one.rater): one for one in manifest.minutes} if manifest else {}
     found: dict[tuple, Minutes | None] = {**known}
     unfit = []
-    for rater in (None, *raters_of(rounds[-1].raters)):
+    for rater in (None, *raters_of(raters_of_rounds(rounds))):
         own = workspace.worklist(rounds[-1].round, rater)
         beside = folder.parent / own.name
         worklist = beside if beside.is_file() else own

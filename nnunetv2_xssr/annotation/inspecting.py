@@ -141,6 +141,8 @@ def inspect_labels(
         _compare_with_old(cases[case], arrived[case], pool, values=values, found=found)
     for case in tqdm(wanted, desc="checking labels", unit="case", disable=None):
         file = arrived.get(case, home / f"{case}{pool.file_ending}")
+        if not file.is_file() and prelabels and case in prelabels.accepted:
+            file = prelabels.files[case]  # of what is right as it was, nothing need come back
         if not file.is_file():
             found.missing.append(case)
             continue

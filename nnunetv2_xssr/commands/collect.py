@@ -84,18 +84,8 @@ def _collect(args: argparse.Namespace) -> None:
         print(f"warning: the same of further labels, {len(found.warnings) - _SHOWN} in all")
     for sentence in [*found.unfit, *result.unfit_cells]:
         print(f"does not fit: {sentence}")
-    for told in [*_label_lines(result), *rater_lines(result.of_raters)]:
+    for told in [*_label_lines(result), *rater_lines(result.of_raters), *_missing_lines(result)]:
         print(told)
-    if result.missing:
-        print(f"still missing: {', '.join(result.missing)}")
-        for rater, cases in result.of_raters.missing.items():
-            print(f"  of {rater}: {', '.join(cases)}")
-        for case, image in result.drawn_over.items():
-            print(f"  {image} is not the image of {case} any more; if a label was saved over it, move it to the labels")
-        if result.prelabels:
-            print("  pre-labels as they were handed over; if right: --accept CASE..., or yes in worklist.csv")
-        elif result.templates:
-            print("  templates as they were handed over; those with nothing to draw: --allow_empty CASE...")
     if found.not_asked:
         print(f"not asked for and left alone: {first_few(found.not_asked)}, {len(found.not_asked)} in all")
     for unit in ("case", "slice"):
@@ -140,6 +130,25 @@ def _label_lines(result: "Collected") -> list[str]:
         vetoed = f"{first_few(result.vetoed)}, {len(result.vetoed)} in all"
         lines.append(f"labelled, but vetoed, and so not in the split: {vetoed}")
     return lines + [f"look again: {case}: {'; '.join(words)}" for case, words in result.odd.items()]
+
+
+def _missing_lines(result: "Collected") -> list[str]:
+    """Which labels of the last round are missing, whose they are, and what may have become of them."""
+    if not result.missing:
+        return []
+    lines = [f"still missing: {', '.join(result.missing)}"]
+    for rater, cases in result.of_raters.missing.items():
+        if here := [case for case in cases if case in result.missing]:  # nobody waits for those of earlier rounds
+            lines.append(f"  of {rater}: {', '.join(here)}")
+    lines += [
+        f"  {image} is not the image of {case} any more; if a label was saved over it, move it to the labels"
+        for case, image in result.drawn_over.items()
+    ]
+    if result.prelabels:
+        lines.append("  pre-labels as they were handed over; if right: --accept CASE..., or yes in worklist.csv")
+    elif result.templates:
+        lines.append("  templates as they were handed over; those with nothing to draw: --allow_empty CASE...")
+    return lines
 
 
 def _values(texts: list[str]) -> dict[int, int]:

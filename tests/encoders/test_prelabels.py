@@ -125,6 +125,24 @@ def test_worklist_that_came_back_elsewhere_accepts(drawn, capsys):
     assert list(described(workspace)["dataset"]) == [first]
 
 
+def test_what_is_accepted_need_not_come_back(drawn, capsys):
+    workspace, (first, second, third) = drawn
+    back = workspace.root / "back" / "labels"
+    write_picture(back / f"{first}.png", corrected(read(handover(workspace) / "labels" / f"{first}.png")))
+    out = succeeds(capsys, collect.main, [*COLLECT, "-l", back, "--accept", second])
+    assert f"still missing: {third}\n" in out and "pre-labels: 2 collected" in out
+    taken = workspace.raw / TARGET / "labelsTr" / f"{second}.png"
+    assert taken.read_bytes() == (handover(workspace) / "prelabels" / f"{second}.png").read_bytes()
+
+
+def test_next_round_without_pre_labels_says_nothing_of_them(drawn, capsys):
+    workspace, cases = drawn
+    succeeds(capsys, collect.main, [*COLLECT, "--accept", *cases])
+    succeeds(capsys, select.main, SELECT)
+    out = succeeds(capsys, collect.main, COLLECT)
+    assert "still missing: " in out and "as they were handed over" not in out
+
+
 def test_same_call_again_keeps_what_was_accepted(drawn, capsys):
     workspace, (first, *_) = drawn
     mark(workspace, **{first: "yes"})
