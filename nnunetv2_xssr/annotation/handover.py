@@ -15,17 +15,16 @@ from typing import Any
 
 from nnunetv2_xssr.annotation.colour_tables import write_colour_tables
 from nnunetv2_xssr.annotation.cvat import is_exported, returned_files
-from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.label_files import copy_whole
-from nnunetv2_xssr.annotation.prelabels import ACCEPTED, keep_prelabels, prelabels_note, still_accepted
+from nnunetv2_xssr.annotation.prelabels import ACCEPTED, keep_prelabels, still_accepted
 from nnunetv2_xssr.annotation.printing import write_printable
 from nnunetv2_xssr.annotation.raters import BETWEEN, RATER, Dealt, raters_of
+from nnunetv2_xssr.annotation.readme import readme
 from nnunetv2_xssr.annotation.reasons import reason
-from nnunetv2_xssr.annotation.second_look import LookAgain, look_again_note
+from nnunetv2_xssr.annotation.second_look import LookAgain
 from nnunetv2_xssr.annotation.slice_places import is_turned_by_napari, slice_places
 from nnunetv2_xssr.annotation.sparse_labels import write_template
 from nnunetv2_xssr.annotation.timesheets import MINUTES, filled_in
-from nnunetv2_xssr.annotation.tool_steps import tool_steps
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.files import TEMPORARY, atomic, is_there, sha256_files, write_json
@@ -134,14 +133,15 @@ def write_handover(
     keep_prelabels(folder, prelabels, drawn=drawn, templates=template_hashes(folder))
     _write_templates(folder, pool, picks, dealt, prelabels)
     write_colour_tables(folder, pool.dataset_json)
-    note = _readme(
+    note = readme(
         pool,
-        next(iter(files.values())),
         picks[0],
-        raters=raters_of(dealt),
+        images=[name for name, file in next(iter(files.values())).items() if file in cases[picks[0].case].files],
+        dealt=dealt,
         prelabelled=bool(prelabels),
         turned=[f"images/{next(iter(files[case]))}" for case in files if is_turned_by_napari(cases[case], pool)],
         again=again,
+        pictured=pictured,
     )
     with atomic(folder / "README.txt") as temporary:
         temporary.write_text(note, encoding="utf-8")
@@ -288,95 +288,3 @@ def _rows(
             }
         )
     return rows
-
-
-def _readme(
-    pool: ImagePool,
-    names: dict[str, Path],
-    first: Pick,
-    *,
-    raters: list[str],
-    prelabelled: bool,
-    turned: list[str],
-    again: Sequence[LookAgain],
-) -> str:
-    ending, case = pool.file_ending, first.case
-    values = "\n".join(f"    {_values(value):<8}{name}" for name, value in pool.dataset_json["labels"].items())
-    flat = ending.lower() in (".png", ".bmp")
-    kind = (
-        "8-bit grey values in the width and height of the image, without colours, transparency or smoothing"
-        if flat
-        else "a label map of whole numbers with the size, spacing, origin and direction of the image. Each tool below\n"
-        "  keeps these when you draw the label over that image"
-    )
-    sliced = first.slice is not None
-    nothing = "on a slice, let it hold zeros" if sliced else "in an image, save a label of zeros"
-    home = f"labels/{'YOU/' if raters else ''}"
-    which = "the images that your list names" if raters else "every image of images/"
-    steps = tool_steps(
-        image=f"images/{next(iter(names))}",
-        label=f"{home}{case}{ending}",
-        ending=ending,
-        template=sliced,
-        prelabelled=prelabelled,
-        turned=turned,
-    )
-    minutes = "the column minutes of your list" if raters else "the column minutes of worklist.csv"
-    return f"""What to do
-----------
-worklist.csv lists the images to annotate, the most useful one first, and why each was chosen; worklist.html is the same
-to print, with pictures.
-Draw the structures below in {which} and save one label per image in {home}.
-You can send labels back in parts: begin at the top.
-If you note in {minutes} how long each row took you, the next round can be
-planned by the time that you have.
-
-{_raters_note(raters) if raters else ""}{_slices_note(pool, prelabelled, home) if sliced else ""}{
-        prelabels_note(sliced) if prelabelled else ""
-    }{look_again_note(again, home) if again else ""}Values
-------
-{values}
-
-Names and format
-----------------
-- The label of {" and ".join(f"images/{name}" for name in names)} is {home}{case}{ending}, without _0000.
-- Save {ending}: {kind}.
-- Also taken: {case}.seg.nrrd of 3D Slicer and {case}.dcm (DICOM SEG or RTSTRUCT), with segments
-  called as the structures above, {case}.nrrd with the values above, and what CVAT exports as Segmentation mask.
-- If there is nothing to draw {nothing}, and tell the person who sent you this folder.
-
-Tools
------
-{steps}"""
-
-
-def _raters_note(raters: list[str]) -> str:
-    lists = "\n".join(f"- {rater}: {worklist_name(rater)} and labels/{rater}/" for rater in raters)
-    return f"""Who draws what
---------------
-Each of you has a list and a folder:
-
-{lists}
-
-Draw what your list names, save it in your folder (labels/YOU/ below), and do not look into the others': some images are
-in several lists, to see how far you agree. A label beside these folders is nobody's.
-
-"""
-
-
-def _slices_note(pool: ImagePool, prelabelled: bool, home: str) -> str:
-    drawn = "what a model has drawn" if prelabelled else "0"
-    value = pool.dataset_json["labels"][IGNORE]
-    return f"""Only some slices
-----------------
-Draw only the slices that your list names: slice counts from 0 along the third axis of the file, k, slice_itksnap as
-ITK-SNAP does, slice_napari as napari's slider does, and position is the place in mm that 3D Slicer shows.
-{home} holds one template per image: load it as the segmentation of its image, and save it under the same name.
-It holds {drawn} on the slices to draw, and {value} (ignore) on all others. Draw everything that is
-visible on the former, and leave {value} on the latter.
-
-"""
-
-
-def _values(value: int | list[int]) -> str:
-    return str(value) if isinstance(value, int) else ", ".join(map(str, value))
