@@ -20,6 +20,7 @@ from nnunetv2_xssr.annotation import label_check
 from nnunetv2_xssr.annotation.collecting import take_in
 from nnunetv2_xssr.annotation.inspecting import inspect_labels
 from nnunetv2_xssr.annotation.label_check import label_values
+from nnunetv2_xssr.annotation.rater_labels import inspect_raters
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore, write_template
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
@@ -277,6 +278,19 @@ def test_labels_put_into_the_dataset_by_hand_are_checked_too(pictures):
 def test_values_of_regions_and_of_the_ignore_label():
     labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     assert list(label_values({"labels": labels, "regions_class_order": [1, 2]})) == [0, 1, 2, 3]
+
+
+def test_parts_of_regions_have_names(pictures, tmp_path):
+    regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+    write_dataset_json(pictures, numTraining=0, dataset={}, **regions)
+    words = "the values are 0 (background), 1 (whole), 2 (whole and core)"
+    refused(pictures, came(pictures, "case_00.png", label=drawn(value=9)), words)
+    pool, raters = dataset_pool(PICTURES), ["A", "B"]
+    for rater in raters:
+        write_picture(tmp_path / "labels" / rater / "case_01.png", drawn(value=2))
+    options = {"chosen": ["case_01"], "dealt": {"case_01": raters}, "how": "first", "scratch": tmp_path}
+    agreement = inspect_raters(pool, folder=tmp_path / "labels", **options).agreement
+    assert [(one.label, one.dice) for one in agreement] == [("whole", None), ("whole and core", 1.0)]
 
 
 # ------------------------------------------------------------------------------------------------- what is taken in

@@ -10,7 +10,7 @@ from nnunetv2_xssr.annotation.control import Compared, compare_with_control
 from nnunetv2_xssr.annotation.fusing import FIRST, FUSIONS
 from nnunetv2_xssr.annotation.handover import images_drawn_over, spacing_file, template_hashes
 from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, listed_cases
-from nnunetv2_xssr.annotation.label_check import check_label, label_values
+from nnunetv2_xssr.annotation.label_check import check_label, label_names
 from nnunetv2_xssr.annotation.label_facts import keep_label_facts, load_label_facts
 from nnunetv2_xssr.annotation.label_files import copy_whole, write_label
 from nnunetv2_xssr.annotation.prelabels import Prelabels, keep_agreements
@@ -336,7 +336,7 @@ def _taken(
     agreements, known = keep_agreements(workspace, found.agreements), load_label_facts(workspace)
     kept = keep_labels(workspace, set(found.fit) & set(replaced), pool)
     labelled = take_in(pool, found.fit)
-    odd = odd_labels(keep_label_facts(workspace, pool, labelled, known=known), label_values(pool.dataset_json))
+    odd = odd_labels(keep_label_facts(workspace, pool, labelled, known=known), label_names(pool.dataset_json))
     odd = {case: words for case, words in odd.items() if case in found.fit}
     return labelled, {"replaced": kept, "agreements": agreements, "odd": odd}
 
@@ -377,7 +377,7 @@ def _check_names_and_values(
     for option, cases in named.items():
         if unknown := sorted(set(cases) - set(pool.identifiers)):
             raise UserError(f"{option} names {first_few(unknown)}, which {pool.name} does not have; fix the name")
-    known = label_values(pool.dataset_json)
+    known = label_names(pool.dataset_json)
     strange = [f"{old}={new}" for old, new in values.items() if new not in known]
     if strange:
         allowed = ", ".join(f"{value} ({name})" for value, name in known.items())

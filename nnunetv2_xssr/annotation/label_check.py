@@ -139,7 +139,7 @@ def check_label(
     for what, sentence in shifted.items():
         if what == "spacing" or not in_dataset:
             raise UnfitLabel(f"{name}: {sentence}; draw and save it on its image's grid")
-    known, where = label_values(pool.dataset_json), f"-l {shlex.quote(str(file.parent))} " if in_dataset else ""
+    known, where = label_names(pool.dataset_json), f"-l {shlex.quote(str(file.parent))} " if in_dataset else ""
     named = _is_foreign(file, pool) and names_its_labels(file)
     whole = _whole(label[0], {} if named else values or {}, known=known, name=name, where=where)
     if not allow_empty and np.isin(whole, [0, *(value for value in known if known[value] == IGNORE)]).all():

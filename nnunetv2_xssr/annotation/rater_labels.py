@@ -9,7 +9,7 @@ import numpy as np
 from nnunetv2_xssr.annotation.agreement import Agreement, Comparison
 from nnunetv2_xssr.annotation.fusing import FIRST, fuse
 from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, label_ending, listed_cases
-from nnunetv2_xssr.annotation.label_check import IGNORE, CheckedLabel, UnfitLabel, check_label, label_values
+from nnunetv2_xssr.annotation.label_check import IGNORE, CheckedLabel, UnfitLabel, check_label, label_names
 from nnunetv2_xssr.annotation.label_files import write_label
 from nnunetv2_xssr.annotation.raters import Dealt, cases_of, raters_of
 from nnunetv2_xssr.annotation.replacing import check_replaceable_labels
@@ -199,7 +199,7 @@ def _taken_empty(shared: Collection[str], pool: ImagePool) -> list[str]:
 
 def _drawn(pool: ImagePool) -> dict[int, str]:
     """What raters draw, by value: all but the background and what is ignored."""
-    return {value: name for value, name in label_values(pool.dataset_json).items() if value and name != IGNORE}
+    return {value: name for value, name in label_names(pool.dataset_json).items() if value and name != IGNORE}
 
 
 def _needed(raters: Sequence[str], how: str) -> Sequence[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_xssr.annotation.label_check import label_values
+from nnunetv2_xssr.annotation.label_check import label_names
 from nnunetv2_xssr.annotation.label_facts import LabelFacts, load_label_facts
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.records.files import is_there
@@ -139,7 +139,7 @@ def look_again(workspace: Workspace, pool: ImagePool, networks: Sequence[Path]) 
             found.setdefault(case, []).append(words)
     labelled = {case.identifier for case in pool.cases if case.labelled}
     facts = {case: one for case, one in load_label_facts(workspace).items() if case in labelled}
-    for case, odd in odd_labels(facts, label_values(pool.dataset_json) if facts else {}).items():
+    for case, odd in odd_labels(facts, label_names(pool.dataset_json) if facts else {}).items():
         found.setdefault(case, []).extend(odd)
     return found
 
