@@ -838,3 +838,16 @@ def test_label_put_into_the_dataset_by_hand_is_to_be_collected(again, capsys):
     assert state(capsys)["uncollected"] == 1
     succeeds(capsys, collect.main, COLLECT)
     assert state(capsys)["uncollected"] == 0 and list(described(again)["dataset"]) == [case]
+
+
+def test_rounds_are_called_by_their_numbers(again, capsys):
+    """Hand-overs of rounds whose record is gone keep their numbers."""
+    draw(again, *picked(again))
+    again.forget_selection()
+    for _ in range(2):
+        succeeds(capsys, select.main, SELECT)
+        number = again.selection()["round"]
+        draw(again, *picked(again), number=number)
+        succeeds(capsys, collect.main, COLLECT)
+    text = succeeds(capsys, status.main, ["-d", "2"])
+    assert number == 3 and "round 2: 3 picked, 3 labelled\nround 3: 3 picked, 3 labelled\n" in text

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 
 from nnunetv2_xssr.annotation import label_check
 from nnunetv2_xssr.annotation.collecting import take_in
+from nnunetv2_xssr.annotation.control import compare_with_control
 from nnunetv2_xssr.annotation.inspecting import inspect_labels
 from nnunetv2_xssr.annotation.label_check import label_values
 from nnunetv2_xssr.annotation.rater_labels import inspect_raters
@@ -25,6 +27,7 @@ from nnunetv2_xssr.annotation.sparse_labels import with_ignore, write_template
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.files import sha256_files
+from nnunetv2_xssr.records.workspace import Workspace
 
 PICTURES, VOLUMES = "Dataset021_Pictures", "Dataset022_Volumes"
 CASES = ["case_00", "case_01", "case_02", "case_03"]
@@ -479,6 +482,37 @@ def test_template_of_an_image_with_channels_along_a_fourth_axis(channels, tmp_pa
     pool = replace(pool, dataset_json=with_ignore(pool.dataset_json))
     write_template(tmp_path / "v_0.nii.gz", pool.cases[0], pool, slices=[2])
     assert nibabel.load(tmp_path / "v_0.nii.gz").shape == (8, 7, 6)
+
+
+def test_template_of_more_values_than_a_byte_holds(volumes, tmp_path):
+    labels = {"background": 0, **{f"part {value}": value for value in range(1, 300)}}
+    pool = dataset_pool(VOLUMES)
+    pool = replace(pool, dataset_json=with_ignore({**pool.dataset_json, "labels": labels}))
+    write_template(tmp_path / "v_0.nii.gz", pool.cases[0], pool, slices=[2])
+    assert np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "v_0.nii.gz")))).tolist() == [0, 300]
+
+
+def test_label_that_ignores_all_is_compared_with_a_prediction(pictures, tmp_path):
+    labels = {"background": 0, "blob": 1, "ignore": 2}
+    write_dataset_json(pictures, numTraining=0, dataset={}, labels=labels)
+    write_dataset_json(tmp_path, labels=labels)
+    workspace = Workspace(PICTURES)
+    for case, value in (("case_00", 1), ("case_01", 2)):
+        write_picture(workspace.labels / f"{case}.png", np.full((40, 48), value, np.uint8))
+        file = workspace.predictions("abc") / f"{case}.npz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, segmentation=np.ones((1, 40, 48), np.uint8))
+    picks = [SimpleNamespace(case=f"case_0{number}", control=bool(number)) for number in range(2)]
+    record = SimpleNamespace(
+        dataset=PICTURES,
+        workspace=workspace,
+        round=2,
+        selections=[SimpleNamespace(picks=picks)],
+        provenance={"predictions_cache": {PICTURES: "abc"}},
+        doubt={"model": str(tmp_path)},
+    )
+    compared = compare_with_control(record, dataset_pool(PICTURES))
+    assert (compared.chosen, compared.control) == ([1.0], [1.0])
 
 
 def test_grids_that_cannot_be_compared(volumes, monkeypatch):

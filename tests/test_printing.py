@@ -9,6 +9,7 @@ from making import picture, volume, write_dataset_json, write_picture, write_vol
 from PIL import Image
 
 from nnunetv2_xssr.annotation.printing import write_printable
+from nnunetv2_xssr.annotation.second_look import LookAgain
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pictures import LINE
 from nnunetv2_xssr.images.pools import dataset_pool
@@ -44,8 +45,8 @@ def row(case, slice_=None, **more):
     return {"rank": 1, "case": case, "slice": slice_, "files": "f", "reason": "<script>x</script>", **more}
 
 
-def printed(root, rows):
-    write_printable(root / "out", dataset_pool(NAME), rows)
+def printed(root, rows, **options):
+    write_printable(root / "out", dataset_pool(NAME), rows, **options)
     return Page((root / "out" / "worklist.html").read_text(encoding="utf-8"))
 
 
@@ -99,3 +100,11 @@ def test_the_slice_is_marked(empty):
         assert not marked[:, :256].any()
         heights.append(np.flatnonzero(marked.any(axis=1)).mean() / 128)
     assert heights == pytest.approx([1 - 3.5 / 16, 1 - 12.5 / 16], abs=0.03)
+
+
+def test_slices_of_a_pick_are_shown_though_its_old_label_is_to_be_looked_at(empty):
+    write_volume(empty.images(NAME) / "v_0000.nii.gz", volume(0)[0])
+    write_dataset_json(empty.raw / NAME, ".nii.gz", channel_names={"0": "T1"}, numTraining=0, dataset={})
+    again = [LookAgain(case="v", round=1, slices=[3, 5], why=["odd"])]
+    page = printed(empty.root, [row("v", 3), row("v", 12)], again=again)
+    assert page.sources == [f"pictures/v_slice_{place}.png" for place in (3, 12, 3, 5)]

@@ -59,7 +59,7 @@ def sprinkled():
             volume(liver=(slice(6, 9), slice(4, 12), slice(3, 9))),
             ["liver lies 40% of the image nearer to the head than usual"],
         ),
-        (volume(spleen=None), ["holds no spleen, as 9 of 10 labels do"]),
+        (volume(spleen=None), ["holds no spleen, which 9 of 10 labels hold"]),
     ],
 )
 def test_what_is_odd_about_a_volume(label, words):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_xssr.images.overlap import mean_dice
+from nnunetv2_xssr.annotation.label_check import IGNORE
+from nnunetv2_xssr.annotation.prelabels import dice
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import is_there
@@ -73,5 +74,4 @@ def _kept_segmentation(file: Path) -> np.ndarray | None:
 
 def _dice(predicted: np.ndarray, label: Path, pool: ImagePool) -> float:
     drawn = pool.reader().read_seg(str(label))[0][0].astype(np.int64)
-    counts = drawn != pool.dataset_json["labels"].get("ignore", -1)
-    return mean_dice(predicted[counts], drawn[counts])
+    return dice(predicted, drawn, ignore=pool.dataset_json["labels"].get(IGNORE))

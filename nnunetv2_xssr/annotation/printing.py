@@ -105,7 +105,8 @@ def write_printable(
     slices: dict[str, list[int | None]] = {}
     for row in rows:
         slices.setdefault(row["case"], []).append(row["slice"])
-    slices |= {one.case: _places(one) for one in again}
+    for one in again:  # a label that --labelled leaves out may be of a pick
+        slices[one.case] = [*dict.fromkeys([*slices.get(one.case, []), *_places(one)])]
     drawn: set[str] = set()
     draw, cases = partial(_draw, pool=pool, slices=slices), pool.only(slices if pictured else ()).cases
     with read_ahead(draw, cases, memory=partial(memory_of, reader=pool.reader())) as pictures:

@@ -53,7 +53,7 @@ def odd_labels(facts: Mapping[str, LabelFacts], names: Mapping[int, str]) -> dic
         holding = {case: one.drawn[value] for case, one in whole.items() if value in one.drawn}
         if len(holding) >= max(FEWEST, _USUAL * len(whole)):
             for case in sorted(set(whole) - set(holding)):
-                found.setdefault(case, []).append(f"holds no {name}, as {len(holding)} of {len(whole)} labels do")
+                found.setdefault(case, []).append(f"holds no {name}, which {len(holding)} of {len(whole)} labels hold")
         if len(holding) < FEWEST:
             continue
         volumes = {case: math.log(drawn.volume) for case, drawn in holding.items()}

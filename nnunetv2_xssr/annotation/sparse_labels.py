@@ -25,7 +25,8 @@ def write_template(path: Path, case: Case, pool: ImagePool, *, slices: Collectio
     """Write a label to draw in: 0 on these slices, the ignore label everywhere else."""
     reader = pool.reader()
     shape, properties = shape_and_properties(case.files, reader)
-    label = np.full(shape, pool.dataset_json["labels"][IGNORE], np.uint8)
+    ignore = pool.dataset_json["labels"][IGNORE]
+    label = np.full(shape, ignore, np.min_scalar_type(ignore))
     Geometry.of(properties).along_third(label)[sorted(slices)] = 0
     reader.write_seg(label, str(path), image_grid(properties))
 

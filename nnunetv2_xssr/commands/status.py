@@ -104,7 +104,8 @@ def _round_lines(rounds) -> list[str]:
     if earlier:
         picked = sum(one.picked for one in earlier)
         missing, vetoed = (sum(len(getattr(one, what)) for one in earlier) for what in ("missing", "vetoed"))
-        numbers = f"s 1 to {len(earlier)}" if len(earlier) > 1 else " 1"
+        first, latest = earlier[0].number, earlier[-1].number
+        numbers = f"s {first} to {latest}" if len(earlier) > 1 else f" {first}"
         lines.append(f"round{numbers}: {_labelled_words(picked, missing, vetoed)}")
     if last:
         words = _labelled_words(last.picked, len(last.missing), len(last.vetoed))
