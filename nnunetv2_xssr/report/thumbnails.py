@@ -132,7 +132,7 @@ def pick_thumbnails(kept: SelectionData) -> dict[str, Shown]:
         found = _from_images(dataset_pool(kept.record.dataset), picks, kept)
     except UserError as error:  # what is left of the images is no dataset
         found, why = {}, f"cannot be read ({error})"
-    lost = f"The image {why}: this is the small view that the network saw."
+    lost = f"The image {why}: this is the small view that the encoder saw."
     for identifier in (identifier for of_case in picks.values() for identifier in of_case):
         if identifier not in found:
             views = kept.target.views(identifier)

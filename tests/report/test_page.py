@@ -89,6 +89,18 @@ def test_rows_show_only_what_has_a_picture(workspace, capsys):
     rows = "".join(re.findall(r'<ul class="row">.*?</ul>', text, re.S))
     picked = {pick["case"] for pick in workspace.selection()["selections"][0]["picks"]}
     assert set(re.findall(r'data-image="(\w+)"', rows)) == picked
+    assert "Every case came with a list of numbers" in text and "An encoder turned" not in text
+    assert "that the source does not have" not in text and "These numbers between 0 and 1 describe a pick" in text
+
+
+def test_page_says_what_compared_the_cases_and_counts_one(again):
+    facts = gather(load_selection_data(load_record(Workspace("Dataset002_Target"))))
+    facts["set_aside"], facts["selections"][0]["labelled"] = ["case x cannot be read"], ["t_00"]
+    text = " ".join(render(facts, {}, selection="s0").split())
+    assert "An encoder turned every case into a list of numbers" in text and "neural network" not in text
+    assert "look like it, that the source does not have, and for which no pick stands yet. These numbers" in text
+    assert "1 was labelled before and is counted in." in text
+    assert "<strong>1 broken</strong> case was set aside; it is listed at the end." in text
 
 
 def test_page_names_nothing_to_load(page):

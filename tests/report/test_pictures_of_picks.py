@@ -17,7 +17,7 @@ from nnunetv2_xssr.report import thumbnails
 from nnunetv2_xssr.report.selection_data import load_record, load_selection_data
 from nnunetv2_xssr.report.thumbnails import pick_thumbnails
 
-LOST, VIEW = "is gone, or is another one", "this is the small view that the network saw"
+LOST, VIEW = "is gone, or is another one", "this is the small view that the encoder saw"
 CHANNELS = "Dataset033_Channels"
 
 
@@ -43,7 +43,7 @@ def test_pictures_have_the_aspect_of_their_files(again):
 
 
 def test_beside_other_cases_a_pick_is_shown_as_they_are(again):
-    """By the view that the network saw, which comes behind the pictures of its image."""
+    """By the view that the encoder saw, which comes behind the pictures of its image."""
     marked = [a for a in Page(page_of(again, TARGET)).all("img") if a["alt"].startswith("Pick ")]
     assert len(marked) == 3 and {(a["data-part"], a["width"]) for a in marked} == {("1", "96")}
 
