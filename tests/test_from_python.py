@@ -1,7 +1,8 @@
 """The functions of docs/python.md, where they are called otherwise than commands call them."""
 
+import numpy as np
 import pytest
-from making import TARGET
+from making import TARGET, write_picture
 
 import nnunetv2_xssr as xssr
 
@@ -31,6 +32,21 @@ def test_datasets_are_named_by_number(workspace):
     assert (
         xssr.verify_selection(2).changed == [] and xssr.write_report("2") == workspace.record().parent / "report.html"
     )
+
+
+def test_paths_may_be_texts(workspace):
+    features, table = workspace.root / "features.npz", workspace.root / "cases.csv"
+    cases = [f"t_{i:02d}" for i in range(10)]
+    np.savez(features, cases=np.array(cases), features=np.random.default_rng(0).normal(size=(10, 4)))
+    table.write_text("case,group\n" + "".join(f"{case},p{i // 2}\n" for i, case in enumerate(cases)))
+    options = {"budget": 3, "max_per_group": 1}
+    first = xssr.select_cases(TARGET, **options, embeddings=str(features), cases=str(table))
+    assert first == xssr.select_cases(TARGET, **options, embeddings=features, cases=table)
+    for case in first.picked:
+        write_picture(workspace.root / "back" / f"{case}.png", np.eye(40, 48, dtype=np.uint8))
+    assert xssr.collect_labels(TARGET, labels=str(workspace.root / "back")).labelled == sorted(first.picked)
+    with pytest.raises(xssr.UserError, match="nowhere"):
+        xssr.select_cases(TARGET, **options, embeddings=features, cases=table, prelabel="nowhere")
 
 
 def test_names_come_in_any_order(workspace):

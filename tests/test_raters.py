@@ -16,7 +16,7 @@ from test_timesheets import fill, known
 
 from nnunetv2_xssr.annotation.agreement import Comparison
 from nnunetv2_xssr.annotation.fusing import fuse
-from nnunetv2_xssr.annotation.raters import deal
+from nnunetv2_xssr.annotation.raters import deal, raters_of
 from nnunetv2_xssr.commands import collect, select, status
 from nnunetv2_xssr.records.selection import Pick, SelectionRecord
 
@@ -81,6 +81,12 @@ def test_dealing_by_cost_and_slices():
     assert abs(load[0] - load[1]) <= 9
     of_slices = deal(chosen(["u", "v", "w", "x"], slices=[3, 7]), raters=["A", "B"], shared=1, seed=0)
     assert sorted(of_slices) == ["u", "v", "w", "x"] and sum(len(raters) for raters in of_slices.values()) == 5
+
+
+def test_raters_come_in_the_order_in_which_they_were_named():
+    dealt = {"a": ["bea"], "b": ["ann"], "c": ["ann", "bea", "cem"], "d": ["dan"]}
+    assert raters_of(dealt) == ["ann", "bea", "cem", "dan"]
+    assert raters_of({}) == [] and raters_of({"a": ["bea"], "b": ["ann"]}) == ["bea", "ann"]
 
 
 def test_lists_of_raters(two, capsys):

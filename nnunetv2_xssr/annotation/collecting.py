@@ -160,7 +160,7 @@ def collect_labels(
     target: str | int,
     *,
     name: str = DEFAULT_NAME,
-    labels: Path | None = None,
+    labels: Path | str | None = None,
     allow_empty: bool | Collection[str] = False,
     values: Mapping[int, int] | None = None,
     fix_names: bool = False,
@@ -178,7 +178,7 @@ def collect_labels(
         nnU-Net raw dataset, by name or number.
     name : str
         Of the selection.
-    labels : Path, optional
+    labels : Path or str, optional
         Folder of labels, named like the cases; by default that of the last hand-over.
     allow_empty : bool or collection of str
         Whether labels in which nothing is drawn are taken, or of which cases.
@@ -208,7 +208,7 @@ def collect_labels(
         with TemporaryDirectory(dir=workspace.selection, prefix=TEMPORARY) as scratch:
             return _collect(
                 workspace,
-                labels=labels,
+                labels=Path(labels) if labels else None,
                 allow_empty=allow_empty,
                 values=values or {},
                 fix_names=fix_names,

@@ -69,5 +69,6 @@ def cases_of(dealt: Dealt, rater: str) -> list[str]:
 
 
 def raters_of(dealt: Dealt) -> list[str]:
-    """All raters."""
-    return list(dict.fromkeys(rater for raters in dealt.values() for rater in raters))
+    """All raters, in the order in which they were named where all of them draw some case."""
+    whole = max(dealt.values(), key=len, default=())
+    return list(dict.fromkeys(rater for raters in (whole, *dealt.values()) for rater in raters))

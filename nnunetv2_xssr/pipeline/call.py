@@ -87,17 +87,17 @@ def opened_call(
     budget: str | int,
     sources: Sequence[str] = (),
     name: str = DEFAULT_NAME,
-    images: Path | None = None,
+    images: Path | str | None = None,
     channel_names: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     recursive: bool = False,
     patient_ids: bool = True,
-    cases: Path | None = None,
+    cases: Path | str | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
     veto_reasons: Mapping[str, Reason | None] | None = None,
     forget_vetoes: bool = False,
-    prelabel: Path | bool = False,
+    prelabel: Path | str | bool = False,
     device: str | None = None,
     **options,
 ) -> Iterator[Call]:
@@ -108,6 +108,9 @@ def opened_call(
     """
     check_environment()
     _check_lists(sources=sources, channel_names=channel_names, labels=labels, **options)
+    images = Path(images) if isinstance(images, str) else images
+    cases = Path(cases) if isinstance(cases, str) else cases
+    prelabel = Path(prelabel) if isinstance(prelabel, str) else prelabel
     seen, asked = (
         {field.name: from_root(field.name, options.pop(field.name)) for field in fields(kind) if field.name in options}
         for kind in (Seeing, Asking)

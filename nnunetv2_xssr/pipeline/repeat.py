@@ -8,6 +8,8 @@ from typing import Any
 from nnunetv2_xssr.encoders.registry import ENCODERS
 from nnunetv2_xssr.records.workspace import may_name_dataset
 
+_PATHS = ("encoder_weights", "embeddings", "source_embeddings", "roi", "model")
+
 
 def from_anywhere(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options of nnUNetv2_xssr_select with full paths where a folder or file stands in the place of a name."""
@@ -22,6 +24,8 @@ def from_anywhere(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_root(name: str, value: Any) -> Any:
     """The value of an option as the record has it: a file is the same one however its path was typed."""
+    if isinstance(value, str) and name in _PATHS:
+        value = Path(value)
     if isinstance(value, Path):
         return Path(os.path.abspath(value))  # and not where a link leads
     if name != "encoder":

@@ -33,18 +33,18 @@ def select_cases(
     budget: str | int,
     sources: Sequence[str] = (),
     name: str = DEFAULT_NAME,
-    images: Path | None = None,
+    images: Path | str | None = None,
     channel_names: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     recursive: bool = False,
     patient_ids: bool = True,
-    cases: Path | None = None,
+    cases: Path | str | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
     skip_broken: bool = False,
     veto_reasons: Mapping[str, Reason | None] | None = None,
     forget_vetoes: bool = False,
-    prelabel: Path | bool = False,
+    prelabel: Path | str | bool = False,
     thumbnails: bool = True,
     device: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -64,11 +64,11 @@ def select_cases(
         Datasets or folders of unlabelled images from the place where a model or an archive exists.
     name : str
         Of the selection: two names of one dataset share neither record nor split nor hand-over.
-    images : Path, optional
+    images : Path or str, optional
         Plain folder of unlabelled images to make the dataset of, with ``channel_names`` and ``labels``.
     recursive, patient_ids : bool
         How folders are read, ``images`` and those among the sources: `nnunetv2_xssr.images.pools.folder_pool`.
-    cases : Path, optional
+    cases : Path or str, optional
         CSV table: see `nnunetv2_xssr.images.case_table.with_case_table`.
     scheduler : str, optional
         Address of a Dask scheduler, or ``local``.
@@ -80,7 +80,7 @@ def select_cases(
         Why cases of ``excluded`` shall not be annotated.
     forget_vetoes : bool
         Let ``excluded`` stand alone: otherwise, in annotation, what the last record vetoes stays out too.
-    prelabel : Path or bool
+    prelabel : Path, str or bool
         Folder of a trained model whose predictions the annotator corrects; True for the network trained last.
     thumbnails : bool
         Show cases in the report and beside the worklist.
