@@ -1,11 +1,12 @@
-"""README.txt of a hand-over: what it says holds for the images, labels and raters that are there."""
+"""README.txt and worklists of a hand-over: what is said holds for the images, labels and raters that are there."""
 
+import csv
 import json
 
 import numpy as np
 import pytest
 import tifffile
-from making import picture, volume, write_dataset_json, write_picture, write_volume
+from making import picture, read_worklist, volume, write_dataset_json, write_picture, write_volume
 
 from nnunetv2_xssr.annotation.handover import write_handover
 from nnunetv2_xssr.images.pools import dataset_pool
@@ -85,3 +86,18 @@ def test_raters_agree_only_on_what_several_draw(pictures):
     assert "A label beside these folders is nobody's." in text and "agree" not in text
     text = note(pictures, "ab", dealt={"a": ["ann"], "b": ["ann", "bea"]})
     assert "Do not look into the others' folders: some images are in several lists, to see how far you agree." in text
+
+
+def test_what_annotators_add_to_a_worklist_stays_while_it_says_the_same(pictures):
+    note(pictures, "ab")
+    path = pictures.root / "round_01" / "worklist.csv"
+    first, second = read_worklist(path)
+    with open(path, "w", newline="", encoding="cp1252") as file:  # as a German Excel saves it, in another order
+        table = csv.DictWriter(file, [*first, "remark"], delimiter=";")
+        table.writeheader()
+        table.writerows([second, {**first, "remark": "blurred"}])
+    before = path.read_bytes()
+    note(pictures, "ab")
+    assert path.read_bytes() == before
+    note(pictures, "ba")
+    assert "blurred" not in path.read_text(encoding="utf-8-sig")

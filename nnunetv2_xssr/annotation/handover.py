@@ -24,7 +24,7 @@ from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.annotation.second_look import LookAgain
 from nnunetv2_xssr.annotation.slice_places import is_turned_by_napari, slice_places
 from nnunetv2_xssr.annotation.sparse_labels import write_template
-from nnunetv2_xssr.annotation.timesheets import MINUTES, filled_in
+from nnunetv2_xssr.annotation.timesheets import MINUTES, filled_in, read_worklist
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.files import TEMPORARY, atomic, is_there, sha256_files, write_json
@@ -255,7 +255,16 @@ def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt, acc
             row[MINUTES] = filled.get(place)
             if accepted is not None:
                 row[ACCEPTED] = "yes" if row["case"] in accepted else ""
-        write_table(path, [columns, *([row[name] for name in columns] for row in of_list)])
+        if not _says(path, of_list, columns):
+            write_table(path, [columns, *([row[name] for name in columns] for row in of_list)])
+
+
+def _says(path: Path, rows: list[dict[str, Any]], columns: Sequence[str]) -> bool:
+    """Whether a worklist has these rows already: then it stays, with what an annotator has added to it."""
+    if not path.is_file():
+        return False
+    there = [[row.get(name, "") for name in columns] for _, row in read_worklist(path)]
+    return sorted(there) == sorted(["" if row[name] is None else str(row[name]) for name in columns] for row in rows)
 
 
 def _label_of(row: dict[str, Any], rater: str) -> str:
