@@ -349,6 +349,17 @@ def test_entries_of_the_table_are_kept(pictures, tmp_path):
         take_in(dataset_pool(PICTURES), {})
 
 
+def test_label_stays_with_the_image_that_the_table_names(pictures, tmp_path):
+    """Another image of the same name lies in imagesTr."""
+    other = tmp_path / "case_00.png"
+    write_picture(other, picture(99))
+    write_dataset_json(pictures, numTraining=0, dataset={"case_00": {"images": [str(other)]}})
+    returned = came(pictures, "case_00.png")
+    take_in(dataset_pool(PICTURES), inspected(pictures, returned).fit)
+    entry = {"images": [str(other)], "label": "labelsTr/case_00.png"}
+    assert json.loads((pictures / "dataset.json").read_text())["dataset"] == {"case_00": entry}
+
+
 def test_spacing_of_stacks_goes_with_the_label(empty):
     folder = empty.raw / "Dataset023_Stacks"
     (folder / "imagesTr").mkdir(parents=True)

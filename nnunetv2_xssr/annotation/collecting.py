@@ -89,7 +89,9 @@ def _take(label: FitLabel, target: Path, case: Case, pool: ImagePool) -> None:
 def _entry(folder: Path, case: Case, pool: ImagePool) -> dict | None:
     """The images of a case as the table names them; None if they are not in ``imagesTr`` under nnU-Net's names."""
     names = [f"imagesTr/{case.identifier}_{number:04d}{pool.file_ending}" for number in range(len(case.files))]
-    return {"images": names} if all((folder / name).is_file() for name in names) else None
+    # Others may lie there under these names, and the table decides.
+    its_own = [(folder / name).resolve() == file.resolve() for name, file in zip(names, case.files, strict=True)]
+    return {"images": names} if all(its_own) else None
 
 
 @dataclass(frozen=True, kw_only=True)
