@@ -81,6 +81,7 @@ def test_steps_are_numbered_and_short(ending, template, prelabelled):
     for tool, table in zip(tools, ("labels.ctbl", "labels.label", "labels.json"), strict=False):
         assert re.findall(r"^(\d)\.", tool, re.M) == ["1", "2", "3"] and "labels/a." in tool and table in tool
     assert all(len(line) <= 120 for line in text.splitlines())
+    assert 'open("labels.json")' in text and "start napari in this folder" in text
     # What is there already is opened before anybody draws: it is named once more than where it is saved.
     named = [tool.count("labels/a.") for tool in [*tools[:3], text[text.index("MITK") :]]]
     assert named == [1 + (template or prelabelled)] * 4

@@ -66,7 +66,7 @@ def _napari(image: str, label: str, ending: str, there: bool) -> str:
         save = "Right-click on the layer > Convert to Image. Save this image"
     return f"""1. Drag {image} in{plugin}.
 2. {begin}. Draw with the number of each structure.
-   For its colours type in the console:
+   For its colours start napari in this folder, and type in its console:
    import json; t = json.load(open("{NAPARI}"))
    viewer.layers.selection.active.colormap = {{None: "red", **{{x["value"]: x["color"] for x in t}}}}
 3. {save} as {label}."""
