@@ -265,6 +265,43 @@ def test_label_that_differs_from_the_collected_one(pictures):
     assert take_in(dataset_pool(PICTURES), inspected(pictures, returned).fit) == ["case_00"]
 
 
+def test_label_that_was_put_into_the_dataset_is_not_overwritten(pictures):
+    """Whether the table of dataset.json tells of it or not."""
+    by_hand = drawn()
+    by_hand[30, 30] = 1
+    for case in CASES[:2]:
+        write_picture(pictures / "labelsTr" / f"{case}.png", by_hand)
+    returned = came(pictures, "case_00.png", "case_02.png")
+    Image.fromarray(by_hand).save(returned / "case_01.png", compress_level=0)  # the same voxels
+    words = (
+        "case_00.png: differs from",
+        "which is there already; to take it in its place, collect with --replace case_00",
+    )
+    found = refused(pictures, returned, *words)
+    assert sorted(found.fit) == CASES[:3] and found.equal == ["case_01"]
+    take_in(dataset_pool(PICTURES), found.fit)
+    assert all((np.array(Image.open(pictures / "labelsTr" / f"{case}.png")) == by_hand).all() for case in CASES[:2])
+    assert inspected(pictures, returned, replace=["case_00"]).fit["case_00"].file == returned / "case_00.png"
+
+
+@pytest.mark.parametrize("how", ["first", "majority"])
+@pytest.mark.parametrize("drawn_by", ["AB", "B"])
+def test_label_of_a_shared_case_that_was_put_into_the_dataset_is_not_overwritten(pictures, tmp_path, how, drawn_by):
+    by_hand = pictures / "labelsTr" / "case_00.png"
+    write_picture(by_hand, drawn(value=0))
+    before = by_hand.read_bytes()
+    for rater in drawn_by:
+        write_picture(tmp_path / "labels" / rater / "case_00.png", drawn())
+    options = {"folder": tmp_path / "labels", "chosen": CASES[:1], "dealt": {"case_00": ["A", "B"]}, "how": how}
+    found = inspect_raters(dataset_pool(PICTURES), scratch=tmp_path, allow_empty=["case_00"], **options).found
+    assert ["this differs from its label in labelsTr, which is there already" in one for one in found.unfit] == (
+        [True] if drawn_by == "AB" else []
+    )
+    take_in(dataset_pool(PICTURES), found.fit)
+    assert list(json.loads((pictures / "dataset.json").read_text())["dataset"]) == ["case_00"]
+    assert by_hand.read_bytes() == before
+
+
 def test_no_folder_of_labels(pictures):
     with pytest.raises(UserError, match="no folder of labels .*nowhere; give it with -l"):
         inspected(pictures, Path("nowhere"))

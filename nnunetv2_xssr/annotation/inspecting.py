@@ -93,6 +93,7 @@ def inspect_labels(
     slices: Mapping[str, Sequence[Collection[int]]] | None = None,
     templates: Collection[str] = (),
     replace: Collection[str] = (),
+    shared: Collection[str] = (),
     prelabels: Prelabels | None = None,
 ) -> Inspection:
     """Look through a folder of labels, and through what was put into ``labelsTr`` by hand; change nothing.
@@ -117,6 +118,8 @@ def inspect_labels(
         SHA-256 of labels that nobody has drawn in: they count as missing, unless ``allow_empty`` names their case.
     replace : collection of str
         Cases whose label is wanted though there is one already.
+    shared : collection of str
+        Cases whose label in ``labelsTr`` is made of those of several raters, and compared elsewhere.
     prelabels : Prelabels, optional
         An untouched one is fit only if it is accepted.
 
@@ -137,10 +140,11 @@ def inspect_labels(
     arrived = {case: file for case, file in arrived.items() if file in drawn or case in named}
     check_replaceable_labels(replace, pool, arrived=arrived, folder=folder)
     home, values, slices = Workspace(pool.name).labels, values or {}, slices or {}
-    for case in sorted(set(arrived) - set(wanted)):
-        _compare_with_old(cases[case], arrived[case], pool, values=values, found=found)
+    for case in sorted(set(arrived) - set(replace)):
+        if case not in wanted or (case not in shared and _is_another(arrived[case], home / _file_of(case, pool))):
+            _compare_with_old(cases[case], arrived.pop(case), pool, values=values, found=found)
     for case in tqdm(wanted, desc="checking labels", unit="case", disable=None):
-        file = arrived.get(case, home / f"{case}{pool.file_ending}")
+        file = arrived.get(case, home / _file_of(case, pool))
         if not file.is_file() and prelabels and case in prelabels.accepted:
             file = prelabels.files[case]  # of what is right as it was, nothing need come back
         if not file.is_file():
@@ -154,7 +158,7 @@ def inspect_labels(
                 ignore = pool.dataset_json["labels"][IGNORE]
                 in_file = Geometry.of(label.grid).along_third(label.values)
                 check_slices(shown(file, pool), in_file, asked=slices[case], ignore=ignore)
-            if case in replace and _equals(home / f"{case}{pool.file_ending}", label.values, cases[case], pool):
+            if case in replace and _equals(home / _file_of(case, pool), label.values, cases[case], pool):
                 found.equal.append(case)
                 continue
             agreement = prelabels.agreement(case, label.values, file, pool) if prelabels else None
@@ -165,6 +169,15 @@ def inspect_labels(
             found.warnings += [label.warning] if label.warning else []
             found.agreements |= {} if agreement is None else {case: agreement}
     return found
+
+
+def _file_of(case: str, pool: ImagePool) -> str:
+    return f"{case}{pool.file_ending}"
+
+
+def _is_another(file: Path, old: Path) -> bool:
+    """Whether a label came though another one is there: somebody has put it into the dataset."""
+    return old.is_file() and not file.samefile(old)
 
 
 def _by_case(
@@ -249,7 +262,8 @@ def _name_words(name: str, case: str | None, pool: ImagePool, *, wanted: list[st
 
 
 def _compare_with_old(case: Case, file: Path, pool: ImagePool, *, values: Mapping[int, int], found: Inspection) -> None:
-    old = Workspace(pool.name).labels / f"{case.identifier}{pool.file_ending}"
+    """What becomes of a label of a case that was not asked for, or has a label already, which stays."""
+    old = Workspace(pool.name).labels / _file_of(case.identifier, pool)
     if not old.is_file():
         found.not_asked.append(file.name)
     elif not filecmp.cmp(file, old, shallow=False):
@@ -262,8 +276,8 @@ def _compare_with_old(case: Case, file: Path, pool: ImagePool, *, values: Mappin
             found.equal.append(case.identifier)
         else:  # the one in the dataset may have been corrected since: nothing tells which is the better one
             found.unfit.append(
-                f"{shown(file, pool)}: differs from {old}, collected before; to take it in its place, collect with "
-                f"--replace {case.identifier}"
+                f"{shown(file, pool)}: differs from {old}, which is there already; to take it in its place, collect "
+                f"with --replace {case.identifier}"
             )
 
 

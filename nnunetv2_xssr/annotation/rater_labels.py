@@ -97,7 +97,8 @@ def inspect_raters(
         again = set(replaced) & set(asked) - set(shared)
         if not (folder / rater).is_dir():
             check_replaceable_labels(again, pool, arrived=(), folder=folder / rater)
-        one = inspect_labels(replace(pool, dataset_json=unlisted), folder=own, chosen=asked, replace=again, **options)
+        options |= {"folder": own, "chosen": asked, "replace": again, "shared": set(shared)}
+        one = inspect_labels(replace(pool, dataset_json=unlisted), **options)
         for case, label in one.fit.items():
             if case not in shared:
                 result.found.fit[case] = label
@@ -161,14 +162,18 @@ def _take_shared(
         if how != FIRST:
             taken, undecided = fuse([label.values for label in labels.values()], how=how)
             words = f"{case}: {how} of {', '.join(raters)}; undecided and so background: {undecided} voxels"
-        if case in listed and _equals(cases[case], taken, pool):
+        old = _label_there(cases[case], pool)
+        equal = old is not None and old.checked is not None and np.array_equal(taken, old.checked.values)
+        if equal and case in listed:
             found.equal += [case] if case in replaced else []
             continue
-        if case in listed and case not in replaced:
+        if old is not None and not equal and case not in replaced:
             found.unfit.append(
-                f"{words}; this differs from its label in labelsTr, collected before; to take it in its place, collect "
-                f"with --replace {case}"
+                f"{words}; this differs from its label in labelsTr, which is there already; to take it in its place, "
+                f"collect with --replace {case}"
             )
+            if case not in listed and old.checked is not None:  # somebody has put it there
+                found.fit.setdefault(case, FitLabel(file=old.file, plain=old.checked.plain, values={}))
             continue
         if how != FIRST and not (allow_empty is True or case in empty or np.isin(taken, [*drawn]).any()):
             found.unfit.append(f"{words}; nothing is left: look at it together, or collect with --fuse {FIRST}")
@@ -211,10 +216,20 @@ def _read(label: FitLabel, case: Case, pool: ImagePool) -> CheckedLabel:
     return check_label(label.file, case, pool, allow_empty=True, values=label.values)
 
 
-def _equals(case: Case, taken: np.ndarray, pool: ImagePool) -> bool:
-    """Whether the label in the dataset holds this; one that cannot be used any more does not."""
+@dataclass(frozen=True, kw_only=True)
+class _LabelThere:
+    """A label in the dataset; None is checked of one that cannot be used."""
+
+    file: Path
+    checked: CheckedLabel | None
+
+
+def _label_there(case: Case, pool: ImagePool) -> _LabelThere | None:
+    """The label of a case in the dataset, listed or not; None if there is none."""
     file = Workspace(pool.name).labels / f"{case.identifier}{pool.file_ending}"
+    if not file.is_file():
+        return None
     try:
-        return np.array_equal(taken, check_label(file, case, pool, allow_empty=True).values)
+        return _LabelThere(file=file, checked=check_label(file, case, pool, allow_empty=True))
     except UnfitLabel:
-        return False
+        return _LabelThere(file=file, checked=None)
