@@ -16,6 +16,7 @@ AIR = -1000.0  # HU
 # nnU-Net normalises inside of what is not zero where cropping to that takes away much. How much depends on the margins
 # of a file, which say nothing about a patient; how much of the box is zero does not.
 _MASKED = 0.25
+_ONE_VALUE = 1e-6  # of the mean: a deviation that is rounding
 _BLOCK = 2**16  # voxels that are measured at a time: they stay in a processor's cache
 
 
@@ -129,8 +130,9 @@ class Statistics:
     Attributes
     ----------
     masked : bool
-        Whether what is zero in all channels is background, which z-scores leave out and leave at 0. nnU-Net's mask
-        takes holes inside of a body in as well; they are too few to count.
+        Whether what is zero in all channels is background, which z-scores leave out and leave at 0, unless the rest is
+        of one value, as in black and white images: z-scores of the rest alone would show nothing. nnU-Net's mask takes
+        holes inside of a body in as well; they are too few to count.
     mean, std : lists of float
         Of every channel, without the background.
     low, high : lists of float
@@ -149,7 +151,8 @@ class Statistics:
 
         None where no channel's scheme needs it, as for CT.
         """
-        if not {"ZScoreNormalization", "RescaleTo01Normalization"} & set(normalisation_schemes(channel_names)):
+        schemes = normalisation_schemes(channel_names)
+        if not {"ZScoreNormalization", "RescaleTo01Normalization"} & set(schemes):
             return None
         count, n_voxels = 0, image[0].size
         sums, squares = np.zeros(len(image)), np.zeros(len(image))
@@ -166,14 +169,20 @@ class Statistics:
                 sums[c], squares[c] = sums[c] + found[0], squares[c] + found[1]
                 low[c], high[c] = min(low[c], found[2]), max(high[c], found[3])
         n_zero = n_voxels - count
-        zero_sums, zero_squares = -centre * n_zero, centre**2 * n_zero
-        masked = 0 < count and n_zero > _MASKED * n_voxels
-        n = count if masked else n_voxels
-        if masked:
-            sums, squares = sums - zero_sums, squares - zero_squares
-        mean = sums / n
-        variance = np.maximum(squares / n - mean**2, 0)
-        return cls(masked, (mean + centre).tolist(), np.sqrt(variance).tolist(), low.tolist(), high.tolist())
+        mean, std = _moments(sums, squares, n_voxels)
+        masked = False
+        if 0 < count and n_zero > _MASKED * n_voxels:
+            of_rest = _moments(sums + centre * n_zero, squares - centre**2 * n_zero, count)
+            differs = of_rest[1] > _ONE_VALUE * np.abs(of_rest[0] + centre)
+            masked = bool(differs[np.array(schemes) == "ZScoreNormalization"].any())
+            mean, std = of_rest if masked else (mean, std)
+        return cls(masked, (mean + centre).tolist(), std.tolist(), low.tolist(), high.tolist())
+
+
+def _moments(sums: np.ndarray, squares: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every channel, of n voxels that add up to this."""
+    mean = sums / n
+    return mean, np.sqrt(np.maximum(squares / n - mean**2, 0))
 
 
 @compiled(fastmath=True)

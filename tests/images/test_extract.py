@@ -122,6 +122,19 @@ def test_statistics_are_those_of_the_whole_array():
     assert np.allclose(found.std, image.std(axis=(1, 2, 3), dtype=np.float64), rtol=1e-3)
 
 
+@pytest.mark.parametrize("names", [("xray",), ("R", "G", "B"), ("xray", "rescale_to_0_1")])
+@pytest.mark.parametrize("white", [2, 255, 0.3])
+def test_black_and_white_images_do_not_look_empty(names, white):
+    """What is not zero has one value: z-scores of it alone would be 0 everywhere."""
+    image = np.zeros((len(names), 1, 60, 70), np.uint8 if white > 0.5 else np.float32)
+    image[:, 0, :9, :9] = image[:, 0, 50:, 30:] = white
+    assert not Statistics.of(image, names).masked
+    view = extract_views(image, names, 1)[0, 0].astype(float)
+    assert view.max() - view.min() > 1
+    image[:, 0, :3, :3] = white / 2
+    assert Statistics.of(image, names).masked
+
+
 def test_a_volume_as_one_view_keeps_its_proportions():
     volume = np.zeros((1, 20, 40, 40), np.float32)
     volume[0, 4:16, 8:32, 8:32] = np.random.default_rng(0).uniform(90, 110, (12, 24, 24))
