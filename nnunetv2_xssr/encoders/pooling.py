@@ -106,7 +106,7 @@ def check_embedding(kind: str, layout: FeatureLayout, *, encoder: str) -> None:
         raise UserError(f"--embedding {kind} needs {what}, which --encoder {encoder} does not give; leave it out")
 
 
-def features(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> np.ndarray:
+def features(pooled: np.ndarray, layout: FeatureLayout, *, kind: str, views: int | None = None) -> np.ndarray:
     """The features by which cases are compared, shape (n, d).
 
     Parameters
@@ -119,11 +119,16 @@ def features(pooled: np.ndarray, layout: FeatureLayout, *, kind: str) -> np.ndar
         the quantiles of intensities and gradients, the mean over views. ``"average"``: the average of that stage over
         all cells, symmetries and views. ``"gap"``: the average of the last stage, as in the paper (global average
         pooling).
+    views : int, optional
+        Of the pool with most, to which the grids of a flat pool are repeated: beside volumes, a flat case shows its
+        slice in every view.
     """
-    if kind == BOTH and pooled.shape[1] == 1:
+    times = (views or pooled.shape[1]) // pooled.shape[1]
+    if kind == BOTH and pooled.shape[1] == times == 1:
         return pooled[:, 0, layout.grid :]
     if kind in ("grid", BOTH):
         grid = pooled[:, :, layout.grid : layout.size - layout.intensities].reshape(len(pooled), -1)
+        grid = grid if times == 1 else np.tile(grid, times)
         return grid if kind == "grid" else np.hstack([grid, pooled[:, :, -layout.intensities :].mean(axis=1)])
     columns = slice(layout.last) if kind == "gap" else slice(layout.last, layout.grid)
     return pooled[:, 0, columns] if pooled.shape[1] == 1 else pooled[:, :, columns].mean(axis=1)
@@ -173,6 +178,7 @@ def compare(kept: Sequence[np.ndarray], layout: FeatureLayout, *, embedding: str
 
 
 def _taken(kept: Sequence[np.ndarray], layout: FeatureLayout, *, kind: str) -> Compared:
-    found = [features(pooled, layout, kind=kind) for pooled in kept]
+    views = max(pooled.shape[1] for pooled in kept)
+    found = [features(pooled, layout, kind=kind, views=views) for pooled in kept]
     widths = [found[0].shape[1] - layout.intensities, layout.intensities] if kind == BOTH else None
     return Compared(kind, found, {"components": COMPONENTS[kind], "widths": widths})

@@ -1,6 +1,7 @@
 """What a selection left on disk, read back for the report: nothing is computed anew and no image is opened."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -9,7 +10,7 @@ import numpy as np
 from nnunetv2_xssr.encoders.pooling import FeatureLayout, features
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_facts import CaseFacts
-from nnunetv2_xssr.images.case_rows import CaseRows
+from nnunetv2_xssr.images.case_rows import CaseRows, read_index
 from nnunetv2_xssr.images.slices import candidate_rows, row_per_slice, slice_name, volume_of
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.selection import FoldSelection, Pick, SelectionRecord
@@ -103,33 +104,42 @@ def load_selection_data(record: SelectionRecord) -> SelectionData:
     """
     workspace = record.workspace
     path, dataset = workspace.record, workspace.dataset
-    target = _open_pool(dataset, record, path)
-    sources = [_open_pool(name, record, path) for name in record.provenance["source"]]
+    target, *sources = _open_pools([dataset, *record.provenance["source"]], record, path)
     channel_names = list(channel_names_of(read_dataset_json(workspace.dataset_json)))
     return SelectionData(record, target, sources, _members(record, target, path), channel_names)
 
 
-def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> PoolData:
-    folder, made_from = Workspace(name).caches, cast(dict, record.provenance)
-    by_slice = record.settings["unit"] == "slice"
+def _open_pools(names: list[str], record: SelectionRecord, path: Path) -> list[PoolData]:
+    by_slice, views = record.settings["unit"] == "slice", 1
+    for name in names:
+        index = read_index(Workspace(name).caches / "embeddings", _key(record, path, "embeddings", name))
+        views = 1 if by_slice else max(views, index["row_shape"][0])
+    return [_open_pool(name, record, path, views=views) for name in names]
 
-    def key(kind: str) -> str:
-        keys = made_from.get(f"{kind}_cache", {})
-        if name not in keys:
-            raise UserError(
-                f"{record_path} does not tell which {kind} of {name} it was made from, as those of an older version; "
-                f"run nnUNetv2_xssr_select again"
-            )
-        return keys[name]
 
+def _key(record: SelectionRecord, path: Path, kind: str, pool: str) -> str:
+    """Of the rows of a pool that a record was made from."""
+    keys = cast(dict, record.provenance).get(f"{kind}_cache", {})
+    if pool not in keys:
+        raise UserError(
+            f"{path} does not tell which {kind} of {pool} it was made from, as those of an older version; "
+            f"run nnUNetv2_xssr_select again"
+        )
+    return keys[pool]
+
+
+def _open_pool(name: str, record: SelectionRecord, path: Path, *, views: int) -> PoolData:
+    """The data of one pool; the pool with most has so many views per case."""
+    folder, kind = Workspace(name).caches, cast(dict, record.provenance)["embedding"]
+    by_slice, key = record.settings["unit"] == "slice", partial(_key, record, path, pool=name)
     embeddings, index = CaseRows.load(folder / "embeddings", key("embeddings"))
     layout = FeatureLayout(*index["settings"]["layout"])
     if record.settings.get("embeddings"):  # made elsewhere, without views
-        compared = features(embeddings.rows, layout, kind=made_from["embedding"])
+        compared = features(embeddings.rows, layout, kind=kind)
         return PoolData(name, embeddings.identifiers, compared, {}, None, {})
-    views, of_views = CaseRows.load(folder / "views", key("views"))
-    row = {identifier: i for i, identifier in enumerate(views.identifiers)}
-    identifiers, rows, shown = embeddings.identifiers, embeddings.rows, views.rows
+    seen, of_views = CaseRows.load(folder / "views", key("views"))
+    row = {identifier: i for i, identifier in enumerate(seen.identifiers)}
+    identifiers, rows, shown = embeddings.identifiers, embeddings.rows, seen.rows
     n_views = rows.shape[1]
     if by_slice and n_views > 1:  # a flat source is compared as it is
         facts, _ = CaseRows.load(folder / "facts", key("facts"))
@@ -137,7 +147,7 @@ def _open_pool(name: str, record: SelectionRecord, record_path: Path) -> PoolDat
         rows, shown = row_per_slice(rows, slices.values()), shown.reshape(-1, 1, *shown.shape[2:])
         row = {name: row[volume_of(name)] * n_views + number % n_views for name, number in slices.items()}
         identifiers = list(slices)
-    compared = features(rows, layout, kind=made_from["embedding"])
+    compared = features(rows, layout, kind=kind, views=views)
     return PoolData(name, identifiers, compared, of_views["cases"], shown, row)
 
 

@@ -50,6 +50,17 @@ def test_what_cases_are_compared_by(views, tmp_path):
         assert all(np.shares_memory(found, mapped) for found in (gap, average, grid, both))
 
 
+@pytest.mark.parametrize("kind", [BOTH, "grid", "average"])
+def test_a_flat_pool_beside_volumes_shows_its_slice_in_every_view(kind):
+    """As a flat case among volumes does, whichever of the pools is flat."""
+    flat, volumes = pooled(1), pooled(4)
+    expected = features(np.repeat(flat, 4, axis=1), LAYOUT, kind=kind)
+    for pools in ([flat, volumes], [volumes, flat, volumes]):
+        found = compare(pools, LAYOUT, embedding=kind).features
+        assert np.allclose(found[0 if pools[0] is flat else 1], expected, atol=1e-6)
+        assert len({rows.shape for rows in found}) == 1
+
+
 @pytest.mark.parametrize("dim", [2, 3])
 def test_symmetries(dim):
     """Eight different ones of every view, the view itself first; a view and its mirror image have the same ones."""

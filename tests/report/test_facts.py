@@ -6,7 +6,17 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from making import SOURCE, TARGET, compared_by, fails, succeeds, write_picture
+from making import (
+    SOURCE,
+    TARGET,
+    compared_by,
+    fails,
+    succeeds,
+    volume,
+    write_dataset_json,
+    write_picture,
+    write_volume,
+)
 
 from nnunetv2_xssr.commands import report, select
 from nnunetv2_xssr.encoders.embedding import embed
@@ -194,3 +204,17 @@ def test_map_keeps_what_lies_together_together():
     apart = np.sqrt(((positions[:, None] - positions[None]) ** 2).sum(axis=2))
     same = (np.arange(30)[:, None] - np.arange(30)[None]) % 3 == 0
     assert apart[same].max() < apart[~same].min()
+
+
+@pytest.mark.parametrize(("target", "sources"), [("3", ["1"]), ("3", ["1", "4"]), ("1", ["3"])])
+def test_flat_pools_beside_volumes(empty, capsys, target, sources):
+    """A grid of one view has a quarter, or less, of the features of a volume's."""
+    for number, depth in ((1, 1), (3, 16), (4, 16)):
+        folder = empty.raw / f"Dataset{number:03d}_P"
+        for i in range(4):
+            write_volume(folder / "imagesTr" / f"p_{i}_0000.nii.gz", volume(10 * number + i, (depth, 20, 20))[0])
+        write_dataset_json(folder, ".nii.gz", {"0": "T1"})
+    argv = ["-d", target, "-s", *sources, "-b", "2", "-device", "cpu", "--encoder", "untrained"]
+    succeeds(capsys, select.main, argv)
+    kept = load_selection_data(load_record(Workspace(f"Dataset00{target}_P")))
+    assert len({one.embeddings.shape for one in (kept.target, *kept.sources)}) == 1
