@@ -418,6 +418,11 @@ def test_source_of_pictures(workspace, capsys):
     assert any(pick.novelty > 0 for pick in picks(workspace))
 
 
+def test_one_slice_of_a_volume_is_named_as_what_leaves_no_other(volumes, capsys):
+    out = run(capsys, budget="20")
+    assert "only 6 of 20 slices picked: --max_per_volume, groups, quotas or the least distance leave no other" in out
+
+
 def test_ignore_label_is_the_highest_value():
     assert with_ignore({"labels": {"background": 0, "a": 1, "b": 2}})["labels"]["ignore"] == 3
     regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}

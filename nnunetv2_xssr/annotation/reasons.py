@@ -17,8 +17,9 @@ def reason(pick: Pick, *, alpha: float | None) -> str:
       (density >= ``TYPICAL``); "stands for 31 other cases" if the region is sparse, "stands for no other case" for none
     - "among the farthest from the source": novelty >= ``FAR``, unless novelty had no weight
     - "the model is unsure of it": doubt >= ``DOUBTED``
-    - "nothing like it chosen yet": diversity >= ``UNLIKE``, unless diversity had no weight in the score; "looks just
-      like a chosen one" where its distance to one of them is 0
+    - "among the least like those chosen before": diversity >= ``UNLIKE``, unless diversity had no weight in the
+      score; "looks just like a chosen one" where its distance to one of them is 0. How far that is it does not say: of
+      a budget that buys nearly everything, the last picks are near to others
 
     Of a slice other volumes are counted ("typical of slices in 12 other volumes"), because its neighbours in its own
     volume are like it anyway; "stands for its own volume" if there are no others.
@@ -48,7 +49,7 @@ def reason(pick: Pick, *, alpha: float | None) -> str:
     if pick.doubt is not None and pick.doubt >= DOUBTED:
         said.append("the model is unsure of it")
     if pick.diversity >= UNLIKE and (alpha != 1 or pick.score is None):
-        said.append("nothing like it chosen yet")
+        said.append("among the least like those chosen before")
     if pick.diversity == 0 and pick.rank > 1:
         said.append("looks just like a chosen one")
     return "; ".join(said)

@@ -48,7 +48,8 @@ def spent_words(selection: FoldSelection, unit: str) -> str | None:
     if count and selection.picks[0].cost is not None:
         return f"{count} picks with a cost of {sum(pick.cost or 0 for pick in selection.picks):g} in all, of {budget:g}"
     if count < budget:
-        return f"only {count} of {budget} {unit}s picked: groups, quotas or the least distance leave no other"
+        volumes = "--max_per_volume, " if unit == "slice" else ""
+        return f"only {count} of {budget} {unit}s picked: {volumes}groups, quotas or the least distance leave no other"
     return None
 
 

@@ -47,7 +47,8 @@ def alpha_words(alpha: float | None, *, curve: Mapping[str, Any] | None, criteri
     if len(alphas) == 1:
         why = "not calibrated"
     elif min(loss) == 0:
-        why = f"every {unit}, or a copy of it, is picked"
+        which = f"{unit} that is new at all" if criterion == "novel_mean_distance" else unit
+        why = f"every {which}, or a copy of it, is picked"
     else:
         near = [f"{a:g}" for a, value in zip(alphas, loss, strict=True) if a != alpha and value <= 1.01 * min(loss)]
         others = f"; alpha = {', '.join(near)} {'are' if len(near) > 1 else 'is'} within 1 %" if near else ""

@@ -28,6 +28,7 @@ def test_coverage(ours, random, words):
         (1.0, {0: 0.9, 1.0: 0.6}, "covering_radius", "smallest covering radius"),
         (1.0, {0: 0.9, 1.0: 0.6}, "novel_mean_distance", "best coverage of what is new"),
         (0.0, {0: 0.0, 1.0: 0.0}, "mean_distance", "every slice, or a copy of it, is picked"),
+        (0.0, {0: 0.0, 1.0: 0.2}, "novel_mean_distance", "every slice that is new at all, or a copy of it, is picked"),
         (0.3, {0.3: 0.5}, "mean_distance", "not calibrated"),
     ],
 )
