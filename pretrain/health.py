@@ -67,9 +67,11 @@ def _double(features: torch.Tensor) -> torch.Tensor:
 def embedding_health(first: torch.Tensor, second: torch.Tensor, cases: torch.Tensor) -> dict[str, float]:
     """`spread` and `effective_rank` of the first crops and `recall_at_1` of both; parameters as there.
 
-    The rank is left out below ``LEAST_VIEWS`` views: so few views span too few directions.
+    The rank is left out below ``LEAST_VIEWS`` views: so few views span too few directions. The spread is left out of a
+    single view, which has none.
     """
-    health = {"spread": spread(first), "recall_at_1": recall_at_1(first, second, cases)}
+    health = {"recall_at_1": recall_at_1(first, second, cases)}
+    health = health if len(first) < 2 else {"spread": spread(first), **health}
     return health if len(first) < LEAST_VIEWS else {**health, "effective_rank": effective_rank(first)}
 
 

@@ -131,3 +131,4 @@ def test_rank_of_few_views_is_left_out():
     few = randn(3, 32)
     health = embedding_health(few, few, torch.arange(3))
     assert "effective_rank" not in health and collapse(health) is None
+    assert collapse(embedding_health(few[:1], few[1:2], torch.arange(1))) is None  # an archive of one image
