@@ -53,7 +53,8 @@ class Scale(NamedTuple):
             moments.partial_fit(block.astype(np.float64))
         mean, std = moments.mean_, np.sqrt(moments.var_)
         # Rounding gives a constant feature a deviation of about 1e-8 of its size, which must not be scaled up to noise.
-        constant = std <= 1e-6 * np.maximum(np.abs(mean), 1e-12)
+        nothing = 1e-12 * min(1.0, std.max() / 1e-6)  # unless all features are as small
+        constant = std <= 1e-6 * np.maximum(np.abs(mean), nothing)
         factor = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, std))
         if widths is not None:
             factor = _evened(factor, widths)

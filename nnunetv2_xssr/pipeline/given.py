@@ -38,6 +38,11 @@ def given_features(target: ImagePool, sources: Sequence[ImagePool], seeing: Seei
     if sources and seeing.source_embeddings is None:
         raise UserError("--embeddings says nothing of the sources; give --source_embeddings FILE, or leave -s out")
     identifiers, pool, widths = read_features(seeing.embeddings, option="--embeddings", cases=target.identifiers)
+    if len(pool) > 2 and np.count_nonzero(np.ptp(pool.astype(np.float64), axis=0)) == 1:
+        raise UserError(
+            f"--embeddings {seeing.embeddings} has one feature that differs between cases, which tells only on which "
+            f"side of the mean a case lies; give two or more"
+        )
     keys, hashes, source = {target.name: _keep(target.name, identifiers, pool)}, {}, None
     if seeing.source_embeddings is not None:
         option, known = "--source_embeddings", source_names(sources) or None

@@ -121,6 +121,18 @@ def test_the_source_need_not_be_here(workspace, capsys):
     assert list(workspace.selection()["provenance"]["source"])[0].startswith("archive_")
 
 
+def test_one_feature_is_refused(workspace, capsys):
+    """Rows are scaled to unit length: all cases on one side of the mean would be copies."""
+    pool = write(workspace.root / "pool.npz", CASES, np.c_[np.full((10, 2), 0.1), features(10)[:, :1]])
+    fails(capsys, select.main, [*BASE, "--embeddings", pool], f"{pool} has one feature that differs between cases")
+
+
+def test_tiny_features_are_no_constants(workspace, capsys):
+    pool = write(workspace.root / "pool.npz", CASES, features(10) * np.float32(1e-30))
+    succeeds(capsys, select.main, [*BASE, "--embeddings", pool])
+    assert picked(workspace) == [CASES[i] for i in select_rows(features(10), budget=3, components=32).picks]
+
+
 def test_other_features_are_another_selection(workspace, capsys):
     pool = write(workspace.root / "pool.npz", CASES, features(10))
     argv = [*BASE, "--embeddings", pool]
