@@ -1,5 +1,7 @@
 """Channels are told by their names: in another order they are put into order, others are refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from making import compared_by, fails, picture, succeeds, write_dataset_json, write_picture
@@ -8,6 +10,7 @@ from nnunetv2_xssr.commands import pretrain, select
 from nnunetv2_xssr.encoders.embedding import embed
 from nnunetv2_xssr.encoders.mae import load_encoder
 from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.images.case_facts import CaseFacts
 from nnunetv2_xssr.images.channels import channel_order, common_channels
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
@@ -126,3 +129,11 @@ def test_encoder_without_names_is_taken_by_its_normalisation(turned, capsys):
     write_dataset_json(turned.raw / "Dataset002_B", channel_names={"0": "CT", "1": "T1"}, dataset={})
     argv = ["-d", "2", "-b", "1", "--encoder", file, "-device", "cpu", "--overwrite"]
     fails(capsys, select.main, argv, file, "2 channels", "--encoder")
+
+
+@pytest.mark.parametrize("above_zero", [False, True])
+def test_of_many_channels_the_first_tell_whether_they_hold_one_value(above_zero):
+    """Time points or wavelengths: one number holds a bit for each, and has 53."""
+    told = {"axis": 0, "orientation": "LPS", "spacing": (1.0, 1.0, 1.0), "size": (5, 5, 5), "across": 2}
+    facts = CaseFacts(**told, open=5, of=5, constant=(0, 51, 60, 1100), above_zero=above_zero, slices=(1, 3))
+    assert CaseFacts.of_row(facts.row()) == replace(facts, constant=(0, 51))

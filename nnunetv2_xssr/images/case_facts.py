@@ -12,6 +12,7 @@ from nnunetv2_xssr.images.extract import PLANES
 
 _LETTERS = "?LRPAIS"  # where an axis of a file runs; numbers are kept in their place
 _NUMBERS = 14  # of a row, before the slices
+_CHANNELS = 52  # of which a row tells whether they hold one value only: as many as float64 has digits for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class CaseFacts:
     open, of : int
         Slices that may be candidates, and how many they would be without a region of interest.
     constant : tuple of int
-        The channels, from 0, that hold one value only, as those of a missing sequence do.
+        The channels, from 0, that hold one value only, as those of a missing sequence do; rows keep the first 52.
     above_zero : bool
         Whether a channel of CT holds nothing below 0 HU, where air and fat are.
     slices : tuple of int
@@ -61,7 +62,7 @@ class CaseFacts:
         """The facts as float64 numbers, none of them NaN."""
         letters = [_LETTERS.index(letter) for letter in self.orientation]
         # A half is told from what the channels add up to, and rows without it are read as ever.
-        constant = sum(2**channel for channel in self.constant) + 0.5 * self.above_zero
+        constant = sum(2**channel for channel in self.constant if channel < _CHANNELS) + 0.5 * self.above_zero
         numbers = [self.axis, *letters, *self.spacing, *self.size, self.across, self.open, self.of, constant]
         return np.array([*numbers, *self.slices], float)
 
