@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from making import SOURCE, picture, volume, write_dataset_json, write_picture, write_volume
 
 from nnunetv2_xssr.errors import UserError
@@ -255,10 +256,14 @@ def test_pictures_that_tell_no_size_are_fitted_whatever_the_scale_of_others(work
     assert common_look([open_pool("2")], dim=2) == Look()
 
 
-def test_the_median_case_of_a_pool_fills_its_view(empty):
+@pytest.mark.parametrize("spacing", [1.0, 4e-4, 4e-9])  # millimetres; of an electron microscope in metres
+def test_the_median_case_of_a_pool_fills_its_view(empty, spacing):
+    empty.images("folder").mkdir(parents=True)
     for i, size in enumerate((30, 40, 44)):
-        write_volume(empty.images("folder") / f"{i}.nii.gz", volume(i, (9, size, 20))[0])
+        image = sitk.GetImageFromArray(volume(i, (9, size, 20))[0])
+        image.SetSpacing([spacing] * 3)
+        sitk.WriteImage(image, str(empty.images("folder") / f"{i}.nii.gz"))
     pool = open_pool(str(empty.images("folder")))
     look = common_look([pool], dim=2)
-    assert 1 <= look.pixel * VIEW_SIZE / 40 < 1.11  # rounded up
+    assert 1 <= look.pixel * VIEW_SIZE / (40 * spacing) < 1.11  # rounded up
     assert common_look([pool], dim=3) == Look()

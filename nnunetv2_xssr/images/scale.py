@@ -68,8 +68,9 @@ def common_look(pools: Sequence[ImagePool], *, dim: int, axis: str | None = None
     if not extents:
         return look  # every case is broken, as reading them will say
     side, depth = np.median(extents, axis=0).tolist()
-    power = math.ceil(math.log(side / VIEW_SIZE, _STEP))
-    return replace(look, pixel=round(_STEP**power, 6), views=views_for(depth))
+    pixel = _STEP ** math.ceil(math.log(side / VIEW_SIZE, _STEP))
+    digits = 6 + max(0, -4 - math.floor(math.log10(pixel)))  # files in metres have pixels of 1e-8
+    return replace(look, pixel=round(pixel, digits), views=views_for(depth))
 
 
 def candidates_look(pool: ImagePool, look: Look) -> Look:
