@@ -301,6 +301,16 @@ def test_select_asks_for_a_window_itself(scans, capsys):
     fails(capsys, select.main, [*SELECT, "--window", "40/300"], "holds a selection made with other settings", "window")
 
 
+@pytest.mark.parametrize("unit", ["case", "slice"])
+def test_a_window_in_which_all_look_the_same_is_told(scans, capsys, caplog, unit):
+    argv = [*SELECT, "--encoder", "untrained", "--unit", unit, "--window"]
+    succeeds(capsys, select.main, [*argv, "40/400"])
+    assert not [one for one in caplog.messages if "look the same" in one]
+    succeeds(capsys, select.main, [*argv, "5000/100", "--overwrite"])
+    (said,) = [one for one in caplog.messages if "look the same" in one]
+    assert f"{unit}s of {CTS} look the same to --encoder untrained" in said and "--window" in said
+
+
 def test_window_is_for_ct(workspace, capsys, unread):
     unread()
     argv = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu", "--window", "40/400"]

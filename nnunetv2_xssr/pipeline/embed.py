@@ -10,6 +10,7 @@ from nnunetv2_xssr.encoders.pooling import check_embedding, compare
 from nnunetv2_xssr.images.slices import candidate_rows, row_per_slice
 from nnunetv2_xssr.pipeline.read import PoolViews
 from nnunetv2_xssr.records.files import sha256
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.selection.standardise import blocks
 
 
@@ -69,6 +70,11 @@ def embed_pools(read: PoolViews, *, embedding: str, unit: str, seed: int) -> Emb
         ]
     compared = compare(kept, kept_layout(encoder, read.target.rows.shape[2]), embedding=embedding, unit=unit)
     pool, *source = compared.features
+    if len(set(read.target.hashes.values())) > 1 and all((block == pool[0]).all() for block in blocks(pool)):
+        logger.warning(
+            f"all {len(pool)} {unit}s of {read.target.pool.name} look the same to --encoder {encoder.name}, so which "
+            f"are picked says nothing: see what the normalisation, or --window, leaves of the images"
+        )
     return Embedded(
         identifiers=identifiers,
         pool=pool,
