@@ -37,7 +37,7 @@ class SourceModel(Opened):
     Simplified, as views are what is there: a view is enlarged to the pixels of the plans (where images tell no size, to
     the median size of the images that were learned from), as a whole and by bilinear interpolation; there are no
     windows that slide, no mirroring, and slices may be turned otherwise than in their file. Z-scores are those of the
-    view's image, as in nnU-Net. CT is read back from the windows of the view, which end at -1350 and 1300 HU.
+    view's image, as in nnU-Net. CT is read back from the windows of the view, which end at -1000 and 1300 HU.
 
     Attributes
     ----------
