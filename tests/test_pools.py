@@ -12,7 +12,9 @@ from nnunetv2_xssr.commands import pretrain, select
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.new_dataset import new_dataset
 from nnunetv2_xssr.images.pools import dataset_pool, open_pool, open_pools
-from nnunetv2_xssr.images.reading import BrokenImage, read_case
+from nnunetv2_xssr.images.reading import BrokenImage, read_case, read_image, third_axis
+from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.records.workspace import encoder_folder, find_dataset
 
 
@@ -285,3 +287,22 @@ def test_dataset_of_a_call_that_fails_is_taken_back(empty, capsys, more):
     fails(capsys, select.main, argv)
     assert not (empty.raw / "Dataset123_New").exists()
     assert len(list((empty.root / "images").iterdir())) == 4  # they were linked, and stay
+
+
+@pytest.mark.parametrize("name", ["c", "c_0000"])
+def test_spacing_of_a_stack_counts_and_its_views_are_made_anew_with_it(empty, tmp_path, name):
+    """It stands in another file than the image, which nnU-Net finds beside names with ``_0000`` only."""
+    folder = tmp_path / "stacks"
+    folder.mkdir()
+    tifffile.imwrite(folder / f"{name}.tif", volume(1)[0])
+    pool = open_pool(str(folder))
+    for spacing in (None, [3, 1, 1], [0.5, 2, 1]):
+        if spacing:
+            (folder / "c.json").write_text(json.dumps({"spacing": spacing}))
+        views = prepare_views(pool, look=common_look([pool], dim=2))
+        assert views.facts[pool.identifiers[0]].spacing == tuple(spacing or [1, 1, 1])[::-1]
+        assert third_axis(pool.cases[0], pool.reader()) == (16, (spacing or [1])[0])
+    assert 20 * 2 / 128 <= views.settings["pixel"] < 1.11 * 20 * 2 / 128
+    (folder / "c.json").write_text('{"pixel": 3}')
+    with pytest.raises(BrokenImage, match="spacing"):
+        read_image(pool.cases[0], pool.reader())

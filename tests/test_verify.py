@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 import torch
-from making import SOURCE, TARGET, fails, picture, succeeds, write_picture
+from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture
 
 from nnunetv2_xssr import verify_selection
 from nnunetv2_xssr.commands import collect, pretrain, select, verify
@@ -174,3 +175,18 @@ def test_no_selection(again, capsys, argv):
 def test_the_record_says_on_what_the_encoder_learned(again):
     found = again.selection()["encoder"]["learned_on"]
     assert found == {"device": "cpu", "threads": torch.get_num_threads(), "processes": 1, "torch": torch.__version__}
+
+
+def test_spacing_beside_a_stack_belongs_to_its_image(empty, capsys):
+    folder = empty.images()
+    folder.mkdir(parents=True)
+    for i in range(3):
+        tifffile.imwrite(folder / f"s{i}_0000.tif", volume(i)[0])
+        (folder / f"s{i}.json").write_text('{"spacing": [3, 1, 1]}')
+    write_dataset_json(empty.raw / TARGET, ".tif", {"0": "fluo"}, numTraining=0, dataset={})
+    argv = ["-d", "2", "-b", "2", "-device", "cpu", "--encoder", "untrained"]
+    succeeds(capsys, select.main, argv)
+    assert verify_selection(TARGET).changed == []
+    (folder / "s1.json").write_text('{"spacing": [0.3, 1, 1]}')
+    assert f"1 cases of {TARGET} have other images: s1" in verify_selection(TARGET).changed
+    fails(capsys, select.main, argv, "made with other", "--overwrite")

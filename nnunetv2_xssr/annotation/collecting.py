@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunetv2_xssr.annotation.control import Compared, compare_with_control
 from nnunetv2_xssr.annotation.fusing import FIRST, FUSIONS
-from nnunetv2_xssr.annotation.handover import images_drawn_over, spacing_file, template_hashes
+from nnunetv2_xssr.annotation.handover import images_drawn_over, template_hashes
 from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, listed_cases
 from nnunetv2_xssr.annotation.label_check import check_label, label_names
 from nnunetv2_xssr.annotation.label_facts import keep_label_facts, load_label_facts
@@ -22,6 +22,7 @@ from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.annotation.timesheets import read_minutes
 from nnunetv2_xssr.errors import UserError, first_few, one_of
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
+from nnunetv2_xssr.images.reading import spacing_file
 from nnunetv2_xssr.records.files import TEMPORARY, is_there, sha256_files, sha256_json, write_json
 from nnunetv2_xssr.records.folds import grow_folds
 from nnunetv2_xssr.records.locks import dataset_lock, selection_lock
@@ -66,7 +67,7 @@ def take_in(pool: ImagePool, fit: Mapping[str, FitLabel]) -> list[str]:
     for case, label in fit.items():
         target = home / f"{case}{pool.file_ending}"
         _take(label, target, cases[case], pool)
-        if sidecar := spacing_file(cases[case], pool):
+        if sidecar := spacing_file(cases[case]):
             copy_whole(sidecar, home / f"{case}.json")
         table[case] = _entry(folder, cases[case], pool) or {"images": [str(path) for path in cases[case].files]}
         table[case] = {**table[case], "label": f"labelsTr/{target.name}"}

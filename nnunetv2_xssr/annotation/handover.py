@@ -27,6 +27,7 @@ from nnunetv2_xssr.annotation.sparse_labels import write_template
 from nnunetv2_xssr.annotation.timesheets import MINUTES, filled_in, read_worklist
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
+from nnunetv2_xssr.images.reading import spacing_file
 from nnunetv2_xssr.records.files import TEMPORARY, atomic, is_there, sha256_files, write_json
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.manifest import id_in_worklist
@@ -220,17 +221,8 @@ def _write_templates(
 
 def _image_names(case: Case, pool: ImagePool) -> dict[str, Path]:
     names = {f"{case.identifier}_{number:04d}{pool.file_ending}": file for number, file in enumerate(case.files)}
-    sidecar = spacing_file(case, pool)
+    sidecar = spacing_file(case)
     return names if sidecar is None else {**names, f"{case.identifier}.json": sidecar}
-
-
-def spacing_file(case: Case, pool: ImagePool) -> Path | None:
-    """The file beside a stack in .tif from which nnU-Net reads its spacing, if there is one."""
-    if pool.file_ending.lower() not in (".tif", ".tiff"):
-        return None
-    file = case.files[0]
-    sidecar = file.with_name(f"{file.name[: -len(pool.file_ending) - len('_0000')]}.json")
-    return sidecar if sidecar.is_file() else None
 
 
 def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt, accepted: Collection[str] | None) -> None:

@@ -4,10 +4,10 @@ import filecmp
 from collections.abc import Collection
 from pathlib import Path
 
-from nnunetv2_xssr.annotation.handover import spacing_file
 from nnunetv2_xssr.annotation.label_files import copy_whole
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import ImagePool
+from nnunetv2_xssr.images.reading import spacing_file
 from nnunetv2_xssr.records.workspace import Workspace
 
 
@@ -34,7 +34,7 @@ def keep_labels(workspace: Workspace, cases: Collection[str], pool: ImagePool) -
         if last and filecmp.cmp(label, last, shallow=False):  # by a run that was interrupted before it replaced it
             kept[case] = last
             continue
-        if sidecar := spacing_file(of_pool[case], pool):
+        if sidecar := spacing_file(of_pool[case]):
             copy_whole(sidecar, new.with_name(f"{case}_{number:02d}.json"))
         copy_whole(label, new)
         kept[case] = new

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
+from nnunetv2_xssr.images.reading import files_read
 from nnunetv2_xssr.records.files import atomic, is_there, naming, sha256_files, sha256_json, write_json
 from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.logs import logger
@@ -77,7 +78,7 @@ def _file_hashes(pool: ImagePool, cache: Path) -> dict[str, str]:
     progress = tqdm(new, desc=f"checking {pool.name}", unit="case", disable=None)
     saved = time.monotonic()
     try:
-        with read_ahead(lambda case: sha256_files(case.files), new) as digests:
+        with read_ahead(lambda case: sha256_files(files_read(case)), new) as digests:
             for case, digest in zip(progress, digests, strict=True):
                 hashes[case.identifier] = {"stamp": stamps[case.identifier], "sha256": digest.result()}
                 if time.monotonic() - saved > _SAVE_EVERY:
@@ -93,8 +94,8 @@ def _file_hashes(pool: ImagePool, cache: Path) -> dict[str, str]:
 
 
 def _stamp(case: Case) -> list[list]:
-    stats = [file.stat() for file in case.files]
-    return [[str(f), s.st_size, s.st_mtime_ns] for f, s in zip(case.files, stats, strict=True)]
+    stats = [(file, file.stat()) for file in files_read(case)]
+    return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
 
 
 @dataclass

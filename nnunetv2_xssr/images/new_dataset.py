@@ -11,8 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError, first_few
-from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool, folder_pool, takes_dicom
-from nnunetv2_xssr.images.reading import first_readable
+from nnunetv2_xssr.images.pools import ImagePool, dataset_pool, folder_pool, takes_dicom
+from nnunetv2_xssr.images.reading import first_readable, spacing_file
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import atomic, write_json
 from nnunetv2_xssr.records.locks import dataset_lock
@@ -200,8 +200,8 @@ def _links(pool: ImagePool, images: Path, ending: str) -> dict[Path, Path]:
         for number, file in enumerate(case.files)
     }
     if ending in (".tif", ".tiff"):  # nnU-Net reads the spacing of a stack from a file beside it
-        sidecars = {images / f"{case.identifier}.json": _sidecar(case, ending) for case in pool.cases}
-        wanted |= {new: old for new, old in sidecars.items() if old.is_file()}
+        sidecars = {images / f"{case.identifier}.json": spacing_file(case) for case in pool.cases}
+        wanted |= {new: old for new, old in sidecars.items() if old}
     strange = [path for path in visible_files(images) if path not in wanted]
     if strange:
         raise UserError(
@@ -219,11 +219,6 @@ def _link_images(wanted: Mapping[Path, Path]) -> None:
                 raise UserError(f"{new} differs from {old}; delete the one that is wrong and run the command again")
         else:
             _link_or_copy(old.resolve(), new)
-
-
-def _sidecar(case: Case, ending: str) -> Path:
-    stem = case.files[0].name[: -len(ending)]  # whose channel is no part of the case's name if it has one
-    return case.files[0].with_name(f"{stem if case.identifier.endswith('_0000') else stem.removesuffix('_0000')}.json")
 
 
 def _link_or_copy(old: Path, new: Path) -> None:

@@ -1,5 +1,7 @@
 """Reading of one case as nnU-Net's reader reads it, with the checks that the reader leaves out."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,13 +58,44 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
     return image, properties
 
 
+def spacing_file(case: Case) -> Path | None:
+    """The file that tells the spacing of a stack in .tif, ``CASE.json`` beside it as nnU-Net has it, if it is there."""
+    file, name = case.files[0], case.files[0].stem
+    if file.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    # In a plain folder a name may end like that of a channel and be none.
+    whole = case.identifier.endswith("_0000") and not name.endswith("_0000_0000")
+    beside = file.with_name(f"{name if whole else name.removesuffix('_0000')}.json")
+    return beside if beside.is_file() else None
+
+
+def files_read(case: Case) -> list[Path]:
+    """All files that decide what is read of a case."""
+    beside = spacing_file(case)
+    return [*case.files, *([beside] if beside else [])]
+
+
+def _read_by_nnunet(case: Case, reader: "BaseReaderWriter", files: Sequence[Path]) -> tuple[np.ndarray, dict]:
+    """What nnU-Net's reader tells; of stacks without ``_0000`` in their names it does not find the spacing."""
+    from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+
+    image, properties = reader.read_images([str(file) for file in files])
+    beside = spacing_file(case)
+    if beside and isinstance(reader, Tiff3DIO):
+        told = json.loads(beside.read_text(encoding="utf-8"))
+        if not isinstance(told, dict) or "spacing" not in told:
+            raise ValueError(f"{beside.name} beside it tells no spacing")
+        properties = {**properties, "spacing": told["spacing"]}
+    return image, properties
+
+
 def _read(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict, bool]:
     """The image, its properties, and whether all of its values are finite."""
     if decoded := decode(case.files, reader):
         image, properties = decoded
         stored_as_read = True
     else:
-        image, properties = reader.read_images([str(file) for file in case.files])
+        image, properties = _read_by_nnunet(case, reader, case.files)
         image = np.asarray(image, dtype=np.float32)
         stored_as_read = all(stored_finite(file) for file in case.files)
     Geometry.of(properties)  # which says what of it cannot be
@@ -130,7 +163,7 @@ def third_axis(case: Case, reader: "BaseReaderWriter") -> tuple[int, float]:
             information = itk_header(file)
             size, spacing = information.GetSize(), information.GetSpacing()
         else:
-            image, properties = reader.read_images([str(file)])
+            image, properties = _read_by_nnunet(case, reader, [file])
             size, spacing = image.shape[:0:-1], properties["spacing"][::-1]
     except Exception:  # readers raise whatever their library raises
         return 0, 0.0

@@ -15,7 +15,7 @@ from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.pictures import draw_case
 from nnunetv2_xssr.images.pools import Case
 from nnunetv2_xssr.images.read_ahead import read_ahead
-from nnunetv2_xssr.images.reading import BrokenImage, read_image
+from nnunetv2_xssr.images.reading import BrokenImage, files_read, read_image
 from nnunetv2_xssr.images.views import HowSeen, Views
 from nnunetv2_xssr.records.files import sha256_files
 from nnunetv2_xssr.records.workspace import Workspace
@@ -113,7 +113,7 @@ def _evenly(cases: Sequence[Case]) -> list[Case]:
 def _looked_at(seen: HowSeen, cases: Sequence[Case], *, skip_broken: bool) -> dict[str, tuple[np.ndarray, CaseFacts]]:
     """Views and facts of cases, hashed first as select does."""
     found = {}
-    with read_ahead(lambda case: (sha256_files(case.files), seen.views_of(case)), cases) as read:
+    with read_ahead(lambda case: (sha256_files(files_read(case)), seen.views_of(case)), cases) as read:
         for case, future in zip(cases, read, strict=True):
             try:
                 _, found[case.identifier] = future.result()

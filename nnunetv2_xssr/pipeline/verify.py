@@ -13,7 +13,8 @@ from nnunetv2_xssr.encoders.opened_mae import OpenedAutoencoder
 from nnunetv2_xssr.encoders.registry import DEFAULT, open_encoder
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_rows import CaseRows, read_file_hashes, read_index, rows_hash
-from nnunetv2_xssr.images.pools import dataset_pool
+from nnunetv2_xssr.images.pools import Case, dataset_pool
+from nnunetv2_xssr.images.reading import files_read
 from nnunetv2_xssr.pipeline.embed import features_hash
 from nnunetv2_xssr.records.files import is_there, read_json, sha256_files, sha256_json
 from nnunetv2_xssr.records.manifest import Manifest, id_in_worklist, selection_id
@@ -142,7 +143,7 @@ def _images(found: _Found) -> Iterator[str]:
 def _files_now(pool: str) -> dict[str, list[Path]]:
     """The files of every case whose files are all there."""
     if names_dataset(pool):
-        files = {case.identifier: list(case.files) for case in dataset_pool(pool).cases}
+        files = {case.identifier: files_read(case) for case in dataset_pool(pool).cases}
     else:  # a plain folder, of which our own list of hashes knows the paths
         known = read_file_hashes(Workspace(pool).caches / "files.json")
         files = {case: [Path(str(path)) for path, *_ in entry["stamp"]] for case, entry in known.items()}
@@ -235,7 +236,8 @@ def _handovers(found: _Found) -> Iterator[str]:
 
 def _hash_of(folder: Path, case: str, ending: str) -> str:
     """SHA-256 of a case's images in a folder, under nnU-Net's names."""
-    return sha256_files(sorted(folder.glob(f"{escape(case)}_[0-9][0-9][0-9][0-9]{ending}")))
+    images = tuple(sorted(folder.glob(f"{escape(case)}_[0-9][0-9][0-9][0-9]{ending}")))
+    return sha256_files(files_read(Case(identifier=case, files=images)) if images else [])
 
 
 def _labels(found: _Found) -> Iterator[str]:

@@ -21,7 +21,7 @@ from nnunetv2_xssr.images.normalise import CT_WINDOWS, nonzero_box
 from nnunetv2_xssr.images.pictures import constant_channels, draw_case, is_colour
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
 from nnunetv2_xssr.images.read_ahead import read_ahead
-from nnunetv2_xssr.images.reading import BrokenImage, read_image
+from nnunetv2_xssr.images.reading import BrokenImage, files_read, read_image
 from nnunetv2_xssr.records.files import sha256_files
 from nnunetv2_xssr.records.selection import Pick
 from nnunetv2_xssr.report.selection_data import SelectionData, identifier_of
@@ -162,7 +162,7 @@ def _draw(
     hashes: Mapping[str, str],
 ) -> dict[str, Shown]:
     try:
-        if hashes and sha256_files(case.files) != hashes[case.identifier]:
+        if hashes and sha256_files(files_read(case)) != hashes[case.identifier]:
             return {}
         image, properties = read_image(case, reader)
     except (OSError, BrokenImage):
