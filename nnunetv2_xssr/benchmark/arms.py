@@ -10,7 +10,7 @@ from annotated_types import Len
 
 from nnunetv2_xssr.encoders.registry import DEFAULT
 from nnunetv2_xssr.errors import UserError, one_of
-from nnunetv2_xssr.images.channels import common_channels
+from nnunetv2_xssr.images.channels import common_channels, with_channels
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.scale import common_look
 from nnunetv2_xssr.images.views import Views, prepare_views
@@ -190,5 +190,5 @@ def embedded_pools(
 
 def _views(target: ImagePool, sources: Sequence[ImagePool]) -> list[Views]:
     channels, learn_from = common_channels([target, *sources]), sources or [target]
-    look = common_look(learn_from, dim=2)
+    look = common_look(with_channels(learn_from, channels), dim=2)
     return [prepare_views(pool, channel_names=channels, look=look) for pool in learn_from]

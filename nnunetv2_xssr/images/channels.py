@@ -1,6 +1,7 @@
 """Channels by name: which pools show the same ones, and in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import ImagePool
@@ -48,6 +49,12 @@ def common_channels(pools: Sequence[ImagePool]) -> tuple[str, ...] | None:
         if channel_order(its, like=channels) is None:
             raise different_channels(name, channels, other, its)
     return channels
+
+
+def with_channels(pools: Iterable[ImagePool], channel_names: Sequence[str] | None) -> list[ImagePool]:
+    """The pools, of which those without names count as having these channels, in this order."""
+    named = tuple(channel_names or ()) or None
+    return [pool if pool.channel_names else replace(pool, channel_names=named) for pool in pools]
 
 
 def different_channels(name: str, channels: Sequence[str], other_name: str, others: Sequence[str]) -> UserError:

@@ -14,6 +14,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from nnunetv2_xssr.images.case_rows import file_hashes, known_hashes
+from nnunetv2_xssr.images.channels import normalisation_schemes
 from nnunetv2_xssr.images.extract import ACQUIRED, FILE, VIEW_SIZE, Look, slice_extents, views_for
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.memory import memory_of
@@ -54,7 +55,8 @@ def common_look(pools: Sequence[ImagePool], *, dim: int, axis: str | None = None
     Parameters
     ----------
     pools : sequence of ImagePool
-        Of which sixteen cases each, evenly spaced, are looked at.
+        Of which sixteen cases each, evenly spaced, are looked at; with the names of their channels, as far as these are
+        known.
     dim : {2, 3}
     axis : str, optional
         Along which slices are taken: see `Look`.
@@ -101,7 +103,10 @@ def _measured(pool: ImagePool, path: Path) -> list[dict[str, list[float]]]:
     some = [pool.cases[i] for i in np.unique(np.linspace(0, len(pool) - 1, min(len(pool), _SAMPLE)).astype(int))]
     # Where nothing may be written, only files that are known are told by what they hold.
     hashes = known_hashes(pool) if only_reads() else file_hashes(pool)
-    cases = {hashes.get(case.identifier, case.identifier): case for case in some}
+    names = pool.channel_names or ()
+    # Of CT the table and the air around a body are left out, of the same image under another name they are not.
+    ct = [str(i) for i, scheme in enumerate(normalisation_schemes(names)) if scheme == "CTNormalization"][:1]
+    cases = {" CT ".join([hashes.get(case.identifier, case.identifier), *ct]): case for case in some}
     unknown = {digest: case for digest, case in cases.items() if digest not in known}
     if only_reads():
         unknown = dict(list(unknown.items())[:_GLANCE])
@@ -110,7 +115,9 @@ def _measured(pool: ImagePool, path: Path) -> list[dict[str, list[float]]]:
     def measure(case: Case) -> dict[str, tuple[float, float]]:
         image, properties = read_image(case, reader)
         geometry = Geometry.of(properties)
-        return slice_extents(crop_to_body(image, pool.channel_names or (), geometry=geometry), geometry=geometry)
+        if len(image) == len(names):  # else reading its views will say what does not fit
+            image = crop_to_body(image, names, geometry=geometry)
+        return slice_extents(image, geometry=geometry)
 
     with read_ahead(measure, unknown.values(), memory=partial(memory_of, reader=reader)) as measured:
         for digest, found in zip(unknown, measured, strict=True):

@@ -97,7 +97,8 @@ def pretrain_encoder(
         pools = open_pools(list(sources), channel_names=channel_names, recursive=recursive, patient_ids=patient_ids)
         channels = _channels(pools, channel_names)
         check_window(ct_window, channels)
-        look = common_look(pools, dim=dim, axis=axis, window=ct_window)
+        named = named_channels.with_channels(pools, channels)
+        look = common_look(named, dim=dim, axis=axis, window=ct_window)
         seen = [how_seen(pool, channel_names=channels, dim=dim, look=look, regions=None) for pool in pools]
         check_volumes(axis, (one.shape[0] for one in seen))
         return [read_views(one, skip_broken=skip_broken) for one in seen]
@@ -244,7 +245,7 @@ def _named(pools: list[ImagePool], channel_names: Sequence[str] | None) -> list[
         return pools
     for pool in _folders(pools):
         check_channel_names(pool, channel_names)
-    return [pool if pool.channel_names else replace(pool, channel_names=tuple(channel_names)) for pool in pools]
+    return named_channels.with_channels(pools, channel_names)
 
 
 def _saved_channels(like_channels: int | None, *, channels: int, plans: TargetPlans) -> int:

@@ -9,7 +9,7 @@ from nnunetv2_xssr.encoders.encoder import Opened
 from nnunetv2_xssr.encoders.pooling import EMBEDDINGS
 from nnunetv2_xssr.encoders.registry import DEFAULT, open_encoder
 from nnunetv2_xssr.errors import UserError, first_few, one_of
-from nnunetv2_xssr.images.channels import common_channels
+from nnunetv2_xssr.images.channels import common_channels, with_channels
 from nnunetv2_xssr.images.extract import check_axis, check_volumes
 from nnunetv2_xssr.images.normalise import check_window, parse_window
 from nnunetv2_xssr.images.pools import ImagePool
@@ -218,7 +218,7 @@ def open_and_see(
     window = parse_window(seeing.window)
     check_window(window, channels)
     axis = None if unit == "slice" else seeing.axis
-    look = encoder.look(learn_from, dim=seeing.dim, axis=axis, window=window)
+    look = encoder.look(with_channels(learn_from, channels), dim=seeing.dim, axis=axis, window=window)
     if channels:
         encoder.check_channels(channels, target.name)
     seen = [

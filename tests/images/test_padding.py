@@ -9,8 +9,11 @@ from nnunetv2_xssr.images.extract import FILE, UNKNOWN, Look, extract_views
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.padding import air_for_padding, crop_to_body
 from nnunetv2_xssr.images.pools import open_pool
+from nnunetv2_xssr.images.reading import BrokenImage
+from nnunetv2_xssr.images.regions import Regions
 from nnunetv2_xssr.images.scale import common_look
 from nnunetv2_xssr.images.views import prepare_views
+from nnunetv2_xssr.pipeline.read import Seeing, open_and_see
 
 PADDINGS = {"air": -1000, "general": -3024, "other": -2000, "zero": 0}
 
@@ -24,7 +27,7 @@ def scan(padding, margin=0, dtype=np.int16):
     return np.pad(voxels, [(0, 0), (margin, margin), (margin, margin)], constant_values=padding).astype(dtype)
 
 
-def pool_of(empty, scans, orientation="LPS"):
+def pool_of(empty, scans, orientation="LPS", names=("CT",)):
     folder = empty.raw / "Dataset009_Padded"
     for name, voxels in scans.items():
         image = sitk.GetImageFromArray(voxels)
@@ -32,7 +35,9 @@ def pool_of(empty, scans, orientation="LPS"):
         path = folder / "imagesTr" / f"{name}_0000.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         sitk.WriteImage(sitk.DICOMOrient(image, orientation), str(path))
-    write_dataset_json(folder, ".nii.gz", channel_names={"0": "CT"}, numTraining=0, dataset={})
+    write_dataset_json(
+        folder, ".nii.gz", channel_names={str(i): name for i, name in enumerate(names)}, numTraining=0, dataset={}
+    )
     return open_pool("9")
 
 
@@ -59,6 +64,23 @@ def test_one_ct_in_two_orientations_is_one_view(empty, orientation, fine):
         pool = pool_of(empty, {stored: voxels}, stored)
         views.append(prepare_views(pool.only([stored]), look=Look(pixel=2.5)).rows[0])
     assert np.array_equal(*views)
+
+
+def test_a_folder_of_ct_has_the_scale_of_its_dataset(empty):
+    """It has no names of channels of its own: the target's tell that these are CT, of which the body fills a view."""
+    target = pool_of(empty, {name: scan(PADDINGS["general"], margin=40) for name in "abc"})
+    pixels = []
+    for source in ([], [open_pool(str(empty.raw / target.name / "imagesTr"))]):
+        seeing = Seeing(encoder="untrained")
+        _, seen = open_and_see(target, source, seeing=seeing, unit="case", device="cpu", regions=Regions())
+        pixels.append({one.settings["pixel"] for one in seen})
+    assert pixels[0] == pixels[1]
+
+
+def test_more_names_than_channels_are_told(empty):
+    target = pool_of(empty, {name: scan(PADDINGS["general"]) for name in "abc"}, names=("T1", "CT"))
+    with pytest.raises(BrokenImage, match="has 1 channels but the pool has 2"):
+        prepare_views(target, look=common_look([target], dim=2))
 
 
 @pytest.mark.parametrize("unit", ["case", "slice"])
