@@ -290,7 +290,7 @@ def test_dataset_of_a_call_that_fails_is_taken_back(empty, capsys, more):
 
 
 @pytest.mark.parametrize("name", ["c", "c_0000"])
-def test_spacing_of_a_stack_counts_and_its_views_are_made_anew_with_it(empty, tmp_path, name):
+def test_spacing_of_a_stack_counts_and_its_views_are_made_anew_with_it(empty, tmp_path, name, capfd):
     """It stands in another file than the image, which nnU-Net finds beside names with ``_0000`` only."""
     folder = tmp_path / "stacks"
     folder.mkdir()
@@ -299,9 +299,11 @@ def test_spacing_of_a_stack_counts_and_its_views_are_made_anew_with_it(empty, tm
     for spacing in (None, [3, 1, 1], [0.5, 2, 1]):
         if spacing:
             (folder / "c.json").write_text(json.dumps({"spacing": spacing}))
+        capfd.readouterr()
         views = prepare_views(pool, look=common_look([pool], dim=2))
         assert views.facts[pool.identifiers[0]].spacing == tuple(spacing or [1, 1, 1])[::-1]
         assert third_axis(pool.cases[0], pool.reader()) == (16, (spacing or [1])[0])
+        assert ("no spacing file" in capfd.readouterr().out) == (spacing is None)
     assert 20 * 2 / 128 <= views.settings["pixel"] < 1.11 * 20 * 2 / 128
     (folder / "c.json").write_text('{"pixel": 3}')
     with pytest.raises(BrokenImage, match="spacing"):

@@ -75,18 +75,18 @@ def files_read(case: Case) -> list[Path]:
     return [*case.files, *([beside] if beside else [])]
 
 
-def _read_by_nnunet(case: Case, reader: "BaseReaderWriter", files: Sequence[Path]) -> tuple[np.ndarray, dict]:
-    """What nnU-Net's reader tells; of stacks without ``_0000`` in their names it does not find the spacing."""
+def _read_as_nnunet(case: Case, reader: "BaseReaderWriter", files: Sequence[Path]) -> tuple[np.ndarray, dict]:
+    """What nnU-Net's reader tells; beside names of stacks without ``_0000`` it would not find the spacing."""
+    import tifffile
     from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-    image, properties = reader.read_images([str(file) for file in files])
     beside = spacing_file(case)
-    if beside and isinstance(reader, Tiff3DIO):
-        told = json.loads(beside.read_text(encoding="utf-8"))
-        if not isinstance(told, dict) or "spacing" not in told:
-            raise ValueError(f"{beside.name} beside it tells no spacing")
-        properties = {**properties, "spacing": told["spacing"]}
-    return image, properties
+    if not beside or type(reader) is not Tiff3DIO:
+        return reader.read_images([str(file) for file in files])
+    told = json.loads(beside.read_text(encoding="utf-8"))
+    if not isinstance(told, dict) or "spacing" not in told:
+        raise ValueError(f"{beside.name} beside it tells no spacing")
+    return np.stack([tifffile.imread(file) for file in files]), {"spacing": told["spacing"]}
 
 
 def _read(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict, bool]:
@@ -95,7 +95,7 @@ def _read(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict, boo
         image, properties = decoded
         stored_as_read = True
     else:
-        image, properties = _read_by_nnunet(case, reader, case.files)
+        image, properties = _read_as_nnunet(case, reader, case.files)
         image = np.asarray(image, dtype=np.float32)
         stored_as_read = all(stored_finite(file) for file in case.files)
     Geometry.of(properties)  # which says what of it cannot be
@@ -163,7 +163,7 @@ def third_axis(case: Case, reader: "BaseReaderWriter") -> tuple[int, float]:
             information = itk_header(file)
             size, spacing = information.GetSize(), information.GetSpacing()
         else:
-            image, properties = _read_by_nnunet(case, reader, [file])
+            image, properties = _read_as_nnunet(case, reader, [file])
             size, spacing = image.shape[:0:-1], properties["spacing"][::-1]
     except Exception:  # readers raise whatever their library raises
         return 0, 0.0
