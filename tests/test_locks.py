@@ -14,7 +14,7 @@ from making import SOURCE, TARGET, command, fails, succeeds, write_dataset_json,
 from nnunetv2_xssr.commands import benchmark, collect, demo, embed, pretrain, report, select, status
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records import locks
-from nnunetv2_xssr.records.locks import caches_lock, dataset_lock, output_lock, selection_lock, weights_lock
+from nnunetv2_xssr.records.locks import caches_lock, dataset_lock, job_lock, output_lock, selection_lock, weights_lock
 from nnunetv2_xssr.records.workspace import Workspace, encoder_folder
 
 # It holds a lock until its stdin is closed, or it is killed.
@@ -172,6 +172,7 @@ def test_words_of_a_holder(again, words, named):
 
 IN_ORDER = [
     lambda: output_lock(Workspace(TARGET).raw / "out"),
+    lambda: job_lock(Workspace(TARGET).raw / "out" / "job"),
     lambda: dataset_lock(Workspace(TARGET)),
     lambda: selection_lock(Workspace(TARGET)),
     lambda: weights_lock(encoder_folder([SOURCE])),
@@ -179,7 +180,7 @@ IN_ORDER = [
 ]
 
 
-@pytest.mark.parametrize(("first", "second"), [(i, j) for i in range(5) for j in range(5)])
+@pytest.mark.parametrize(("first", "second"), [(i, j) for i in range(6) for j in range(6)])
 def test_locks_are_taken_in_one_order(empty, first, second):
     """No two processes wait for each other; what is held may be taken again."""
     with IN_ORDER[first]():

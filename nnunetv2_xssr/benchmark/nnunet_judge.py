@@ -19,6 +19,7 @@ from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
 from nnunetv2_xssr.processes import run_program
 from nnunetv2_xssr.records.files import sha256_files, sha256_json
+from nnunetv2_xssr.records.locks import job_lock
 from nnunetv2_xssr.records.preprocessed import preprocessed_cases, read_plans
 from nnunetv2_xssr.records.schema import THEIRS, read_as
 from nnunetv2_xssr.records.split import write_split
@@ -84,13 +85,14 @@ class NnunetJudge:
         results = self.folder / "nnUNet_results"
         fold = results / self.dataset / f"{trainer}__{self.plans_name}__{self.configuration}" / "fold_0"
         validation = fold / "validation"
-        if not (validation / "summary.json").is_file():
-            write_split(workspace.split, [{"train": list(job.cases), "val": list(self.test)}])
-            self._train(trainer, results, self.folder / "logs" / f"{job.key}.txt")
-        measures = self._measures(validation)
-        workspace.split.unlink(missing_ok=True)
-        for checkpoint in fold.glob("checkpoint_*.pth"):
-            checkpoint.unlink()
+        with job_lock(fold):  # where jobs run on a cluster, another command may be at this one
+            if not (validation / "summary.json").is_file():
+                write_split(workspace.split, [{"train": list(job.cases), "val": list(self.test)}])
+                self._train(trainer, results, self.folder / "logs" / f"{job.key}.txt")
+            measures = self._measures(validation)
+            workspace.split.unlink(missing_ok=True)
+            for checkpoint in fold.glob("checkpoint_*.pth"):
+                checkpoint.unlink()
         return measures
 
     def _train(self, trainer: str, results: Path, log: Path) -> None:
@@ -114,6 +116,8 @@ class NnunetJudge:
             of_labels = [label["Dice"] for label in entry["metrics"].values()]
             # nnU-Net has no number where neither truth nor prediction has the label; both agree then.
             dice[Path(entry["prediction_file"]).name[: -len(ending)]] = float(np.mean(np.nan_to_num(of_labels, nan=1)))
+        if missing := sorted(set(self.test) - set(dice)):
+            raise UserError(f"{validation / 'summary.json'} lacks {first_few(missing)}; {advice}")
         measures = {DICE: {case: dice[case] for case in self.test}}
         if monai_is_there():
             measures[SURFACE_DICE] = {
@@ -149,8 +153,13 @@ def check_trainable(target: ImagePool, *, configuration: str, trainer: str, plan
     """Raise `UserError` unless nnU-Net can train on every case of the target with these plans by this trainer."""
     from nnunetv2_xssr import trainers
 
-    if trainer not in trainers.__all__:
-        raise UserError(f"-tr must be one of {', '.join(trainers.__all__)}, which train on selections; got {trainer}")
+    from_scratch = [
+        name for name in trainers.__all__ if not issubclass(getattr(trainers, name), trainers.XSSRTrainer_pretrained)
+    ]
+    if trainer not in from_scratch:
+        raise UserError(
+            f"-tr must be one of {', '.join(from_scratch)}, which train on selections, from scratch; got {trainer}"
+        )
     workspace = Workspace(target.name)
     preprocess = f"nnUNetv2_plan_and_preprocess -d {dataset_number(target.name)}"
     plans = [one for one in read_plans(workspace) if one.name == plans_name]
@@ -174,26 +183,34 @@ def monai_is_there() -> bool:
 
 
 def surface_dice(target: ImagePool, case: str, prediction: Path) -> float:
-    """Normalised surface Dice (Nikolov et al. 2018), the mean over the labels; 1 where nobody has one."""
+    """Normalised surface Dice (Nikolov et al. 2018), the mean over the labels or regions; 1 where nobody has one.
+
+    As in nnU-Net's own evaluation, nothing counts where the truth holds the ignore label.
+    """
     import torch
     from monai.metrics import compute_surface_dice
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-    reader = target.reader()
+    reader, labels = target.reader(), target.dataset_json
+    manager = LabelManager(labels["labels"], labels.get("regions_class_order"))
     truth, properties = reader.read_seg(str(label_files(target)[case]))
     predicted, _ = reader.read_seg(str(prediction))
     flat = truth.shape[1] == 1
     spacing = [float(length) for length in properties["spacing"]][flat:]
-    values = sorted({*np.unique(truth), *np.unique(predicted)} - {0})
-    if not values:
+    counts = (truth != manager.ignore_label)[0]
+    drawn = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+    pairs = [[np.isin(one[0], values) & counts for one in (predicted, truth)] for values in drawn]
+    pairs = [pair for pair in pairs if any(mask.any() for mask in pair)]
+    if not pairs:
         return 1.0
     masks = [
-        torch.from_numpy(np.stack([(label[0, 0] if flat else label[0]) == value for value in values]))[None].float()
-        for label in (predicted, truth)
+        torch.from_numpy(np.stack([mask[0] if flat else mask for mask in of_all]))[None].float()
+        for of_all in zip(*pairs, strict=True)
     ]
     tolerance = TOLERANCE * max(spacing[-2:])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MONAI about its own calls, and about empty masks, whose value it has
         found = compute_surface_dice(
-            masks[0], masks[1], [tolerance] * len(values), include_background=True, spacing=spacing
+            masks[0], masks[1], [tolerance] * len(pairs), include_background=True, spacing=spacing
         )
     return float(found.mean())

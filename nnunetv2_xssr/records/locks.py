@@ -22,7 +22,7 @@ from nnunetv2_xssr.records.workspace import Workspace
 
 LOCK, HOLDER = ".xssr.lock", ".xssr.lock.json"
 # Who holds one of these takes only those after it, and never two of a kind: no two processes wait for each other.
-ORDER = ("output", "dataset", "selection", "weights", "caches")
+ORDER = ("output", "job", "dataset", "selection", "weights", "caches")
 _MOMENT = 1.0  # seconds that nobody needs to be told of
 
 _held: ContextVar[Mapping[Path, tuple[str, bool]]] = ContextVar("held", default=MappingProxyType({}))
@@ -58,6 +58,11 @@ def only_reads() -> bool:
 def output_lock(folder: Path) -> AbstractContextManager[bool]:
     """For whoever fills a folder that the user has named, such as a benchmark: see `_locked`."""
     return _locked(folder, "output", leftovers(folder))
+
+
+def job_lock(folder: Path) -> AbstractContextManager[bool]:
+    """For whoever trains a job of a benchmark in a folder of its own: see `_locked`."""
+    return _locked(folder, "job", leftovers(folder))
 
 
 def dataset_lock(workspace: Workspace) -> AbstractContextManager[bool]:

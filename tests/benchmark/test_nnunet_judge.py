@@ -3,6 +3,7 @@
 import json
 import stat
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from nnunetv2_xssr.benchmark.jobs import Job
 from nnunetv2_xssr.benchmark.nnunet_judge import NnunetJudge, check_trainable
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
+from nnunetv2_xssr.records.locks import job_lock, no_waiting
 
 TRAIN, TEST = ("t_00", "t_01"), ("t_04", "t_05")
 # Stands in for nnU-Net: notes what it was asked, predicts the truth, and evaluates it as nnU-Net does.
@@ -105,6 +107,54 @@ def test_surfaces(labelled):
     assert nnunet_judge.surface_dice(dataset_pool(TARGET), "t_04", wrong) == 0
 
 
+@pytest.mark.parametrize(
+    ("labels", "order", "truth", "predicted", "expected"),
+    [
+        ({"background": 0, "blob": 1, "ignore": 2}, None, 2, 0, 1.0),  # nothing counts where nobody drew
+        ({"background": 0, "blob": 1, "ignore": 2}, None, 2, 1, 1.0),
+        ({"background": 0, "blob": 1, "core": 2}, None, 2, 1, 0.5),
+        ({"background": 0, "whole": [1, 2], "core": 2}, [1, 2], 2, 1, 0.5),  # the whole is right
+        ({"background": 0, "whole": [1, 2], "core": 2}, [1, 2], 1, 1, 1.0),
+    ],
+)
+def test_surfaces_of_regions_and_beside_what_is_ignored(labelled, labels, order, truth, predicted, expected):
+    if not nnunet_judge.monai_is_there():
+        pytest.skip("MONAI is not installed; install the extra surface")
+    more = {"regions_class_order": order} if order else {}
+    write_dataset_json(labelled.raw / TARGET, labels=labels, **more)
+    drawn = np.zeros((2, 40, 48), np.uint8)
+    drawn[:, 5:15, 5:15] = 1
+    drawn[:, 25:35, 25:40] = [[[truth]], [[predicted]]]
+    write_picture(labelled.raw / TARGET / "labelsTr" / "t_04.png", drawn[0])
+    write_picture(labelled.root / "predicted.png", drawn[1])
+    found = nnunet_judge.surface_dice(dataset_pool(TARGET), "t_04", labelled.root / "predicted.png")
+    assert found == pytest.approx(expected, abs=0.3) and (found == 1) == (expected == 1)
+
+
+def test_two_commands_at_one_job_take_turns(labelled):
+    judge = judge_in(labelled)
+    judge(job())
+    (labelled.root / "bin" / "nnUNetv2_train").unlink()
+    with job_lock(fold_of(labelled)), ThreadPoolExecutor(1) as other:
+
+        def impatient():
+            with no_waiting():
+                return judge(job())
+
+        with pytest.raises(UserError, match="fold_0 is being written by"):
+            other.submit(impatient).result()
+    assert judge(job())["dice"]
+
+
+def test_an_evaluation_without_a_test_case_is_named(labelled):
+    judge_in(labelled)(job())
+    summary = fold_of(labelled) / "validation" / "summary.json"
+    content = json.loads(summary.read_text())
+    summary.write_text(json.dumps({"metric_per_case": content["metric_per_case"][:1]}))
+    with pytest.raises(UserError, match="summary.json lacks t_05; delete .*validation to validate again"):
+        judge_in(labelled)(job())
+
+
 def preprocessed(workspace, cases):
     folder = workspace.preprocessed / TARGET
     plans = {"plans_name": "nnUNetPlans", "configurations": {"2d": {"data_identifier": "data"}}}
@@ -122,6 +172,7 @@ def preprocessed(workspace, cases):
         ({"configuration": "3d"}, ["-c", "2d", "3d"]),
         ({"plans_name": "Other"}, ["no plans Other"]),
         ({"trainer": "nnUNetTrainer"}, ["-tr", "XSSRTrainer_50epochs"]),
+        ({"trainer": "XSSRTrainer_pretrained"}, ["-tr", "from scratch", "got XSSRTrainer_pretrained"]),
     ],
 )
 def test_what_nnunet_needs_is_checked_first(labelled, asked, parts):
