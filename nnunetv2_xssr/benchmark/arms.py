@@ -174,8 +174,9 @@ def embedded_pools(
             file = encoder_file(folder, seed)
             if not file.is_file():
                 logger.info("pretraining the encoder of seed %d, of %d encoders", seed, seeds)
-                views = _views(usable, sources)
-                pretrain(views, settings=Settings(seed=seed), fabric=start(device), resume=True, folder=file.parent)
+            # One that is there is taken if it learned from these images: from others it may have seen test cases.
+            views = _views(usable, sources)
+            pretrain(views, settings=Settings(seed=seed), fabric=start(device), resume=True, folder=file.parent)
             seeing = Seeing(encoder=file)
         read = read_pools(usable, sources, seeing=seeing, unit="case", skip_broken=False, device=device)
         embedded = embed_pools(read, embedding=seeing.embedding, unit="case", seed=seed)

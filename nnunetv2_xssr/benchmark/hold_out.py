@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.case_table import check_names
-from nnunetv2_xssr.images.pools import ImagePool
+from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.records.files import sha256_files
 from nnunetv2_xssr.records.folds import draw_groups
 from nnunetv2_xssr.records.workspace import Workspace
@@ -59,6 +59,26 @@ def _check_apart(held: dict[str, str], groups: dict[str, str]) -> None:
             f"--test and the pool share {len(shared)} groups ({first_few(shared)}); put all cases of a group (patient) "
             f"into the test set, or none"
         )
+
+
+def copies_in_both(target: ImagePool, *, pool: Sequence[str], test: Sequence[str]) -> str | None:
+    """A sentence about test cases whose images the pool holds too, byte for byte; None where there is none."""
+    cases, in_test = target.only([*pool, *test]).cases, set(test)
+    of_size: dict[tuple[int, ...], list[Case]] = {}
+    for case in cases:
+        of_size.setdefault(tuple(file.stat().st_size for file in case.files), []).append(case)
+    copies = []
+    for alike in of_size.values():  # only these need to be read
+        if len({case.identifier in in_test for case in alike}) == 2:
+            hashes = {case.identifier: sha256_files(case.files) for case in alike}
+            twins = {digest: case for case, digest in hashes.items() if case not in in_test}
+            copies += [f"{case} of {twins[hashes[case]]}" for case in in_test & hashes.keys() if hashes[case] in twins]
+    if not copies:
+        return None
+    return (
+        f"{len(copies)} of {len(test)} test cases are copies of cases in the pool, byte for byte "
+        f"({first_few(sorted(copies))}): their Dice says nothing of new images; a group in --cases keeps them together"
+    )
 
 
 def parse_budgets(texts: Sequence[str], *, pool_size: int) -> list[int]:

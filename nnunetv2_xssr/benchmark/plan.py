@@ -1,6 +1,6 @@
 """What a benchmark will do: its settings, checked before any long work, and the record of its arms."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from nnunetv2_xssr.benchmark.arms import (
     selected_arms,
     whole_pool,
 )
-from nnunetv2_xssr.benchmark.hold_out import hold_out, parse_budgets
+from nnunetv2_xssr.benchmark.hold_out import copies_in_both, hold_out, parse_budgets
 from nnunetv2_xssr.benchmark.jobs import Job
 from nnunetv2_xssr.benchmark.nnunet_judge import check_trainable, nnunet_identity
 from nnunetv2_xssr.benchmark.small_cases import count_labels
@@ -26,6 +26,7 @@ from nnunetv2_xssr.images.case_table import with_case_table
 from nnunetv2_xssr.images.channels import common_channels
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool, open_pools
 from nnunetv2_xssr.records.files import write_json
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.schema import OURS, Count, FileName, read_as
 from nnunetv2_xssr.records.workspace import check_environment, find_dataset
 
@@ -44,7 +45,7 @@ class Settings:
     target : str
         Full name of the fully labelled dataset.
     sources : list of str
-        As given.
+        Names or numbers of datasets, and full paths of folders.
     budgets, strategies : list of str
     draws, seeds, training_seeds : int
         Random draws; encoders, each pretrained with its own seed; trainings of every set of cases.
@@ -107,6 +108,8 @@ class Benchmark:
         Of the test cases.
     pool_size : int
     arms : list of Arm
+    groups : list of str
+        Of the test cases (patients), or the cases themselves; empty in older records.
     """
 
     __pydantic_config__ = OURS
@@ -117,6 +120,7 @@ class Benchmark:
     domains: list[str]
     pool_size: Count
     arms: Annotated[list[Arm], Len(1)]
+    groups: list[str] = field(default_factory=list)
 
     def jobs_of(self, arm: Arm) -> list[Job]:
         """One job per training seed."""
@@ -203,6 +207,7 @@ class Plan:
                 self.pool, features, strategies=settings.strategies, budgets=self.budgets, number=seed
             )
         domain = {case.identifier: case.domain or "" for case in self.target.cases}
+        group = {case.identifier: case.group_name for case in self.target.cases}
         return Benchmark(
             settings=settings,
             judge=self.judge,
@@ -210,6 +215,7 @@ class Plan:
             domains=[domain[case] for case in self.test],
             pool_size=len(self.pool),
             arms=arms,
+            groups=[group[case] for case in self.test],
         )
 
 
@@ -225,7 +231,7 @@ def make_plan(settings: Settings) -> Plan:
     target = dataset_pool(find_dataset(settings.target))
     if settings.cases:
         target = with_case_table(target, Path(settings.cases))
-    sources = open_pools(settings.sources)
+    sources = open_pools(settings.sources, channel_names=target.channel_names)
     if target.name in [source.name for source in sources]:
         raise UserError(f"the source {target.name} is the target itself; leave -s out to learn from the pool alone")
     common_channels([target, *sources])
@@ -233,6 +239,8 @@ def make_plan(settings: Settings) -> Plan:
         learn_from = [pool.name for pool in sources or [target]]
         open_encoder(settings.encoder, weights=_weights(settings), learn_from=learn_from, dim=2, device="cpu")
     pool, test = hold_out(target, test=settings.test)
+    if sentence := copies_in_both(target, pool=pool, test=test):
+        logger.warning(sentence)
     budgets = parse_budgets(settings.budgets, pool_size=len(pool))
     if settings.judge == FAST:
         count_labels(target.dataset_json)

@@ -1,6 +1,7 @@
 """What the finished jobs of a benchmark tell: one row per job as CSV, tables and a sentence as Markdown."""
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xssr.benchmark.arms import RANDOM, WHOLE_POOL, Arm
-from nnunetv2_xssr.benchmark.jobs import DICE, JobResult, load_result
+from nnunetv2_xssr.benchmark.jobs import DICE, JobResult, load_result, result_file
 from nnunetv2_xssr.benchmark.plan import FAST, Benchmark
 from nnunetv2_xssr.benchmark.statistics import (
     Gain,
@@ -24,7 +25,9 @@ from nnunetv2_xssr.benchmark.statistics import (
     worst_cases,
     worst_tenth,
 )
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.logs import logger
 
 JUDGE_WORDS = {FAST: "the fast judge (a small U-Net at 64 pixels, not nnU-Net)"}
 
@@ -68,6 +71,16 @@ class Results:
     benchmark : Benchmark
     folder : Path
         Of the results of jobs; all jobs are finished.
+
+    Attributes
+    ----------
+    measures : list of str
+        What every job measured.
+
+    Raises
+    ------
+    UserError
+        If the result of a job lacks a test case.
     """
 
     def __init__(self, benchmark: Benchmark, folder: Path):
@@ -76,7 +89,14 @@ class Results:
         for job in benchmark.jobs:
             result = load_result(folder, job)
             assert result is not None, "write results when all jobs are finished"
+            for measure, values in result.measures.items():
+                if missing := sorted(set(benchmark.test) - set(values)):
+                    raise UserError(
+                        f"{result_file(folder, job)} lacks the {measure} of {first_few(missing)}; delete it to train "
+                        f"again"
+                    )
             self.of_job[job.key] = result
+        self.measures = self._common_measures()
         self.strategies = benchmark.settings.strategies
         self.budgets = sorted({arm.budget for arm in benchmark.arms if arm.strategy == RANDOM})
         self.ceiling = float(self.points([arm for arm in benchmark.arms if arm.strategy == WHOLE_POOL]).mean())
@@ -87,10 +107,13 @@ class Results:
         settings = self.benchmark.settings
         return JUDGE_WORDS.get(settings.judge, f"nnU-Net ({settings.configuration}, {settings.trainer})")
 
-    @property
-    def measures(self) -> list[str]:
-        """What every job measured."""
-        return sorted(next(iter(self.of_job.values())).measures)
+    def _common_measures(self) -> list[str]:
+        """What every job measured; the log names what only some did, such as those of machines with MONAI."""
+        counts = Counter(measure for result in self.of_job.values() for measure in result.measures)
+        for measure, count in sorted(counts.items()):
+            if count < len(self.of_job):
+                logger.warning(f"only {count} of {len(self.of_job)} trainings measured {measure}: it is left out")
+        return sorted(measure for measure, count in counts.items() if count == len(self.of_job))
 
     def points(self, arms: Sequence[Arm], measure: str = DICE) -> np.ndarray:
         """A measure, times 100, the mean over training seeds, shape (arms, test cases)."""
@@ -111,7 +134,7 @@ class Results:
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """At every budget the random draws, then all strategies."""
-        random, found = self.values(RANDOM), []
+        random, found, groups = self.values(RANDOM), [], self.benchmark.groups
         sizes = np.append(self.budgets, self.benchmark.pool_size)
         curve = np.append(random.mean(axis=(0, 2)), self.ceiling)
         of_strategy = {strategy: self.values(strategy) for strategy in self.strategies}
@@ -122,8 +145,8 @@ class Results:
                 found.append(
                     replace(
                         level,
-                        gain=gain(ours, theirs),
-                        gain_worst=gain(ours, theirs, outcome=worst_cases),
+                        gain=gain(ours, theirs, groups=groups),
+                        gain_worst=gain(ours, theirs, outcome=worst_cases, groups=groups),
                         percentile=percentile_within(mean_dice(ours), mean_dice(theirs)),
                         saved=annotation_saved(level.dice, n_cases=budget, budgets=sizes, random=curve),
                     )
@@ -137,8 +160,8 @@ class Results:
 
     def gains(self, measure: str) -> dict[str, Gain]:
         """The gain of every strategy in the mean of a measure, over all budgets."""
-        random = self.values(RANDOM, measure)
-        return {strategy: gain(self.values(strategy, measure), random) for strategy in self.strategies}
+        random, groups = self.values(RANDOM, measure), self.benchmark.groups
+        return {strategy: gain(self.values(strategy, measure), random, groups=groups) for strategy in self.strategies}
 
     def conclusion(self) -> str:
         """The sentence."""
@@ -173,7 +196,10 @@ def write_csv(path: Path, results: Results) -> None:
             for job in results.benchmark.jobs_of(arm):
                 one = results.of_job[job.key]
                 facts = [job.key, results.benchmark.settings.judge, arm.strategy, arm.budget, arm.number, job.seed]
-                of_cases = [np.array(list(one.measures[measure].values())) for measure in results.measures]
+                of_cases = [
+                    np.array([one.measures[measure][case] for case in results.benchmark.test])
+                    for measure in results.measures
+                ]
                 told = [of(values) for values in of_cases for of in (mean_dice, worst_cases, worst_tenth)]
                 writer.writerow([*facts, one.seconds, *(f"{value:.5f}" for value in told)])
 
@@ -187,8 +213,8 @@ def write_markdown(path: Path, results: Results) -> None:
         f"{results.ceiling:.1f}.",
         f"Random draws per budget: {settings.draws}; encoder seeds: {settings.seeds}; trainings per set of cases: "
         f"{settings.training_seeds}.",
-        "Dice in points; gains with 95 % intervals (bootstrap over draws or encoder seeds, and test cases), which are "
-        "not corrected for the number of strategies.",
+        "Dice in points; gains with 95 % intervals (bootstrap over draws or encoder seeds, and test cases, those of a "
+        "group together), which are not corrected for the number of strategies.",
     ]
     if settings.seeds == 1:
         numbers.append("With one encoder seed the intervals do not cover other seeds.")
@@ -231,10 +257,11 @@ def _won(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def _by_domain(results: Results) -> tuple[list[str], list[list[str]]]:
-    domains = results.benchmark.domains
+    domains, groups = results.benchmark.domains, results.benchmark.groups
     header = ["domain of the test cases", "test cases", *(f"gain of {name}" for name in results.strategies)]
     gains = [
-        gains_by_domain(results.values(name), results.values(RANDOM), domains=domains) for name in results.strategies
+        gains_by_domain(results.values(name), results.values(RANDOM), domains=domains, groups=groups)
+        for name in results.strategies
     ]
     rows = [
         [domain or "none", str(domains.count(domain)), *(describe(of_domain[domain]) for of_domain in gains)]

@@ -11,12 +11,14 @@ from nnunetv2_xssr.benchmark.nnunet_judge import NnunetJudge, epochs_of
 from nnunetv2_xssr.benchmark.page import write_page
 from nnunetv2_xssr.benchmark.plan import FAST, Benchmark, Plan
 from nnunetv2_xssr.benchmark.results import Results, write_csv, write_markdown
-from nnunetv2_xssr.benchmark.small_cases import read_small_cases
+from nnunetv2_xssr.benchmark.small_cases import absent_labels, read_small_cases
 from nnunetv2_xssr.benchmark.small_judge import FastJudge
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
+from nnunetv2_xssr.pipeline.repeat import from_anywhere
 from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.workspace import visible_files
 from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
 # What is expected of a training until one was measured: the fast judge on one core, nnU-Net on a recent GPU.
@@ -93,7 +95,8 @@ def kept_benchmark(plan: Plan, folder: BenchmarkFolder) -> Benchmark | None:
     if not is_there(folder.record):
         return None
     kept = Benchmark.load(folder.record)
-    if (kept.judge, kept.settings.sources) != (plan.judge, plan.settings.sources):
+    sources = from_anywhere({"s": kept.settings.sources})["s"]  # older records have them as they were typed
+    if (kept.judge, sources) != (plan.judge, plan.settings.sources):
         raise UserError(
             f"{folder.path} holds a benchmark of {kept.settings.target} with other data, sources, test cases or judge; "
             f"give another folder to -o"
@@ -120,7 +123,8 @@ def choose_arms(plan: Plan, folder: BenchmarkFolder, *, device: str) -> Benchmar
 def cost_of(plan: Plan, folder: BenchmarkFolder, *, device: str) -> Cost:
     """What is still to be done, before anything is."""
     benchmark = kept_benchmark(plan, folder)
-    finished = [read_result(path).seconds for path in folder.jobs.glob("*.json")]
+    files = [path for path in visible_files(folder.jobs) if path.suffix == ".json"]  # none that a job is writing
+    finished = [read_result(path).seconds for path in files]
     settings = plan.settings
     expected = SECONDS_OF_FAST_JUDGE if settings.judge == FAST else SECONDS_PER_EPOCH * epochs_of(settings.trainer)
     return Cost(
@@ -163,7 +167,10 @@ def _judge_of(benchmark: Benchmark, jobs: list[Job], folder: BenchmarkFolder, *,
     settings, test = benchmark.settings, tuple(benchmark.test)
     if settings.judge == FAST:
         needed = dataset_pool(settings.target).only([*test, *(case for job in jobs for case in job.cases)])
-        return FastJudge(cases=read_small_cases(needed), test=test)
+        cases = read_small_cases(needed)
+        if sentence := absent_labels(cases, test, needed.dataset_json):
+            logger.warning(sentence)
+        return FastJudge(cases=cases, test=test)
     if line := ensure_linked():
         logger.info(line)
     return NnunetJudge(

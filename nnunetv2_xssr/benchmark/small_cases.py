@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from nnunetv2_xssr.annotation.label_check import IGNORE, check_label, label_values
+from nnunetv2_xssr.annotation.label_check import IGNORE, check_label, label_names, label_values
 from nnunetv2_xssr.benchmark.fast_judge import SIZE
 from nnunetv2_xssr.benchmark.hold_out import label_files
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.extract import LEAST_VIEWS, choose_slices
 from nnunetv2_xssr.images.normalise import Statistics, normalise
 from nnunetv2_xssr.images.pools import Case, ImagePool
@@ -79,6 +79,18 @@ def read_small_cases(pool: ImagePool) -> SmallCases:
         progress = tqdm(ahead, total=len(pool), desc=f"reading {pool.name}", unit="case", disable=None)
         images, labels = zip(*(case.result() for case in progress), strict=True)
     return SmallCases(identifiers=pool.identifiers, images=np.stack(images), labels=np.stack(labels), n_labels=n_labels)
+
+
+def absent_labels(cases: SmallCases, test: Sequence[str], dataset_json: dict) -> str | None:
+    """A sentence about the labels that no test case holds as the judge sees it; None where there is none."""
+    there = set(np.unique(cases.rows(test)[1]).tolist())
+    absent = [f"{value} ({name})" for value, name in label_names(dataset_json).items() if value and value not in there]
+    if not absent:
+        return None
+    return (
+        f"no test case holds label {first_few(absent)} at {SIZE} x {SIZE} pixels: its Dice is 1 where nothing is "
+        f"predicted, else 0, and takes part in every mean; choose other cases for --test"
+    )
 
 
 def small_slices(

@@ -4,7 +4,7 @@ Dice comes as arrays of shape (units, ..., cases). A unit is what is drawn anew:
 seed for a strategy. All arrays share the test cases; between them there may be budgets.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +47,20 @@ class Gain:
         return not self.low <= 0 <= self.high
 
 
-def gain(ours: np.ndarray, random: np.ndarray, *, outcome: Outcome = mean_dice, seed: int = 0) -> Gain:
+def gain(
+    ours: np.ndarray,
+    random: np.ndarray,
+    *,
+    outcome: Outcome = mean_dice,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> Gain:
     """Outcome of a strategy less that of random draws, averaged over units and budgets.
 
     The interval is the percentile interval of a hierarchical bootstrap: test cases are drawn anew, the same for both,
     and so are the units of each. Of n units n - 1 are drawn, which makes the variance of their mean that of n units (of
     n drawn it would be (n - 1) / n of it; Rao & Wu 1988). A single unit stands for itself alone: the interval knows
-    nothing of other encoder seeds then.
+    nothing of other encoder seeds then. Test cases of one patient are alike: they are drawn together, as wholes.
 
     Parameters
     ----------
@@ -63,12 +70,24 @@ def gain(ours: np.ndarray, random: np.ndarray, *, outcome: Outcome = mean_dice, 
         Of `OUTCOMES`.
     seed : int
         Of the resampling.
+    groups : sequence of str, optional
+        The group (patient) of every test case; by default each is one of its own.
     """
     rng = np.random.default_rng(seed)
-    cases = rng.integers(0, ours.shape[-1], (RESAMPLES, ours.shape[-1]))
+    cases = _drawn_cases(ours.shape[-1], groups, rng)
     drawn = [_resampled(_over_budgets(dice), cases, outcome, rng) for dice in (ours, random)]
     low, high = np.quantile(drawn[0] - drawn[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Gain(float(outcome(ours).mean() - outcome(random).mean()), float(low), float(high))
+
+
+def _drawn_cases(n_cases: int, groups: Sequence[str] | None, rng: np.random.Generator) -> list[np.ndarray]:
+    """The test cases of every resample."""
+    if not groups:
+        return list(rng.integers(0, n_cases, (RESAMPLES, n_cases)))
+    _, number = np.unique(groups, return_inverse=True)
+    members = [np.flatnonzero(number == i) for i in range(number.max() + 1)]
+    drawn = rng.integers(0, len(members), (RESAMPLES, len(members)))
+    return [np.concatenate([members[i] for i in row]) for row in drawn]
 
 
 def _over_budgets(dice: np.ndarray) -> np.ndarray:
@@ -76,7 +95,7 @@ def _over_budgets(dice: np.ndarray) -> np.ndarray:
     return dice.reshape(len(dice), -1, dice.shape[-1])
 
 
-def _resampled(dice: np.ndarray, cases: np.ndarray, outcome: Outcome, rng: np.random.Generator) -> np.ndarray:
+def _resampled(dice: np.ndarray, cases: list[np.ndarray], outcome: Outcome, rng: np.random.Generator) -> np.ndarray:
     """The mean outcome of every resample, shape (RESAMPLES,)."""
     of_units = np.stack([outcome(dice[..., drawn]).mean(axis=1) for drawn in cases])
     n = len(dice)
@@ -164,19 +183,23 @@ def monotone(values: np.ndarray) -> np.ndarray:
     )
 
 
-def gains_by_domain(ours: np.ndarray, random: np.ndarray, *, domains: list[str]) -> dict[str, Gain]:
+def gains_by_domain(
+    ours: np.ndarray, random: np.ndarray, *, domains: list[str], groups: Sequence[str] | None = None
+) -> dict[str, Gain]:
     """The gain in mean Dice on the test cases of every domain.
 
     Parameters
     ----------
-    ours, random : see `gain`
+    ours, random, groups : see `gain`
     domains : list of str
         Of the test cases.
     """
-    of_case = np.array(domains)
-    return {
-        domain: gain(ours[..., of_case == domain], random[..., of_case == domain]) for domain in sorted(set(domains))
-    }
+    gains = {}
+    for domain in sorted(set(domains)):
+        places = [i for i, one in enumerate(domains) if one == domain]
+        own = [groups[i] for i in places] if groups else None
+        gains[domain] = gain(ours[..., places], random[..., places], groups=own)
+    return gains
 
 
 def conclusion(gains: Mapping[str, Gain], *, judge: str) -> str:

@@ -103,11 +103,12 @@ def _benchmark(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace) -> "Settings":
     from nnunetv2_xssr.benchmark.plan import Settings
     from nnunetv2_xssr.images.case_table import read_names
+    from nnunetv2_xssr.pipeline.repeat import from_anywhere, from_root
     from nnunetv2_xssr.records.workspace import find_dataset
 
     return Settings(
         target=find_dataset(args.target),
-        sources=args.sources,
+        sources=from_anywhere({"s": args.sources})["s"],
         budgets=args.budgets,
         strategies=args.strategies,
         draws=args.draws,
@@ -119,7 +120,7 @@ def _settings(args: argparse.Namespace) -> "Settings":
         plans_name=args.plans_name,
         test=read_names(args.test),
         cases=_absolute(args.cases),
-        encoder=args.encoder,
+        encoder=from_root("encoder", args.encoder),
         encoder_weights=_absolute(args.encoder_weights),
     )
 

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -200,3 +201,77 @@ def test_the_target_or_a_job_must_be_given(capsys):
     with pytest.raises(SystemExit):
         main(["-b", "2"])
     assert "-d" in capsys.readouterr().err
+
+
+INTENSITY = ["--encoder", "intensity"]
+
+
+def test_what_a_killed_job_has_left_stops_nobody(labelled, capsys):
+    left = labelled.root / "out" / "jobs" / ".xssr_tmp_0123_abcdefgh.json"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    succeeds(capsys, main, command(labelled, *INTENSITY))
+
+
+def test_copies_on_both_sides_are_told(labelled, capsys):
+    shutil.copy(labelled.images() / "t_01_0000.png", labelled.images() / "t_05_0000.png")
+    shutil.copy(labelled.images() / "t_01_0000.png", labelled.images() / "t_02_0000.png")
+    (labelled.root / "test.txt").write_text("\n".join(CASES[3:9]))
+    printed = succeeds(capsys, main, command(labelled, "--test", labelled.root / "test.txt", "--dry-run"))
+    assert "1 of 6 test cases are copies of cases in the pool, byte for byte (t_05 of t_0" in printed
+    (labelled.root / "test.txt").write_text("\n".join(CASES[:6]))  # copies on one side alone
+    assert "copies" not in succeeds(capsys, main, command(labelled, "--test", labelled.root / "test.txt", "--dry-run"))
+
+
+def test_an_encoder_that_learned_from_test_cases_is_not_taken(labelled, capsys):
+    argv = command(labelled, "--jobs", labelled.root / "jobs", "--test", labelled.root / "test.txt")
+    argv = argv[:2] + argv[4:]  # without a source the pool teaches the encoder
+    (labelled.root / "test.txt").write_text("\n".join(CASES[:6]))
+    succeeds(capsys, main, argv)
+    (labelled.root / "out" / "benchmark.json").unlink()  # as if it had been killed before
+    (labelled.root / "test.txt").write_text("\n".join(CASES[6:12]))
+    fails(capsys, main, argv, "seed_0/checkpoint_final.pth was made with other sources", "delete it to start anew")
+
+
+def test_a_folder_of_the_same_name_elsewhere_is_another_source(labelled, capsys, monkeypatch):
+    for place in ("a", "b"):
+        for i in range(4):
+            write_picture(labelled.root / place / "archive" / f"slice_{i:04d}.png", picture(900 + i))
+    argv = command(labelled, *INTENSITY)
+    argv[argv.index("-s") + 1] = "archive"
+    monkeypatch.chdir(labelled.root / "a")
+    printed = succeeds(capsys, main, argv)
+    assert "has all channels: each is a case" in printed  # as in select
+    assert "trainings: 0" in succeeds(capsys, main, argv)
+    monkeypatch.chdir(labelled.root / "b")
+    fails(capsys, main, argv, "other data, sources")
+
+
+def test_a_label_that_no_test_case_holds_is_told(labelled, capsys):
+    description = labelled.raw / TARGET / "dataset.json"
+    content = json.loads(description.read_text())
+    description.write_text(json.dumps(content | {"labels": {"background": 0, "blob": 1, "hole": 2}}))
+    assert "no test case holds label 2 (hole)" in succeeds(capsys, main, command(labelled, *INTENSITY))
+
+
+def test_measures_that_not_all_machines_took_are_left_out(labelled, capsys):
+    succeeds(capsys, main, command(labelled, *INTENSITY))
+    file = results(labelled)[0]
+    content = json.loads(file.read_text())
+    content["measures"]["surface_dice"] = content["measures"]["dice"]
+    file.write_text(json.dumps(content))
+    printed = succeeds(capsys, main, command(labelled, *INTENSITY))
+    assert f"only 1 of {len(results(labelled))} trainings measured surface_dice: it is left out" in printed
+    del content["measures"]["dice"][record(labelled)["test"][0]]
+    file.write_text(json.dumps(content))
+    fails(capsys, main, command(labelled, *INTENSITY), file, "lacks the dice of t_", "delete it to train again")
+
+
+def test_patients_are_in_the_record(labelled, capsys):
+    succeeds(capsys, main, large_command(labelled)[:-2] + ["--jobs", labelled.root / "jobs"])
+    kept = record(labelled)
+    assert kept["groups"] == kept["test"]
+    argv = command(labelled, *INTENSITY, "--cases", labelled.root / "cases.csv", "-o", labelled.root / "other")
+    succeeds(capsys, main, argv)
+    kept = json.loads((labelled.root / "other" / "benchmark.json").read_text())
+    assert kept["groups"] == [f"group p{int(case[2:]) // 2}" for case in kept["test"]]

@@ -67,6 +67,19 @@ def test_budgets_of_one_draw_stay_together():
     assert (twice.low, twice.high) == pytest.approx((one.low, one.high))
 
 
+def test_cases_of_one_patient_tell_no_more_than_one():
+    """Every case five times over: without their patients the interval would be less than half as wide."""
+    ours, random = simulated(np.random.default_rng(6), seeds=1, draws=30, cases=20, spread=0.0, effect=1.0)
+    patients = [f"p{i}" for i in range(20)]
+    one = gain(ours, random, groups=patients)
+    copies = [np.repeat(dice, 5, axis=-1) for dice in (ours, random)]
+    told, untold = gain(*copies, groups=[one for one in patients for _ in range(5)]), gain(*copies)
+    assert told.high - told.low == pytest.approx(one.high - one.low, rel=0.1)
+    assert untold.high - untold.low < 0.6 * (one.high - one.low)
+    by_domain = gains_by_domain(*copies, domains=["A"] * 100, groups=[one for one in patients for _ in range(5)])
+    assert by_domain == {"A": told}
+
+
 def test_a_single_seed_has_the_interval_of_the_cases_and_draws():
     ours, random = simulated(np.random.default_rng(4), seeds=1, draws=10, cases=60, spread=0.0)
     one = gain(ours, random)
