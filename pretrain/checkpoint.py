@@ -57,10 +57,8 @@ def load_tensors(path: Path) -> dict:
 
 
 def _load(path: Path, otherwise: str) -> Any:
-    # nnU-Net keeps its losses as numbers of numpy.
-    numbers = [np.float64(0).__reduce__()[0], np.dtype, *{type(np.dtype(kind)) for kind in "fdil?"}]
     # Opened first: a file that cannot be opened is not one to delete.
-    with open(path, "rb") as file, torch.serialization.safe_globals(numbers):
+    with open(path, "rb") as file, torch.serialization.safe_globals(_numbers_of_numpy()):
         try:
             damaged = _damaged_part(file)
             content = None if damaged else torch.load(file, map_location="cpu", weights_only=True)
@@ -69,6 +67,21 @@ def _load(path: Path, otherwise: str) -> Any:
     if damaged:
         raise UserError(f"{path} is damaged: {damaged} does not fit its checksum; restore it or give another file")
     return content
+
+
+def _numbers_of_numpy() -> list:
+    """What makes the numbers of numpy as which nnU-Net keeps its losses, by its names in numpy 1 and in numpy 2."""
+    make = np.float64(0).__reduce__()[0]
+
+    def named(module: str):
+        def scalar(*args):
+            return make(*args)
+
+        scalar.__module__, scalar.__qualname__ = module, "scalar"
+        return scalar
+
+    made = [named("numpy.core.multiarray"), named("numpy._core.multiarray")]
+    return [*made, np.dtype, *{type(np.dtype(kind)) for kind in "fdil?"}]
 
 
 def _damaged_part(file: IO[bytes]) -> str | None:

@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _convert(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.pipeline.foreign_weights import convert_weights
+    from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     done = convert_weights(
         args.i,
@@ -61,6 +62,8 @@ def _convert(args: argparse.Namespace) -> None:
     named += ["-tr", FROZEN] if args.freeze else []
     train = ["nnUNetv2_train", done.dataset, args.c, "0", *named, "-pretrained_weights", str(done.path)]
     print(f"wrote {done.path}")
+    if args.freeze and (line := ensure_linked()):  # or nnU-Net does not find the trainer
+        print(line)
     print(f"next: {shlex.join(train)}")
 
 

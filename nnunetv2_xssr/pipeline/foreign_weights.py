@@ -112,6 +112,12 @@ def convert_weights(
             f"{' (encoder)' * encoder_only}, less than the share {least:g} of --least; the first: {match.missing[0]}; "
             f"give weights of the same plans{', or --encoder_only' * (not encoder_only)}"
         )
+    broken = [name for name, value in network.named_parameters() if not value.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{checkpoint} holds NaN or infinity in {len(broken)} tensors ({first_few(broken)}), as after a training "
+            f"that diverged; give another checkpoint"
+        )
     remove_leftovers(output)
     save_weights(output, network, plans=plans, channels=channels)
     return Converted(path=output, dataset=plans.dataset, match=match, share=share)

@@ -27,7 +27,7 @@ _DYNUNET = (
 
 
 def read_foreign(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, wherever it keeps them.
+    """The tensors of a checkpoint, wherever it keeps them: where there are most.
 
     Raises
     ------
@@ -35,15 +35,17 @@ def read_foreign(path: Path) -> dict[str, torch.Tensor]:
         If the file is missing, cut off, holds more than tensors and plain values, or has no weights.
     """
     content = load_tensors(path)
+    tensors: dict[str, torch.Tensor] = {}
     for holder in (content, *(content.get(name) for name in _HOLDERS)):
         named = holder.items() if isinstance(holder, dict) else ()
-        tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, torch.Tensor)}
-        if tensors:
-            return tensors
-    raise UserError(
-        f"{path} holds no weights, itself or under {', '.join(_HOLDERS)}, but {first_few(list(content)) or 'nothing'}; "
-        f"save the state_dict() of the network"
-    )
+        found = {k: v for k, v in named if isinstance(k, str) and isinstance(v, torch.Tensor)}
+        tensors = max(tensors, found, key=len)  # beside a whole network there may be a loss
+    if not tensors:
+        raise UserError(
+            f"{path} holds no weights, itself or under {', '.join(_HOLDERS)}, but "
+            f"{first_few(list(content)) or 'nothing'}; save the state_dict() of the network"
+        )
+    return tensors
 
 
 def transfer(
@@ -102,7 +104,7 @@ def transfer(
 def stem_channels(weights: Mapping[str, torch.Tensor], network: UNet) -> int | None:
     """Input channels of the checkpoint's first layer; None if it has none that the network knows."""
     found = _renamed(weights, network)
-    return next((found[key][1].shape[1] for key in stem_keys(network) if key in found), None)
+    return next((found[key][1].shape[1] for key in stem_keys(network) if key in found and found[key][1].ndim > 1), None)
 
 
 def _aliases(network: UNet) -> dict[str, list[str]]:

@@ -1,7 +1,9 @@
 """Weights of others become a file that nnU-Net trains from, or one sentence says why not."""
 
+import contextlib
 import json
 import shlex
+import zipfile
 
 import numpy as np
 import pytest
@@ -65,6 +67,7 @@ CONTAINERS = {
     "nnU-Net": of_nnunet,
     "nnssl": lambda state: {"network_weights": state, "nnssl_adaptation_plan": {"key_to_encoder": "encoder"}},
     "Lightning": lambda state: {"state_dict": {f"model.net.{key}": value for key, value in state.items()}, "epoch": 3},
+    "beside a loss": lambda state: {"loss": torch.tensor(0.5), "model": state},
     "plain": lambda state: state,
     "several GPUs": lambda state: {f"module.{key}": value for key, value in state.items()},
     "without aliases": lambda state: {
@@ -169,6 +172,33 @@ def test_command_tells_what_becomes_of_the_checkpoint(case, capsys):
     fails(capsys, command.main, case.argv("--least", "0.7"), case.out, "exists already")
 
 
+def test_numbers_of_numpy_1_are_read(case):
+    """As nnU-Net kept its losses before numpy 2."""
+    case.save(of_nnunet(case.theirs.state_dict()))
+    with zipfile.ZipFile(case.file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(case.file, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert b"numpy.core.multiarray" in case.file.read_bytes()
+    assert case.convert().share == 1
+
+
+def test_the_trainer_that_is_named_is_linked(case, capsys, link_elsewhere):
+    case.save(case.theirs.state_dict())
+    link_elsewhere.unlink()
+    succeeds(capsys, command.main, case.argv())
+    assert not link_elsewhere.exists()
+    case.out.unlink()
+    with contextlib.suppress(AssertionError):  # in a folder of the test nnU-Net does not find it
+        succeeds(capsys, command.main, case.argv("--freeze", "encoder"))
+    assert link_elsewhere.is_file()
+
+
+def diverged(state):
+    return {key: value * (float("nan") if "stages.1" in key else 1) for key, value in state.items()}
+
+
 def halved(state):
     return dict(list(state.items())[: len(state) // 2])
 
@@ -186,6 +216,11 @@ class Runs:
         (lambda case: {k: v.repeat(2, *[1] * (v.ndim - 1)) for k, v in case.theirs.state_dict().items()}, "has 0 of "),
         (lambda case: {"network_weights": case.theirs.state_dict(), "hook": Runs()}, "more than tensors"),
         (lambda case: {"epoch": 3, "loss": 0.5}, "holds no weights"),
+        (lambda case: diverged(case.theirs.state_dict()), "holds NaN or infinity in"),
+        (
+            lambda case: {k: v.flatten() for k, v in case.theirs.state_dict().items()},
+            "less than the share 1 of --least",
+        ),
         (lambda case: [1, 2], "must be an object; got [1, 2]"),
         (lambda case: {1: torch.ones(2)}, "save the state_dict()"),
         (lambda case: {"model": {1: torch.ones(2)}}, "holds no weights"),
