@@ -117,6 +117,13 @@ def test_conda_recipe_says_what_setup_cfg_says():
     assert sorted(map(requirement, recipe["requirements"]["run"])) == sorted(map(requirement, [python, *wanted]))
 
 
+def test_torch_is_new_enough_to_read_checkpoints():
+    """`torch.serialization.safe_globals`, without which no checkpoint is read, came with 2.5."""
+    required = configuration()["options"]["install_requires"].splitlines()
+    (lowest,) = [line.removeprefix("torch>=") for line in required if line.startswith("torch>=")]
+    assert tuple(map(int, lowest.split("."))) >= (2, 5)
+
+
 def test_entry_points_can_be_imported_and_tell_their_use(capsys, monkeypatch):
     monkeypatch.setattr("nnunetv2_xssr.entry.end_on_ctrl_c", lambda: None)  # pytest's own Ctrl-C stays
     scripts = configuration()["options.entry_points"]["console_scripts"].strip().splitlines()
