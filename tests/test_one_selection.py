@@ -6,13 +6,14 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import slicing
 from making import TARGET, fails, picture, read_worklist, succeeds, write_picture
 
 from nnunetv2_xssr.annotation.handover import drawn_labels, write_handover
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
-from nnunetv2_xssr.commands import collect, select, status
+from nnunetv2_xssr.commands import collect, select, status, verify
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
 from nnunetv2_xssr.records.manifest import Manifest, check_own_split, id_in_report, id_in_worklist
@@ -176,3 +177,21 @@ def test_killed_handover_of_slices_is_written_again(empty, monkeypatch, tmp_path
         assert [file.name for file in sorted((folder / "labels").iterdir())] == [f"v_{i}.nii.gz" for i in (1, 2, 3)]
         assert drawn_labels(folder) == []
     assert n > 8
+
+
+def test_the_split_of_a_study_is_none_of_an_annotation(workspace, capsys):
+    """It would be trained on as if its picks were those of the record."""
+    labels = Workspace(TARGET).labels
+    for case in dataset_pool(TARGET).identifiers:
+        write_picture(labels / f"{case}.png", (picture(1) > 110).astype(np.uint8))
+    succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"])
+    assert read_split(Workspace(TARGET).split)
+    drawn = workspace.root / "drawn.txt"
+    drawn.write_text("t_00\nt_01\n")
+    succeeds(capsys, select.main, [*OVERWRITE, "--labelled", drawn])
+    assert Manifest.load(Workspace(TARGET).manifest).split is None and not Workspace(TARGET).split.exists()
+    succeeds(capsys, verify.main, ["-d", "2"])
+    succeeds(capsys, collect.main, ["-d", "2"])
+    kept = Workspace(TARGET).split.read_bytes()
+    succeeds(capsys, select.main, [*OVERWRITE, "--labelled", drawn, "--alpha", "0.5"])
+    assert Workspace(TARGET).split.read_bytes() == kept  # which collect has written

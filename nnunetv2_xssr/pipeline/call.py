@@ -222,11 +222,17 @@ def _checked(
         same_round=not overwrite and not new_round,
         number=last.round + new_round if last else first_round(workspace),
         before=before,
-        kept_split=read_split(workspace.split) if plan.mode == "annotation" and is_there(workspace.split) else None,
+        kept_split=_kept_split(workspace, plan, last),
         device=device,
     )
     _check_writable(call)
     return call
+
+
+def _kept_split(workspace: Workspace, plan: SelectionPlan, last: SelectionRecord | None) -> Split | None:
+    """The split that collect wrote, which an annotation keeps; that of a study is of its picks alone."""
+    of_study = plan.mode == "study" or (last is not None and last.mode == "study")
+    return None if of_study or not is_there(workspace.split) else read_split(workspace.split)
 
 
 def _described(target: ImagePool, cases: Path | None, *, known: Mapping[str, str]) -> ImagePool:

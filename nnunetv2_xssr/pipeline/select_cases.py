@@ -168,6 +168,7 @@ def _write(
     """Write what belongs to a selection: the manifest first and the record last, so that what it tells of is there.
 
     In annotation collect alone writes the split, of labelled cases: folds may be trained on the one that is there.
+    That of a study does not stay: nobody shall train on its picks as if they were those of the record.
     """
     workspace, split = call.workspace, call.kept_split
     options = None if config is None else config_bytes(config, selection=record.id)
@@ -187,6 +188,8 @@ def _write(
     if split and plan.mode == "study":
         write_split(workspace.split, split)
         logger.info(f"wrote {workspace.split}")
+    elif split is None:
+        workspace.split.unlink(missing_ok=True)  # of a study, whose picks are others
     elif split:
         logger.info(f"kept {workspace.split}, on which folds may be trained; nnUNetv2_xssr_collect adds the new cases")
     if plan.mode == "annotation" and record.picked:
