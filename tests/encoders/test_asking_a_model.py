@@ -11,10 +11,12 @@ import torch
 from kinds import model_folder
 from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_picture
 
+from nnunetv2_xssr.annotation.control import _kept_segmentation
 from nnunetv2_xssr.commands import collect, report, select, status
 from nnunetv2_xssr.encoders.predictor import Predictor
 from nnunetv2_xssr.encoders.trained_model import open_trained_model
 from nnunetv2_xssr.images.overlap import disagreement, mean_dice
+from nnunetv2_xssr.pipeline.doubt import _kept_doubt
 
 ROUND_TWO = ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"]
 ASK = [*ROUND_TWO, "--model"]
@@ -183,6 +185,22 @@ def test_predictions_are_kept_case_by_case(trained, asked, capsys):
     assert len(kept(trained)) == 3
     succeeds(capsys, select.main, ASK)
     assert len(asked["images"]) == 4 + LEFT - 3
+
+
+@pytest.mark.parametrize("damage", ["bits", "cut off", "empty"])
+def test_a_kept_prediction_that_is_damaged_is_made_anew(tmp_path, damage):
+    file = tmp_path / "case.npz"
+    drawn = np.random.default_rng(0).integers(0, 3, (1, 16, 16)).astype(np.uint8)
+    np.savez_compressed(file, segmentation=drawn, doubt=0.3, image="digest")
+    whole = file.read_bytes()
+    assert _kept_doubt(file, "digest") == 0.3 and np.array_equal(_kept_segmentation(file), drawn)
+    assert _kept_doubt(file, "another") is None
+    for place in range(len(whole)):
+        flipped = whole[:place] + bytes([whole[place] ^ 128]) + whole[place + 1 :]
+        file.write_bytes({"bits": flipped, "cut off": whole[:place], "empty": b""}[damage])
+        assert _kept_doubt(file, "digest") in (0.3, None)
+        kept = _kept_segmentation(file)
+        assert kept is None or np.array_equal(kept, drawn)
 
 
 def test_no_model_is_asked_unless_one_is_named(trained, asked, capsys):
