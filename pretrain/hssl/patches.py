@@ -1,5 +1,7 @@
 """Preprocessed images of unlabelled pools on disk, and pairs of views of patches of them."""
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import blosc2
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from isal import isal_zlib
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
@@ -18,7 +21,9 @@ from nnunetv2_xssr.images.reading import BrokenImage, read_image
 from nnunetv2_xssr.pretrain.hssl.sources import Source
 from nnunetv2_xssr.pretrain.hssl.statistics import check_channels
 from nnunetv2_xssr.records.files import atomic
-from nnunetv2_xssr.records.workspace import Workspace
+from nnunetv2_xssr.records.locks import only_reads
+from nnunetv2_xssr.records.logs import logger
+from nnunetv2_xssr.records.workspace import Workspace, visible_files
 
 _CELLS = 8  # cells per axis of a patch; a cell is masked as a whole
 _MASKED = 0.3  # share of the cells
@@ -66,6 +71,8 @@ class PreprocessedPool:
 def preprocess_pool(source: Source, *, skip_broken: bool = False) -> PreprocessedPool:
     """Preprocess every case once, as nnU-Net does and without a label; an interrupted run goes on.
 
+    What an earlier run has left is taken if it is as it was written.
+
     Raises
     ------
     BrokenImage
@@ -75,8 +82,9 @@ def preprocess_pool(source: Source, *, skip_broken: bool = False) -> Preprocesse
     """
     pool, plans, hashes = source.pool, source.plans, file_hashes(source.pool)
     folder = Workspace(pool.name).preprocessed_patches(source.key)
-    files = {case.identifier: folder / f"{case.identifier}_{hashes[case.identifier][:12]}.b2nd" for case in pool.cases}
-    reader, missing, broken = pool.reader(), [case for case in pool.cases if not files[case.identifier].is_file()], []
+    stems = {case.identifier: f"{case.identifier}_{hashes[case.identifier][:12]}" for case in pool.cases}
+    kept = _whole_images(folder, stems.values(), name=pool.name)
+    reader, missing, broken = pool.reader(), [case for case in pool.cases if stems[case.identifier] not in kept], []
 
     def preprocess(case: Case) -> np.ndarray:
         image, properties = read_image(case, reader)
@@ -106,9 +114,11 @@ def preprocess_pool(source: Source, *, skip_broken: bool = False) -> Preprocesse
                 if not skip_broken:
                     raise
                 broken.append(str(error))
-                del files[case.identifier]
                 continue
-            save_image(files[case.identifier], array)
+            stem, content = stems[case.identifier], _compressed(array)
+            kept[stem] = folder / f"{stem}_{_sum(content)}.b2nd"
+            _write(kept[stem], content)
+    files = {case: kept[stem] for case, stem in stems.items() if stem in kept}
     if not files:
         raise UserError(f"no case of {pool.name} can be used; the first: {broken[0]}")
     return PreprocessedPool(
@@ -123,10 +133,38 @@ def preprocess_pool(source: Source, *, skip_broken: bool = False) -> Preprocesse
 
 def save_image(file: Path, image: np.ndarray) -> None:
     """Write a preprocessed image of shape (channels, z, y, x), compressed so that parts of it are read alone."""
+    _write(file, _compressed(image))
+
+
+def _compressed(image: np.ndarray) -> bytes:
+    # nnU-Net's own settings for its preprocessed images.
+    compression = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
+    return blosc2.asarray(np.ascontiguousarray(image), cparams=compression).to_cframe()
+
+
+def _write(file: Path, content: bytes) -> None:
     with atomic(file) as temporary:
-        # nnU-Net's own settings for its preprocessed images.
-        compression = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
-        blosc2.asarray(np.ascontiguousarray(image), urlpath=str(temporary), mode="w", cparams=compression)
+        temporary.write_bytes(content)
+
+
+def _sum(content: bytes) -> str:
+    """By which a file's name tells what it must hold: blosc2 has no checksums, and of damaged files it may hang."""
+    return f"{isal_zlib.crc32(content):08x}"
+
+
+def _whole_images(folder: Path, stems: Collection[str], *, name: str) -> dict[str, Path]:
+    """The images that earlier runs have written, by the beginnings of their names; a damaged one goes."""
+    wanted, found = set(stems), {}
+    for file in tqdm(visible_files(folder), desc=f"checking what is preprocessed of {name}", unit="case", disable=None):
+        match = re.fullmatch(r"(.+)_([0-9a-f]{8})\.b2nd", file.name, re.DOTALL)
+        if match is None or match[1] not in wanted:
+            continue
+        if only_reads() or _sum(file.read_bytes()) == match[2]:
+            found[match[1]] = file
+            continue
+        logger.warning(f"{file} does not fit its checksum, and is made anew")
+        file.unlink()
+    return found
 
 
 class PatchPairs:

@@ -148,6 +148,21 @@ def test_an_interrupted_preprocessing_goes_on_and_a_changed_image_is_read_again(
     assert len(done) == 1
 
 
+@pytest.mark.parametrize("place", [128, -40])
+def test_a_damaged_preprocessed_image_is_made_anew(workspace, caplog, place):
+    (pool,), _ = pools_of(workspace, "2d", [SOURCE])
+    whole = pool.files[1].read_bytes()
+    damaged = bytearray(whole)
+    damaged[place] ^= 255
+    pool.files[1].write_bytes(damaged)
+    pool.files[2].rename(pool.files[2].with_name(pool.files[3].name))  # one file in the place of another
+    with caplog.at_level("WARNING"):
+        (again,), _ = pools_of(workspace, "2d", [SOURCE])
+    assert again.files == pool.files and again.files[1].read_bytes() == whole
+    assert f"{pool.files[1]} does not fit its checksum" in caplog.text
+    assert len({file.read_bytes() for file in again.files}) == len(again.files)
+
+
 def test_datasets_take_turns_and_a_sample_does_not_depend_on_others(workspace):
     pools, plans = pools_of(workspace, "2d", [SOURCE, TARGET])
     pairs = PatchPairs(pools, patch_size=plans.patch_size, seed=3)
