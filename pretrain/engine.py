@@ -37,7 +37,7 @@ from nnunetv2_xssr.pretrain.figures import draw_progress
 from nnunetv2_xssr.pretrain.health import collapse
 from nnunetv2_xssr.pretrain.loader import batches, worker_count
 from nnunetv2_xssr.pretrain.objective import Objective
-from nnunetv2_xssr.pretrain.processes import Whole, first_holds_weights, gather
+from nnunetv2_xssr.pretrain.processes import Whole, first_holds_weights, gather, on_first
 from nnunetv2_xssr.pretrain.schedule import learning_rate_factor, total_epochs, warmed_up
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.stopping import StopRequest
@@ -104,8 +104,7 @@ def _train(
         run.load(checkpoint)
 
     def save() -> None:
-        if fabric.is_global_zero:
-            save_checkpoint(latest, {**description, **run.state()})
+        on_first(fabric, lambda: save_checkpoint(latest, {**description, **run.state()}))
 
     progress = tqdm(initial=run.step, desc="pretraining", unit="batch", disable=not fabric.is_global_zero)
     with progress, StopRequest() as request:
@@ -120,20 +119,23 @@ def _train(
                 run.end_epoch()
                 progress.set_postfix_str(f"loss {run.history['loss'][-1]:.3f}")
                 save()
-                if fabric.is_global_zero:
-                    draw_progress(folder / "progress.png", run.history, note=objective.health_note)
+                on_first(
+                    fabric, lambda: draw_progress(folder / "progress.png", run.history, note=objective.health_note)
+                )
             elif stop:
                 save()
             if stop and not run.finished:
                 fabric.barrier()  # a launcher may kill all processes when one ends: wait until the checkpoint is whole
                 raise Stopped(request.number or signal.SIGTERM, f"stopped after {run.step} batches and saved {latest}")
-    if fabric.is_global_zero:
+
+    def finish() -> None:
         run.model.eval()
         objective.finish(run.model, folder)
         # From memory: another run may have replaced the latest checkpoint.
         save_checkpoint(final, {**description, **run.result()})
         latest.unlink(missing_ok=True)
-    fabric.barrier()
+
+    on_first(fabric, finish)
     return final
 
 

@@ -122,23 +122,46 @@ def first_on_rank_zero(fabric: Fabric, work: Callable[[], Result]) -> Result:
         return work()
 
 
-@contextlib.contextmanager
-def first_holds_weights(fabric: Fabric, folder: Path) -> Iterator[bool]:
-    """Let the first process hold the lock of a folder for a block, and tell all whether it had to wait for it.
+def on_first(fabric: Fabric, work: Callable[[], Any]) -> None:
+    """Do ``work`` on the first process alone, for which the others wait: for ever, if it ended without telling them.
 
-    An error in taking it ends the others without a message, as in `first_on_rank_zero`.
+    An error ends them without a message, as in `first_on_rank_zero`.
+    """
+
+    def done() -> contextlib.AbstractContextManager[None]:
+        work()
+        return contextlib.nullcontext()
+
+    with first_holds(fabric, done):
+        pass
+
+
+@contextlib.contextmanager
+def first_holds(
+    fabric: Fabric, make: Callable[[], contextlib.AbstractContextManager[Result]]
+) -> Iterator[Result | None]:
+    """Let the first process be in a context for a block, and tell all what it gave: a plain value.
+
+    An error in entering it ends the others without a message, as in `first_on_rank_zero`.
     """
     with contextlib.ExitStack() as held:
-        waited, failure = False, None
+        found, failure = None, None
         if fabric.is_global_zero:
             try:
-                waited = held.enter_context(weights_lock(folder))
+                found = held.enter_context(make())
             except (UserError, OSError) as error:
                 failure = error
-        waited, failure = fabric.broadcast((waited, failure))
+        found, failure = fabric.broadcast((found, failure))
         if failure is not None:
             raise failure if fabric.is_global_zero else SystemExit(2)
-        yield waited
+        yield found
+
+
+@contextlib.contextmanager
+def first_holds_weights(fabric: Fabric, folder: Path) -> Iterator[bool]:
+    """Let the first process hold the lock of a folder for a block, and tell all whether it had to wait for it."""
+    with first_holds(fabric, lambda: weights_lock(folder)) as waited:
+        yield bool(waited)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from nnunetv2_xssr.pretrain.held_out import held_out
 from nnunetv2_xssr.pretrain.inputs import draw_batch
 from nnunetv2_xssr.pretrain.mae import CELL, Ensemble, MaskedAutoencoder, crop_numbers, random_crops, visible_cells
 from nnunetv2_xssr.pretrain.objective import sample_generator
-from nnunetv2_xssr.pretrain.processes import Whole
+from nnunetv2_xssr.pretrain.processes import Whole, on_first
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.workspace import encoder_folder
@@ -284,6 +284,6 @@ def pretrain(
     check_same_channels(sources)
     folder = folder or encoder_folder([views.pool.name for views in sources], dim=sources[0].dim)
     objective = MaskedAutoencoding(sources, seed=settings.seed)
-    if show_batch and fabric.is_global_zero:
-        draw_batch(show_batch, objective, batch_size=settings.batch_size)
+    if show_batch:
+        on_first(fabric, lambda: draw_batch(show_batch, objective, batch_size=settings.batch_size))
     return train(objective, settings=settings, fabric=fabric, folder=folder, resume=resume)

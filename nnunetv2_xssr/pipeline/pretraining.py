@@ -1,7 +1,6 @@
 """Pretraining for Python: an encoder, or the whole U-Net, from unlabelled images."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.pretrain.hssl.pretrain import common_channels, group_of, parts_that_fit, pretrain_hssl
 from nnunetv2_xssr.pretrain.hssl.sources import Source, far_spacings
 from nnunetv2_xssr.pretrain.hssl.weights import match_weights
-from nnunetv2_xssr.pretrain.processes import first_on_rank_zero, start, stop_reported_once
+from nnunetv2_xssr.pretrain.processes import first_holds, first_on_rank_zero, on_first, start, stop_reported_once
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
 from nnunetv2_xssr.records.locks import caches_lock
@@ -105,7 +104,7 @@ def pretrain_encoder(
 
     views = first_on_rank_zero(fabric, read)
     folder = encoder_folder([one.pool.name for one in views], dim=dim)
-    with log_to(folder / "pretrain.log") if fabric.is_global_zero else nullcontext():
+    with first_holds(fabric, lambda: log_to(folder / "pretrain.log")):
         if fabric.is_global_zero:
             for sentence in (sentence for one in views for sentence in one.broken):
                 logger.info("set aside: %s", sentence)
@@ -217,12 +216,10 @@ def pretrain_unet(
                 prepared.append(preprocess_pool(source, skip_broken=skip_broken))
         return opened, prepared
 
-    if fabric.is_global_zero:
-        match = match_weights(plans.build_network(channels).state_dict(), plans.build_network(saved))
-        logger.info("nnUNetv2_train will load, for %s, %s: %s", plans.plans_name, plans.configuration_name, match)
+    on_first(fabric, lambda: _log_match(plans, channels=channels, saved=saved))
     opened, prepared = first_on_rank_zero(fabric, read)
     folder = Workspace(plans.dataset).hssl(plans_name=plans_name, configuration=configuration)
-    with log_to(folder / "pretrain.log") if fabric.is_global_zero else nullcontext():
+    with first_holds(fabric, lambda: log_to(folder / "pretrain.log")):
         if fabric.is_global_zero:
             _log_sources(opened, prepared, plans)
         with stop_reported_once(fabric):
@@ -258,6 +255,11 @@ def _saved_channels(like_channels: int | None, *, channels: int, plans: TargetPl
     if like_channels is not None and not 1 <= like_channels <= 1000:
         raise UserError(f"--like_channels must be between 1 and 1000; got {like_channels}")
     return like_channels or channels
+
+
+def _log_match(plans: TargetPlans, *, channels: int, saved: int) -> None:
+    match = match_weights(plans.build_network(channels).state_dict(), plans.build_network(saved))
+    logger.info("nnUNetv2_train will load, for %s, %s: %s", plans.plans_name, plans.configuration_name, match)
 
 
 def _log_sources(sources: list[Source], prepared: list[PreprocessedPool], plans: TargetPlans) -> None:

@@ -15,7 +15,7 @@ from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, PreprocessedPool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.pretrain.hssl.weights import CITATION, save_weights
 from nnunetv2_xssr.pretrain.inputs import draw_batch, share_of_one_value
-from nnunetv2_xssr.pretrain.processes import first_holds_weights
+from nnunetv2_xssr.pretrain.processes import first_holds_weights, on_first
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.schema import read_as
@@ -138,20 +138,25 @@ def pretrain_hssl(
         groups=groups,
         health_note="on held-out images" if some else "on images that it learns from",
     )
-    if fabric.is_global_zero:
+
+    def look() -> None:
         for sentence in flat_pools(pools, patch_size=plans.patch_size, seed=settings.seed):
             logger.warning(sentence)
         if show_batch:
             draw_batch(show_batch, objective, batch_size=settings.batch_size)
+
+    on_first(fabric, look)
     folder = Workspace(plans.dataset).hssl(plans_name=plans.plans_name, configuration=plans.configuration_name)
     path = folder / WEIGHTS
     with first_holds_weights(fabric, folder):
         final = train(objective, settings=settings, fabric=fabric, folder=folder, resume=resume)
-        if fabric.is_global_zero:
+
+        def save() -> None:
             network, weights = plans.build_network(channels), load_checkpoint(final)["weights"]
             network.load_state_dict({k.removeprefix("unet."): v for k, v in weights.items() if k.startswith("unet.")})
             save_weights(path, network, plans=plans, channels=saved_channels, citations=[CITATION])
-    fabric.barrier()
+
+        on_first(fabric, save)
     return path
 
 

@@ -234,6 +234,20 @@ def test_mistake_is_told_once_by_many_processes(workspace, together):
     assert outputs[1][1] == ""
 
 
+@pytest.mark.parametrize("cannot", ["be drawn", "be logged"])
+def test_what_the_first_process_cannot_write_ends_all(workspace, together, tmp_path, cannot):
+    """The others would wait for it."""
+    argv = ["-s", "1", "--batch_size", "4", "-device", "cpu", "--show_batch", tmp_path / "file" / "batch.png"]
+    if cannot == "be drawn":
+        (tmp_path / "file").touch()
+    else:
+        (workspace.encoder().parent / "pretrain.log").unlink(missing_ok=True)
+        (workspace.encoder().parent / "pretrain.log").mkdir()
+    codes, outputs = together("torchrun", SHORT + command("pretrain", *argv))
+    assert codes == [2, 2], outputs
+    assert "cannot " in outputs[0][1] and "Traceback" not in outputs[0][1] and outputs[1][1] == ""
+
+
 # --- precision
 
 
