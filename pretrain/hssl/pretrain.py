@@ -129,14 +129,14 @@ def pretrain_hssl(
         As `engine.train` raises it.
     """
     learned, kept_out = zip(*(_split(pool, seed=settings.seed) for pool in pools), strict=True)
-    some = any(a is not b for a, b in zip(learned, kept_out, strict=True))
+    held_out_alone = [pool for pool in kept_out if pool is not None]
     objective = HSSLObjective(
         plans,
         channels=channels,
         pairs=PatchPairs(list(learned), patch_size=plans.patch_size, seed=settings.seed),
-        held_out=PatchPairs(list(kept_out), patch_size=plans.patch_size, seed=settings.seed + 1),
+        held_out=PatchPairs(held_out_alone or list(learned), patch_size=plans.patch_size, seed=settings.seed + 1),
         groups=groups,
-        health_note="on held-out images" if some else "on images that it learns from",
+        health_note="on held-out images" if held_out_alone else "on images that it learns from",
     )
 
     def look() -> None:
@@ -174,7 +174,7 @@ def flat_pools(pools: list[PreprocessedPool], *, patch_size: tuple[int, ...], se
     return sentences
 
 
-def _split(pool: PreprocessedPool, *, seed: int) -> tuple[PreprocessedPool, PreprocessedPool]:
-    """Cases to learn from and held-out cases; where none are held out both are the whole pool."""
+def _split(pool: PreprocessedPool, *, seed: int) -> tuple[PreprocessedPool, PreprocessedPool | None]:
+    """Cases to learn from and held-out cases; None where none are held out."""
     out = held_out(pool.groups, seed=seed)
-    return (pool.only(~out), pool.only(out)) if out.any() else (pool, pool)
+    return (pool.only(~out), pool.only(out)) if out.any() else (pool, None)

@@ -286,12 +286,14 @@ def test_a_batch_of_one_image_is_refused_by_the_loss(workspace, tmp_path):
         objective.loss(objective.build_model(), objective.batch(range(1)), WHOLE)
 
 
-@pytest.mark.parametrize(("n_images", "n_held_out"), [(25, 3), (20, 2), (19, 0)])
+@pytest.mark.parametrize(
+    ("n_images", "n_held_out"), [((25, 25), 6), ((20, 20), 4), ((19, 19), 0), ((19, 25), 3)]
+)  # of a pool that is too small none are held out, and none take part in the health of the others
 def test_learned_images_and_those_of_the_health_are_others(workspace, tmp_path, monkeypatch, n_images, n_held_out):
     """Which files are opened for the batches and which for the health, in a training of several passes."""
     monkeypatch.setattr(engine, "BATCHES_PER_EPOCH", 10)
     plans = loaded_plans(workspace, "2d", "PlainConvUNet")
-    pools = drawn_pools(tmp_path, 2, (n_images, n_images))
+    pools = drawn_pools(tmp_path, 2, n_images)
     opened, original = {"batch": set(), "health": set()}, PatchPairs._open
 
     def noted(part):
@@ -317,7 +319,7 @@ def test_learned_images_and_those_of_the_health_are_others(workspace, tmp_path, 
     )
     everything = {file for pool in pools for file in pool.files}
     if n_held_out:
-        assert len(opened["health"]) == 2 * n_held_out and opened["batch"] == everything - opened["health"]
+        assert len(opened["health"]) == n_held_out and opened["batch"] == everything - opened["health"]
     else:
         assert opened["batch"] == everything == opened["health"]
 
