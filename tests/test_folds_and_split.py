@@ -204,6 +204,13 @@ def test_study_whose_folds_name_unknown_cases(tmp_path):
         study_folds(names(5), folders=[tmp_path])
 
 
+def test_study_whose_folds_have_a_case_in_both_parts(tmp_path):
+    own = [{"train": names(5)[:3], "val": names(5)[3:]}, {"train": names(5)[2:], "val": names(5)[:3]}]
+    (tmp_path / "splits_final.json").write_text(json.dumps(own))
+    with pytest.raises(UserError, match=f"has 1 cases in both parts of fold 1 .{names(5)[2]}.*out of one"):
+        study_folds(names(5), folders=[tmp_path])
+
+
 def test_study_whose_folds_tear_patients_apart(tmp_path):
     groups = {case: f"p{i // 4}" for i, case in enumerate(names(23))}
     folds = cross_validation(names(23))  # random ones, as nnU-Net makes them

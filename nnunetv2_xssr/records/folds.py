@@ -128,7 +128,8 @@ def study_folds(cases: Sequence[str], *, folders: Sequence[Path], groups: Mappin
     Raises
     ------
     UserError
-        If the user's split names a case that the pool does not have, or tears a group (patient) apart.
+        If the user's split names a case that the pool does not have, has one in both parts of a fold, or tears a group
+        (patient) apart.
     """
     for folder in folders:
         path = folder / "splits_final.json"
@@ -141,13 +142,18 @@ def study_folds(cases: Sequence[str], *, folders: Sequence[Path], groups: Mappin
                 f"{path} names {len(unknown)} cases that the pool does not have ({first_few(unknown)}); "
                 f"fix the split or the pool"
             )
-        _check_whole_groups(folds, groups or {}, path)
+        _check_apart(folds, groups or {}, path)
         return folds
     return cross_validation(cases, groups=groups)
 
 
-def _check_whole_groups(folds: Split, groups: Mapping[str, str], path: Path) -> None:
+def _check_apart(folds: Split, groups: Mapping[str, str], path: Path) -> None:
     for number, fold in enumerate(folds):
+        both = sorted(set(fold["train"]) & set(fold["val"]))
+        if both:
+            raise UserError(
+                f"{path} has {len(both)} cases in both parts of fold {number} ({first_few(both)}); take them out of one"
+            )
         train, val = ({groups[case] for case in fold[part] if case in groups} for part in ("train", "val"))
         torn = sorted(train & val)
         if torn:
