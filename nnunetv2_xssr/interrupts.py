@@ -42,11 +42,16 @@ def ending_too(end: Callable[[], object]) -> Iterator[None]:
         _ends.remove(end)
 
 
+def end_what_runs() -> None:
+    """Call the functions of all `ending_too`, for a process that is about to end without an error."""
+    for end in _ends:
+        with suppress(Exception):
+            end()
+
+
 def _end(pid: int, number: int, frame: object) -> None:
     if os.getpid() == pid:  # and not in a process that was forked from it
-        for end in _ends:
-            with suppress(Exception):
-                end()
+        end_what_runs()
         with suppress(Exception):
             sys.stdout.flush()
         with suppress(OSError):

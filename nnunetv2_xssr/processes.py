@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import IO
 
-from nnunetv2_xssr.interrupts import ending_too
+from nnunetv2_xssr.interrupts import end_what_runs, ending_too
 
 
 def run_program(command: Sequence[str], *, environment: Mapping[str, str], output: IO[str]) -> int:
@@ -60,4 +60,5 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    end_what_runs()  # Ctrl-C, which a worker leaves alone, does not reach the programs that it has started either
     os._exit(1)

@@ -136,6 +136,13 @@ if __name__ == "__main__":
     with ProcessPoolExecutor(2, processes.Workers()) as pool:
         list(pool.map(work, range(4)))
 """
+# Programs of workers, as where several GPUs train: these programs hold the pipe, too.
+PROGRAMS = WORKERS.replace(
+    "    time.sleep(100)\n",
+    """    sleep = "import os, time; print('process', os.getpid(), flush=True); time.sleep(100)"
+    processes.run_program([sys.executable, "-c", sleep], environment=os.environ, output=sys.stdout)
+""",
+)
 
 
 def test_a_forked_process_ends_silently():
@@ -145,10 +152,14 @@ def test_a_forked_process_ends_silently():
 
 @pytest.mark.parametrize("to_all", [True, False])
 @pytest.mark.parametrize(
-    "code, n, number", [(PROGRAM, 1, signal.SIGINT), (WORKERS, 2, signal.SIGINT), (WORKERS, 2, signal.SIGKILL)]
+    "code, n, number",
+    [
+        (PROGRAM, 1, signal.SIGINT),
+        *((code, n, number) for number in (signal.SIGINT, signal.SIGKILL) for code, n in ((WORKERS, 2), (PROGRAMS, 4))),
+    ],
 )
 def test_they_end_with_the_command(tmp_path, code, n, number, to_all):
-    (tmp_path / "program.py").write_text(code if code is WORKERS else program(code))
+    (tmp_path / "program.py").write_text(program(code) if code is PROGRAM else code)
     process = started("", folder=tmp_path)
     begun = [process.stdout.readline() for _ in range(n)]
     assert all(line.startswith("process ") for line in begun), begun
@@ -156,7 +167,7 @@ def test_they_end_with_the_command(tmp_path, code, n, number, to_all):
     rest, _ = process.communicate(timeout=60)  # until nobody holds the pipe any more
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     said = [line for line in rest.splitlines() if line]
-    if code is WORKERS:
+    if code is not PROGRAM:
         assert said == ["probe: interrupted"] * (number == signal.SIGINT)
     else:
         assert said[-1].startswith("probe: interrupted")
