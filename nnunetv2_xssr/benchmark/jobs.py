@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -122,7 +123,7 @@ def run_jobs(jobs: Iterable[Job], *, judge: Judge, folder: Path, workers: int = 
     Raises
     ------
     UserError
-        What the judge raises; the jobs that are finished are kept.
+        What the judge raises, or if a process was ended from outside; the jobs that are finished are kept.
     """
     missing = unfinished(jobs, folder)
     if workers == 1 or len(missing) < 2:
@@ -138,6 +139,11 @@ def run_jobs(jobs: Iterable[Job], *, judge: Judge, folder: Path, workers: int = 
         try:
             for done in tqdm(as_completed(running), total=len(running), desc="training", unit="job", disable=None):
                 done.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that trained was ended from outside, as where the memory is full; what is finished is kept: "
+                "free memory and run the command again"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def test_what_was_finished_before_a_failure_is_kept(tmp_path):
 def test_a_failure_in_a_worker_is_the_same_sentence(tmp_path):
     with pytest.raises(UserError, match="this training fails"):
         run_jobs([job("a"), job("bad")], judge=Counting(tmp_path, breaks_at="bad"), folder=tmp_path / "j", workers=2)
+
+
+def killed(job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="ended from outside.*run the command again"):
+        run_jobs([job("a"), job("b")], judge=killed, folder=tmp_path / "j", workers=2)
 
 
 def test_every_worker_has_a_device_of_its_own(tmp_path):
