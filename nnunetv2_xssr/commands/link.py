@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="nnUNetv2_xssr_link",
         description="Write one small module into nnU-Net's trainer folder, so that nnUNetv2_train -tr XSSRTrainer "
-        "works. nnUNetv2_xssr_select does this by itself.",
+        "works. nnUNetv2_xssr_select and nnUNetv2_xssr_collect do this by themselves.",
         examples=(
             "",
             "--check",
