@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _SHOWN = 6  # sizes of kinds
-# In docs/evidence.md pools of one kind of 40, 42, 72, 85, 85 and 120 cases gained 2.7, 7.8, 0.1, 2.2, 1.0 and 1.4 Dice, of
-# which the intervals of the first, the second and the fourth leave 0 out; that of 400 gained none.
+# In docs/evidence.md pools of one kind of 40, 42, 72, 85, 85 and 120 cases gained 2.7, 7.8, 0.1, 2.2, 1.0 and 1.4 Dice,
+# with intervals of the first, the second and the fourth that leave 0 out; that of 400 gained none.
 ONE_KIND = "selecting clearly gained Dice in three of six such pools of 40 to 120 cases, and nothing in one of 400"
 
 
