@@ -7,6 +7,7 @@ import re
 import pytest
 
 from nnunetv2_xssr.annotation.colour_tables import shown_labels, write_colour_tables
+from nnunetv2_xssr.annotation.slice_places import NAPARI_NIFTI
 from nnunetv2_xssr.annotation.tool_steps import tool_steps
 
 LABELS = {"background": 0, "left  lung": 1, 'the "big" one': 5, "Äther": 9, "ignore": 10}
@@ -63,6 +64,14 @@ def test_colours_of_many_labels_are_distinct():
     labels = shown_labels({"labels": {"background": 0, **{f"organ {i}": i for i in range(1, 118)}}})
     pairs = itertools.combinations([one.rgb for one in labels if one.value], 2)
     assert min(sum(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairs) >= 8
+
+
+@pytest.mark.parametrize("ending", NAPARI_NIFTI)
+def test_napari_is_opened_with_the_plugin_by_which_slices_are_counted(ending):
+    text = tool_steps(
+        image=f"images/a_0000{ending}", label=f"a{ending}", ending=ending, template=True, prelabelled=False
+    )
+    assert "with the plugin napari-nifti" in text
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".nii.gz", ".mha"])

@@ -9,7 +9,7 @@ from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.grids import patient_affine, stored_axes
 from nnunetv2_xssr.images.pools import Case, ImagePool
 
-_PLUGIN = (".nii", ".nii.gz", ".nrrd")  # what napari-nifti reads
+NAPARI_NIFTI = (".nii", ".nii.gz", ".nrrd")  # what this plugin reads
 _HIGH, _LOW = "RAS", "LPI"  # letters of the patient's axes, in millimetres above and below 0
 
 
@@ -37,7 +37,7 @@ class SlicePlace:
 def slice_places(case: Case, pool: ImagePool, slices: list[int]) -> dict[int, SlicePlace]:
     """The places of slices of a volume, which are counted from 0 along the third axis of its file."""
     shape, properties = shape_and_properties(case.files, pool.reader())
-    by_plugin = pool.file_ending.lower() in _PLUGIN
+    by_plugin = pool.file_ending.lower() in NAPARI_NIFTI
     return {place: _place(place, shape, properties, by_plugin) for place in slices}
 
 
@@ -47,7 +47,7 @@ def is_turned_by_napari(case: Case, pool: ImagePool) -> bool:
     It does so (0.0.20, with MedVol 0.0.22) with most files whose axes do not run between right and left, front and
     back, head and foot, in this order, such as those of sagittal and coronal acquisitions.
     """
-    if pool.file_ending.lower() not in _PLUGIN:
+    if pool.file_ending.lower() not in NAPARI_NIFTI:
         return False
     return not _runs_as_patient(shape_and_properties(case.files, pool.reader())[1])
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from nnunetv2_xssr.annotation.colour_tables import ITK_SNAP, NAPARI, SLICER
 from nnunetv2_xssr.annotation.label_check import IGNORE
+from nnunetv2_xssr.annotation.slice_places import NAPARI_NIFTI
 
-_PICTURES, _STACKS, _NIFTI = (".png", ".bmp"), (".tif", ".tiff"), (".nii", ".nii.gz")
+_PICTURES, _STACKS = (".png", ".bmp"), (".tif", ".tiff")
 
 
 def tool_steps(
@@ -58,7 +59,7 @@ Save: {label}.
 
 def _napari(image: str, label: str, ending: str, there: bool) -> str:
     """As tried with version 0.9."""
-    plugin = ", with the plugin napari-nifti" if ending in _NIFTI else f", with a plugin for {ending}"
+    plugin = ", with the plugin napari-nifti" if ending in NAPARI_NIFTI else f", with a plugin for {ending}"
     plugin = "" if ending in _PICTURES + _STACKS else plugin
     begin = f"Drag {label} in; right-click > Convert to Labels" if there else "Add a Labels layer"
     save = "File > Save Selected Layers"
