@@ -61,8 +61,8 @@ def make_parser() -> Parser:
     runs.add_argument("--no_thumbnails", action="store_true",
         help="show no case in the report, to be mailed, and have no pictures beside the worklist")
     runs.add_argument("--scheduler", metavar="ADDRESS",
-        help="select on the workers of this Dask scheduler (tcp://host:8786), or on this machine's cores (local); for "
-        "pools that do not fit into memory")
+        help="with --strategy xssr_sum: select on the workers of this Dask scheduler (tcp://host:8786), or on this "
+        "machine's cores (local); for pools that do not fit into memory")
     # fmt: on
     add_device(runs)
     add_no_wait(runs)
