@@ -54,9 +54,10 @@ def add_encoder(parser: Options, *, kinds: Sequence[str]) -> None:
     add_encoder_name(parser)
     # fmt: off
     parser.add_argument("--embedding", default="auto", choices=kinds,
-        help="compare cases by what lies where (grid), the same beside how bright it is (grid+intensity), or only by "
+        help="compare cases by what lies where (grid), by this and by how bright it is (grid+intensity), or only by "
         "what there is (average, or gap: the last stage of the autoencoder, as in the paper); auto (default): "
-        "grid+intensity where the pool falls into kinds, else grid, or average where features have no places")
+        "grid+intensity where the pool falls into kinds, else grid, as always among slices, or average where features "
+        "have no places")
     # fmt: on
 
 

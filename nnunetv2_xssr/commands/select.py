@@ -43,7 +43,7 @@ def make_parser() -> Parser:
         "--pretrain_epochs",
         type=int,
         metavar="N",
-        help="of 50 batches each, where the autoencoder must be pretrained; 6 by default",
+        help="epochs, of 50 batches each, for which the autoencoder is pretrained where it must be; 6 by default",
     )
     _add_strategy(parser.add_argument_group("how they are picked"))
     _add_raters(parser.add_argument_group("who annotates, where there are several"))
