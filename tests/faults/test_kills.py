@@ -81,7 +81,8 @@ class Start:
 def ours(said):
     """The frames of ours in what was printed, without those of the first imports: before them Python answers Ctrl-C."""
     frames = re.findall(r'File "(.+)", line \d+, in (.+)', said)
-    own = [(file, name) for file, name in frames if file.startswith(str(CHECKOUT))]
+    # An environment may lie in the checkout, and with it what pip has written to find the package.
+    own = [frame for frame in frames if frame[0].startswith(str(CHECKOUT)) and not frame[0].startswith(sys.prefix)]
     return [frame for frame in own if frame[1] != "<module>" or not frame[0].endswith(_FIRST)]
 
 
