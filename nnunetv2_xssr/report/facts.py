@@ -27,8 +27,8 @@ def gather(kept: SelectionData) -> dict:
     Returns
     -------
     dict
-        ``dataset``, ``mode``, ``unit`` (case or slice: what is chosen and counted), ``views_per_case`` (1 in 2D
-        and of slices), ``sources`` (name to number of cases or slices), ``settings``, ``versions``,
+        ``dataset``, ``channel_names``, ``mode``, ``unit`` (case or slice: what is chosen and counted),
+        ``views_per_case`` (1 in 2D and of slices), ``sources`` (name to number of cases or slices), ``settings``, ``versions``,
         ``provenance``, ``vetoes`` (case to reason or None, of what was excluded), ``look_again`` (case to what
         is odd about its label now: see `nnunetv2_xssr.annotation.second_look`), ``set_aside``, ``mixtures``
         (what differs in how files are stored), and ``selections``:
@@ -49,6 +49,7 @@ def gather(kept: SelectionData) -> dict:
         "kind": KIND,
         "format_version": FORMAT_VERSION,
         "dataset": record.dataset,
+        "channel_names": kept.channel_names,
         "mode": record.mode,
         "unit": record.settings["unit"],
         "views_per_case": kept.target.views_per_case,

@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from nnunetv2_xssr.images.channels import normalisation_schemes
 from nnunetv2_xssr.records.files import atomic, read_json
 from nnunetv2_xssr.records.locks import selection_lock
 from nnunetv2_xssr.records.manifest import selection_id
@@ -105,6 +106,7 @@ def render(facts: dict, shown: dict[str, dict[str, Shown]], *, selection: str) -
         selection=selection,
         sections=[_drawn(selection, unit=facts["unit"], pictured=seen) for selection in facts["selections"]],
         pictured=bool(shown),
+        shows_ct="CTNormalization" in normalisation_schemes(facts["channel_names"]),
         shown=shown.get("", {}),
         # Every picture is in the file once, however often it is shown.
         images={

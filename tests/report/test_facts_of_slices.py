@@ -50,6 +50,14 @@ def test_facts_are_of_slices(volumes, capsys):
     assert " slices would bring" in selection["budget"]["next_in_words"]
 
 
+@pytest.mark.parametrize(("channel", "told"), [("CT", True), ("T1", False)])
+def test_page_tells_the_window_of_ct_where_there_is_ct(volumes, capsys, channel, told):
+    write_dataset_json(volumes.raw / VOLUMES, ".nii.gz", channel_names={"0": channel}, numTraining=0, dataset={})
+    run(capsys, "--encoder", "intensity")
+    page = (volumes.record(VOLUMES).parent / "report.html").read_text(encoding="utf-8")
+    assert ("CT is shown in the window" in page) is told
+
+
 def test_most_alike_slices(volumes, capsys):
     run(capsys)
     encoder = load_encoder(volumes.encoder(VOLUMES), device="cpu")
