@@ -1,6 +1,6 @@
 """Of how many kinds a pool is, told from its embeddings alone, and how many of them a random draw would miss."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ MOST = 8
 SAMPLE = 2000  # cases of a larger pool by which kinds are told
 # Between the separations of pools of one kind (at most 0.18) and of several (0.29 on average) in docs/evidence.md.
 SEPARATED = 0.2
+DRAWS = 19  # pools of one kind: another one is more separated than all of them 1 time in 20
+DRAWN = 200  # cases of each at most: fewer cases look more separated, so this errs towards one kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,24 +73,47 @@ def kinds_seen(
 def tell_kinds(rows: np.ndarray) -> np.ndarray:
     """The kind of every case, shape (n,): 2 to 8 clusters by Ward's method, the number with the best silhouette.
 
-    All cases are of one kind, 0, where even the best mean silhouette (Rousseeuw 1987) is below ``SEPARATED``. Else
-    every case is of the kind whose mean is nearest.
+    All cases are of one kind, 0, where these do not `stand_out`. Else every case is of the kind whose mean is nearest.
 
     Parameters
     ----------
     rows : array of shape (n, d)
         As `nnunetv2_xssr.selection.standardise` gives them.
     """
-    sample, separation, clusters = _cut(rows)
-    if separation < SEPARATED:
+    sample, found, clusters = _cut(rows)
+    if not _exceeds(sample, found, SEPARATED):
         return np.zeros(len(rows), int)
     means = np.stack([sample[clusters == one].mean(axis=0) for one in range(clusters.max() + 1)])
     return cdist(rows, means).argmin(axis=1)
 
 
+def stand_out(rows: np.ndarray, *, separated: float) -> bool:
+    """Whether kinds stand out: by the best mean silhouette (Rousseeuw 1987) of 2 to 8 clusters.
+
+    It must be ``separated`` at least, and larger than that of ``DRAWS`` pools of as many cases, drawn from one normal
+    distribution with the mean and covariance of these (a Monte Carlo test, Besag & Diggle 1977): clusters can be cut
+    out of anything, the better the fewer the cases and the fewer the directions in which they vary.
+    """
+    sample, found, _ = _cut(rows)
+    return _exceeds(sample, found, separated)
+
+
 def separation(rows: np.ndarray) -> float:
-    """The best mean silhouette of 2 to 8 clusters, by which `tell_kinds` tells kinds; 0 if there is nothing to cut."""
+    """The best mean silhouette of 2 to 8 clusters by Ward's method; 0 if there is nothing to cut."""
     return _cut(rows)[1]
+
+
+def _exceeds(sample: np.ndarray, found: float, separated: float) -> bool:
+    return found >= separated and all(found > one for one in _separations_of_one_kind(sample))
+
+
+def _separations_of_one_kind(sample: np.ndarray) -> Iterator[float]:
+    rng, mean = np.random.default_rng(0), sample.mean(axis=0, dtype=np.float64)
+    _, lengths, axes = np.linalg.svd(sample - mean, full_matrices=False)
+    spread = lengths[:, None] * axes / np.sqrt(len(sample))
+    for _ in range(DRAWS):
+        drawn = mean + rng.normal(size=(min(len(sample), DRAWN), len(spread))) @ spread
+        yield _cut(drawn / np.maximum(np.linalg.norm(drawn, axis=1, keepdims=True), 1e-12))[1]
 
 
 def _cut(rows: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:

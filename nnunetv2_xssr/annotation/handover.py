@@ -255,7 +255,7 @@ def _says(path: Path, rows: list[dict[str, Any]], columns: Sequence[str]) -> boo
     """Whether a worklist has these rows already: then it stays, with what an annotator has added to it."""
     if not path.is_file():
         return False
-    there = [[row.get(name, "") for name in columns] for _, row in read_worklist(path)]
+    there = [[row.get(name, "") for name in columns] for _, row in read_worklist(path) if row.keys() >= set(columns)]
     return sorted(there) == sorted(["" if row[name] is None else str(row[name]) for name in columns] for row in rows)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.selection.kinds import separation
+from nnunetv2_xssr.selection.kinds import stand_out
 from nnunetv2_xssr.selection.standardise import standardise
 
 GRID = 4  # cells along every axis of a view
@@ -172,7 +172,7 @@ def compare(kept: Sequence[np.ndarray], layout: FeatureLayout, *, embedding: str
         return _taken(kept, layout, kind=embedding)
     if layout.intensities and unit == "case":
         both = _taken(kept, layout, kind=BOTH)
-        if separation(standardise(both.features[0], **both.how)[0]) >= MIXED:
+        if stand_out(standardise(both.features[0], **both.how)[0], separated=MIXED):
             return both
     return _taken(kept, layout, kind="grid" if layout.cells else "average")
 

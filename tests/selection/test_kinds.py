@@ -30,6 +30,16 @@ def test_a_cloud_is_of_one_kind(n, seed):
     assert kinds_seen(pool, np.arange(1)).sizes == (n,)
 
 
+@pytest.mark.parametrize("n", [6, 14, 40])
+def test_a_cloud_that_varies_in_few_directions_is_of_one_kind(n):
+    told = 0
+    for seed in range(10):  # of which the silhouette alone calls most several kinds
+        rng = np.random.default_rng(seed)
+        directions = np.linalg.qr(rng.normal(size=(64, 64)))[0] / np.arange(1, 65)[:, None]
+        told += len(kinds_seen(rng.normal(size=(n, 64)) @ directions, np.arange(1)).sizes) > 1
+    assert told <= 2
+
+
 def test_copies_are_of_one_kind():
     assert kinds_seen(np.ones((30, 4), np.float32), np.arange(2)).sizes == (30,)
 
