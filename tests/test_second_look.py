@@ -8,9 +8,10 @@ import pytest
 from making import TARGET, fails, read_worklist, succeeds, write_picture
 from test_annotation import COLLECT, SELECT, blob, handover, picked, state, train
 
-from nnunetv2_xssr.annotation.label_facts import label_facts
+from nnunetv2_xssr.annotation.label_facts import label_facts, load_label_facts
 from nnunetv2_xssr.annotation.second_look import odd_labels
 from nnunetv2_xssr.commands import collect, report, select, status
+from nnunetv2_xssr.records.workspace import Workspace
 
 DATASET = {"labels": {"background": 0, "liver": 1, "spleen": 2}}
 LPS = {"sitk_stuff": {"spacing": (1, 1, 3), "origin": (0, 0, 0), "direction": (1, 0, 0, 0, 1, 0, 0, 0, 1)}}
@@ -77,6 +78,30 @@ def test_stored_orientation_is_no_oddity_and_a_swapped_side_is():
 def test_picture_has_no_patient():
     found = odd(volume(liver=(slice(2, 5), slice(4, 12), slice(11, 17))), properties=PICTURE)
     assert found == {"odd0": ["liver lies 39% of the image nearer to the right than usual"]}
+
+
+def flat(mm):
+    """A square of 20 mm in a picture with pixels of this size, and what nnU-Net's reader tells of it."""
+    label, side = np.zeros((1, 100, 100)), round(20 / mm)
+    label[0, 10 : 10 + side, 10 : 10 + side] = 1
+    stuff = {"spacing": (mm, mm), "origin": (0, 0), "direction": (1, 0, 0, 1)}
+    return label, {"sitk_stuff": stuff, "spacing": [999 * mm, mm, mm]}
+
+
+def test_flat_labels_are_measured_by_their_area():
+    sizes = [label_facts(*flat(mm), DATASET, sha256="0").drawn["1"].volume for mm in (0.25, 0.5, 1, 2)]
+    assert sizes == pytest.approx([400] * 4)
+
+
+def test_facts_that_an_older_version_measured_are_not_compared(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    workspace = Workspace(TARGET)
+    workspace.label_facts.parent.mkdir(parents=True)
+    fact = {"sha256": "0", "whole": True, "known": False, "drawn": {}}
+    for version in (1, 2):
+        content = {"kind": "facts of labels", "format_version": version, "labels": {"t_00": fact}}
+        workspace.label_facts.write_text(json.dumps(content))
+        assert list(load_label_facts(workspace)) == ["t_00"][: version - 1]
 
 
 def test_labels_of_slices_and_few_labels_are_not_compared():

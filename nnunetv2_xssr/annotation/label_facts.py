@@ -11,13 +11,14 @@ from tqdm import tqdm
 from nnunetv2_xssr.annotation.label_check import IGNORE, label_values, shown
 from nnunetv2_xssr.annotation.label_files import read_label
 from nnunetv2_xssr.images.geometry import Geometry
+from nnunetv2_xssr.images.grids import axes
 from nnunetv2_xssr.images.pools import ImagePool
-from nnunetv2_xssr.records.files import is_there, sha256_files, write_json
+from nnunetv2_xssr.records.files import is_there, read_json, sha256_files, write_json
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.schema import OURS, Count, FileName, Number, read_as
 from nnunetv2_xssr.records.workspace import Workspace
 
-KIND, FORMAT_VERSION = "facts of labels", 1
+KIND, FORMAT_VERSION = "facts of labels", 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Drawn:
     Attributes
     ----------
     volume : float
-        Cubic millimetres; pixels where the file tells no spacing.
+        Cubic millimetres, of flat files square ones; pixels where the file tells no spacing.
     pieces : int
         Connected components, of voxels that touch at a face, an edge or a corner.
     centre : list of float
@@ -79,7 +80,9 @@ def load_label_facts(workspace: Workspace) -> dict[str, LabelFacts]:
     if not is_there(path):
         return {}
     advice = "delete it, and collect again"
-    return read_as(path, _Record, kind=KIND, version=FORMAT_VERSION, advice=advice).labels
+    labels = read_as(path, _Record, kind=KIND, version=FORMAT_VERSION, advice=advice).labels
+    # The first format measured flat files by a thickness that they do not have: they are read once more.
+    return labels if read_json(path)["format_version"] == FORMAT_VERSION else {}
 
 
 def keep_label_facts(
@@ -112,7 +115,8 @@ def label_facts(label: np.ndarray, properties: dict, dataset_json: Mapping, *, s
     geometry = Geometry.of(properties)
     (turned,) = geometry.canonical(np.rint(label)[None].astype(np.int32))
     tells_spacing = "sitk_stuff" in properties or "nibabel_stuff" in properties
-    voxel = float(np.prod(geometry.spacing)) if tells_spacing else 1.0
+    spacing = geometry.spacing[1:] if axes(properties) == 2 else geometry.spacing  # nnU-Net makes flat files thick
+    voxel = float(np.prod(spacing)) if tells_spacing else 1.0
     ignore = next((value for value, name in label_values(dict(dataset_json)).items() if name == IGNORE), None)
     drawn = {}
     for value in np.unique(turned).tolist():
