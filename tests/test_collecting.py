@@ -330,7 +330,7 @@ def test_parts_of_regions_have_names(pictures, tmp_path):
         write_picture(tmp_path / "labels" / rater / "case_01.png", drawn(value=2))
     options = {"chosen": ["case_01"], "dealt": {"case_01": raters}, "how": "first", "scratch": tmp_path}
     agreement = inspect_raters(pool, folder=tmp_path / "labels", **options).agreement
-    assert [(one.label, one.dice) for one in agreement] == [("whole", None), ("whole and core", 1.0)]
+    assert [(one.label, one.dice) for one in agreement] == [("whole", 1.0), ("core", 1.0)]
 
 
 # ------------------------------------------------------------------------------------------------- what is taken in

@@ -187,6 +187,24 @@ def test_majority():
     assert fused.tolist() == [[[0, 1, 0, 2, 0]]] and undecided == 2
 
 
+def test_majority_of_regions():
+    """That a voxel lies in the whole is what both said, though not in which part."""
+    labels = [np.array([[row]]) for row in ([1, 1, 2, 3, 2, 0], [2, 1, 3, 1, 0, 0])]
+    regions = {1: (1, 2, 3), 2: (2, 3), 3: (3,)}
+    fused, undecided = fuse(labels, how="majority", regions=regions)
+    assert fused.tolist() == [[[1, 1, 2, 1, 0, 0]]] and undecided == 1
+    third = np.array([[[3, 3, 1, 2, 3, 1]]])
+    fused, undecided = fuse([*labels, third], how="majority", regions=regions)
+    assert fused.tolist() == [[[2, 1, 2, 2, 2, 0]]] and undecided == 0
+
+
+def test_agreement_on_regions():
+    one, other = np.array([[[1, 2, 0, 0]]]), np.array([[[2, 2, 0, 0]]])
+    comparison = Comparison({(1, 2): "whole", 2: "core"}, ignore=None)
+    comparison.add({"A": one, "B": other})
+    assert [(found.label, found.dice) for found in comparison.result()] == [("whole", 1.0), ("core", 2 / 3)]
+
+
 def test_staple_trusts_those_who_agree():
     truth = np.zeros((3, 20, 20), np.int32)
     truth[1, 4:14, 4:14], truth[1, 14:18, 4:14] = 1, 2

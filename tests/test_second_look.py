@@ -9,7 +9,7 @@ from making import TARGET, fails, read_worklist, succeeds, write_picture
 from test_annotation import COLLECT, SELECT, blob, handover, picked, state, train
 
 from nnunetv2_xssr.annotation.label_facts import label_facts, load_label_facts
-from nnunetv2_xssr.annotation.second_look import odd_labels
+from nnunetv2_xssr.annotation.second_look import names_of_values, odd_labels
 from nnunetv2_xssr.commands import collect, report, select, status
 from nnunetv2_xssr.records.workspace import Workspace
 
@@ -78,6 +78,12 @@ def test_stored_orientation_is_no_oddity_and_a_swapped_side_is():
 def test_picture_has_no_patient():
     found = odd(volume(liver=(slice(2, 5), slice(4, 12), slice(11, 17))), properties=PICTURE)
     assert found == {"odd0": ["liver lies 39% of the image nearer to the right than usual"]}
+
+
+def test_parts_of_regions_are_named_with_their_value():
+    names = names_of_values({"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]})
+    assert names == {0: "background (value 0)", 1: "whole (value 1)", 2: "whole and core (value 2)"}
+    assert names_of_values(DATASET) == {0: "background", 1: "liver", 2: "spleen"}
 
 
 def flat(mm):

@@ -35,13 +35,13 @@ class Comparison:
 
     Parameters
     ----------
-    names : mapping from int to str
-        The labels to compare, by value.
+    names : mapping from int or tuple of int to str
+        The labels to compare, by value, or by the values of a region.
     ignore : int or None
         Voxels that either rater gave this value do not count.
     """
 
-    def __init__(self, names: Mapping[int, str], *, ignore: int | None):
+    def __init__(self, names: Mapping[int | tuple[int, ...], str], *, ignore: int | None):
         self._names, self._ignore = names, ignore
         self._counts: dict[tuple[str, str], list[np.ndarray]] = {}
 
@@ -51,10 +51,10 @@ class Comparison:
             one, other = (labels[rater] for rater in pair)
             counted = (one != self._ignore) & (other != self._ignore)
             one, other = one[counted], other[counted]
-            rows = [
-                [((one == value) & (other == value)).sum(), (one == value).sum(), (other == value).sum(), one.size]
-                for value in self._names
-            ]
+            rows = []
+            for value in self._names:
+                ours, theirs = np.isin(one, value), np.isin(other, value)
+                rows.append([(ours & theirs).sum(), ours.sum(), theirs.sum(), one.size])
             self._counts.setdefault(pair, []).append(np.array(rows, float))
 
     def result(self) -> list[Agreement]:

@@ -17,7 +17,7 @@ from nnunetv2_xssr.annotation.prelabels import Prelabels, keep_agreements
 from nnunetv2_xssr.annotation.rater_labels import RaterLabels, inspect_raters
 from nnunetv2_xssr.annotation.raters import raters_of
 from nnunetv2_xssr.annotation.replacing import keep_labels
-from nnunetv2_xssr.annotation.second_look import odd_labels
+from nnunetv2_xssr.annotation.second_look import names_of_values, odd_labels
 from nnunetv2_xssr.annotation.sparse_labels import with_ignore
 from nnunetv2_xssr.annotation.timesheets import read_minutes
 from nnunetv2_xssr.errors import UserError, first_few, one_of
@@ -339,7 +339,8 @@ def _taken(
     agreements, known = keep_agreements(workspace, found.agreements), load_label_facts(workspace)
     kept = keep_labels(workspace, set(found.fit) & set(replaced), pool)
     labelled = take_in(pool, found.fit)
-    odd = odd_labels(keep_label_facts(workspace, pool, labelled, known=known), label_names(pool.dataset_json))
+    facts = keep_label_facts(workspace, pool, labelled, known=known)
+    odd = odd_labels(facts, names_of_values(pool.dataset_json))
     odd = {case: words for case, words in odd.items() if case in found.fit}
     return labelled, {"replaced": kept, "agreements": agreements, "odd": odd}
 

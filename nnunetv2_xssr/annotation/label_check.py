@@ -80,6 +80,19 @@ def label_names(dataset_json: dict) -> dict[int, str]:
     return {value: " and ".join(names[value]) for value in sorted(names)}
 
 
+def label_regions(dataset_json: dict) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Region to the value that stands for it and to all of its values, in nnU-Net's order; none of plain labels.
+
+    The description is one that `label_values` takes.
+    """
+    labels = {name: one if isinstance(one, list) else [one] for name, one in dataset_json["labels"].items()}
+    if all(len(values) == 1 for values in labels.values()):
+        return {}
+    regions = {name: tuple(values) for name, values in labels.items() if name != IGNORE and set(values) != {0}}
+    order = dataset_json["regions_class_order"]
+    return {name: (value, values) for value, (name, values) in zip(order, regions.items(), strict=True)}
+
+
 def shown(file: Path, pool: ImagePool) -> str:
     """A file as sentences name it: below the dataset's folder where it lies there."""
     folder = Workspace(pool.name).raw

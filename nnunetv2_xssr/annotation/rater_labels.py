@@ -1,6 +1,6 @@
 """Labels of several raters: one folder each; those of shared cases are compared, and become one."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,7 +9,14 @@ import numpy as np
 from nnunetv2_xssr.annotation.agreement import Agreement, Comparison
 from nnunetv2_xssr.annotation.fusing import FIRST, fuse
 from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, label_ending, listed_cases
-from nnunetv2_xssr.annotation.label_check import IGNORE, CheckedLabel, UnfitLabel, check_label, label_names
+from nnunetv2_xssr.annotation.label_check import (
+    IGNORE,
+    CheckedLabel,
+    UnfitLabel,
+    check_label,
+    label_names,
+    label_regions,
+)
 from nnunetv2_xssr.annotation.label_files import write_label
 from nnunetv2_xssr.annotation.raters import Dealt, cases_of, raters_of
 from nnunetv2_xssr.annotation.replacing import check_replaceable_labels
@@ -150,7 +157,8 @@ def _take_shared(
     """Compare the labels of shared cases, and add those to take, or what is missing or does not fit, to the result."""
     cases, listed, found = {case.identifier: case for case in pool.cases}, set(listed_cases(pool)), result.found
     ignore, drawn = pool.dataset_json["labels"].get(IGNORE), _drawn(pool)
-    comparison, empty = Comparison(drawn, ignore=ignore), [] if isinstance(allow_empty, bool) else allow_empty
+    comparison, regions = Comparison(_compared(pool), ignore=ignore), label_regions(pool.dataset_json)
+    empty = [] if isinstance(allow_empty, bool) else allow_empty
     for case, raters in shared.items():
         labels = {rater: _read(label, cases[case], pool) for rater, label in came[case].items()}
         comparison.add({rater: label.values for rater, label in labels.items()})
@@ -160,7 +168,9 @@ def _take_shared(
             continue
         first, taken, words = came[case][raters[0]], labels[raters[0]].values, f"{case}: taken from {raters[0]}"
         if how != FIRST:
-            taken, undecided = fuse([label.values for label in labels.values()], how=how)
+            taken, undecided = fuse(
+                [label.values for label in labels.values()], how=how, regions=dict(regions.values())
+            )
             words = f"{case}: {how} of {', '.join(raters)}; undecided and so background: {undecided} voxels"
         old = _label_there(cases[case], pool)
         equal = old is not None and old.checked is not None and np.array_equal(taken, old.checked.values)
@@ -205,6 +215,12 @@ def _taken_empty(shared: Collection[str], pool: ImagePool) -> list[str]:
 def _drawn(pool: ImagePool) -> dict[int, str]:
     """What raters draw, by value: all but the background and what is ignored."""
     return {value: name for value, name in label_names(pool.dataset_json).items() if value and name != IGNORE}
+
+
+def _compared(pool: ImagePool) -> Mapping[int | tuple[int, ...], str]:
+    """What raters are compared by: labels, or regions, by their values."""
+    regions = label_regions(pool.dataset_json)
+    return {values: name for name, (_, values) in regions.items()} if regions else {**_drawn(pool)}
 
 
 def _needed(raters: Sequence[str], how: str) -> Sequence[str]:

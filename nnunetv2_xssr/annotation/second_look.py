@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_xssr.annotation.label_check import label_names
+from nnunetv2_xssr.annotation.label_check import label_names, label_regions
 from nnunetv2_xssr.annotation.label_facts import LabelFacts, load_label_facts
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.records.files import is_there
@@ -26,6 +26,12 @@ _USUAL = 0.9  # share of labels that hold a value, from which on one without it 
 # Towards which end a label lies too far: smaller and larger coordinates along z, y and x.
 _KNOWN = (("feet", "head"), ("front", "back"), ("patient's right", "patient's left"))
 _UNKNOWN = (("first slice", "last slice"), ("top", "bottom"), ("left", "right"))
+
+
+def names_of_values(dataset_json: dict) -> dict[int, str]:
+    """What values of labels are called; those of regions with the value, since it is but a part of each."""
+    names = label_names(dataset_json)
+    return {value: f"{names[value]} (value {value})" for value in names} if label_regions(dataset_json) else names
 
 
 def odd_labels(facts: Mapping[str, LabelFacts], names: Mapping[int, str]) -> dict[str, list[str]]:
@@ -139,7 +145,7 @@ def look_again(workspace: Workspace, pool: ImagePool, networks: Sequence[Path]) 
             found.setdefault(case, []).append(words)
     labelled = {case.identifier for case in pool.cases if case.labelled}
     facts = {case: one for case, one in load_label_facts(workspace).items() if case in labelled}
-    for case, odd in odd_labels(facts, label_names(pool.dataset_json) if facts else {}).items():
+    for case, odd in odd_labels(facts, names_of_values(pool.dataset_json) if facts else {}).items():
         found.setdefault(case, []).extend(odd)
     return found
 
