@@ -139,12 +139,17 @@ def _channels(image: np.ndarray, channel_names: Sequence[str]) -> list[_Channel]
 
 
 def _window(values: np.ndarray) -> tuple[float, float]:
-    """The 0.5th and the 99.5th percentile of what is not zero: a few extreme pixels do not darken the rest."""
+    """The 0.5th and the 99.5th percentile of what is not zero: a few extreme pixels do not darken the rest.
+
+    Where these are one value, as in black and white images, the lowest and the highest value of all.
+    """
     long = [size > 1 for size in values.shape[1:]]
     step = max(1, math.ceil((values[0].size / _VOXELS) ** (1 / max(sum(long), 1))))
     some = values[:, ::step, ::step, ::step]
     inside = some[some != 0]
     low, high = np.percentile(inside if inside.size else some, (0.5, 99.5))
+    if low == high:
+        low, high = values.min(), values.max()
     return float(low), float(high)
 
 

@@ -111,6 +111,7 @@ def _window(values: np.ndarray) -> np.ndarray:
     """From the 0.5th to the 99.5th percentile of what is not background, as uint8; background is 0, and black."""
     inside = values != 0
     low, high = np.percentile(values[inside] if inside.any() else values, (0.5, 99.5))
+    low = min(low, 0.0) if low == high else low  # of black and white images
     grey = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
     return np.where(inside, np.round(255 * grey), 0).astype(np.uint8)
 

@@ -95,6 +95,14 @@ def test_aspect_is_that_of_the_body(spacing):
         np.testing.assert_allclose(picture.pixels.shape[:2], side * expected / expected.max(), atol=0.51)
 
 
+@pytest.mark.parametrize("white", [1, 255, -3.5])
+def test_black_and_white_images_are_not_all_black(white):
+    image = np.zeros((1, 1, 60, 70), np.float32 if white < 0 else np.uint8)
+    image[:, :, 20:40, 30:] = white
+    (picture,) = draw_case(image, ["xray"], geometry=Geometry((999.0, 1.0, 1.0)))
+    assert {picture.pixels.min(), picture.pixels.max()} == {0, 255}
+
+
 def test_flat_images_keep_their_aspect_and_are_shown_whole():
     image = np.zeros((1, 1, 155, 256), np.float32)
     image[..., 40:60, 100:140] = 5

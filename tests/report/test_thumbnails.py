@@ -33,6 +33,13 @@ def test_a_picture_keeps_its_pixels_and_its_shape():
     assert np.abs(decoded(thumbnail(pixels))[..., 0] - pixels).max() < 8
 
 
+def test_black_and_white_view_is_not_all_black():
+    view = np.zeros((1, 128, 128))
+    view[0, :40, :40] = view[0, 80:, 80:] = 1
+    picture = shown(view, ["noNorm"])
+    assert picture[20, 20].min() > 250 and picture[20, 100].max() < 5
+
+
 def test_grey_view_is_windowed_and_upright():
     view = ramp()
     view[:10] = 1000  # a bright bar must not darken the rest beyond the window
