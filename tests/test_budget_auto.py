@@ -1,12 +1,14 @@
 """How many cases to pick: -b auto, and what select tells about fewer and more."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from making import TARGET, compared_by, fails, succeeds, write_picture
 
 from nnunetv2_xssr.commands import select
+from nnunetv2_xssr.commands.select_text import spent_words
 from nnunetv2_xssr.pipeline.budget import pick
 from nnunetv2_xssr.pipeline.plan import Choice, FoldPlan
 from nnunetv2_xssr.report.budget_text import gains, knee_words, next_words
@@ -145,3 +147,8 @@ def test_a_knee_that_hardly_bends_is_told():
 def test_everything_picked_leaves_nothing_to_add(workspace, capsys):
     out = run(capsys, budget="100%")
     assert "no further case can be picked" in out and "nan" not in out
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 case picked"), (2, "2 cases picked")])
+def test_one_pick_is_a_case(count, words):
+    assert spent_words(SimpleNamespace(picks=[None] * count, budget=None), "case").startswith(f"-b auto: {words},")

@@ -44,7 +44,7 @@ def spent_words(selection: FoldSelection, unit: str) -> str | None:
     """What the picks cost, how many are missing because the limits left no other, or what -b auto took; else None."""
     count, budget = len(selection.picks), selection.budget
     if budget is None:
-        return f"-b auto: {count} {unit}s picked, the knee of the coverage"
+        return f"-b auto: {count} {unit}{'s' * (count != 1)} picked, the knee of the coverage"
     if count and selection.picks[0].cost is not None:
         return f"{count} picks with a cost of {sum(pick.cost or 0 for pick in selection.picks):g} in all, of {budget:g}"
     if count < budget:
