@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gzip
+import io
 import os
 import pathlib
 import pickle
@@ -694,6 +695,21 @@ def test_folder_that_cannot_be_written(either, capsys, monkeypatch, call, number
     argv = [*SELECT, "--overwrite", "--seed", "1"]
     fails(capsys, select.main, argv, "cannot write", either.record(), os.strerror(number), "run the command again")
     assert leftovers(either) == []
+
+
+def test_image_without_permission_is_not_said_to_be_written(either, capsys, monkeypatch):
+    image = either.images() / "t_03_0000.png"
+    image.touch()
+    opened, access = io.open, os.access
+
+    def refuse(file, *args, **options):
+        if str(file) == str(image):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return opened(file, *args, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(image) and access(path, mode))
+    fails(capsys, select.main, SELECT, f"cannot read {image}: Permission denied; get permission", not_parts=["write"])
 
 
 def test_dataset_that_takes_no_hand_over_is_found_before_the_work(workspace, capsys, monkeypatch):

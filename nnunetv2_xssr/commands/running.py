@@ -126,6 +126,8 @@ def _leave_stdout() -> None:
 def _sentence(error: OSError) -> str:
     file = error.filename2 or error.filename  # what a temporary file was to become
     where = f" {file}" if file else ""
+    if error.errno == errno.EACCES and file and os.path.exists(file) and not os.access(file, os.R_OK):
+        return f"cannot read{where}: {error.strerror}; get permission and run the command again"
     if error.errno in _DISK:
         return f"cannot write{where}: {error.strerror}; make room or get permission and run the command again"
     remedy = _REMEDIES.get(error.errno or 0, "")

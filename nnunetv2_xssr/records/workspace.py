@@ -12,7 +12,7 @@ from nnunetv2_xssr.records.files import sha256
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 DEFAULT_NAME = "xssr"  # of a selection
 # nnU-Net's own splits_final.json; our folders beside selections and hand-overs; and what a trainer's name may end with.
-_RESERVED = r"final|caches|replaced|round_\d+|(demo|pretrained|\d+epochs)(_.*)?"
+_RESERVED = r"final|caches|replaced|round_\d+|(demo|pretrained|frozen|\d+epochs)(_.*)?"
 _LONGEST = 100  # characters of a folder's name that lists sources: file systems allow 255 bytes
 
 
@@ -102,7 +102,7 @@ def check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*", name) or re.fullmatch(_RESERVED, name) or len(name) > 40:
         raise UserError(
             f"--name must be at most 40 letters, digits and single - or _, and not final, caches, replaced, demo, "
-            f"pretrained, round_N or Nepochs; got {name[:50]!r}"
+            f"pretrained, frozen, round_N or Nepochs; got {name[:50]!r}"
         )
 
 

@@ -74,6 +74,8 @@ def test_name_of_no_trainer(name):
         "demo_2",
         "pretrained",
         "pretrained_2",
+        "frozen",  # XSSRTrainer_pretrained_frozen is another trainer than XSSRTrainer_pretrained of a selection
+        "frozen_2",
         "round_2",
         "5epochs",
         "5epochs_2",
