@@ -128,7 +128,9 @@ def _renamed(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[str, tu
 
 
 def _from_dynunet(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[str, tuple[str, torch.Tensor]]:
-    n_stages = len(network.encoder.output_channels)
+    # A deeper or shallower network has the same stages at the same resolutions.
+    n_downs, n_ups = (_count(weights, part) for part in ("downsamples", "upsamples"))
+    deeper = len(network.decoder.stages) - n_ups
     found = {}
     for key, value in weights.items():
         if "skip_layers." in key:  # the same weights once more
@@ -136,9 +138,10 @@ def _from_dynunet(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[st
         name = re.sub(r"^.*?(?=input_block|downsamples|bottleneck|upsamples)", "", key)
         name = name.replace("input_block.", "encoder.stages.0.0.")
         name = re.sub(r"^downsamples\.(\d+)\.", lambda m: f"encoder.stages.{int(m[1]) + 1}.0.", name)
-        name = name.replace("bottleneck.", f"encoder.stages.{n_stages - 1}.0.")
-        name = re.sub(r"^upsamples\.(\d+)\.transp_conv\.conv\.", r"decoder.transpconvs.\1.", name)
-        name = re.sub(r"^upsamples\.(\d+)\.conv_block\.", r"decoder.stages.\1.", name)
+        name = name.replace("bottleneck.", f"encoder.stages.{n_downs + 1}.0.")
+        for theirs, ours in (("transp_conv.conv", "transpconvs"), ("conv_block", "stages")):
+            pattern = rf"^upsamples\.(\d+)\.{re.escape(theirs)}\."
+            name = re.sub(pattern, lambda m, ours=ours: f"decoder.{ours}.{int(m[1]) + deeper}.", name)
         for pattern, words in _DYNUNET:
             name = re.sub(pattern + "$", words, name)
         found[name] = key, value
@@ -147,6 +150,11 @@ def _from_dynunet(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[st
         if name.endswith((".conv.bias", "bias")) and name not in found and weight in found and value.ndim == 1:
             found[name] = found[weight][0], torch.zeros_like(value)
     return found
+
+
+def _count(weights: Mapping[str, torch.Tensor], part: str) -> int:
+    numbers = (re.search(rf"(?:^|\.){part}\.(\d+)\.", key) for key in weights)
+    return 1 + max((int(number[1]) for number in numbers if number), default=-1)
 
 
 def _but_channels(shape: torch.Size) -> tuple[int, ...]:

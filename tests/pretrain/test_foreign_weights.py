@@ -14,6 +14,7 @@ from plans import KINDS, write_plans
 
 from nnunetv2_xssr.commands import weights as command
 from nnunetv2_xssr.pipeline.foreign_weights import convert_weights
+from nnunetv2_xssr.pretrain.hssl.foreign import transfer
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 
 
@@ -111,6 +112,21 @@ def test_monais_dynunet_computes_the_same_in_nnunet(workspace, tmp_path, configu
     image = torch.randn(2, 1, *case.plans.patch_size)
     with torch.no_grad():
         torch.testing.assert_close(ours(image)[0], theirs(image), rtol=1e-4, atol=1e-4)
+
+
+def test_a_deeper_dynunet_gives_the_stages_of_the_same_resolutions(case):
+    nets = pytest.importorskip("monai.networks.nets")
+    file = case.plans.manager.plans  # two convolutions per stage, as DynUNet has
+    file["configurations"]["2d"]["architecture"]["arch_kwargs"].update(
+        n_conv_per_stage=[2, 2, 2], n_conv_per_stage_decoder=[2, 2]
+    )
+    network = case.plans.build_network(1)
+    theirs = nets.DynUNet(2, 1, 2, [3] * 4, [1, 2, 2, 2], [2, 2, 2], filters=[4, 8, 8, 8]).state_dict()
+    match = transfer(theirs, network)
+    state = network.state_dict()
+    for ours, one in (("encoder.stages.2.0", "downsamples.1"), ("decoder.stages.1", "upsamples.2.conv_block")):
+        assert torch.equal(state[f"{ours}.convs.0.conv.weight"], theirs[f"{one}.conv1.conv.weight"]), ours
+    assert not match.missing and any(name.startswith("bottleneck") for name in match.dropped)
 
 
 def test_the_encoder_alone(case):
