@@ -1,5 +1,6 @@
 """What a benchmark will do: its settings, checked before any long work, and the record of its arms."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,8 @@ from typing import Annotated
 from annotated_types import Len
 
 from nnunetv2_xssr.benchmark.arms import (
+    RANDOM,
+    WHOLE_POOL,
     Arm,
     check_strategies,
     embedded_pools,
@@ -33,6 +36,7 @@ from nnunetv2_xssr.records.workspace import check_environment, find_dataset
 KIND, FORMAT_VERSION = "benchmark", 1
 FAST, NNUNET = "fast", "nnunet"
 JUDGES = (NNUNET, FAST)
+_ADVICE = "delete it to plan anew"
 STRATEGIES, BUDGETS = ("xssr", "facility_location", "kmeans"), ("2.5%", "5%", "10%")
 
 
@@ -139,8 +143,30 @@ class Benchmark:
 
     @classmethod
     def load(cls, path: Path) -> "Benchmark":
-        """Read the record back."""
-        return read_as(path, cls, kind=KIND, version=FORMAT_VERSION, advice="delete it to plan anew")
+        """Read the record back; a `UserError` says in one sentence what does not fit."""
+        found = read_as(path, cls, kind=KIND, version=FORMAT_VERSION, advice=_ADVICE)
+        if reason := found._unfit():
+            raise UserError(f"{path} {reason}; {_ADVICE}")
+        return found
+
+    def _unfit(self) -> str | None:
+        """What in the record does not go together; None if all does."""
+        settings, budgets = self.settings, {arm.budget for arm in self.arms if arm.strategy == RANDOM}
+        units = {RANDOM: settings.draws, **dict.fromkeys(settings.strategies, settings.seeds)}
+        found = Counter((arm.strategy, arm.budget) for arm in self.arms)
+        wanted = {(name, k): count for name, count in units.items() for k in budgets} | {
+            (WHOLE_POOL, self.pool_size): 1
+        }
+        numbered = {
+            (arm.strategy, arm.budget, arm.number) for arm in self.arms if arm.number < units.get(arm.strategy, 1)
+        }
+        if not budgets or found != wanted or len(numbered) < len(self.arms):
+            return "must have one arm for every strategy, budget, and draw or seed"
+        if any(len(set(arm.cases)) != arm.budget or set(arm.cases) & set(self.test) for arm in self.arms):
+            return "must have arms of as many cases as their budget, none of them a test case"
+        if len(self.domains) != len(self.test) or len(self.groups) not in (0, len(self.test)):
+            return "must have a domain, and a group or none at all, for every test case"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

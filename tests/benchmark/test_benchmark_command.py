@@ -267,6 +267,27 @@ def test_measures_that_not_all_machines_took_are_left_out(labelled, capsys):
     fails(capsys, main, command(labelled, *INTENSITY), file, "lacks the dice of t_", "delete it to train again")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda kept: kept["arms"].pop(), "one arm for every strategy"),
+        (lambda kept: kept["arms"].append(kept["arms"][0]), "one arm for every strategy"),
+        (lambda kept: kept["arms"].__setitem__(slice(None), kept["arms"][:1]), "one arm for every strategy"),
+        (lambda kept: kept["arms"][1]["cases"].pop(), "as many cases as their budget"),
+        (lambda kept: kept["arms"][1]["cases"].__setitem__(0, kept["test"][0]), "none of them a test case"),
+        (lambda kept: kept["domains"].pop(), "a domain"),
+        (lambda kept: kept["groups"].pop(), "a group or none"),
+    ],
+)
+def test_a_record_whose_parts_do_not_go_together(labelled, capsys, change, words):
+    argv = command(labelled, *INTENSITY, "--jobs", labelled.root / "jobs")
+    succeeds(capsys, main, argv)
+    kept = record(labelled)
+    change(kept)
+    (labelled.root / "out" / "benchmark.json").write_text(json.dumps(kept))
+    fails(capsys, main, argv, labelled.root / "out" / "benchmark.json", words, "delete it to plan anew")
+
+
 def test_patients_are_in_the_record(labelled, capsys):
     succeeds(capsys, main, large_command(labelled)[:-2] + ["--jobs", labelled.root / "jobs"])
     kept = record(labelled)

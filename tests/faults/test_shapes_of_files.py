@@ -122,8 +122,12 @@ def benchmark(path):
         test=None,
         cases=None,
     )
-    arm = Arm(strategy="random", budget=3, number=0, cases=["a", "b"])
-    Benchmark(settings=settings, judge="x", test=["c"], domains=["A"], pool_size=9, arms=[arm]).write(path)
+    pool = ["a", "b", "d", "e"]
+    units = [("random", 0, pool[:3]), ("random", 1, pool[1:]), ("kmeans", 0, pool[:3]), ("whole pool", 0, pool)]
+    arms = [Arm(strategy=name, budget=len(cases), number=number, cases=cases) for name, number, cases in units]
+    whole = Benchmark(settings=settings, judge="x", test=["c"], domains=["A"], pool_size=4, arms=arms, groups=["c"])
+    whole.write(path)
+    assert Benchmark.load(path) == whole
 
 
 HEAD = {"kind": "case rows", "format_version": 2}
