@@ -16,9 +16,10 @@ from tqdm import tqdm
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.processes import Workers
 from nnunetv2_xssr.records.files import atomic, is_there, sha256_json, write_json
-from nnunetv2_xssr.records.schema import Number, read_as
+from nnunetv2_xssr.records.schema import OURS, Count, Number, read_as
 
 KIND, FORMAT_VERSION = "benchmark job", 1
+_ADVICE = "delete it to train again"
 DICE = "dice"  # the measure that every judge gives
 
 
@@ -65,15 +66,25 @@ class JobResult:
 
     Attributes
     ----------
+    judge, cases, seed
+        Of the `Job`.
     measures : dict
         See `Measures`.
     seconds : float
     """
 
-    __pydantic_config__ = {"extra": "ignore"}  # the job itself, by whose hash the file is found
+    __pydantic_config__ = OURS
 
+    judge: str
+    cases: list[str]
+    seed: Count
     measures: Annotated[Measures, AfterValidator(_with_dice)]
     seconds: Number
+
+    @property
+    def job(self) -> Job:
+        """The job that measured."""
+        return Job(judge=self.judge, cases=tuple(self.cases), seed=self.seed)
 
 
 def result_file(folder: Path, job: Job) -> Path:
@@ -82,11 +93,14 @@ def result_file(folder: Path, job: Job) -> Path:
 
 
 def load_result(folder: Path, job: Job) -> JobResult | None:
-    """The result of a finished job; None if it is not finished."""
+    """The result of a finished job; None if it is not finished, a `UserError` if the file holds that of another."""
     path = result_file(folder, job)
     if not is_there(path):
         return None
-    return read_result(path)
+    result = read_result(path)
+    if result.job != job:
+        raise UserError(f"{path} holds the result of another job; {_ADVICE}")
+    return result
 
 
 def read_result(path: Path) -> JobResult:
@@ -97,7 +111,7 @@ def read_result(path: Path) -> JobResult:
     UserError
         If it is not as `run_jobs` writes it.
     """
-    return read_as(path, JobResult, kind=KIND, version=FORMAT_VERSION, advice="delete it to train again")
+    return read_as(path, JobResult, kind=KIND, version=FORMAT_VERSION, advice=_ADVICE)
 
 
 def unfinished(jobs: Iterable[Job], folder: Path) -> list[Job]:

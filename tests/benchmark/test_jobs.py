@@ -88,6 +88,15 @@ def test_a_result_that_is_cut_off_is_named(tmp_path):
         load_result(tmp_path, job("a"))
 
 
+def test_a_result_in_the_place_of_another_is_named(tmp_path):
+    run_jobs([job("a"), job("b")], judge=Counting(tmp_path), folder=tmp_path / "jobs")
+    one, other = (tmp_path / "jobs" / f"{job(case).key}.json" for case in "ab")
+    one.rename(other)
+    assert load_result(tmp_path / "jobs", job("a")) is None
+    with pytest.raises(UserError, match=f"{other.name} holds the result of another job; delete it"):
+        load_result(tmp_path / "jobs", job("b"))
+
+
 def test_commands_for_a_cluster(tmp_path):
     jobs = [job("a"), job("b")]
     write_commands(tmp_path / "jobs.txt", jobs, command=["run", "-o", "a folder", "--job"])

@@ -155,7 +155,15 @@ READERS = {
     ),
     "job": (
         "job.json",
-        {"kind": "benchmark job", "format_version": 1, "measures": {"dice": {"a": 0.5}}, "seconds": 1.0, "seed": 0},
+        {
+            "kind": "benchmark job",
+            "format_version": 1,
+            "judge": "x",
+            "cases": ["b"],
+            "seed": 0,
+            "measures": {"dice": {"a": 0.5}},
+            "seconds": 1.0,
+        },
         read_result,
     ),
     "dicom": (
