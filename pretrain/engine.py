@@ -101,6 +101,8 @@ def _train(
     if resume and found[0]:
         checkpoint = load_checkpoint(latest)
         check_resumable(checkpoint, description, path=latest)
+        if lacking := sorted(run.state().keys() - checkpoint.keys()):
+            raise UserError(f"{latest} is of no unfinished training, it lacks {lacking[0]}; delete it to start anew")
         run.load(checkpoint)
 
     def save() -> None:

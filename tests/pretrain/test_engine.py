@@ -285,6 +285,13 @@ def test_signal_in_the_last_step_comes_too_late(tmp_path):
     assert final.name == "checkpoint_final.pth"
 
 
+def test_a_finished_checkpoint_in_the_place_of_an_unfinished_one_is_named(tmp_path):
+    final = train(tmp_path, "Regression", SETTINGS)
+    final.rename(tmp_path / "checkpoint_latest.pth")
+    with pytest.raises(UserError, match="checkpoint_latest.pth is of no unfinished training, it lacks losses; delete"):
+        train(tmp_path, "Regression", SETTINGS, resume=True)
+
+
 def test_all_processes_stop_at_the_same_step(together, tmp_path):
     """Only the second one gets the signal."""
     folder = tmp_path / "two"
