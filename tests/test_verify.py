@@ -161,7 +161,11 @@ def test_features_made_elsewhere(again, capsys):
     np.savez(file, cases=[f"t_{i:02d}" for i in range(10)], features=features)
     argv = ["-d", "2", "--name", "given", "--embeddings", file, "-b", "3", "-device", "cpu"]
     succeeds(capsys, select.main, argv)
-    assert verify_selection(TARGET, name="given").whole == PARTS
+    # No image was read, so that nothing is known of any.
+    assert verify_selection(TARGET, name="given").whole == [part for part in PARTS if part not in ("images", "views")]
+    write_picture(again.images() / "t_09_0000.png", picture(999))
+    printed = succeeds(capsys, verify.main, ["-d", "2", "--name", "given"])
+    assert "as it was: files of one selection, versions, features," in printed
     np.savez(file, cases=[f"t_{i:02d}" for i in range(10)], features=features + 1)
     (sentence,) = verify_selection(TARGET, name="given").changed
     assert f"{file} holds other features" in sentence

@@ -58,7 +58,8 @@ def verify_selection(target: str | int, *, name: str = DEFAULT_NAME) -> Verifica
 
     Images are compared with what the views were made of, cached views with the manifest, features with the record; so
     are the encoder, the split, the hand-overs, the labels as last collected, and the versions of packages. In a plain
-    folder, which the record does not name, images that were added are not seen.
+    folder, which the record does not name, images that were added are not seen. Where features made elsewhere were
+    compared, nothing is said of images.
 
     Parameters
     ----------
@@ -84,7 +85,7 @@ def verify_selection(target: str | int, *, name: str = DEFAULT_NAME) -> Verifica
         except OSError as error:
             sentences = [f"{error.filename} cannot be read: {error.strerror}"]
         changed += sentences
-        whole += [part] * (not sentences)
+        whole += [part] * (not sentences and (found.saw_images or part not in _OF_IMAGES))
     return Verification(
         dataset=workspace.dataset,
         name=name,
@@ -101,6 +102,11 @@ class _Found:
     workspace: Workspace
     record: SelectionRecord
     manifest: Manifest | None
+
+    @property
+    def saw_images(self) -> bool:
+        """Whether images were read: for features made elsewhere none was, and nothing is known of them."""
+        return bool(self.record.provenance.get("views_cache"))
 
     @cached_property
     def images(self) -> dict[str, dict[str, str]]:
@@ -256,6 +262,7 @@ def _listed(what: str, how: str, names: list[str]) -> Iterator[str]:
         yield f"{len(names)} {what} {how}: {first_few(names)}"
 
 
+_OF_IMAGES = ("images", "views")
 _CHECKS: dict[str, Callable[[_Found], Iterator[str]]] = {
     "files of one selection": _one_selection,
     "versions": _versions,
