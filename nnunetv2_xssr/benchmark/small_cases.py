@@ -52,11 +52,15 @@ def count_labels(dataset_json: dict) -> int:
     Raises
     ------
     UserError
-        If the task has an ignore label, which the fast judge does not know.
+        If the task has an ignore label, which the fast judge does not know, or a number is left out, which would count as
+        a label that is always right.
     """
     values = label_values(dataset_json)
     if IGNORE in values.values():
         raise UserError("dataset.json has an ignore label, which --judge fast does not know; choose --judge nnunet")
+    if sorted(values) != list(range(len(values))):
+        listed = ", ".join(map(str, sorted(values)))
+        raise UserError(f"labels in dataset.json must be numbered from 0 without a gap, as in nnU-Net; got {listed}")
     return max(values)
 
 

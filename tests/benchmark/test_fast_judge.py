@@ -10,7 +10,7 @@ from PIL import Image
 
 from nnunetv2_xssr.benchmark import fast_judge
 from nnunetv2_xssr.benchmark.fast_judge import SIZE, dice_per_case, judge
-from nnunetv2_xssr.benchmark.small_cases import read_small_cases, small_slices
+from nnunetv2_xssr.benchmark.small_cases import count_labels, read_small_cases, small_slices
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import dataset_pool
 
@@ -138,3 +138,10 @@ def test_an_ignore_label_is_refused(empty):
     described.write_text(json.dumps({**content, "labels": {**content["labels"], "ignore": 2}}))
     with pytest.raises(UserError, match="ignore label"):
         read_small_cases(dataset_pool(NAME))
+
+
+def test_a_number_that_is_no_label_is_refused():
+    """Nobody draws label 2, which would count as one that is always right."""
+    with pytest.raises(UserError, match="without a gap, as in nnU-Net; got 0, 1, 3"):
+        count_labels({"labels": {"background": 0, "lung": 1, "heart": 3}})
+    assert count_labels({"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}) == 2
