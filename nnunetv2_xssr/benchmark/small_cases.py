@@ -52,7 +52,7 @@ def count_labels(dataset_json: dict) -> int:
     Raises
     ------
     UserError
-        If the task has an ignore label, which the fast judge does not know, or a number is left out, which would count as
+        If the task has an ignore label, which the fast judge does not know, or leaves out a number, which would count as
         a label that is always right.
     """
     values = label_values(dataset_json)
@@ -82,6 +82,9 @@ def read_small_cases(pool: ImagePool) -> SmallCases:
     with read_ahead(read, pool.cases) as ahead:
         progress = tqdm(ahead, total=len(pool), desc=f"reading {pool.name}", unit="case", disable=None)
         images, labels = zip(*(case.result() for case in progress), strict=True)
+    # A volume of a single slice, among others of several, shows that slice as often as they show theirs.
+    most = max(map(len, images))
+    images, labels = ([np.repeat(one, most // len(one), axis=0) for one in every] for every in (images, labels))
     return SmallCases(identifiers=pool.identifiers, images=np.stack(images), labels=np.stack(labels), n_labels=n_labels)
 
 

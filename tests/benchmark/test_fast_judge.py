@@ -122,6 +122,18 @@ def test_volumes_give_several_slices(empty):
     assert len({labels.sum() for labels in small.labels[0]}) > 1
 
 
+def test_a_volume_of_one_slice_stands_among_others(empty):
+    folder = empty.raw / NAME
+    for case, depth in (("a", 16), ("b", 1)):
+        ramp = np.random.default_rng(0).normal(0, 1, (depth, 20, 24)).astype(np.float32)
+        write_volume(folder / "imagesTr" / f"{case}_0000.nii.gz", ramp)
+        write_volume(folder / "labelsTr" / f"{case}.nii.gz", (ramp > 0).astype(np.uint8))
+    write_dataset_json(folder, ending=".nii.gz")
+    small = read_small_cases(dataset_pool(NAME))
+    assert small.images.shape[:2] == small.labels.shape[:2] == (2, 8)
+    assert (small.images[1] == small.images[1][:1]).all() and (small.labels[1] == small.labels[1][:1]).all()
+
+
 def test_an_unfit_label_is_named(empty):
     write_pictures(empty.raw / NAME, 2, first_seed=0, labelled=2)
     write_dataset_json(empty.raw / NAME)
