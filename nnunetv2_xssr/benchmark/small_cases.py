@@ -52,8 +52,8 @@ def count_labels(dataset_json: dict) -> int:
     Raises
     ------
     UserError
-        If the task has an ignore label, which the fast judge does not know, or leaves out a number, which would count as
-        a label that is always right.
+        If the task has an ignore label, which the fast judge does not know, or leaves out a number, which would count
+        as a label that is always right.
     """
     values = label_values(dataset_json)
     if IGNORE in values.values():
