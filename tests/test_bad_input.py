@@ -638,6 +638,12 @@ def test_record_that_cannot_be_read_back(again, capsys, damage):
     assert path.read_text() == damaged
 
 
+def test_epochs_that_are_no_number(capsys):
+    with pytest.raises(SystemExit) as ended:
+        pretrain.main(["-s", "1", "--epochs", "few"])
+    assert ended.value.code == 2 and "--epochs: must be auto or a whole number; got 'few'" in capsys.readouterr().err
+
+
 # --- disks
 
 

@@ -24,7 +24,7 @@ def add_training(parser: Options, *, epochs: int, batch: str, parts: str) -> Non
     """Add how a pretraining runs: length, batch, processes; the texts name defaults."""
     add = parser.add_argument
     # fmt: off
-    add("--epochs", type=lambda text: text if text == "auto" else int(text),
+    add("--epochs", type=_epochs,
         help=f"of 50 batches each, or auto: until the loss of held-out images stops falling; {epochs} by default")
     add("--batch_size", type=int, help=f"images per batch, over all GPUs; by default {batch}")
     add("--accumulate", type=int, help=f"compute a batch in so many parts, to save memory; by default {parts}")
@@ -37,6 +37,13 @@ def add_training(parser: Options, *, epochs: int, batch: str, parts: str) -> Non
     add_device(parser)
     add("-num_gpus", type=int, default=1, help="GPUs of this machine; 1 by default. torchrun and srun work as well")
     # fmt: on
+
+
+def _epochs(text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be auto or a whole number; got {text[:50]!r}") from None
 
 
 def add_plans(parser: Options) -> None:
