@@ -257,19 +257,22 @@ def _won(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def _by_domain(results: Results) -> tuple[list[str], list[list[str]]]:
-    domains, groups = results.benchmark.domains, results.benchmark.groups
+    benchmark = results.benchmark
+    domains, groups = benchmark.domains, benchmark.groups
     header = ["domain of the test cases", "test cases", *(f"gain of {name}" for name in results.strategies)]
     gains = [
         gains_by_domain(results.values(name), results.values(RANDOM), domains=domains, groups=groups)
         for name in results.strategies
     ]
-    rows = [
-        [domain or "none", str(domains.count(domain)), *(describe(of_domain[domain]) for of_domain in gains)]
-        for domain in sorted(set(domains))
-    ]
+    rows = []
+    for domain in sorted(set(domains)):
+        own = {group for group, one in zip(groups or benchmark.test, domains, strict=True) if one == domain}
+        # One case, or one patient, tells nothing of how far others differ: an interval would not know of them.
+        told = [describe(one[domain]) if len(own) > 1 else f"{one[domain].mean:+.1f} (no interval)" for one in gains]
+        rows.append([domain or "none", str(domains.count(domain)), *told])
     return header, rows
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [header, ["---"] * len(header), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -288,6 +288,19 @@ def test_a_record_whose_parts_do_not_go_together(labelled, capsys, change, words
     fails(capsys, main, argv, labelled.root / "out" / "benchmark.json", words, "delete it to plan anew")
 
 
+def test_a_domain_of_one_test_case_has_no_interval(labelled, capsys):
+    description = labelled.raw / TARGET / "dataset.json"
+    content = json.loads(description.read_text())
+    content["domains"]["t_04"] = "one|alone"
+    description.write_text(json.dumps(content))
+    (labelled.root / "test.txt").write_text("\n".join(CASES[3:9]))
+    succeeds(capsys, main, command(labelled, *INTENSITY, "--test", labelled.root / "test.txt"))
+    rows = (labelled.root / "out" / "results.md").read_text().splitlines()
+    (alone,), (others,) = ([row for row in rows if row.startswith(f"| {name} |")] for name in ("one\\|alone", "A"))
+    assert re.fullmatch(r"\| one\\\|alone \| 1 \| [+-]\d+\.\d \(no interval\) \|", alone), alone
+    assert re.search(r"\| 2 \| [+-]\S+, [+-]\S+ to [+-]\S+ \|$", others), others
+
+
 def test_patients_are_in_the_record(labelled, capsys):
     succeeds(capsys, main, large_command(labelled)[:-2] + ["--jobs", labelled.root / "jobs"])
     kept = record(labelled)
