@@ -84,8 +84,8 @@ def read_small_cases(pool: ImagePool) -> SmallCases:
         images, labels = zip(*(case.result() for case in progress), strict=True)
     # A volume of a single slice, among others of several, shows that slice as often as they show theirs.
     most = max(map(len, images))
-    images, labels = ([np.repeat(one, most // len(one), axis=0) for one in every] for every in (images, labels))
-    return SmallCases(identifiers=pool.identifiers, images=np.stack(images), labels=np.stack(labels), n_labels=n_labels)
+    shown, drawn = (np.stack([np.repeat(one, most // len(one), axis=0) for one in each]) for each in (images, labels))
+    return SmallCases(identifiers=pool.identifiers, images=shown, labels=drawn, n_labels=n_labels)
 
 
 def absent_labels(cases: SmallCases, test: Sequence[str], dataset_json: dict) -> str | None:

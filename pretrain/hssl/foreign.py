@@ -139,9 +139,9 @@ def _from_dynunet(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[st
         name = name.replace("input_block.", "encoder.stages.0.0.")
         name = re.sub(r"^downsamples\.(\d+)\.", lambda m: f"encoder.stages.{int(m[1]) + 1}.0.", name)
         name = name.replace("bottleneck.", f"encoder.stages.{n_downs + 1}.0.")
-        for theirs, ours in (("transp_conv.conv", "transpconvs"), ("conv_block", "stages")):
-            pattern = rf"^upsamples\.(\d+)\.{re.escape(theirs)}\."
-            name = re.sub(pattern, lambda m, ours=ours: f"decoder.{ours}.{int(m[1]) + deeper}.", name)
+        if up := re.match(r"upsamples\.(\d+)\.(transp_conv\.conv|conv_block)\.", name):
+            part = "transpconvs" if up[2] == "transp_conv.conv" else "stages"
+            name = f"decoder.{part}.{int(up[1]) + deeper}.{name[up.end() :]}"
         for pattern, words in _DYNUNET:
             name = re.sub(pattern + "$", words, name)
         found[name] = key, value
