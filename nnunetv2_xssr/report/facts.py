@@ -28,11 +28,11 @@ def gather(kept: SelectionData) -> dict:
     -------
     dict
         ``dataset``, ``channel_names``, ``mode``, ``unit`` (case or slice: what is chosen and counted),
-        ``views_per_case`` (1 in 2D and of slices), ``sources`` (name to number of cases or slices), ``settings``, ``versions``,
-        ``provenance``, ``vetoes`` (case to reason or None, of what was excluded), ``look_again`` (case to what
-        is odd about its label now: see `nnunetv2_xssr.annotation.second_look`), ``set_aside``, ``mixtures``
-        (what differs in how files are stored), and ``selections``:
-        for every fold or the whole pool, ``picks`` with reason and nearest cases, ``map`` with a dot a case,
+        ``views_per_case`` (1 in 2D and of slices), ``sources`` (name to number of cases or slices), ``settings``,
+        ``versions``, ``provenance``, ``vetoes`` (case to reason or None, of what was excluded), ``look_again`` (case to
+        what is odd about its label now: see `nnunetv2_xssr.annotation.second_look`), ``set_aside``, ``mixtures`` (what
+        differs in how files are stored), and ``selections``: for every fold or the whole pool, ``picks`` with reason
+        and nearest cases, ``map`` with a dot a case,
         ``coverage``, ``kinds`` (None where nobody looked), ``groups_of_pool`` (none where nobody looked: see
         `nnunetv2_xssr.report.groups.groups_of`), ``budget`` (None without a curve), ``alpha`` (None for strategies
         without it), ``domains`` and ``groups`` (None where no case has one). Distances are
