@@ -8,6 +8,7 @@ import pytest
 import tifffile
 from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_dataset_json, write_picture, write_volume
 
+from nnunetv2_xssr.benchmark.hold_out import label_files
 from nnunetv2_xssr.commands import pretrain, select
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.new_dataset import new_dataset
@@ -107,16 +108,17 @@ def test_link_to_nowhere_is_told(workspace):
             open_pool(text)
 
 
-def test_dataset_table_adds_cases_and_labels(workspace):
+def test_dataset_table_adds_cases_and_labels(workspace, monkeypatch):
     """As nnU-Net reads it, with the label optional."""
     elsewhere = workspace.root / "archive"
+    monkeypatch.setenv("XSSR_ARCHIVE", str(elsewhere))
     write_picture(elsewhere / "far.png", picture(1))
     write_picture(elsewhere / "mask.png", picture(1))
     where = os.path.relpath(elsewhere, workspace.raw / TARGET)
     table = {
         "far": {"images": [f"{where}/far.png"]},
         "far_labelled": {"images": [f"{where}/far.png"], "label": f"{where}/mask.png"},
-        "t_00": {"images": ["imagesTr/t_00_0000.png"], "label": f"{where}/mask.png"},
+        "t_00": {"images": ["imagesTr/t_00_0000.png"], "label": "$XSSR_ARCHIVE/mask.png"},
     }
     write_dataset_json(workspace.raw / TARGET, dataset=table)
     pool = dataset_pool(TARGET)
@@ -124,6 +126,17 @@ def test_dataset_table_adds_cases_and_labels(workspace):
     assert len(pool) == 12
     assert cases["far"].files == ((elsewhere / "far.png").resolve(),)
     assert {c for c in cases if cases[c].labelled} == {"far_labelled", "t_00"}
+
+
+def test_labels_of_a_benchmark_are_found_without_a_process(workspace, monkeypatch):
+    """What nnU-Net forks for this would wait for ever if Ctrl-C ended the command in that moment."""
+    write_dataset_json(
+        workspace.raw / TARGET, dataset={"t_00": {"images": ["imagesTr/t_00_0000.png"], "label": "a/b.png"}}
+    )
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("a process was forked"))
+    found = label_files(dataset_pool(TARGET))
+    home = workspace.raw / TARGET
+    assert (found["t_00"], found["t_01"]) == (home / "a" / "b.png", home / "labelsTr" / "t_01.png")
 
 
 def test_channels_are_ordered_by_their_number(empty):

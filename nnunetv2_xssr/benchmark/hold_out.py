@@ -102,10 +102,8 @@ def parse_budgets(texts: Sequence[str], *, pool_size: int) -> list[int]:
 
 def label_files(target: ImagePool) -> dict[str, Path]:
     """The label file of every case of a dataset that is labelled throughout."""
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
-    listed = get_filenames_of_train_images_and_targets(str(Workspace(target.name).raw), target.dataset_json)
-    return {case: Path(listed[case]["label"]) for case in target.identifiers}
+    workspace = Workspace(target.name)
+    return {case: workspace.label_file(case, target.dataset_json) for case in target.identifiers}
 
 
 def data_hash(target: ImagePool) -> str:

@@ -175,7 +175,7 @@ def dataset_pool(name: str) -> ImagePool:
     table, domains, groups = (dataset_json.get(key, {}) for key in ("dataset", "domains", "groups"))
     # As nnU-Net reads the table, but a case without label is welcome.
     listed = {
-        identifier: tuple((workspace.raw / image).resolve() for image in entry["images"])
+        identifier: tuple(workspace.listed(image).resolve() for image in entry["images"])
         for identifier, entry in table.items()
     }
     channel_files = _channel_files(filter(is_visible, workspace.images.glob(f"*{ending}")), ending)
@@ -185,12 +185,10 @@ def dataset_pool(name: str) -> ImagePool:
         raise UserError(f"no image *_0000{ending} in {workspace.images}; put the images of the pool there")
 
     def described(identifier: str) -> Case:
-        label = table.get(identifier, {}).get("label")
-        label_file = workspace.raw / label if label else workspace.labels / f"{identifier}{ending}"
         return Case(
             identifier=identifier,
             files=files[identifier],
-            labelled=label_file.is_file(),
+            labelled=workspace.label_file(identifier, dataset_json).is_file(),
             domain=domains.get(identifier),
             group=groups.get(identifier),
         )

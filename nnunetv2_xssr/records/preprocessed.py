@@ -141,10 +141,9 @@ def changed_labels(workspace: Workspace, cases: Iterable[str], *, file_ending: s
     if not os.environ.get("nnUNet_raw"):
         return []
     description = read_dataset_json(workspace.dataset_json) if is_there(workspace.dataset_json) else {}
-    table = description.get("dataset", {})
     changed = []
     for case in cases:
-        label = workspace.raw / table.get(case, {}).get("label", f"labelsTr/{case}{file_ending}")
+        label = workspace.label_file(case, {"file_ending": file_ending, **description})
         copy = workspace.preprocessed_labels / f"{case}{file_ending}"
         if label.is_file() and copy.is_file() and not _same(label, copy, description):
             changed.append(case)

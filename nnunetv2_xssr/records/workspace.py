@@ -154,6 +154,15 @@ class Workspace:
         """The labels that nnU-Net trains on."""
         return self.raw / "labelsTr"
 
+    def label_file(self, case: str, dataset_json: dict) -> Path:
+        """Where the label of a case is, or belongs: where the table of dataset.json says, else in ``labelsTr``."""
+        named = dataset_json.get("dataset", {}).get(case, {}).get("label")
+        return self.listed(named) if named else self.labels / f"{case}{dataset_json['file_ending']}"
+
+    def listed(self, path: str) -> Path:
+        """A path in the table of dataset.json, as nnU-Net takes it."""
+        return self.raw / os.path.expandvars(path)
+
     @property
     def preprocessed_labels(self) -> Path:
         """The labels as they were when nnU-Net preprocessed their cases."""
