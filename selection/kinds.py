@@ -13,7 +13,7 @@ from nnunetv2_xssr.selection.standardise import standardise
 
 MOST = 8
 SAMPLE = 2000  # cases of a larger pool by which kinds are told
-# Between the separations of pools of one kind (at most 0.18) and of several (0.29 on average) in docs/evidence.md.
+# All mixed pools of docs/evidence.md are more separated than this by today's default, and few pools of one kind.
 SEPARATED = 0.2
 DRAWS = 19  # pools of one kind: another one is more separated than all of them 1 time in 20
 DRAWN = 200  # cases of each at most: fewer cases look more separated, so this errs towards one kind
