@@ -41,7 +41,7 @@ class Comparison:
         Voxels that either rater gave this value do not count.
     """
 
-    def __init__(self, names: Mapping[int | tuple[int, ...], str], *, ignore: int | None):
+    def __init__(self, names: Mapping[int, str] | Mapping[tuple[int, ...], str], *, ignore: int | None):
         self._names, self._ignore = names, ignore
         self._counts: dict[tuple[str, str], list[np.ndarray]] = {}
 

@@ -255,7 +255,9 @@ def _says(path: Path, rows: list[dict[str, Any]], columns: Sequence[str]) -> boo
     """Whether a worklist has these rows already: then it stays, with what an annotator has added to it."""
     if not path.is_file():
         return False
-    there = [[row.get(name, "") for name in columns] for _, row in read_worklist(path) if row.keys() >= set(columns)]
+    own = {RATER, MINUTES, ACCEPTED}  # which tell one kind of worklist from another
+    alike = [row for _, row in read_worklist(path) if own & row.keys() == own & set(columns)]
+    there = [[row.get(name, "") for name in columns] for row in alike]
     return sorted(there) == sorted(["" if row[name] is None else str(row[name]) for name in columns] for row in rows)
 
 

@@ -217,10 +217,10 @@ def _drawn(pool: ImagePool) -> dict[int, str]:
     return {value: name for value, name in label_names(pool.dataset_json).items() if value and name != IGNORE}
 
 
-def _compared(pool: ImagePool) -> Mapping[int | tuple[int, ...], str]:
+def _compared(pool: ImagePool) -> Mapping[int, str] | Mapping[tuple[int, ...], str]:
     """What raters are compared by: labels, or regions, by their values."""
     regions = label_regions(pool.dataset_json)
-    return {values: name for name, (_, values) in regions.items()} if regions else {**_drawn(pool)}
+    return {values: name for name, (_, values) in regions.items()} if regions else _drawn(pool)
 
 
 def _needed(raters: Sequence[str], how: str) -> Sequence[str]:
