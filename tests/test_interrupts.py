@@ -139,7 +139,7 @@ if __name__ == "__main__":
 # Programs of workers, as where several GPUs train: these programs hold the pipe, too.
 PROGRAMS = WORKERS.replace(
     "    time.sleep(100)\n",
-    """    sleep = "import os, time; print('process', os.getpid(), flush=True); time.sleep(100)"
+    """    sleep = "import os, time; os.write(1, b'process %d\\\\n' % os.getpid()); time.sleep(100)"
     processes.run_program([sys.executable, "-c", sleep], environment=os.environ, output=sys.stdout)
 """,
 )
