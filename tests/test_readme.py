@@ -88,16 +88,17 @@ def test_raters_agree_only_on_what_several_draw(pictures):
     assert "Do not look into the others' folders: some images are in several lists, to see how far you agree." in text
 
 
-def test_what_annotators_add_to_a_worklist_stays_while_it_says_the_same(pictures):
+def test_what_annotators_add_to_a_worklist_stays(pictures):
     note(pictures, "ab")
     path = pictures.root / "round_01" / "worklist.csv"
     first, second = read_worklist(path)
     with open(path, "w", newline="", encoding="cp1252") as file:  # as a German Excel saves it, in another order
-        table = csv.DictWriter(file, [*first, "remark"], delimiter=";")
+        table = csv.DictWriter(file, [*first, "Remark"], delimiter=";")
         table.writeheader()
-        table.writerows([second, {**first, "remark": "blurred"}])
-    before = path.read_bytes()
-    note(pictures, "ab")
-    assert path.read_bytes() == before
-    note(pictures, "ba")
-    assert "blurred" not in path.read_text(encoding="utf-8-sig")
+        table.writerows([second, {**first, "Remark": "=blurred"}])
+    for _ in range(2):
+        note(pictures, "ab")
+        assert [(row["case"], row["Remark"]) for row in read_worklist(path)] == [("a", "'=blurred"), ("b", "")]
+    note(pictures, "b", dealt={"b": ["ann", "bea"]})
+    (row,) = read_worklist(path)
+    assert row["case"] == "b" and row["rater"] == "ann; bea" and not row["Remark"]

@@ -33,7 +33,7 @@ from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.manifest import id_in_worklist
 from nnunetv2_xssr.records.schema import read_as
 from nnunetv2_xssr.records.selection import Pick, picked_slices
-from nnunetv2_xssr.records.spreadsheets import write_table
+from nnunetv2_xssr.records.spreadsheets import table_rows, write_table
 from nnunetv2_xssr.records.workspace import Workspace, is_visible, visible_files, worklist_name
 
 _TEMPLATES = "templates.json"
@@ -241,24 +241,26 @@ def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt, acc
         if old not in lists and id_in_worklist(old) and not filled_in(old):
             old.unlink()
     for path, (of_list, columns) in lists.items():
-        filled = filled_in(path)
+        filled, (names, remarks) = filled_in(path), _added(path)
+        table = [[*columns, *names]]
         for row in of_list:
             place = row["case"], "" if row["slice"] is None else str(row["slice"])
             row[MINUTES] = filled.get(place)
             if accepted is not None:
                 row[ACCEPTED] = "yes" if row["case"] in accepted else ""
-        if not _says(path, of_list, columns):
-            write_table(path, [columns, *([row[name] for name in columns] for row in of_list)])
+            table.append([*(row[name] for name in columns), *remarks.get(place, [])])
+        write_table(path, table)
 
 
-def _says(path: Path, rows: list[dict[str, Any]], columns: Sequence[str]) -> bool:
-    """Whether a worklist has these rows already: then it stays, with what an annotator has added to it."""
+def _added(path: Path) -> tuple[list[str], dict[tuple[str, str], list[str]]]:
+    """The columns that an annotator has added to a worklist, and their cells by case and slice."""
     if not path.is_file():
-        return False
-    own = {RATER, MINUTES, ACCEPTED}  # which tell one kind of worklist from another
-    alike = [row for _, row in read_worklist(path) if own & row.keys() == own & set(columns)]
-    there = [[row.get(name, "") for name in columns] for row in alike]
-    return sorted(there) == sorted(["" if row[name] is None else str(row[name]) for name in columns] for row in rows)
+        return [], {}
+    rows = [row for _, row in read_worklist(path)]
+    header = table_rows(path)[1][0][1]
+    names = [name for name in header if name and name.casefold() not in (*_COLUMNS, RATER, ACCEPTED)]
+    cells = [[row.get(name.casefold(), "") for name in names] for row in rows]
+    return names, {(row.get("case", ""), row.get("slice", "")): own for row, own in zip(rows, cells, strict=True)}
 
 
 def _label_of(row: dict[str, Any], rater: str) -> str:
