@@ -9,7 +9,6 @@ from making import TARGET, fails, read_worklist, succeeds
 from test_annotation import COLLECT, collected, draw, handover, picked, steps
 
 from nnunetv2_xssr.annotation.timesheets import read_minutes
-from nnunetv2_xssr.annotation.timesheets import read_worklist as read_saved_worklist
 from nnunetv2_xssr.commands import collect, select
 
 SELECT = ["-d", "2", "--encoder", "intensity", "-device", "cpu"]
@@ -34,7 +33,7 @@ def fill(path, minutes, delimiter=",", encoding="utf-8-sig"):
 
 
 def minutes_in(path):
-    return [row["minutes"] for _, row in read_saved_worklist(path)]
+    return [row["minutes"] for row in saved(path)]
 
 
 def known(workspace):
