@@ -5,7 +5,7 @@
     python benchmarks/kinds.py xssr_demo      # with the encoder that the demo left; some minutes
 
 Draws pools as the demo does, 120 images of an ordinary and four rare kinds, and counts the kinds among six and twelve
-picks. Of the ordinary ones alone it draws small pools, and counts how often these are called several kinds.
+picks.
 """
 
 import argparse
@@ -25,11 +25,8 @@ from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.scale import common_look
 from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.selection import select
-from nnunetv2_xssr.selection.kinds import SEPARATED, separation, stand_out
-from nnunetv2_xssr.selection.standardise import standardise
 
 POOLS, PICKS, RANDOM_DRAWS = 8, (6, 12), 200
-SIZES, SMALL_POOLS = (8, 16, 32, 64), 5  # of pools of one kind; so many out of each pool
 STRATEGIES = ("xssr", "xssr_sum", "facility_location", "kmeans", "coreset")
 
 
@@ -38,18 +35,11 @@ def main():
     parser.add_argument("demo", type=Path, help="the folder that the demo left")
     args = parser.parse_args()
     (path,) = args.demo.glob("nnUNet_results/*/XSSR_MAE__2d/checkpoint_final.pth")
-    encoder, seen, several = load_encoder(path, device="cpu"), defaultdict(list), defaultdict(list)
+    encoder, seen = load_encoder(path, device="cpu"), defaultdict(list)
     for seed in tqdm(range(1, POOLS + 1)):
-        kinds, kept, layout = drawn(encoder, seed)
-        compared = compare(kept, layout, embedding="auto")
+        kinds, compared = drawn(encoder, seed)
         pool, source = compared.features
         rng = np.random.default_rng(seed)
-        ordinary = np.flatnonzero(kinds == "ordinary")
-        for size in SIZES * SMALL_POOLS:
-            of_one = compare([kept[0][rng.choice(ordinary, size, replace=False)]], layout, embedding="auto")
-            rows = standardise(*of_one.features, **of_one.how)[0]
-            several["by the silhouette alone", size].append(separation(rows) >= SEPARATED)
-            several["as select tells", size].append(stand_out(rows, separated=SEPARATED))
         for k in PICKS:
             draws = [rng.choice(len(pool), k, replace=False) for _ in range(RANDOM_DRAWS)]
             seen["random", k].append(np.mean([len(set(kinds[draw])) for draw in draws]))
@@ -60,14 +50,10 @@ def main():
     print(f"|---|{'---|' * len(PICKS)}")
     for strategy in ("random", *STRATEGIES):
         print(f"| {strategy} | {' | '.join(f'{np.mean(seen[strategy, k]):.1f}' for k in PICKS)} |")
-    print(f"\nPools of one kind that are called several, in %:\n\n| | {' | '.join(f'{n} cases' for n in SIZES)} |")
-    print(f"|---|{'---|' * len(SIZES)}")
-    for way in dict.fromkeys(way for way, _ in several):
-        print(f"| {way} | {' | '.join(f'{100 * np.mean(several[way, n]):.0f}' for n in SIZES)} |")
 
 
 def drawn(encoder, seed):
-    """Kind of every case of a pool, the pooled features of pool and source, and their layout."""
+    """Kind of every case of a pool, and by what pool and source are compared."""
     with tempfile.TemporaryDirectory() as folder:
         for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             os.environ[variable] = folder
@@ -77,7 +63,7 @@ def drawn(encoder, seed):
         pools = [prepare_views(pool, look=look) for pool in (target, archive)]
         kept = [np.array(embed(encoder, views).rows) for views in pools]
         order = np.array([kinds[case] for case in pools[0].pool.identifiers])
-        return order, kept, kept_layout(encoder, pools[0].rows.shape[2])
+        return order, compare(kept, kept_layout(encoder, pools[0].rows.shape[2]), embedding="auto")
 
 
 if __name__ == "__main__":

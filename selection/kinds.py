@@ -98,11 +98,6 @@ def stand_out(rows: np.ndarray, *, separated: float) -> bool:
     return _exceeds(sample, found, separated)
 
 
-def separation(rows: np.ndarray) -> float:
-    """The best mean silhouette of 2 to 8 clusters by Ward's method; 0 if there is nothing to cut."""
-    return _cut(rows)[1]
-
-
 def _exceeds(sample: np.ndarray, found: float, separated: float) -> bool:
     return found >= separated and all(found > one for one in _separations_of_one_kind(sample))
 
