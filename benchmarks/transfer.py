@@ -80,10 +80,8 @@ def transfer(work: Path, *, training: bool) -> None:
     pools = [pool for pool in pools if pool.file.is_file()]
     print_agreement(pools)
     columns = ["mean Dice", "5th percentile", "percentile of the draws", "same picks", "mean Dice less the first row"]
-    print(
-        "\nEstimated gain over random draws, mean over studies and budgets, by facility location; the difference with"
-    )
-    print("its 95 % interval over studies:\n")
+    print("\nEstimated gain over random draws by facility location, means over studies and budgets; differences with")
+    print("95 % intervals over studies:\n")
     header("target, autoencoders", columns)
     first = None
     for size in SIZES:

@@ -6,12 +6,10 @@ from nnunetv2_xssr.annotation.label_check import IGNORE, label_names
 from nnunetv2_xssr.annotation.prelabels import prelabels_note
 from nnunetv2_xssr.annotation.raters import Dealt, raters_of
 from nnunetv2_xssr.annotation.second_look import LookAgain, look_again_note
-from nnunetv2_xssr.annotation.tool_steps import tool_steps
+from nnunetv2_xssr.annotation.tool_steps import PICTURES, STACKS, tool_steps
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.records.selection import Pick
 from nnunetv2_xssr.records.workspace import worklist_name
-
-_PICTURES, _STACKS = (".png", ".bmp"), (".tif", ".tiff")
 
 
 def readme(
@@ -89,7 +87,7 @@ Tools
 
 
 def _kind(ending: str) -> str:
-    if ending.lower() in _PICTURES:
+    if ending.lower() in PICTURES:
         return "8-bit grey values in the width and height of the image, without colours, transparency or smoothing"
     return (
         "a label map of whole numbers with the size, spacing, origin and direction of the image. Each tool below\n"
@@ -99,7 +97,7 @@ def _kind(ending: str) -> str:
 
 def _also_taken(case: str, ending: str) -> str:
     """Contours need a place in the patient, which pictures do not tell, and CVAT shows pictures alone."""
-    if ending.lower() in _PICTURES + _STACKS:
+    if ending.lower() in PICTURES + STACKS:
         return (
             f"{case}.seg.nrrd of 3D Slicer, with segments called as the structures above, {case}.nrrd\n"
             f"  with the values above, and what CVAT exports as Segmentation mask"

@@ -7,7 +7,7 @@ from nnunetv2_xssr.annotation.colour_tables import ITK_SNAP, NAPARI, SLICER
 from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.slice_places import NAPARI_NIFTI
 
-_PICTURES, _STACKS = (".png", ".bmp"), (".tif", ".tiff")
+PICTURES, STACKS = (".png", ".bmp"), (".tif", ".tiff")
 
 
 def tool_steps(
@@ -60,10 +60,10 @@ Save: {label}.
 def _napari(image: str, label: str, ending: str, there: bool) -> str:
     """As tried with version 0.9."""
     plugin = ", with the plugin napari-nifti" if ending in NAPARI_NIFTI else f", with a plugin for {ending}"
-    plugin = "" if ending in _PICTURES + _STACKS else plugin
+    plugin = "" if ending in PICTURES + STACKS else plugin
     begin = f"Drag {label} in; right-click > Convert to Labels" if there else "Add a Labels layer"
     save = "File > Save Selected Layers"
-    if ending in _PICTURES:
+    if ending in PICTURES:
         save = "Right-click on the layer > Convert to Image. Save this image"
     return f"""1. Drag {image} in{plugin}.
 2. {begin}. Draw with the number of each structure.
