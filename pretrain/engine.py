@@ -14,6 +14,7 @@ For every objective:
   batch: ``accumulate`` changes the memory alone.
 """
 
+import contextlib
 import math
 import reprlib
 import signal
@@ -49,6 +50,7 @@ BATCHES_PER_EPOCH = 50
 # 0.4 % of the steps exceed it), so that it changes only the rare batch that would throw the weights far away.
 CLIP_NORM = 1.0
 LATEST = "checkpoint_latest.pth"  # of a training that is not finished
+FINAL = "checkpoint_final.pth"
 TIMED = 3  # batches by which the time of all is told, after a first one, in which workers and libraries start
 
 
@@ -88,7 +90,7 @@ def _train(
     objective: Objective, *, settings: Settings, fabric: Fabric, folder: Path, resume: bool, waited: bool
 ) -> Path:
     description = {**objective.describe(), "training": training_of(objective, settings=settings, fabric=fabric)}
-    latest, final = folder / LATEST, folder / "checkpoint_final.pth"
+    latest, final = folder / LATEST, folder / FINAL
     # The first process looks for all of them: it might have written already when another one looks.
     found = fabric.broadcast((latest.is_file(), final.is_file()))
     if waited and found == (False, True) and _differing(load_checkpoint(final), description) is None:
@@ -139,6 +141,15 @@ def _train(
 
     on_first(fabric, finish)
     return final
+
+
+def remove_ended(folder: Path) -> None:
+    """Remove the latest checkpoint of a training that was killed after it had written the final one."""
+    latest, final = folder / LATEST, folder / FINAL
+    if latest.is_file():
+        with contextlib.suppress(UserError, OSError):  # what cannot be read or removed does no harm
+            if load_checkpoint(latest).get("history") == load_checkpoint(final).get("history"):
+                latest.unlink(missing_ok=True)
 
 
 def training_of(objective: Objective, *, settings: Settings, fabric: Fabric) -> dict:

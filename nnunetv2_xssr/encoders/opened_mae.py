@@ -11,7 +11,7 @@ from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.normalise import Window
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.images.views import Views
-from nnunetv2_xssr.pretrain.engine import LATEST
+from nnunetv2_xssr.pretrain.engine import FINAL, LATEST, remove_ended
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.rehearsal import rehearse
 from nnunetv2_xssr.pretrain.settings import Settings
@@ -97,6 +97,8 @@ class OpenedAutoencoder(Opened):
             if any(encoder.views[rule] != sources[0].settings[rule] for rule in VIEW_RULES):
                 raise UserError(f"{self.path} was made meanwhile, from other views; run the same command again")
             check_epochs(encoder, self.epochs)
+        elif not self.given:
+            remove_ended(self.path.parent)
         now = {views.pool.name: sha256_json(views.hashes) for views in sources}
         if not self.given and encoder.sources != now:
             logger.info("the images have changed since %s learned from them; delete it to pretrain anew", self.path)
@@ -113,7 +115,7 @@ def open_mae(request: Request) -> OpenedAutoencoder:
     """Open the checkpoint that is named, or that of the pools: see `nnunetv2_xssr.encoders.registry`."""
     given = bool(request.argument)
     folder = encoder_folder(request.learn_from, dim=request.dim)
-    path = Path(request.argument) if given else folder / "checkpoint_final.pth"
+    path = Path(request.argument) if given else folder / FINAL
     known = load_encoder(path, device=request.device) if given or is_there(path) else None
     if known:
         check_epochs(known, request.epochs)

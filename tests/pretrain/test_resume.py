@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from making import SOURCE, TARGET, Workspace, write_source_and_target
+from making import SOURCE, TARGET, Workspace, succeeds, write_source_and_target
 
-from nnunetv2_xssr.commands import pretrain
+from nnunetv2_xssr.commands import pretrain, select
 from nnunetv2_xssr.pretrain import engine
 
 # One process forks for every attempt.
@@ -191,3 +191,15 @@ def test_without_c_pretraining_starts_anew(empty):
     assert second["training"]["seed"] == 1
     assert any(not torch.equal(first["weights"][key], second["weights"][key]) for key in first["weights"])
     assert np.isfinite(second["history"]["loss"]).all()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_a_training_killed_in_its_last_moment_left_goes_with_the_next_select(workspace, capsys, ended):
+    """Another training, which is not finished, may go on: its checkpoint stays."""
+    checkpoint = torch.load(workspace.encoder(), weights_only=True)
+    if not ended:
+        checkpoint["history"]["loss"][-1] += 1
+    latest = workspace.encoder().with_name(engine.LATEST)
+    torch.save({**checkpoint, "step": 2, "optimizer": {}}, latest)
+    succeeds(capsys, select.main, ["-d", "2", "-s", "1", "-b", "3", "-device", "cpu"])
+    assert latest.exists() != ended
