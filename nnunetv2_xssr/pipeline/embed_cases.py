@@ -1,5 +1,6 @@
 """What nnUNetv2_xssr_embed does, for Python: write the features by which select would compare cases."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,11 +87,11 @@ def embed_cases(
 
 def _check_new(files: Sequence[Path]) -> None:
     """Raise `UserError` if a file is there, unless a killed run of ours has left it alone."""
-    there = [file for file in files if file.exists()]
+    there = [file for file in files if os.path.lexists(file)]
     whole = len(there) == len(files)
     if whole:
         _remove_temporary(files)
-    if whole or not all(map(put_alone, there)):
+    if whole or not all(file.exists() and put_alone(file) for file in there):
         raise UserError(f"{there[0]} is there already; delete it, or give another -o")
 
 

@@ -55,7 +55,7 @@ def log_to(path: Path) -> Iterator[None]:
     A run that fails on a cluster, whose terminal nobody sees, is found there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    if path.exists() and not path.is_dir():  # which the system refuses itself
         is_there(path)  # and no pipe, which would let it wait
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

@@ -287,7 +287,7 @@ OPTIONS = [
     (
         pretrain.main,
         ["-s", "1", "-device", "cpu"],
-        ("--epochs", "--batch_size", "--accumulate", "--seed", "-num_gpus", "--precision", "--window"),
+        ("--epochs", "--batch_size", "--accumulate", "--seed", "-num_gpus", "--precision", "--window", "--show_batch"),
     ),
     (embed.main, ["-d", "2", "--encoder", "dictionary", "-o", "new.npz", "-device", "cpu"], ("--seed", "--window")),
     (benchmark.main, BENCHMARK, ("-b", "--draws", "--seeds", "--training_seeds")),
@@ -295,7 +295,7 @@ OPTIONS = [
     (
         hssl_pretrain.main,
         ["-d", "2", "-c", "2d", "-s", "1", "-device", "cpu"],
-        ("--epochs", "--batch_size", "--accumulate", "--seed", "-num_gpus", "--like_channels"),
+        ("--epochs", "--batch_size", "--accumulate", "--seed", "-num_gpus", "--like_channels", "--show_batch"),
     ),
     (weights.main, ["-i", "given.pth", "-d", "2", "-c", "2d", "-o", "new.pth"], ("--least",)),
 ]
