@@ -1,6 +1,7 @@
 """The encoder checkpoint: tensors and plain values only, so that loading it never runs foreign code."""
 
 import io
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,7 @@ def _load(path: Path, otherwise: str) -> Any:
     # Opened first: a file that cannot be opened is not one to delete.
     with open(path, "rb") as file, torch.serialization.safe_globals(_numbers_of_numpy()):
         try:
+            check_kind(file)
             damaged = _damaged_part(file)
             content = None if damaged else torch.load(file, map_location="cpu", weights_only=True)
         except Exception:  # the readers raise whatever they meet
@@ -67,6 +69,17 @@ def _load(path: Path, otherwise: str) -> Any:
     if damaged:
         raise UserError(f"{path} is damaged: {damaged} does not fit its checksum; restore it or give another file")
     return content
+
+
+def check_kind(file: IO[bytes]) -> None:
+    """Raise `ValueError` if a file is the tar archive that torch wrote long ago.
+
+    Unpacking one runs foreign code until torch 2.6, whatever it is told (CVE-2025-32434).
+    """
+    is_tar = tarfile.is_tarfile(file)
+    file.seek(0)
+    if is_tar:
+        raise ValueError("it is a tar archive")
 
 
 def _numbers_of_numpy() -> list:

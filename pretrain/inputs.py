@@ -6,10 +6,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nnunetv2_xssr.errors import one_of
 from nnunetv2_xssr.images.sheets import contact_sheet
 from nnunetv2_xssr.pretrain.objective import Objective
 
 MOST_SAMPLES = 16  # of a batch are drawn
+
+
+def check_picture(path: Path | None) -> None:
+    """Raise `UserError` unless a picture can be saved by this name, if there is one."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    endings = [f".{ending}" for ending in FigureCanvasBase.get_supported_filetypes()]
+    if path is not None and path.suffix.lower() not in endings:
+        raise one_of("--show_batch, by its ending,", endings, str(path))
 
 
 def draw_batch(path: Path, objective: Objective, *, batch_size: int) -> None:

@@ -303,6 +303,21 @@ def test_nothing_is_removed_through_a_link(again, capsys):
     assert tree(again.images()) == before
 
 
+def test_the_only_images_are_not_removed_through_a_link_further_up(again, capsys):
+    """The hand-over lies elsewhere, and dataset.json names the images in it: there are no others."""
+    round_01, elsewhere = handover(again), again.root / "elsewhere"
+    round_01.rename(elsewhere)
+    round_01.symlink_to(elsewhere)
+    table = {}
+    for image in sorted((elsewhere / "images").iterdir()):
+        (again.images() / image.name).unlink()
+        table[image.name.removesuffix("_0000.png")] = {"images": [str(image)]}
+    write_dataset_json(again.raw / TARGET, dataset=table)
+    before = tree(elsewhere / "images")
+    succeeds(capsys, select.main, [*SELECT, "--overwrite", "--strategy", "random", "--seed", "5"])
+    assert before.items() <= tree(elsewhere / "images").items()
+
+
 def test_drawn_labels_are_not_replaced(again, capsys):
     draw(again, picked(again)[0])
     before = tree(again.raw), again.record().read_bytes()

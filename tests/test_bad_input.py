@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import unicodedata
 
 import nibabel
@@ -454,6 +455,15 @@ def test_malicious_checkpoint_is_never_unpickled(either, capsys, how):
     assert not trace.exists()
     loaded = torch.load(path, weights_only=False) if how != "pickle" else pickle.loads(path.read_bytes())
     assert loaded is not None and trace.exists()  # the payload works where a file is trusted
+
+
+def test_archives_of_former_versions_of_torch_are_not_unpacked(either, capsys, monkeypatch):
+    """torch before 2.6 runs foreign code that lies in one, whatever it is told."""
+    path = either.root / "old.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add(either.encoder(), "storages")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("was unpacked"))
+    fails(capsys, select.main, encoder_argv(path), path, "cut off or")
 
 
 def test_unfinished_checkpoint(either, capsys, monkeypatch):

@@ -51,6 +51,15 @@ def test_caches_of_every_name_and_round_stay(again, capsys):
     assert caches(again) == before
 
 
+def test_folders_that_are_links_stay(again, capsys):
+    folder, elsewhere = again.preprocessed / TARGET / "xssr" / "caches" / "views", again.root / "elsewhere"
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    again.forget_selection()
+    assert "MB that nothing needs any more" in clean(capsys, "2")
+    assert folder.is_symlink() and not list(elsewhere.iterdir())
+
+
 def test_files_of_former_versions_go_and_files_of_others_stay(again, capsys):
     folder = again.preprocessed / TARGET / "xssr" / "caches"
     for name in ("views/index.json", "volumes/rows_0123456789ab.npy", "hssl_notes/case.npy", "views/notes.txt"):

@@ -41,6 +41,17 @@ def pictures(empty):
     return empty.raw / PICTURES
 
 
+def test_a_label_that_is_saved_while_it_is_collected_is_not_taken(pictures):
+    """An annotator's program may have written half of it."""
+    pool, label = dataset_pool(PICTURES), pictures / "came" / "case_00.png"
+    write_picture(label, (picture(1) > 110).astype(np.uint8))
+    fit = inspect_labels(pool, folder=label.parent, chosen=CASES).fit
+    label.write_bytes(label.read_bytes()[:-20])
+    with pytest.raises(UserError, match="came/case_00.png: was saved while it was collected"):
+        take_in(pool, fit)
+    assert not list((pictures / "labelsTr").iterdir())
+
+
 @pytest.fixture
 def volumes(empty):
     """Two volumes on an oblique grid."""

@@ -316,6 +316,7 @@ def of_class(sop_class):
         (lambda folder: cut_off(folder, 0.5), "files are cut off or damaged"),
         (lambda folder: cut_off(folder, 0.999), "files are cut off or damaged"),
         (cannot_be_decoded, "GDCM cannot decode|cut off, damaged"),
+        (changed(lambda made, i: setattr(made, "NumberOfFrames", 2**31 - 1)), "give the place of every image"),
         (changed(lambda made, i: setattr(made, "PixelSpacing", [0.5, 0.5 + 0.1 * (i == 4)])), "several pixel spacings"),
         (changed(lambda made, i: set_pixels(made, np.zeros((8, 8 + i), np.int16))), "images of 6 sizes"),
         (changed(lambda made, i: delattr(made, "ImagePositionPatient") if i == 2 else None), "give the place of every"),

@@ -1,5 +1,7 @@
 """Of two commands that write into one folder, the second waits for the first, or ends in one sentence."""
 
+import errno
+import fcntl
 import logging
 import os
 import subprocess
@@ -247,6 +249,21 @@ def test_whoever_may_write_the_folder_may_take_its_lock(tmp_path, mode):
     with weights_lock(folder):
         pass
     assert (folder / locks.LOCK).stat().st_mode & 0o777 == mode & 0o666
+
+
+@pytest.mark.parametrize("name", ["ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP"])
+@pytest.mark.parametrize("mode", [0o755, 0o2775])
+def test_file_systems_without_locks(again, capsys, monkeypatch, name, mode):
+    """Such as network drives: there is no lock to wait for, and none to be refused for."""
+
+    def refuse(*_):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    for lock in again.root.rglob(locks.LOCK):
+        lock.parent.chmod(mode)
+        lock.unlink()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    succeeds(capsys, select.main, SELECT[1])
 
 
 LEFT = {  # what a killed run has left, and whether the lock of the selection `xssr` removes it

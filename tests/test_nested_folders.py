@@ -85,6 +85,9 @@ def test_a_folder_that_leads_back_is_visited_once(tmp_path):
         (["P1/a.png", "P2/CT"], True, r"images of several kinds \(.png, DICOM\)"),
         (["a.png", "CT"], False, r"images of several kinds \(.png, DICOM\)"),
         (["P1/a.jpg"], True, "lossy; convert them to .png"),
+        (["imagesTr/a_0000.png", "labelsTr/a.png"], True, "a.png lies in a folder labelsTr of labels"),
+        (["old/imagesTr/a.png", "old/labelsTs/a.png"], True, "a.png lies in a folder labelsTs of labels"),
+        (["imagesTr/a_0000.png", "labelsTr/a.png"], False, "2 in folders below, such as .*; give .*imagesTr$"),
         (["P1/a.txt"], True, "no image in .* that nnU-Net reads .*, and no DICOM"),
         (["P1/a.txt"], False, "no image in .* that nnU-Net reads .*, and no DICOM"),
     ],
@@ -104,6 +107,14 @@ def test_folders_that_are_refused(empty, tmp_path, names, recursive, words):
             write_picture(path, picture(1))
     with pytest.raises(UserError, match=words):
         open_pool(str(tmp_path / "tree"), recursive=recursive)
+
+
+def test_what_nnunet_and_select_have_made_is_no_further_image(again, capsys, monkeypatch):
+    """Select typed again would take the images of the new dataset, which are links, for others."""
+    write_picture(again.root / "a.png", picture(1))
+    argv = ["-i", ".", "--recursive", "--channel_names", "xray", "--labels", "blob", "-d", "007_New", "-b", "1"]
+    monkeypatch.chdir(again.root)
+    fails(capsys, select.main, argv, "holds nnU-Net's folder", "give a folder without it")
 
 
 @pytest.mark.parametrize("name", ["a", "a_0000"])

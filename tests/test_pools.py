@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from making import SOURCE, TARGET, fails, picture, succeeds, volume, write_datas
 from nnunetv2_xssr.benchmark.hold_out import label_files
 from nnunetv2_xssr.commands import pretrain, select
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.new_dataset import new_dataset
+from nnunetv2_xssr.images import new_dataset as new_dataset_module
+from nnunetv2_xssr.images.new_dataset import make_dataset, new_dataset
 from nnunetv2_xssr.images.pools import dataset_pool, open_pool, open_pools
 from nnunetv2_xssr.images.reading import BrokenImage, read_case, read_image, third_axis
 from nnunetv2_xssr.images.scale import common_look
@@ -60,6 +62,24 @@ def test_numbers_of_four_digits(empty):
     for number in ("133", "7", "337"):
         with pytest.raises(UserError, match=f"no dataset '{number}'"):
             find_dataset(number)
+
+
+def test_a_dataset_that_another_command_has_made_meanwhile_is_not_taken_back(empty, monkeypatch):
+    write_picture(empty.root / "images" / "a.png", picture(1))
+    made = {"channel_names": ["xray"], "labels": ["blob"]}
+    lock = new_dataset_module.dataset_lock
+
+    @contextmanager
+    def waits_for_another(workspace):
+        with lock(workspace):
+            make_dataset(empty.root / "images", "007_New", **made)
+            yield
+
+    monkeypatch.setattr(new_dataset_module, "dataset_lock", waits_for_another)
+    with pytest.raises(UserError, match="no"):
+        with new_dataset(empty.root / "images", "007_New", **made):
+            raise UserError("no")
+    assert (empty.raw / "Dataset007_New" / "imagesTr" / "a_0000.png").is_file()
 
 
 def test_many_sources_with_long_names(empty, capsys):

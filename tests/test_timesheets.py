@@ -10,6 +10,7 @@ from test_annotation import COLLECT, collected, draw, handover, picked, steps
 
 from nnunetv2_xssr.annotation.timesheets import read_minutes
 from nnunetv2_xssr.commands import collect, select
+from nnunetv2_xssr.records.spreadsheets import table_rows, write_table
 
 SELECT = ["-d", "2", "--encoder", "intensity", "-device", "cpu"]
 
@@ -92,6 +93,56 @@ def test_select_typed_again_keeps_what_was_filled_in(workspace, capsys):
     assert minutes_in(worklist) == ["4", "so so"]
     worklist.write_bytes(b"\0\1")
     fails(capsys, select.main, [*SELECT, "-b", "2"], "worklist.csv cannot be read")
+
+
+def note_beside(rows):
+    rows[1].append("blurred")
+
+
+def case_changed_by_a_spreadsheet(rows):
+    rows[1][rows[0].index("case")] = "blurred"
+    rows[1][rows[0].index("minutes")] = "7"
+
+
+def note_below(rows):
+    rows.append(["blurred", "are the first two"])
+
+
+def two_rows_of_a_case(rows):
+    rows[0].append("remark")
+    rows[1].append("blurred")
+    rows.append([*rows[1][:-1], "no, sharp"])
+
+
+@pytest.mark.parametrize("write", [note_beside, case_changed_by_a_spreadsheet, note_below, two_rows_of_a_case])
+def test_notes_without_a_place_in_the_new_worklist_are_kept(workspace, capsys, write):
+    succeeds(capsys, select.main, [*SELECT, "-b", "2"])
+    worklist = handover(workspace) / "worklist.csv"
+    kept = worklist.with_name("worklist.csv.kept_1")
+    _, rows = table_rows(worklist)
+    rows = [[*cells, *[""] * (len(rows[0][1]) - len(cells))] for _, cells in rows]
+    write(rows)
+    write_table(worklist, rows)
+    before = worklist.read_bytes()
+    out = succeeds(capsys, select.main, [*SELECT, "-b", "2"])
+    assert kept.read_bytes() == before and f"kept as {kept.name}" in out
+    succeeds(capsys, select.main, [*SELECT, "-b", "2"])
+    assert not worklist.with_name("worklist.csv.kept_2").exists()
+
+
+@pytest.mark.parametrize("raters", [[], ["--raters", "ann", "bob"]])
+def test_notes_on_cases_that_are_picked_no_longer_are_kept(workspace, capsys, raters):
+    succeeds(capsys, select.main, [*SELECT, "-b", "3", *raters])
+    lists = sorted(handover(workspace).glob("worklist_*.csv")) or [handover(workspace) / "worklist.csv"]
+    before = {}
+    for worklist in lists:
+        _, rows = table_rows(worklist)
+        write_table(worklist, [[*rows[0][1], "remark"], *([*cells, "hard"] for _, cells in rows[1:])])
+        before[worklist] = worklist.read_bytes()
+    succeeds(capsys, select.main, [*SELECT, "-b", "1", "--overwrite"])
+    for worklist, content in before.items():
+        kept = worklist.with_name(f"{worklist.name}.kept_1")
+        assert (worklist if raters else kept).read_bytes() == content
 
 
 @pytest.mark.parametrize("cell", ["ten", "0", "-3", "1,500", "inf", "nan", "5" * 5000, "1e3", "7.5.1", "٣"])

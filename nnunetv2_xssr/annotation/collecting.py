@@ -1,5 +1,6 @@
 """Take labels back: check what came, copy what fits into the dataset, and tell nnU-Net which cases are labelled."""
 
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 from nnunetv2_xssr.annotation.control import Compared, compare_with_control
 from nnunetv2_xssr.annotation.fusing import FIRST, FUSIONS
 from nnunetv2_xssr.annotation.handover import images_drawn_over, template_hashes
-from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, inspect_labels, listed_cases
-from nnunetv2_xssr.annotation.label_check import check_label, label_names
+from nnunetv2_xssr.annotation.inspecting import FitLabel, Inspection, file_stamp, inspect_labels, listed_cases
+from nnunetv2_xssr.annotation.label_check import check_label, label_names, shown
 from nnunetv2_xssr.annotation.label_facts import keep_label_facts, load_label_facts
 from nnunetv2_xssr.annotation.label_files import copy_whole, write_label
 from nnunetv2_xssr.annotation.prelabels import Prelabels, keep_agreements
@@ -23,7 +24,7 @@ from nnunetv2_xssr.annotation.timesheets import read_minutes
 from nnunetv2_xssr.errors import UserError, first_few, one_of
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
 from nnunetv2_xssr.images.reading import spacing_file
-from nnunetv2_xssr.records.files import TEMPORARY, is_there, sha256_files, sha256_json, write_json
+from nnunetv2_xssr.records.files import TEMPORARY, atomic, is_there, sha256_files, sha256_json, write_json
 from nnunetv2_xssr.records.folds import grow_folds
 from nnunetv2_xssr.records.locks import dataset_lock, selection_lock
 from nnunetv2_xssr.records.manifest import Manifest
@@ -84,7 +85,10 @@ def _take(label: FitLabel, target: Path, case: Case, pool: ImagePool) -> None:
         checked = check_label(label.file, case, pool, allow_empty=True, values=label.values)
         write_label(target, checked.values, checked.grid, reader=pool.reader())
     elif label.file.resolve() != target.resolve():
-        copy_whole(label.file, target)
+        with atomic(target) as temporary:
+            shutil.copyfile(label.file, temporary)
+            if label.stamp not in (None, file_stamp(label.file)):
+                raise UserError(f"{shown(label.file, pool)}: was saved while it was collected; run the command again")
 
 
 def _entry(folder: Path, case: Case, pool: ImagePool) -> dict | None:

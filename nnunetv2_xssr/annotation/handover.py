@@ -24,7 +24,7 @@ from nnunetv2_xssr.annotation.reasons import reason
 from nnunetv2_xssr.annotation.second_look import LookAgain
 from nnunetv2_xssr.annotation.slice_places import is_turned_by_napari, slice_places
 from nnunetv2_xssr.annotation.sparse_labels import write_template
-from nnunetv2_xssr.annotation.timesheets import MINUTES, filled_in, read_worklist
+from nnunetv2_xssr.annotation.timesheets import MINUTES, added_cells, filled_in, read_worklist
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.reading import spacing_file
@@ -40,6 +40,7 @@ _TEMPLATES = "templates.json"
 _ADVICE = "restore it: it tells which templates nobody has drawn in"
 _SLICE = ("slice", "slice_itksnap", "slice_napari", "position")
 _COLUMNS = ("rank", "case", *_SLICE, "files", "label", "domain", "group", "reason", MINUTES, "selection")
+_OURS = {*_COLUMNS, RATER, ACCEPTED} - {MINUTES}  # the columns that people leave alone, or that a model takes back
 
 
 def template_hashes(folder: Path) -> set[str]:
@@ -173,8 +174,10 @@ def _remove_earlier(images: Path, pool: ImagePool, wanted: Collection[str]) -> N
         old.rename(old.with_name(f"{old.name}.kept_{number}"))
         logger.warning(f"{old} is not the image that the pool has; it is kept as {old.name}.kept_{number}")
     there = [old for old in there if old not in drawn_over]
-    # Through a link they may be the only ones, such as those of imagesTr itself.
-    earlier = set() if images.is_symlink() else {old for old in copies if old.name not in wanted}
+    # Through a link, of this folder or of one above it, they may be the only ones, such as those of imagesTr itself.
+    of_pool = {file.resolve() for file in copied.values()}
+    earlier = {old for old in copies if old.name not in wanted and old.resolve() not in of_pool}
+    earlier = set() if images.is_symlink() else earlier
     for old in earlier:
         old.unlink()
     if kept := [old.name for old in there if old not in earlier and old.name not in wanted]:
@@ -238,7 +241,7 @@ def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt, acc
     shown = [RATER if dealt and name == MINUTES else name for name in _COLUMNS]
     lists[folder / worklist_name()] = rows, [*shown, *([] if accepted is None else [ACCEPTED])]
     for old in folder.glob(worklist_name("*")):
-        if old not in lists and id_in_worklist(old) and not filled_in(old):
+        if old not in lists and id_in_worklist(old) and not _notes(old):
             old.unlink()
     for path, (of_list, columns) in lists.items():
         filled, (names, remarks) = filled_in(path), _added(path)
@@ -249,7 +252,29 @@ def _write_worklists(folder: Path, rows: list[dict[str, Any]], dealt: Dealt, acc
             if accepted is not None:
                 row[ACCEPTED] = "yes" if row["case"] in accepted else ""
             table.append([*(row[name] for name in columns), *remarks.get(place, [])])
+        _keep_notes(path, [["" if cell is None else str(cell) for cell in row] for row in table])
         write_table(path, table)
+
+
+def _notes(path: Path) -> dict[tuple[str, str], set[str]]:
+    """What people have written into a worklist, by case and slice; nothing where there is none."""
+    return added_cells([cells for _, cells in table_rows(path)[1]], ours=_OURS) if path.is_file() else {}
+
+
+def _keep_notes(path: Path, table: Sequence[Sequence[str]]) -> None:
+    """Keep a worklist under another name where the table that takes its place lacks what people have written into it.
+
+    Such as in rows of cases that are picked no longer, in rows whose case a spreadsheet has changed, and beside the
+    columns.
+    """
+    stay = added_cells(table, ours=_OURS)
+    if all(cells <= stay.get(place, set()) for place, cells in _notes(path).items()):
+        return
+    names = (path.with_name(f"{path.name}.kept_{number}") for number in count(1))
+    kept = next(name for name in names if not name.exists() or filecmp.cmp(name, path, shallow=False))
+    if not kept.exists():
+        copy_whole(path, kept)
+    logger.warning(f"the new {path} has no place for some of the notes in the old one, which is kept as {kept.name}")
 
 
 def _added(path: Path) -> tuple[list[str], dict[tuple[str, str], list[str]]]:

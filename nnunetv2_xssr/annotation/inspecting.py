@@ -37,11 +37,14 @@ class FitLabel:
         Whether nnU-Net reads from the file, as it is, what is to be taken.
     values : mapping from int to int
         What stored values are to be read as.
+    stamp : tuple of int or None
+        Bytes and time of the file before it was looked at; None where nobody else writes it.
     """
 
     file: Path
     plain: bool
     values: Mapping[int, int]
+    stamp: tuple[int, int] | None = None
 
 
 @dataclass
@@ -151,6 +154,7 @@ def inspect_labels(
             found.missing.append(case)
             continue
         read_as = values if case in arrived else {}
+        stamp = file_stamp(file)
         try:
             empty = allow_empty is True or case in named
             label = check_label(file, cases[case], pool, allow_empty=empty, values=read_as)
@@ -165,10 +169,16 @@ def inspect_labels(
         except UnfitLabel as error:
             found.unfit.append(str(error))
         else:
-            found.fit[case] = FitLabel(file=file, plain=label.plain, values=read_as)
+            found.fit[case] = FitLabel(file=file, plain=label.plain, values=read_as, stamp=stamp)
             found.warnings += [label.warning] if label.warning else []
             found.agreements |= {} if agreement is None else {case: agreement}
     return found
+
+
+def file_stamp(file: Path) -> tuple[int, int]:
+    """Bytes and time of a file, which tell whether somebody has saved it since."""
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _file_of(case: str, pool: ImagePool) -> str:

@@ -154,6 +154,8 @@ def _save(path: Path, pixels: np.ndarray) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether select wrote a picture: what an annotator has put beside them stays."""
+    if not path.is_file():  # Pillow would wait for a pipe
+        return False
     try:
         with Image.open(path) as picture:
             return picture.info.get(_MARK[0]) == _MARK[1]

@@ -193,7 +193,7 @@ def _take_shared(
         if how != FIRST:
             file = scratch / f"{case}{pool.file_ending}"
             write_label(file, taken, labels[raters[0]].grid, reader=pool.reader())
-            found.fit[case] = replace(first, file=file, plain=True, values={})
+            found.fit[case] = FitLabel(file=file, plain=True, values={})
     result.agreement += comparison.result()
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
@@ -39,6 +39,27 @@ def filled_in(path: Path) -> dict[tuple[str, str], str]:
         return {}
     rows = [row for _, row in read_worklist(path)]
     return {(row.get("case", ""), row.get("slice", "")): row[MINUTES] for row in rows if row.get(MINUTES)}
+
+
+def added_cells(rows: Sequence[Sequence[str]], *, ours: Collection[str]) -> dict[tuple[str, str], set[str]]:
+    """What people have written into a worklist, by case and slice.
+
+    Parameters
+    ----------
+    rows : sequence of sequences of str
+        The header first.
+    ours : collection of str
+        The columns in which nothing counts, but in rows that are not of select: they do not tell the selection.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    header = [name.casefold() for name in rows[0]]
+    for cells in rows[1:]:
+        named = dict(zip(header, cells, strict=False))
+        foreign = "selection" in header and not named.get("selection")
+        others = [cell for i, cell in enumerate(cells) if foreign or i >= len(header) or header[i] not in ours]
+        if added := set(filter(None, others)):
+            found.setdefault((named.get("case", ""), named.get("slice", "")), set()).update(added)
+    return found
 
 
 def read_minutes(

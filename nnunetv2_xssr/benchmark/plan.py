@@ -37,6 +37,7 @@ KIND, FORMAT_VERSION = "benchmark", 1
 FAST, NNUNET = "fast", "nnunet"
 JUDGES = (NNUNET, FAST)
 _ADVICE = "delete it to plan anew"
+_MOST = 10_000  # random draws, or seeds
 STRATEGIES, BUDGETS = ("xssr", "facility_location", "kmeans"), ("2.5%", "5%", "10%")
 
 
@@ -89,8 +90,8 @@ class Settings:
             raise one_of("--judge", JUDGES, self.judge)
         check_strategies(self.strategies)
         for name, least in (("draws", 2), ("seeds", 1), ("training_seeds", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} must be {least} or more; got {getattr(self, name)}")
+            if not least <= getattr(self, name) <= _MOST:
+                raise UserError(f"--{name} must be {least} or more, and at most {_MOST}; got {getattr(self, name)}")
 
     @property
     def network(self) -> dict[str, str]:

@@ -35,8 +35,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _demo(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.pretrain.settings import Settings
     from nnunetv2_xssr.records.locks import output_lock
 
+    Settings(seed=args.seed)  # which says what a seed may be
     folder = args.o.resolve()
     with output_lock(folder):
         _run(folder, seed=args.seed, device=args.device)
@@ -46,17 +48,18 @@ def _run(folder: Path, *, seed: int, device: str | None) -> None:
     from tqdm import tqdm
 
     from nnunetv2_xssr.demo.phantom import write_datasets
-    from nnunetv2_xssr.demo.study import Study
-    from nnunetv2_xssr.records.files import read_json, write_json
+    from nnunetv2_xssr.demo.study import Drawn, Study
+    from nnunetv2_xssr.records.files import is_there, write_json
+    from nnunetv2_xssr.records.schema import read_as
     from nnunetv2_xssr.records.workspace import is_visible
 
     drawn_file = folder / "drawn.json"
-    if not drawn_file.is_file():
+    if not is_there(drawn_file):
         if any(is_visible(path) for path in folder.iterdir()):
             raise UserError(f"{folder} is neither empty nor a whole demo; delete it or give another folder with -o")
         drawn = write_datasets(folder / "nnUNet_raw", _SOURCE, _TARGET, seed=seed)
         write_json(drawn_file, {"seed": seed, **drawn})
-    drawn = read_json(drawn_file)
+    drawn = read_as(drawn_file, Drawn, advice=f"delete {folder}, or give another folder with -o")
     if drawn["seed"] != seed:
         raise UserError(f"{folder} holds a demo with --seed {drawn['seed']}; give that, or another folder with -o")
     study = Study(folder, _SOURCE, _TARGET, "2d_small", "XSSRTrainer_demo", resolve_device(device))

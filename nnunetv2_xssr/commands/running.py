@@ -5,7 +5,9 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any
 
 from nnunetv2_xssr.commands.config_file import overridden, with_config
 from nnunetv2_xssr.device import DEVICES
@@ -83,7 +85,7 @@ def run(
     announce(interrupted)
     _open_closed_streams()
     try:
-        with log_to_terminal(), no_waiting(no_wait):
+        with _heard(), log_to_terminal(), no_waiting(no_wait):
             command()
         sys.stdout.flush()
     except UserError as error:
@@ -95,6 +97,11 @@ def run(
             raise
         _leave_stdout()
         return _fail(prog, _sentence(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        told = " ".join(str(error).split())[:150] or "it is not known by how much"
+        return _fail(prog, f"the memory is too small ({told}); close other programs, or take more, and {again}")
     except UnicodeEncodeError as error:
         return _fail(prog, f"{error.object[:100]!r} is not text in UTF-8; rename the file or folder that is called so")
     except KeyboardInterrupt:
@@ -113,6 +120,45 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+
+
+class _Output:
+    """The output: where whoever read it, such as head, has seen enough, the command goes on, and the rest is lost."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or do as if."""
+        with suppress(BrokenPipeError):
+            return self._stream.write(text)
+        self._leave()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or do as if."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._leave()
+
+    def _leave(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    with redirect_stdout(_Output(sys.stdout)):
+        yield
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is lacking, in numpy's words or in torch's, which is not imported for it."""
+    torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or torchs
 
 
 def _leave_stdout() -> None:

@@ -7,19 +7,33 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Len
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.processes import run_program
 from nnunetv2_xssr.records.files import read_json, write_json
+from nnunetv2_xssr.records.schema import OURS, Count, FileName
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.records.workspace import dataset_number
 
 RECORD, REPORT = "selection.json", "report.html"
 # Small images: starting a process costs more than the work that it would do.
 _FEW_PROCESSES = {"nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@with_config(OURS)
+class Drawn(TypedDict):
+    """What was drawn: the cases to choose from, those to test with, and the variant of each."""
+
+    seed: Count
+    pool: Annotated[list[FileName], Len(1)]
+    test: Annotated[list[FileName], Len(1)]
+    variants: dict[FileName, str]
 
 
 def small_configuration(planned: dict, batch_size: int, first_features: int = 8, n_stages: int = 4) -> dict:

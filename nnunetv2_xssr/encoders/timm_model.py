@@ -17,6 +17,7 @@ from nnunetv2_xssr.encoders.pooling import GRID, FeatureLayout, pool_places
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.normalise import view_channels
 from nnunetv2_xssr.images.views import Views
+from nnunetv2_xssr.pretrain.checkpoint import check_kind
 from nnunetv2_xssr.records.files import sha256_files, sha256_json
 
 
@@ -150,6 +151,8 @@ def _load(model: Any, file: Path, name: str) -> None:
     if not file.is_file():
         raise UserError(f"there is no file --encoder_weights {file}")
     try:
+        with open(file, "rb") as opened:
+            check_kind(opened)
         state = load_state_dict(str(file), weights_only=True)
         to_timm = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
         state = to_timm(state, model) if to_timm else state

@@ -52,7 +52,7 @@ def _clean(pool: str) -> dict[Path, int]:
             removed[file] = file.stat().st_size
             file.unlink()
     for folder in {file.parent for file in removed}:
-        if not any(folder.iterdir()):
+        if not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()
     return removed
 

@@ -287,6 +287,7 @@ def _is_whole(path: Path, index: Index) -> bool:
 def _map(path: Path, index: Index) -> tuple[np.ndarray, np.ndarray]:
     """The rows and their sums; a `ValueError` says what is wrong with the file."""
     n = len(index["cases"])
+    is_there(path)
     try:
         rows = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy raises whatever it meets

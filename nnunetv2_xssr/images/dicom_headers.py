@@ -19,6 +19,7 @@ _NO_PICTURES = {
     _STORAGE + "104.": "a document",
     _STORAGE + "481.": "a plan, structure set or dose of radiotherapy",
 }
+_LONGEST = 1024  # bytes of a value: DICOM allows 16 per number, and 64 of an identifier
 _AHEAD = 2**16  # bytes of a header; elements with high numbers, such as private ones, may follow
 # By these two images of one place are told apart.
 TELLING_APART = {
@@ -143,7 +144,10 @@ def read_header(file: Path) -> Header:
     def table(group: int, element: int, n: int, *, shared: bool) -> np.ndarray | None:
         text = value(f"{group:04x}|{element:04x}") if frames == 1 else ""
         values = [text.encode(errors="replace")] if text else _values(file, group, element)
-        return _table(values * frames if shared and len(values) == 1 else values, n, frames=frames)
+        if shared and len(values) == 1:  # for all frames, of which a damaged header may tell of billions
+            found = _table(values, n, frames=1)
+            return None if found is None else np.broadcast_to(found, (frames, n))
+        return _table(values, n, frames=frames)
 
     return Header(
         file=file,
@@ -206,6 +210,6 @@ def _values(file: Path, group: int, element: int) -> list[bytes]:
     with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
         found = []
         for match in re.finditer(tag + rb"(?:(?:DS|UI)(..)|(..)\0\0)", data, re.DOTALL):
-            length = int.from_bytes(match[1] or match[2], "little")
+            length = min(int.from_bytes(match[1] or match[2], "little"), _LONGEST)
             found.append(bytes(data[match.end() : match.end() + length]))
     return found

@@ -33,6 +33,7 @@ def new_dataset(folder: Path, name: str, **options) -> Iterator[str]:
     workspace = Workspace(_full_name(name))
     existed = workspace.raw.exists()
     with dataset_lock(workspace):
+        existed = existed or bool(visible_files(workspace.raw))  # another command may have made it meanwhile
         try:
             yield make_dataset(folder, name, **options)
         except UserError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.dicom import convert_dicom, holds_dicom
 from nnunetv2_xssr.images.dicom_headers import is_dicom
-from nnunetv2_xssr.images.trees import case_name, check_alone, files_below, files_in, readable_endings
+from nnunetv2_xssr.images.trees import case_name, check_alone, check_images, files_below, files_in, readable_endings
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import sha256
 from nnunetv2_xssr.records.locks import caches_lock
@@ -231,6 +231,7 @@ def folder_pool(
     elif not images:
         raise _no_image(folder, recursive=recursive)
     elif recursive:
+        check_images(folder, images)
         cases = _nested_cases(folder, images, ending, channel_names=channel_names)
     else:
         grouped = _grouped(images, ending, channel_names=channel_names)
@@ -277,9 +278,9 @@ def _no_image(folder: Path, *, recursive: bool) -> UserError:
     readable, below = readable_endings(), files_below(folder)
     nested = [file for file in below if file.name.lower().endswith(readable)]
     if nested and not recursive:
+        way_out = f"give {folder / 'imagesTr'}" if (folder / "imagesTr").is_dir() else "give --recursive to take them"
         return UserError(
-            f"no image in {folder} itself, but {len(nested)} in folders below, such as {nested[0]}; "
-            f"give --recursive to take them"
+            f"no image in {folder} itself, but {len(nested)} in folders below, such as {nested[0]}; {way_out}"
         )
     if any(file.suffix.lower() in (".jpg", ".jpeg") for file in below):
         _check_ending(".jpg", folder)

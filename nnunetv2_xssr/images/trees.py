@@ -1,5 +1,6 @@
 """Folders in folders: the files below one, and how a case is named after its path."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.files import sha256
-from nnunetv2_xssr.records.workspace import is_visible
+from nnunetv2_xssr.records.workspace import VARIABLES, is_visible
 
 _LONGEST = 150  # bytes of a case's name: file systems allow 255, and endings follow
 
@@ -40,6 +41,23 @@ def files_below(folder: Path) -> list[Path]:
             f"{error.filename} cannot be listed ({error.strerror}); get permission or move it away"
         ) from None
     return found
+
+
+def check_images(folder: Path, images: Iterable[Path]) -> None:
+    """Raise `UserError` if a file below a folder is no image of it: a label, or what nnU-Net or select has made."""
+    homes = [Path(os.environ[variable]).resolve() for variable in VARIABLES if os.environ.get(variable)]
+    inner = [home for home in homes if home.is_relative_to(folder.resolve())]
+    for image in images:
+        if labels := {"labelsTr", "labelsTs", "labelsVal"} & set(image.relative_to(folder).parts):
+            raise UserError(
+                f"{image} lies in a folder {min(labels)} of labels, and would be taken for an image; give a folder of "
+                f"images alone"
+            )
+        if home := next((one for one in inner if image.resolve().is_relative_to(one)), None):
+            raise UserError(
+                f"{folder} holds nnU-Net's folder {home}, whose files, such as {image}, would be taken for further "
+                f"images; give a folder without it"
+            )
 
 
 @cache

@@ -1,5 +1,6 @@
 """What nnUNetv2_xssr_embed does, for Python: write the features by which select would compare cases."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from nnunetv2_xssr.images.pools import dataset_pool, open_pools
 from nnunetv2_xssr.pipeline.embed import embed_pools
 from nnunetv2_xssr.pipeline.given import source_names
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
+from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.files import atomic_together, naming, put_alone, remove_leftovers
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import check_environment, find_dataset
@@ -63,6 +65,7 @@ def embed_cases(
         raise one_of("-o, by its ending,", WRITTEN, str(output))
     files = [output, output.with_stem(f"{output.stem}_source")][: 1 + bool(sources)]
     _check_new(files)
+    Settings(seed=seed)  # which says what a seed may be
     chosen = Seeing(**seeing)
     chosen.check("case")
     pool = dataset_pool(find_dataset(target))
@@ -84,11 +87,11 @@ def embed_cases(
 
 def _check_new(files: Sequence[Path]) -> None:
     """Raise `UserError` if a file is there, unless a killed run of ours has left it alone."""
-    there = [file for file in files if file.exists()]
+    there = [file for file in files if os.path.lexists(file)]
     whole = len(there) == len(files)
     if whole:
         _remove_temporary(files)
-    if whole or not all(map(put_alone, there)):
+    if whole or not all(file.exists() and put_alone(file) for file in there):
         raise UserError(f"{there[0]} is there already; delete it, or give another -o")
 
 

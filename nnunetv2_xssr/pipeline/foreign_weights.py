@@ -1,5 +1,6 @@
 """Weights that others trained, made into a file that nnU-Net starts a training from."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def convert_weights(
         raise one_of("--stem", STEMS, stem)
     if not 0 <= least <= 1:
         raise UserError(f"--least must be a share from 0 to 1; got {least}")
-    if output.exists():
+    if os.path.lexists(output):
         raise UserError(f"{output} exists already; name another file with -o, or remove it")
     plans = TargetPlans.load(find_dataset(target), configuration_name=configuration, plans_name=plans_name)
     weights = read_foreign(checkpoint)

@@ -20,6 +20,7 @@ from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.pretrain.hssl.pretrain import common_channels, group_of, parts_that_fit, pretrain_hssl
 from nnunetv2_xssr.pretrain.hssl.sources import Source, far_spacings
 from nnunetv2_xssr.pretrain.hssl.weights import match_weights
+from nnunetv2_xssr.pretrain.inputs import check_picture
 from nnunetv2_xssr.pretrain.processes import first_holds, first_on_rank_zero, on_first, start, stop_reported_once
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
@@ -87,6 +88,7 @@ def pretrain_encoder(
     """
     check_environment()
     chosen = Settings(**settings)
+    check_picture(show_batch)
     check_axis(axis, dim=dim)
     ct_window = parse_window(window)
     fabric = start(resolve_device(device), n_devices=num_gpus, precision=precision)
@@ -196,6 +198,7 @@ def pretrain_unet(
         If the plans or a source cannot be used, or a setting does not fit.
     """
     check_environment()
+    check_picture(show_batch)
     plans = TargetPlans.load(find_dataset(target), configuration_name=configuration, plans_name=plans_name)
     folders = {"recursive": recursive, "patient_ids": patient_ids}
     pools = _named(open_pools(list(sources), channel_names=channel_names, **folders), channel_names)

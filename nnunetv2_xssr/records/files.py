@@ -218,10 +218,11 @@ def sha256_json(content) -> str:
 
 
 def sha256_files(paths: Iterable[Path]) -> str:
-    """SHA-256 of what files hold, one after the other."""
+    """SHA-256 of what files hold, one after the other; a `UserError` says if something else is in the place of one."""
 
     def chunks():
         for path in paths:
+            is_there(path)
             with open(path, "rb") as file:
                 while chunk := file.read(2**20):
                     yield chunk

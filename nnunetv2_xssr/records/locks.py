@@ -23,6 +23,8 @@ from nnunetv2_xssr.records.workspace import Workspace
 LOCK, HOLDER = ".xssr.lock", ".xssr.lock.json"
 # Who holds one of these takes only those after it, and never two of a kind: no two processes wait for each other.
 ORDER = ("output", "job", "dataset", "selection", "weights", "caches")
+# What file systems without locks say: network drives, such as Lustre without the option flock, and some of FUSE.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _MOMENT = 1.0  # seconds that nobody needs to be told of
 
 _held: ContextVar[Mapping[Path, tuple[str, bool]]] = ContextVar("held", default=MappingProxyType({}))
@@ -128,10 +130,11 @@ def _locked(folder: Path, kind: str, unfinished: Iterable[Path]) -> Iterator[boo
     waited = False
     try:
         waited = _acquire(lock, path)
-    except OSError as error:
-        if os.access(path, os.W_OK) and error.errno != errno.ENOLCK:
+    except (OSError, NotImplementedError) as error:
+        lacks_locks = isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS
+        if os.access(path, os.W_OK) and not lacks_locks:
             raise
-        if error.errno == errno.ENOLCK:
+        if lacks_locks:
             logger.info("the file system of %s has no locks: let one command at a time write there", folder)
         yield False
         return

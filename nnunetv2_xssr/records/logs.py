@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nnunetv2_xssr.records.files import is_there
+
 logger = logging.getLogger("nnunetv2_xssr")
 _BEGAN = "began: "
 
@@ -53,6 +55,8 @@ def log_to(path: Path) -> Iterator[None]:
     A run that fails on a cluster, whose terminal nobody sees, is found there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_dir():  # which the system refuses itself
+        is_there(path)  # and no pipe, which would let it wait
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     level = logger.level
@@ -72,10 +76,18 @@ def log_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
+class _Terminal(logging.StreamHandler):
+    """The output, where what cannot be written is told of in the end, and stands in the log: the work goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 @contextmanager
 def log_to_terminal() -> Iterator[None]:
     """Print what is logged in this block, as it is: for commands."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Terminal(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = logger.level
     logger.addHandler(handler)

@@ -225,6 +225,14 @@ def test_embed_killed_after_its_files_has_ended(workspace, capsys):
     assert sorted(path.name for path in workspace.root.glob("*.npz")) == ["f.npz", "f_source.npz"]
 
 
+def test_a_link_that_leads_nowhere_is_not_replaced(workspace, capsys):
+    link = workspace.root / "f.npz"
+    link.symlink_to("nowhere")
+    argv = ["-d", "2", "--encoder", "intensity", "-o", link, "-device", "cpu"]
+    fails(capsys, embed.main, argv, "f.npz is there already")
+    assert link.is_symlink()
+
+
 # --- what does not fit
 
 

@@ -1,6 +1,7 @@
 """What single encoders see, and what they refuse in one sentence."""
 
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -293,6 +294,16 @@ def test_timm_weights_that_are_none(either, capsys, monkeypatch):
     for file in (either.root / "w.pth", either.root / "w.safetensors"):
         file.write_text("hello")
         refused(capsys, f"timm:{TIMM}", file, "cut off or holds no weights", more=["--encoder_weights", file])
+
+
+def test_timm_weights_in_an_archive_that_is_not_unpacked(either, capsys, monkeypatch):
+    """torch before 2.6 runs foreign code that lies in a tar archive, whatever it is told."""
+    file = timm_weights(either.root / "w.pth", monkeypatch)
+    with tarfile.open(either.root / "old.tar", "w") as archive:
+        archive.add(file, "storages")
+    monkeypatch.setattr("timm.models.load_state_dict", lambda *_, **__: pytest.fail("was unpacked"))
+    more = ["--encoder_weights", either.root / "old.tar"]
+    refused(capsys, f"timm:{TIMM}", "old.tar", "cut off or holds no weights", more=more)
 
 
 def test_timm_that_cannot_be_imported(either, capsys, monkeypatch):

@@ -17,12 +17,14 @@ from nnunetv2_xssr.benchmark.arms import Arm
 from nnunetv2_xssr.benchmark.jobs import read_result
 from nnunetv2_xssr.benchmark.plan import Benchmark, Settings
 from nnunetv2_xssr.commands import collect, embed, report, select, status, verify
+from nnunetv2_xssr.demo.study import Drawn
 from nnunetv2_xssr.encoders.mae import load_encoder
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import read_index
 from nnunetv2_xssr.images.dicom import _read_record
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.records.files import write_json
+from nnunetv2_xssr.records.schema import read_as
 from nnunetv2_xssr.records.split import read_split
 from nnunetv2_xssr.records.trained_fold import TrainedFold
 from nnunetv2_xssr.records.validation_summary import read_dice
@@ -182,6 +184,11 @@ READERS = {
         lambda path: read_index(path.parent, "0123"),
     ),
     "benchmark": ("benchmark.json", benchmark, Benchmark.load),
+    "demo": (
+        "drawn.json",
+        {"seed": 0, "pool": ["a"], "test": ["b"], "variants": {"a": "ordinary", "b": "lateral"}},
+        lambda path: read_as(path, Drawn, advice="delete it"),
+    ),
 }
 
 
