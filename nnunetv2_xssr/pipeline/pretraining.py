@@ -17,7 +17,13 @@ from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, preprocess_pool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.pretrain.hssl.pretrain import common_channels, group_of, parts_that_fit, pretrain_hssl
+from nnunetv2_xssr.pretrain.hssl.pretrain import (
+    common_channels,
+    group_of,
+    parts_that_fit,
+    pretrain_hssl,
+    shared_images,
+)
 from nnunetv2_xssr.pretrain.hssl.sources import Source, far_spacings
 from nnunetv2_xssr.pretrain.hssl.weights import match_weights
 from nnunetv2_xssr.pretrain.processes import first_holds, first_on_rank_zero, on_first, start, stop_reported_once
@@ -214,6 +220,7 @@ def pretrain_unet(
         for source in opened:
             with caches_lock(source.pool.name):
                 prepared.append(preprocess_pool(source, skip_broken=skip_broken))
+        shared_images(prepared)  # refuses one domain given twice
         return opened, prepared
 
     on_first(fabric, lambda: _log_match(plans, channels=channels, saved=saved))
@@ -246,11 +253,11 @@ def _named(pools: list[ImagePool], channel_names: Sequence[str] | None) -> list[
 
 
 def _saved_channels(like_channels: int | None, *, channels: int, plans: TargetPlans) -> int:
-    wanted = len(plans.channel_names)
+    wanted = len(plans.inputs)
     if like_channels is None and channels != wanted:
         raise UserError(
-            f"the images have {channels} channels but {plans.dataset} has {wanted}; --like_channels {wanted} saves a "
-            f"stem that fits it"
+            f"the images have {channels} channels but {plans.dataset} has {wanted} ({', '.join(plans.inputs)}); "
+            f"--like_channels {wanted} saves a stem that fits it"
         )
     if like_channels is not None and not 1 <= like_channels <= 1000:
         raise UserError(f"--like_channels must be between 1 and 1000; got {like_channels}")
@@ -267,7 +274,8 @@ def _log_sources(sources: list[Source], prepared: list[PreprocessedPool], plans:
         logger.info("set aside: %s", sentence)
     for source in sources:
         logger.info("normalisation of %s: %s", source.pool.name, source.normalisation)
-    if far := far_spacings(sources, plans):
-        logger.warning(far)
+    for sentence in (far_spacings(sources, plans), *shared_images(prepared)):
+        if sentence:
+            logger.warning(sentence)
     if len(sources) == 1:
         logger.info("one dataset only: there are no tasks and groups to contrast")

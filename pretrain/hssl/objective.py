@@ -66,6 +66,7 @@ class HSSLObjective:
         return {
             "plans": self.plans.identity,
             "channels": self.channels,
+            "tasks": [pool.name for pool in self.pairs.pools],
             "sources": {pool.name: [pool.key, *sorted(pool.hashes.values())] for pool in self.pairs.pools},
             "groups": self.groups.tolist(),
         }

@@ -95,11 +95,13 @@ def preprocess_pool(source: Source, *, skip_broken: bool = False) -> Preprocesse
                 f"choose -c 2d"
             )
         try:
-            data = plans.preprocess(image.astype(np.float32), properties).astype(np.float16)
+            data = plans.preprocess(image.astype(np.float32), properties)
         except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
             raise BrokenImage(
                 f"case {case.identifier}: {case.files[0]} does not fit its normalisation: {error}"
             ) from None
+        with np.errstate(over="ignore"):  # what is beyond half precision becomes infinite
+            data = data.astype(np.float16)
         if not np.isfinite(data).all():
             raise BrokenImage(f"case {case.identifier}: {case.files[0]} is not finite after preprocessing")
         return data[list(source.order)]
