@@ -204,7 +204,7 @@ def pretrain_unet(
     check_environment()
     plans = TargetPlans.load(find_dataset(target), configuration_name=configuration, plans_name=plans_name)
     folders = {"recursive": recursive, "patient_ids": patient_ids}
-    pools = _named(open_pools(list(sources), channel_names=channel_names, **folders), channel_names)
+    pools = _named(open_pools(list(sources), channel_names=channel_names, **folders), channel_names, plans)
     channels, group_of_pools = common_channels(pools, plans), group_of(pools, file=groups)
     saved = _saved_channels(like_channels, channels=channels, plans=plans)
     chosen = Settings(**{"epochs": EPOCHS, "batch_size": max(LEAST_BATCH, plans.configuration.batch_size)} | settings)
@@ -243,13 +243,11 @@ def pretrain_unet(
             )
 
 
-def _named(pools: list[ImagePool], channel_names: Sequence[str] | None) -> list[ImagePool]:
-    """The pools, of which folders have the channels that the user names."""
-    if channel_names is None:
-        return pools
-    for pool in _folders(pools):
+def _named(pools: list[ImagePool], channel_names: Sequence[str] | None, plans: TargetPlans) -> list[ImagePool]:
+    """The pools, of which folders have the channels that the user names, by default those of the target."""
+    for pool in _folders(pools) if channel_names is not None else []:
         check_channel_names(pool, channel_names)
-    return named_channels.with_channels(pools, channel_names)
+    return named_channels.with_channels(pools, channel_names or plans.channel_names)
 
 
 def _saved_channels(like_channels: int | None, *, channels: int, plans: TargetPlans) -> int:
