@@ -13,17 +13,12 @@ from nnunetv2_xssr.images.normalise import check_window, parse_window
 from nnunetv2_xssr.images.pools import ImagePool, open_pools
 from nnunetv2_xssr.images.scale import common_look
 from nnunetv2_xssr.images.views import Views, how_seen, read_views
+from nnunetv2_xssr.pretrain.held_out import shared_images
 from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, preprocess_pool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.pretrain.hssl.pretrain import (
-    common_channels,
-    group_of,
-    parts_that_fit,
-    pretrain_hssl,
-    shared_images,
-)
+from nnunetv2_xssr.pretrain.hssl.pretrain import common_channels, group_of, parts_that_fit, pretrain_hssl
 from nnunetv2_xssr.pretrain.hssl.sources import Source, far_spacings
 from nnunetv2_xssr.pretrain.hssl.weights import match_weights
 from nnunetv2_xssr.pretrain.processes import first_holds, first_on_rank_zero, on_first, start, stop_reported_once
@@ -106,7 +101,9 @@ def pretrain_encoder(
         look = common_look(named, dim=dim, axis=axis, window=ct_window)
         seen = [how_seen(pool, channel_names=channels, dim=dim, look=look, regions=None) for pool in pools]
         check_volumes(axis, (one.shape[0] for one in seen))
-        return [read_views(one, skip_broken=skip_broken) for one in seen]
+        found = [read_views(one, skip_broken=skip_broken) for one in seen]
+        shared_images({one.pool.name: one.hashes for one in found})  # refuses one domain given twice
+        return found
 
     views = first_on_rank_zero(fabric, read)
     folder = encoder_folder([one.pool.name for one in views], dim=dim)
@@ -114,6 +111,8 @@ def pretrain_encoder(
         if fabric.is_global_zero:
             for sentence in (sentence for one in views for sentence in one.broken):
                 logger.info("set aside: %s", sentence)
+            for sentence in shared_images({one.pool.name: one.hashes for one in views}):
+                logger.warning(sentence)
         with stop_reported_once(fabric):
             return pretrain(views, settings=chosen, fabric=fabric, resume=resume, show_batch=show_batch)
 
@@ -220,7 +219,7 @@ def pretrain_unet(
         for source in opened:
             with caches_lock(source.pool.name):
                 prepared.append(preprocess_pool(source, skip_broken=skip_broken))
-        shared_images(prepared)  # refuses one domain given twice
+        shared_images({pool.name: pool.hashes for pool in prepared})  # refuses one domain given twice
         return opened, prepared
 
     on_first(fabric, lambda: _log_match(plans, channels=channels, saved=saved))
@@ -272,7 +271,7 @@ def _log_sources(sources: list[Source], prepared: list[PreprocessedPool], plans:
         logger.info("set aside: %s", sentence)
     for source in sources:
         logger.info("normalisation of %s: %s", source.pool.name, source.normalisation)
-    for sentence in (far_spacings(sources, plans), *shared_images(prepared)):
+    for sentence in (far_spacings(sources, plans), *shared_images({pool.name: pool.hashes for pool in prepared})):
         if sentence:
             logger.warning(sentence)
     if len(sources) == 1:

@@ -1,6 +1,5 @@
 """The pretraining of HSSL, from unlabelled pools and a target's plans to weights of the whole U-Net."""
 
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -172,27 +171,6 @@ def flat_pools(pools: list[PreprocessedPool], *, patch_size: tuple[int, ...], se
                 f"in half of the patches of {pool.name} {100 * share:.0f} % of the values are one and the same, of "
                 f"which nothing is learned: check its channel names, which decide its scale, and look at --show_batch"
             )
-    return sentences
-
-
-def shared_images(pools: list[PreprocessedPool]) -> list[str]:
-    """A sentence for every two pools with some images in common: what one holds out, the other may learn from.
-
-    Raises
-    ------
-    UserError
-        If all images of a pool are in another: they are one domain, given twice.
-    """
-    sentences = []
-    for one, other in combinations(pools, 2):
-        shared = set(one.hashes.values()) & set(other.hashes.values())
-        if not shared:
-            continue
-        names = first_few([case for case, digest in one.hashes.items() if digest in shared])
-        told = f"{len(shared)} images of {one.name} are in {other.name} too ({names})"
-        if len(shared) in (len(set(pool.hashes.values())) for pool in (one, other)):
-            raise UserError(f"{told}, which makes them one domain; give it once")
-        sentences.append(f"{told}: held-out images may be learned from, and say less; take them out of one of the two")
     return sentences
 
 

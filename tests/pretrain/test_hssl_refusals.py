@@ -22,7 +22,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from plans import write_plans
 
-from nnunetv2_xssr.commands import hssl_pretrain
+from nnunetv2_xssr.commands import hssl_pretrain, pretrain
 from nnunetv2_xssr.commands import weights as weights_command
 from nnunetv2_xssr.pretrain import engine
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
@@ -144,17 +144,18 @@ def test_plans_that_cannot_be_used(planned, capsys, change, words):
 
 
 # ------------------------------------------------------------------------------------------------------- the sources
-def test_images_in_two_sources(planned, capsys):
+@pytest.mark.parametrize("main", [pretrain.main, hssl_pretrain.main])
+def test_images_in_two_sources(planned, capsys, main):
     """One domain given twice, under two names; or some images only."""
-    images = planned.images()
-    argv = [*ARGV, TARGET, images]
-    fails(capsys, hssl_pretrain.main, argv, f"10 images of {TARGET} are in imagesTr_", "one domain; give it once")
-    shutil.copytree(images, planned.root / "some")
+    images, some = planned.images(), planned.root / "some"
+    argv = [*(ARGV if main is hssl_pretrain.main else [*REST, "-s"]), TARGET]
+    fails(capsys, main, [*argv, images], f"10 images of {TARGET} are in imagesTr_", "one domain; give it once")
+    shutil.copytree(images, some)
     for i in range(4):
-        (planned.root / "some" / f"t_{i:02d}_0000.png").unlink()
-    fails(capsys, hssl_pretrain.main, [*argv[:-1], planned.root / "some"], f"6 images of {TARGET} are in some_")
-    write_picture(planned.root / "some" / "other_0000.png", picture(77))
-    out = succeeds(capsys, hssl_pretrain.main, [*argv[:-1], planned.root / "some"])
+        (some / f"t_{i:02d}_0000.png").unlink()
+    fails(capsys, main, [*argv, some], f"6 images of {TARGET} are in some_")
+    write_picture(some / "other_0000.png", picture(77))
+    out = succeeds(capsys, main, [*argv, some])
     assert f"6 images of {TARGET} are in some_" in out and "held-out images may be learned from" in out
 
 
