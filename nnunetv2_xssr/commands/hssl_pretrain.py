@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _pretrain(args: argparse.Namespace) -> None:
     from nnunetv2_xssr.pipeline.pretraining import pretrain_unet
+    from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
     from nnunetv2_xssr.pretrain.processes import is_first_process
-    from nnunetv2_xssr.records.dataset_json import read_dataset_json
-    from nnunetv2_xssr.records.workspace import Workspace, channel_names_of, find_dataset
+    from nnunetv2_xssr.records.workspace import find_dataset
 
     weights = pretrain_unet(
         args.d,
@@ -57,8 +57,8 @@ def _pretrain(args: argparse.Namespace) -> None:
     )
     if is_first_process():
         dataset, named = find_dataset(args.d), [] if args.p == DEFAULT_PLANS else ["-p", args.p]
-        channels = len(channel_names_of(read_dataset_json(Workspace(dataset).dataset_json)))
-        if args.like_channels not in (None, channels):
+        plans = TargetPlans.load(dataset, configuration_name=args.c, plans_name=args.p)
+        if args.like_channels not in (None, len(plans.inputs)):
             dataset = f"DATASET_WITH_{args.like_channels}_CHANNELS"
         train = ["nnUNetv2_train", dataset, args.c, "0", *named, "-pretrained_weights", str(weights)]
         print(f"wrote {weights}")

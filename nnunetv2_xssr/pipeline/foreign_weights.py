@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nnunetv2_xssr.errors import UserError, first_few, one_of
-from nnunetv2_xssr.pretrain.hssl.foreign import STEMS, read_foreign, stem_channels, transfer
+from nnunetv2_xssr.pretrain.hssl.foreign import STEMS, further_layers, read_foreign, stem_channels, transfer
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.pretrain.hssl.weights import Match, save_weights
 from nnunetv2_xssr.records.files import remove_leftovers
@@ -71,7 +71,8 @@ def convert_weights(
         How the first layer is made for another number of channels: the mean of the old ones, or these in turn. By
         default another number is refused.
     least : float
-        Refuse if a smaller share of the network's tensors is found, segmentation layers aside; from 0 to 1.
+        Refuse if a smaller share of the network's tensors is found, segmentation layers aside; from 0 to 1. What a
+        checkpoint has beyond them in the same stages counts as not found: it is of another architecture.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def convert_weights(
         raise UserError(f"{output} exists already; name another file with -o, or remove it")
     plans = TargetPlans.load(find_dataset(target), configuration_name=configuration, plans_name=plans_name)
     weights = read_foreign(checkpoint)
-    channels = len(plans.channel_names)
+    channels = len(plans.inputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what is missing is the same for every call
         network = plans.build_network(channels)
@@ -100,17 +101,20 @@ def convert_weights(
     if stem is None and theirs not in (None, channels):
         raise UserError(
             f"{checkpoint} takes {theirs} channels but {plans.dataset} has {channels} "
-            f"({', '.join(plans.channel_names)}); give --stem mean or --stem repeat"
+            f"({', '.join(plans.inputs)}); give --stem mean or --stem repeat"
         )
     match = transfer(weights, network, encoder_only=encoder_only, stem=stem)
-    for sentence in _told(match):
+    further = further_layers(weights, network, encoder_only=encoder_only)
+    for sentence in _told(match, further):
         logger.info(sentence)
     found = len(match.matched) + len(match.adapted)
-    share = found / (found + len(match.missing))
+    share = found / (found + len(match.missing) + len(further))
     if share < least or not found:
+        wanted = f"less than the share {least:g} of --least" if share < least else "nothing to begin with"
+        more = f", and {len(further)} beyond them in the same stages" if further else ""
         raise UserError(
             f"{checkpoint} has {found} of {found + len(match.missing)} tensors of {plans_name} {configuration}"
-            f"{' (encoder)' * encoder_only}, less than the share {least:g} of --least; the first: {match.missing[0]}; "
+            f"{' (encoder)' * encoder_only}, {wanted}{more}; the first: {(match.missing + further)[0]}; "
             f"give weights of the same plans{', or --encoder_only' * (not encoder_only)}"
         )
     broken = [name for name, value in network.named_parameters() if not value.isfinite().all()]
@@ -124,13 +128,15 @@ def convert_weights(
     return Converted(path=output, dataset=plans.dataset, match=match, share=share)
 
 
-def _told(match: Match) -> list[str]:
+def _told(match: Match, further: list[str]) -> list[str]:
     kinds = {
         "match": match.matched,
         "are adapted": match.adapted,
         "of the checkpoint are dropped": match.dropped,
         "are missing and keep their initial values": match.missing,
     }
+    if further:
+        kinds["of the dropped are of stages that are taken, as in another architecture"] = further
     return [
         f"{len(names)} tensors {what}" + (f": {first_few(names, _NAMES)}" if names else "")
         for what, names in kinds.items()

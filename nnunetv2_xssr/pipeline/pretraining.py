@@ -13,6 +13,7 @@ from nnunetv2_xssr.images.normalise import check_window, parse_window
 from nnunetv2_xssr.images.pools import ImagePool, open_pools
 from nnunetv2_xssr.images.scale import common_look
 from nnunetv2_xssr.images.views import Views, how_seen, read_views
+from nnunetv2_xssr.pretrain.held_out import shared_images
 from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, preprocess_pool
@@ -102,7 +103,9 @@ def pretrain_encoder(
         look = common_look(named, dim=dim, axis=axis, window=ct_window)
         seen = [how_seen(pool, channel_names=channels, dim=dim, look=look, regions=None) for pool in pools]
         check_volumes(axis, (one.shape[0] for one in seen))
-        return [read_views(one, skip_broken=skip_broken) for one in seen]
+        found = [read_views(one, skip_broken=skip_broken) for one in seen]
+        shared_images({one.pool.name: one.hashes for one in found})  # refuses one domain given twice
+        return found
 
     views = first_on_rank_zero(fabric, read)
     folder = encoder_folder([one.pool.name for one in views], dim=dim)
@@ -110,6 +113,8 @@ def pretrain_encoder(
         if fabric.is_global_zero:
             for sentence in (sentence for one in views for sentence in one.broken):
                 logger.info("set aside: %s", sentence)
+            for sentence in shared_images({one.pool.name: one.hashes for one in views}):
+                logger.warning(sentence)
         with stop_reported_once(fabric):
             return pretrain(views, settings=chosen, fabric=fabric, resume=resume, show_batch=show_batch)
 
@@ -201,7 +206,7 @@ def pretrain_unet(
     check_picture(show_batch)
     plans = TargetPlans.load(find_dataset(target), configuration_name=configuration, plans_name=plans_name)
     folders = {"recursive": recursive, "patient_ids": patient_ids}
-    pools = _named(open_pools(list(sources), channel_names=channel_names, **folders), channel_names)
+    pools = _named(open_pools(list(sources), channel_names=channel_names, **folders), channel_names, plans)
     channels, group_of_pools = common_channels(pools, plans), group_of(pools, file=groups)
     saved = _saved_channels(like_channels, channels=channels, plans=plans)
     chosen = Settings(**{"epochs": EPOCHS, "batch_size": max(LEAST_BATCH, plans.configuration.batch_size)} | settings)
@@ -217,6 +222,7 @@ def pretrain_unet(
         for source in opened:
             with caches_lock(source.pool.name):
                 prepared.append(preprocess_pool(source, skip_broken=skip_broken))
+        shared_images({pool.name: pool.hashes for pool in prepared})  # refuses one domain given twice
         return opened, prepared
 
     on_first(fabric, lambda: _log_match(plans, channels=channels, saved=saved))
@@ -239,21 +245,19 @@ def pretrain_unet(
             )
 
 
-def _named(pools: list[ImagePool], channel_names: Sequence[str] | None) -> list[ImagePool]:
-    """The pools, of which folders have the channels that the user names."""
-    if channel_names is None:
-        return pools
-    for pool in _folders(pools):
+def _named(pools: list[ImagePool], channel_names: Sequence[str] | None, plans: TargetPlans) -> list[ImagePool]:
+    """The pools, of which folders have the channels that the user names, by default those of the target."""
+    for pool in _folders(pools) if channel_names is not None else []:
         check_channel_names(pool, channel_names)
-    return named_channels.with_channels(pools, channel_names)
+    return named_channels.with_channels(pools, channel_names or plans.channel_names)
 
 
 def _saved_channels(like_channels: int | None, *, channels: int, plans: TargetPlans) -> int:
-    wanted = len(plans.channel_names)
+    wanted = len(plans.inputs)
     if like_channels is None and channels != wanted:
         raise UserError(
-            f"the images have {channels} channels but {plans.dataset} has {wanted}; --like_channels {wanted} saves a "
-            f"stem that fits it"
+            f"the images have {channels} channels but {plans.dataset} has {wanted} ({', '.join(plans.inputs)}); "
+            f"--like_channels {wanted} saves a stem that fits it"
         )
     if like_channels is not None and not 1 <= like_channels <= 1000:
         raise UserError(f"--like_channels must be between 1 and 1000; got {like_channels}")
@@ -270,7 +274,8 @@ def _log_sources(sources: list[Source], prepared: list[PreprocessedPool], plans:
         logger.info("set aside: %s", sentence)
     for source in sources:
         logger.info("normalisation of %s: %s", source.pool.name, source.normalisation)
-    if far := far_spacings(sources, plans):
-        logger.warning(far)
+    for sentence in (far_spacings(sources, plans), *shared_images({pool.name: pool.hashes for pool in prepared})):
+        if sentence:
+            logger.warning(sentence)
     if len(sources) == 1:
         logger.info("one dataset only: there are no tasks and groups to contrast")

@@ -7,7 +7,7 @@ of these.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from nnunetv2_xssr.pretrain.hssl.network import UNet
 from nnunetv2_xssr.pretrain.hssl.weights import SEGMENTATION, Match, for_channels, stem_keys
 
 STEMS = ("mean", "repeat")
-_HOLDERS = ("network_weights", "state_dict", "model_state_dict", "model", "network", "net")
+_HOLDERS = ("network_weights", "state_dict", "model_state_dict", "model", "network", "net", "weights")
 # MONAI's DynUNet is the same network in other words; its convolutions have no bias, which is a bias of zero.
 _DYNUNET = (
     (r"conv(\d)\.conv\.(\w+)", lambda m: f"convs.{int(m[1]) - 1}.conv.{m[2]}"),
@@ -27,7 +27,9 @@ _DYNUNET = (
 
 
 def read_foreign(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, wherever it keeps them: where there are most.
+    """The weights of a checkpoint, wherever it keeps them: where there are most.
+
+    Weights are dense tensors of floating-point numbers: whole numbers are counters, or stand for others.
 
     Raises
     ------
@@ -38,7 +40,7 @@ def read_foreign(path: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for holder in (content, *(content.get(name) for name in _HOLDERS)):
         named = holder.items() if isinstance(holder, dict) else ()
-        found = {k: v for k, v in named if isinstance(k, str) and isinstance(v, torch.Tensor)}
+        found = {k: v for k, v in named if isinstance(k, str) and _is_weight(v)}
         tensors = max(tensors, found, key=len)  # beside a whole network there may be a loss
     if not tensors:
         raise UserError(
@@ -46,6 +48,10 @@ def read_foreign(path: Path) -> dict[str, torch.Tensor]:
             f"{first_few(list(content)) or 'nothing'}; save the state_dict() of the network"
         )
     return tensors
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.layout is torch.strided
 
 
 def transfer(
@@ -107,6 +113,21 @@ def stem_channels(weights: Mapping[str, torch.Tensor], network: UNet) -> int | N
     return next((found[key][1].shape[1] for key in stem_keys(network) if key in found and found[key][1].ndim > 1), None)
 
 
+def further_layers(weights: Mapping[str, torch.Tensor], network: UNet, *, encoder_only: bool = False) -> list[str]:
+    """What a checkpoint has beyond a network's stages in these very stages, by its own keys: more layers, shortcuts.
+
+    Without these the others compute something else: the checkpoint is of another architecture.
+    """
+    ours = network.state_dict()
+    pattern = rf"(?:{'encoder' if encoder_only else 'encoder|decoder'})\.stages\.\d+\."
+    stages = {begins[0] for begins in (re.match(pattern, name) for name in ours) if begins}
+    return [
+        key
+        for name, (key, _) in _renamed(weights, network).items()
+        if name not in ours and ".all_modules." not in name and name.startswith(tuple(stages))
+    ]
+
+
 def _aliases(network: UNet) -> dict[str, list[str]]:
     """Every weight of a network by its first name, with all of its names."""
     names: dict[int, list[str]] = defaultdict(list)
@@ -116,20 +137,47 @@ def _aliases(network: UNet) -> dict[str, list[str]]:
 
 
 def _renamed(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[str, tuple[str, torch.Tensor]]:
-    """The checkpoint's tensors under the names of the network: its own key, and the tensor."""
+    """The checkpoint's tensors, named as the network would name them: its own key, and the tensor."""
     if any(re.search(r"(^|\.)input_block\.conv1\.conv\.weight$", key) for key in weights):
         return _from_dynunet(weights, network)
     expected = network.state_dict().keys()
     anchor = stem_keys(network)[0]
-    # The prefix under which most of the network is found: aliases end like the names that they stand for.
-    prefixes = {key.removesuffix(anchor) for key in weights if key.endswith(anchor)} | {""}
-    prefix = max(sorted(prefixes, key=len), key=lambda one: sum(one + key in weights for key in expected))
-    return {key: (prefix + key, weights[prefix + key]) for key in expected if prefix + key in weights}
+    # The prefix under which most of the network is found, or of its encoder alone: aliases end like the names that they
+    # stand for.
+    prefixes = {("", "")}
+    for ours in ("", "encoder."):
+        end = anchor.removeprefix(ours)
+        prefixes |= {(key.removesuffix(end), ours) for key in weights if key.endswith(end)}
+
+    def found(prefix: tuple[str, str]) -> int:
+        theirs, ours = prefix
+        return sum(theirs + key.removeprefix(ours) in weights for key in expected if key.startswith(ours))
+
+    theirs, ours = max(sorted(prefixes, key=lambda one: len(one[0])), key=found)
+    named = {ours + key.removeprefix(theirs): key for key in weights if key.startswith(theirs)}
+    deeper = _deeper(named, network)
+
+    def moved(part: re.Match) -> str:
+        return f"decoder.{part[1]}.{int(part[2]) + deeper}."
+
+    return {
+        re.sub(r"^decoder\.(stages|transpconvs)\.(\d+)\.", moved, name): (key, weights[key])
+        for name, key in named.items()
+    }
+
+
+def _deeper(named: Iterable[str], network: UNet) -> int:
+    """How many stages a network has more than a checkpoint of a whole one; 0 where parts of it are missing.
+
+    A decoder counts its stages from the bottleneck on, so that those of one resolution have other numbers.
+    """
+    encoder, decoder = (_count(named, rf"^{part}\.stages") for part in ("encoder", "decoder"))
+    return len(network.decoder.stages) - decoder if decoder == encoder - 1 else 0
 
 
 def _from_dynunet(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[str, tuple[str, torch.Tensor]]:
     # A deeper or shallower network has the same stages at the same resolutions.
-    n_downs, n_ups = (_count(weights, part) for part in ("downsamples", "upsamples"))
+    n_downs, n_ups = (_count(weights, rf"(?:^|\.){part}") for part in ("downsamples", "upsamples"))
     deeper = len(network.decoder.stages) - n_ups
     found = {}
     for key, value in weights.items():
@@ -152,8 +200,8 @@ def _from_dynunet(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[st
     return found
 
 
-def _count(weights: Mapping[str, torch.Tensor], part: str) -> int:
-    numbers = (re.search(rf"(?:^|\.){part}\.(\d+)\.", key) for key in weights)
+def _count(keys: Iterable[str], part: str) -> int:
+    numbers = (re.search(rf"{part}\.(\d+)\.", key) for key in keys)
     return 1 + max((int(number[1]) for number in numbers if number), default=-1)
 
 

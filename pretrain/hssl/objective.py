@@ -66,6 +66,7 @@ class HSSLObjective:
         return {
             "plans": self.plans.identity,
             "channels": self.channels,
+            "tasks": [pool.name for pool in self.pairs.pools],
             "sources": {pool.name: [pool.key, *sorted(pool.hashes.values())] for pool in self.pairs.pools},
             "groups": self.groups.tolist(),
         }
@@ -139,7 +140,8 @@ class HSSLObjective:
             losses.append(len(views) * self.decoder_loss(model.decode(skips), images.flatten(0, 1).to(device)))
             pooled.append(_by_image(features))
         first, second = torch.cat(pooled).unbind(dim=1)
-        health = embedding_health(first, second, torch.arange(len(noisy)))
+        cases = torch.tensor([self.held_out.case(i) for i in range(len(noisy))])
+        health = embedding_health(first, second, cases)
         return {"held_out_loss": torch.stack(losses).sum().item() / len(noisy), **health}
 
     @cached_property

@@ -95,11 +95,13 @@ def preprocess_pool(source: Source, *, skip_broken: bool = False) -> Preprocesse
                 f"choose -c 2d"
             )
         try:
-            data = plans.preprocess(image.astype(np.float32), properties).astype(np.float16)
+            data = plans.preprocess(image.astype(np.float32), properties)
         except AssertionError as error:  # nnU-Net's RGB scheme checks its range this way
             raise BrokenImage(
                 f"case {case.identifier}: {case.files[0]} does not fit its normalisation: {error}"
             ) from None
+        with np.errstate(over="ignore"):  # what is beyond half precision becomes infinite
+            data = data.astype(np.float16)
         if not np.isfinite(data).all():
             raise BrokenImage(f"case {case.identifier}: {case.files[0]} is not finite after preprocessing")
         return data[list(source.order)]
@@ -203,6 +205,11 @@ class PatchPairs:
         """The patch of sample i as it lies in the image, shape (channels, *patch_size), float32."""
         image, middle, _ = self._place(i)
         return torch.from_numpy(_cut(image, middle, np.zeros(len(self.patch_size), int), self.patch_size))
+
+    def case(self, i: int) -> int:
+        """The case of sample i, counted through all datasets."""
+        before = self.pools[: self.task(i)]
+        return sum(len(pool.files) for pool in before) + self._case(i)
 
     def title(self, i: int) -> str:
         """Dataset and case of sample i, by name."""

@@ -1,6 +1,8 @@
 """The target's plans: the network, the patch, and the preprocessing of images."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import numpy as np
@@ -86,11 +88,30 @@ class TargetPlans:
                 configuration=configuration,
                 dataset_json=dataset_json,
             )
-            # What is read later must be there, and of every channel.
-            _ = loaded.identity, manager.get_label_manager(dataset_json), configuration.preprocessor_class
-            if len(configuration.normalization_schemes) != len(loaded.channel_names):
-                raise UserError(f"{file} is not for the channels of {workspace.dataset_json}; {PLAN_AGAIN}")
+            loaded._check(file)
         return loaded
+
+    def _check(self, file: Path) -> None:
+        """Raise `UserError`, or what nnU-Net raises, unless everything that is read later is there."""
+        import nnunetv2
+        from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+        configuration, intensities = self.configuration, self.manager.foreground_intensity_properties_per_channel
+        schemes = str(Path(nnunetv2.__path__[0], "preprocessing", "normalization"))
+        _ = self.identity, self.inputs, configuration.resampling_fn_data
+        where = f"{file}: configurations.{self.configuration_name}"
+        if len(configuration.normalization_schemes) != len(self.channel_names):
+            dataset_json = Workspace(self.dataset).dataset_json
+            raise UserError(f"{file} is not for the channels of {dataset_json}; {PLAN_AGAIN}")
+        if len(self.patch_size) != len(self.spacing):
+            raise UserError(f"{where}: patch_size and spacing must have as many axes; {PLAN_AGAIN}")
+        if configuration.preprocessor_class is None:
+            raise UserError(f"{where}: nnU-Net has no preprocessor {configuration.preprocessor_name}; {PLAN_AGAIN}")
+        for i, scheme in enumerate(configuration.normalization_schemes):
+            if recursive_find_python_class(schemes, scheme, "nnunetv2.preprocessing.normalization") is None:
+                raise UserError(f"{where}: nnU-Net has no normalisation {scheme}; {PLAN_AGAIN}")
+            if scheme == "CTNormalization" and str(i) not in intensities:
+                raise UserError(f"{file}: foreground_intensity_properties_per_channel lacks channel {i}; {PLAN_AGAIN}")
 
     def for_pool(self, names: tuple[str, ...], statistics: PoolStatistics) -> "TargetPlans":
         """These plans for the images of another pool: normalised by its channels' names and its own statistics.
@@ -137,6 +158,14 @@ class TargetPlans:
         return channel_names_of(self.dataset_json)
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """What ``nnUNetv2_train`` gives to the network: the target's channels, and in a cascade labels after them."""
+        if self.configuration.previous_stage_name is None:
+            return self.channel_names
+        labels = self.manager.get_label_manager(self.dataset_json).foreground_labels
+        return (*self.channel_names, *(f"label {label} of the stage before" for label in labels))
+
+    @property
     def architecture(self) -> dict:
         """The plans' ``architecture``: class name, arguments, and the arguments whose value is imported by its name."""
         return {
@@ -150,6 +179,7 @@ class TargetPlans:
         kept = ("spacing", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data")
         settings = {key: self.configuration.configuration[key] for key in kept}
         settings["resampling_fn_data_kwargs"] = self.configuration.configuration["resampling_fn_data_kwargs"]
+        settings["preprocessor"] = self.configuration.preprocessor_name
         settings["transpose_forward"] = list(self.manager.transpose_forward)
         settings["intensities"] = self.manager.foreground_intensity_properties_per_channel
         return settings
@@ -189,9 +219,20 @@ class TargetPlans:
                 f"HSSL pretrains PlainConvUNet and ResidualEncoderUNet; the plans {self.plans_name} of {self.dataset} "
                 f"ask for {architecture['network_class_name']}"
             )
+        strides = tuple(np.prod(network.encoder.strides, axis=0).tolist())
+        if len(strides) != len(self.patch_size) or np.any(np.mod(self.patch_size, strides)):
+            raise UserError(
+                f"the network of {self.configuration_name} in the plans {self.plans_name} of {self.dataset} takes "
+                f"patches of multiples of {_by(strides)}; got a patch_size of {_by(self.patch_size)}; {PLAN_AGAIN}"
+            )
         return network
 
     @property
     def identity(self) -> str:
         """SHA-256 of everything in the plans that decides the weights."""
-        return sha256_json([self.preprocessing(), self.architecture, self.patch_size])
+        outputs = self.manager.get_label_manager(self.dataset_json).num_segmentation_heads
+        return sha256_json([self.preprocessing(), self.architecture, self.patch_size, outputs])
+
+
+def _by(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))

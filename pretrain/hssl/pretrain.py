@@ -27,7 +27,7 @@ _FLAT = 0.9  # share of one value: MRI in the range of CT's soft tissue has 0.96
 
 
 def group_of(pools: list[ImagePool], *, file: Path | None) -> list[int]:
-    """The group of every pool: by the file, otherwise by the names of the channels.
+    """The group of every pool: by the file, otherwise by the names of the channels, in any order.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def group_of(pools: list[ImagePool], *, file: Path | None) -> list[int]:
         If the file names an unknown dataset, leaves one out or names one twice.
     """
     if file is None:
-        names = [" ".join(pool.channel_names or ("no names",)).lower() for pool in pools]
+        names = [" ".join(sorted(name.strip().casefold() for name in pool.channel_names or ())) for pool in pools]
     else:
         names = _groups_by_file(pools, file)
     known = sorted(set(names))

@@ -53,7 +53,7 @@ class Source:
     @property
     def key(self) -> str:
         """SHA-256 of all that decides the preprocessed images."""
-        return sha256_json([self.plans.preprocessing(), self.order])
+        return sha256_json([self.plans.preprocessing(), self.order, type(self.pool.reader()).__name__])
 
     @property
     def normalisation(self) -> str:

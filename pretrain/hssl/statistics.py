@@ -118,8 +118,8 @@ def check_channels(image: np.ndarray, case: Case, n_channels: int) -> None:
     """Raise `BrokenImage` unless an image has so many channels."""
     if len(image) != n_channels:
         raise BrokenImage(
-            f"case {case.identifier}: {case.files[0]} has {len(image)} channels where the others have {n_channels}; "
-            f"leave its dataset out"
+            f"case {case.identifier}: {case.files[0]} has {len(image)} channels, but {n_channels} are named; fix the "
+            f"image, or the names (channel_names in dataset.json, of a folder --channel_names)"
         )
 
 

@@ -15,6 +15,7 @@ from nnunetv2_xssr.commands import weights as command
 from nnunetv2_xssr.pipeline.foreign_weights import convert_weights
 from nnunetv2_xssr.pretrain.hssl.foreign import transfer
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
+from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.trainer_link import linking
 
 
@@ -71,6 +72,10 @@ CONTAINERS = {
     "beside a loss": lambda state: {"loss": torch.tensor(0.5), "model": state},
     "plain": lambda state: state,
     "several GPUs": lambda state: {f"module.{key}": value for key, value in state.items()},
+    "compiled": lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+    "compiled on several GPUs": lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
+    "of double precision": lambda state: {key: value.double() for key, value in state.items()},
+    "of our pretraining": lambda state: {"kind": "x", "weights": {f"unet.{key}": v for key, v in state.items()}},
     "without aliases": lambda state: {
         k: v for k, v in state.items() if "all_modules" not in k and "decoder.enc" not in k
     },
@@ -88,6 +93,61 @@ def test_every_tensor_arrives_in_nnunet(workspace, tmp_path, container, configur
     assert all("seg_layers" in name for name in done.match.dropped)
     for key, value in case.loaded().state_dict().items():
         assert ".seg_layers." in key or torch.equal(value, case.theirs.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("stem", [None, "mean"])
+def test_half_precision_arrives_in_full(workspace, tmp_path, precision, stem):
+    case = Case(workspace, tmp_path, "2d", "PlainConvUNet", channels=2 if stem else 1)
+    theirs = {key: value.to(precision) for key, value in case.network(1).state_dict().items()}
+    case.save(theirs)
+    case.convert(stem=stem)
+    for key, value in case.loaded().state_dict().items():
+        assert value.dtype == torch.float32
+        if ".seg_layers." not in key:
+            expected = theirs[key].float() / (2 if value.shape != theirs[key].shape else 1)
+            torch.testing.assert_close(value, expected.expand(value.shape), rtol=1e-2, atol=1e-6)
+
+
+def test_the_encoder_of_a_file_of_its_own(case):
+    """As ``network.encoder.state_dict()`` has it, or below another name."""
+    for prefix in ("", "backbone."):
+        case.save({f"{prefix}{key}": value for key, value in case.theirs.encoder.state_dict().items()})
+        case.out.unlink(missing_ok=True)
+        assert case.convert(encoder_only=True).share == 1
+        state, theirs = case.loaded().state_dict(), case.theirs.state_dict()
+        assert all(torch.equal(state[key], theirs[key]) for key in state if key.startswith("encoder."))
+
+
+def test_a_deeper_or_shallower_checkpoint_gives_the_stages_of_the_same_resolutions(case):
+    """A decoder counts its stages from the bottleneck on: the same number is another resolution."""
+
+    def of_stages(n):
+        arguments = case.plans.manager.plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+        kept = dict(arguments)
+        arguments.update(n_stages=n, features_per_stage=[4, *[8] * (n - 1)], kernel_sizes=[[3, 3]] * n)
+        arguments.update(strides=[[1, 1], *[[2, 2]] * (n - 1)], n_conv_per_stage=[1] * n)
+        arguments.update(n_conv_per_stage_decoder=[1] * (n - 1))
+        case.plans.manager.get_configuration.cache_clear()
+        plans = TargetPlans.load(TARGET, configuration_name="2d")
+        plans.configuration.configuration["architecture"]["arch_kwargs"] = dict(arguments)
+        arguments.update(kept)
+        torch.manual_seed(n)
+        return plans.build_network(1)
+
+    four, three = of_stages(4), of_stages(3)
+    theirs, state = four.state_dict(), three.state_dict()
+    match = transfer(theirs, three)
+    state = three.state_dict()
+    for i in (0, 1):
+        for part in ("decoder.stages.{}.convs.0.conv.weight", "decoder.transpconvs.{}.weight"):
+            assert torch.equal(state[part.format(i)], theirs[part.format(i + 1)]), part
+    assert not match.missing and any(name.startswith("encoder.stages.3") for name in match.dropped)
+    four = of_stages(4)
+    match = transfer(theirs := of_stages(3).state_dict(), four)
+    state = four.state_dict()
+    assert torch.equal(state["decoder.transpconvs.2.weight"], theirs["decoder.transpconvs.1.weight"])
+    assert any(name.startswith("decoder.stages.0") for name in match.missing)
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
@@ -127,6 +187,27 @@ def test_a_deeper_dynunet_gives_the_stages_of_the_same_resolutions(case):
     for ours, one in (("encoder.stages.2.0", "downsamples.1"), ("decoder.stages.1", "upsamples.2.conv_block")):
         assert torch.equal(state[f"{ours}.convs.0.conv.weight"], theirs[f"{one}.conv1.conv.weight"]), ours
     assert not match.missing and any(name.startswith("bottleneck") for name in match.dropped)
+
+
+def test_stages_with_more_in_them_are_of_another_architecture(case, capsys):
+    """MONAI's residual blocks have the same convolutions, and a shortcut, without which they compute something else."""
+    nets = pytest.importorskip("monai.networks.nets")
+    arguments = {"n_conv_per_stage": [2, 2, 2], "n_conv_per_stage_decoder": [2, 2]}
+    file = case.plans.manager.plans
+    file["configurations"]["2d"]["architecture"]["arch_kwargs"].update(arguments)
+    path = Workspace(TARGET).plans("nnUNetPlans")
+    path.write_text(json.dumps(file))
+    residual = nets.DynUNet(2, 1, 2, [3] * 3, [1, 2, 2], [2, 2], filters=[4, 8, 8], res_block=True)
+    case.save(residual.state_dict())
+    words = ["has 44 of 44 tensors of nnUNetPlans 2d, less than the share 1", "beyond them in the same stages"]
+    fails(capsys, command.main, case.argv(), *words, "conv3.conv.weight")
+    out = succeeds(capsys, command.main, case.argv("--least", "0.7"))
+    assert "of the dropped are of stages that are taken" in out
+    deeper = {f"encoder.stages.1.0.convs.2.{part}": torch.ones(8) for part in ("norm.weight", "norm.bias")}
+    case.save({**case.theirs.state_dict(), **deeper})
+    case.out.unlink()
+    argv = case.argv("--encoder_only", "--least", "0.4")
+    assert "2 tensors of the dropped are of stages" in succeeds(capsys, command.main, argv)
 
 
 def test_the_encoder_alone(case):
@@ -236,6 +317,10 @@ class Runs:
         ),
         (lambda case: [1, 2], "must be an object; got [1, 2]"),
         (lambda case: {1: torch.ones(2)}, "save the state_dict()"),
+        (lambda case: {k: v.int() for k, v in case.theirs.state_dict().items()}, "holds no weights"),
+        (lambda case: {k: v.to_sparse() for k, v in case.theirs.state_dict().items()}, "holds no weights"),
+        (lambda case: list(case.theirs.state_dict().values()), "must be an object"),
+        (lambda case: case.theirs, "more than tensors and plain values"),
         (lambda case: {"model": {1: torch.ones(2)}}, "holds no weights"),
         (lambda case: case.theirs.encoder.state_dict(prefix="encoder."), "or --encoder_only"),
     ],
@@ -268,4 +353,7 @@ def test_files_and_plans_that_are_not_there(case, capsys):
     fails(capsys, command.main, [*case.argv(), "-p", "Other"], "has no plans")
     fails(capsys, command.main, [*case.argv(), "-d", SOURCE], f"{SOURCE} has no plans")
     fails(capsys, command.main, [*case.argv(), "-c", "3d"], "the configurations of")
+    case.save({"layer.weight": torch.ones(4, 4)})
+    words = "tensors of nnUNetPlans 2d, nothing to begin with; the first: encoder.stages"
+    fails(capsys, command.main, case.argv("--least", "0"), "has 0 of ", words)
     fails(capsys, command.main, case.argv("--least", "2"), "--least must be a share from 0 to 1; got 2")

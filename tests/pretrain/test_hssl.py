@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from nnunetv2_xssr.pretrain.hssl.network import HSSLNetwork
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, preprocess_pool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.pretrain.hssl.pretrain import parts_that_fit, pretrain_hssl
+from nnunetv2_xssr.pretrain.hssl.pretrain import group_of, parts_that_fit, pretrain_hssl
 from nnunetv2_xssr.pretrain.hssl.sources import Source
 from nnunetv2_xssr.pretrain.hssl.weights import check_loadable, checkpoint_content, match_weights
 from nnunetv2_xssr.pretrain.processes import Whole, start
@@ -464,6 +465,21 @@ def test_groups_by_file_and_by_channel_names(planned, capsys):
     for old in weights_file(planned).parent.iterdir():
         old.unlink()
     succeeds(capsys, hssl_pretrain.main, ARGV)  # both are called xray
+    checkpoint = torch.load(weights_file(planned).parent / "checkpoint_final.pth", weights_only=True)
+    assert checkpoint["groups"] == [0, 0]
+
+
+def test_a_group_has_the_same_channel_names_in_any_order(workspace):
+    pool = open_pool(SOURCE)
+    named = [("T1", "FLAIR"), ("CT", "T1"), ("flair ", "t1"), ("T1", "T1")]
+    groups = group_of([replace(pool, channel_names=names) for names in named], file=None)
+    assert groups[0] == groups[2] and len(set(groups)) == 3
+
+
+def test_a_folder_without_names_is_in_the_group_of_the_target(planned, capsys):
+    for i in range(2):
+        write_picture(planned.root / "folder" / f"c_{i}.png", picture(40 + i))
+    succeeds(capsys, hssl_pretrain.main, [*ARGV[:5], "2", planned.root / "folder", *ARGV[7:]])
     checkpoint = torch.load(weights_file(planned).parent / "checkpoint_final.pth", weights_only=True)
     assert checkpoint["groups"] == [0, 0]
 

@@ -1,6 +1,7 @@
 """How images of other places are made into what the target's network learns from."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from nnunetv2_xssr.commands import hssl_pretrain
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.pretrain import engine
+from nnunetv2_xssr.pretrain.hssl import statistics
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs, preprocess_pool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.pretrain.hssl.pretrain import flat_pools
@@ -83,6 +85,66 @@ def test_ct_has_statistics_of_its_own_body(ct_target):
     assert "ct by CTNormalization (-800 to 700)" in source.normalisation
 
 
+def test_every_channel_of_ct_has_statistics_of_its_own(ct_target):
+    """Of other channels none are asked for."""
+    dark, bright = (ct(i, lung=lung) for i, lung in ((0, -800), (1, -500)))
+    write_other(ct_target, ["CT", "MRI", "CT"], [np.concatenate([dark, 5000 + dark, bright])])
+    source = Source.of(open_pool(OTHER), TargetPlans.load(TARGET, configuration_name="2d"))
+    found = source.plans.manager.foreground_intensity_properties_per_channel
+    assert [found[channel]["percentile_00_5"] for channel in ("0", "2")] == pytest.approx([-800, -500], abs=1)
+    assert found["1"] == {}
+
+
+@pytest.mark.parametrize(("fingerprint", "expected"), [(False, 7.0), (True, 3.0)])
+def test_spacing_is_the_median_of_cases_from_the_whole_pool(ct_target, monkeypatch, fingerprint, expected):
+    """Of five the first, the middle and the last one are looked at here; nnU-Net's fingerprint has them all."""
+    monkeypatch.setattr(statistics, "_MOST_CASES", 3)
+    spacings = [1.0, 2.0, 7.0, 3.0, 9.0]
+    write_other(ct_target, ["MRI"], [volume(i)[0][None] for i in range(5)])
+    for i, spacing in enumerate(spacings):
+        file = str(ct_target.images(OTHER) / f"o_{i}_0000.nii.gz")
+        image = sitk.ReadImage(file)
+        image.SetSpacing([1.0, spacing, 1.0])
+        sitk.WriteImage(image, file)
+    if fingerprint:
+        write_fingerprint(ct_target, spacings=[[1.0, spacing, 1.0] for spacing in spacings])
+    source = Source.of(open_pool(OTHER), TargetPlans.load(TARGET, configuration_name="2d"))
+    assert source.spacing == pytest.approx((expected, 1.0))
+
+
+def test_spacing_lies_along_the_axes_of_a_patch(ct_target):
+    """nnU-Net turns volumes so that the axis of the coarsest spacing is first, by the plans, whatever the pool."""
+    write_other(ct_target, ["MRI"], [volume(0)[0][None]], (1, 2, 9))
+    file = ct_target.preprocessed / TARGET / "nnUNetPlans.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "transpose_forward": [1, 0, 2]}))
+    source = Source.of(open_pool(OTHER), TargetPlans.load(TARGET, configuration_name="2d"))
+    assert source.spacing == pytest.approx((9, 1))
+
+
+def test_two_sources_that_are_far_apart_are_told(ct_target):
+    """Each within a factor of two from the plans."""
+    write_other(ct_target, ["MRI"], [volume(0)[0][None]])
+    plans = TargetPlans.load(TARGET, configuration_name="2d")
+    source = Source.of(open_pool(OTHER), plans)
+    fine, coarse = (
+        replace(source, pool=replace(source.pool, name=name), spacing=(1.0, size))
+        for name, size in (("fine", 0.6), ("coarse", 1.5))
+    )
+    assert far_spacings([fine], plans) is None and far_spacings([coarse], plans) is None
+    assert "by a factor of 2.5" in far_spacings([fine, coarse], plans)
+
+
+def write_fingerprint(workspace, spacings):
+    content = {
+        "foreground_intensity_properties_per_channel": {"0": dict.fromkeys(LIVER, float("nan"))},
+        "spacings": spacings,
+        "median_relative_size_after_cropping": 1.0,
+    }
+    file = workspace.preprocessed / OTHER / "dataset_fingerprint.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
 def test_ct_with_nnunets_fingerprint_has_the_statistics_of_its_labels(ct_target):
     write_other(ct_target, ["CT"], [ct(0)])
     lung = {**LIVER, "mean": -700.0, "percentile_00_5": -900.0, "percentile_99_5": -300.0}
@@ -112,14 +174,7 @@ def test_ct_with_nnunets_fingerprint_has_the_statistics_of_its_labels(ct_target)
 def test_a_fingerprint_without_foreground_serves_where_no_range_is_needed(ct_target):
     """nnU-Net writes NaN then."""
     write_other(ct_target, ["MRI"], [volume(0)[0][None]])
-    fingerprint = {
-        "foreground_intensity_properties_per_channel": {"0": dict.fromkeys(LIVER, float("nan"))},
-        "spacings": [[1.0, 1.0, 1.0]],
-        "median_relative_size_after_cropping": 1.0,
-    }
-    file = ct_target.preprocessed / OTHER / "dataset_fingerprint.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(fingerprint))
+    write_fingerprint(ct_target, [[1.0, 1.0, 1.0]])
     assert np.isfinite(preprocessed()[1][0]).all()
 
 

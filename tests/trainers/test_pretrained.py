@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_training import ends_in_a_sentence, make_trainer
 
 from nnunetv2_xssr.trainers import XSSRTrainer_pretrained, XSSRTrainer_pretrained_frozen
@@ -86,6 +87,22 @@ def test_frozen_encoder_stays_and_the_decoder_learns(study):
     stayed = {key for key in before if torch.equal(before[key], after[key].cpu())}
     assert {key for key in before if key.startswith(("encoder.", "decoder.encoder."))} <= stayed
     assert not [key for key in stayed if key.startswith(("decoder.stages.", "decoder.transpconvs."))]
+
+
+def test_the_optimizer_is_nnunets_with_the_encoder_apart(study):
+    """Every weight is in it once; segmentation layers, which come without pretraining, are among the others."""
+    trainer = make_trainer(study, 0, cls=Frozen)
+    trainer.initialize()
+    others, encoder = (group["params"] for group in trainer.optimizer.param_groups)
+    assert {*map(id, encoder)} == {*map(id, trainer.network.encoder.parameters())}
+    both = sorted(map(id, [*others, *encoder]))
+    assert both == sorted(map(id, trainer.network.parameters()))
+    (stock,) = nnUNetTrainer.configure_optimizers(trainer)[0].param_groups
+    for group in trainer.optimizer.param_groups:
+        assert {key: group[key] for key in stock if key not in ("params", "lr", "initial_lr")} == {
+            key: stock[key] for key in stock if key not in ("params", "lr", "initial_lr")
+        }
+    assert trainer.initial_lr == 1e-3
 
 
 @pytest.mark.parametrize("initialized", [False, True])
