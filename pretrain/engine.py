@@ -25,11 +25,10 @@ from dataclasses import asdict
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import Stopped, UserError
@@ -44,6 +43,9 @@ from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.stopping import StopRequest
 from nnunetv2_xssr.records.logs import duration, logger
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 # As in nnU-Net an epoch is a fixed number of batches, whatever the size of the dataset, so that its duration is known.
 BATCHES_PER_EPOCH = 50
 # Healthy steps stay below it (norms on the demo's source: 0.09 to 0.9, half of them below 0.34; on real chest X-rays
@@ -54,7 +56,7 @@ FINAL = "checkpoint_final.pth"
 TIMED = 3  # batches by which the time of all is told, after a first one, in which workers and libraries start
 
 
-def train(objective: Objective, *, settings: Settings, fabric: Fabric, folder: Path, resume: bool) -> Path:
+def train(objective: Objective, *, settings: Settings, fabric: "Fabric", folder: Path, resume: bool) -> Path:
     """Train the model of an objective; every process calls this, the first one writes.
 
     Parameters
@@ -87,7 +89,7 @@ def train(objective: Objective, *, settings: Settings, fabric: Fabric, folder: P
 
 
 def _train(
-    objective: Objective, *, settings: Settings, fabric: Fabric, folder: Path, resume: bool, waited: bool
+    objective: Objective, *, settings: Settings, fabric: "Fabric", folder: Path, resume: bool, waited: bool
 ) -> Path:
     description = {**objective.describe(), "training": training_of(objective, settings=settings, fabric=fabric)}
     latest, final = folder / LATEST, folder / FINAL
@@ -152,7 +154,7 @@ def remove_ended(folder: Path) -> None:
                 latest.unlink(missing_ok=True)
 
 
-def training_of(objective: Objective, *, settings: Settings, fabric: Fabric) -> dict:
+def training_of(objective: Objective, *, settings: Settings, fabric: "Fabric") -> dict:
     """What a checkpoint tells of its training."""
     training = {**asdict(settings), "precision": _precision(fabric)}
     if not objective.compares_samples:
@@ -180,7 +182,7 @@ class Run:
         When that step was done.
     """
 
-    def __init__(self, objective: Objective, *, settings: Settings, fabric: Fabric):
+    def __init__(self, objective: Objective, *, settings: Settings, fabric: "Fabric"):
         self.objective, self.settings, self.fabric = objective, settings, fabric
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)  # the initial weights; everything later has its own generator
@@ -346,7 +348,7 @@ class Run:
         return health
 
 
-def _precision(fabric: Fabric) -> str:
+def _precision(fabric: "Fabric") -> str:
     return fabric.strategy.precision.precision
 
 

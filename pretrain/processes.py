@@ -10,25 +10,22 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 
 from nnunetv2_xssr.errors import Stopped, UserError, one_of
 from nnunetv2_xssr.records.locks import reading_only, weights_lock
+
+if TYPE_CHECKING:  # importing it takes seconds, which a select that finds its encoder must not
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import ClusterEnvironment
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 Result = TypeVar("Result")
 
 
-def start(device: str, *, n_devices: int = 1, precision: str = "32-true") -> Fabric:
+def start(device: str, *, n_devices: int = 1, precision: str = "32-true") -> "Fabric":
     """The processes of this run, connected.
 
     Parameters
@@ -44,6 +41,9 @@ def start(device: str, *, n_devices: int = 1, precision: str = "32-true") -> Fab
         If there are not as many GPUs, the processes of torchrun or srun do not fit, or the device cannot compute in
         this precision.
     """
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
     if precision not in PRECISIONS:
         raise one_of("precision", PRECISIONS, precision)
     if precision == "16-mixed" and device != "cuda":
@@ -70,8 +70,14 @@ def start(device: str, *, n_devices: int = 1, precision: str = "32-true") -> Fab
     return fabric
 
 
-def _processes_here(n_devices: int) -> tuple[int, int, type[ClusterEnvironment]]:
+def _processes_here(n_devices: int) -> tuple[int, int, type["ClusterEnvironment"]]:
     """Processes per machine, machines, and what has started the processes; ``LightningEnvironment`` if nothing has."""
+    from lightning_fabric.plugins.environments import (
+        LightningEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
+
     # Only srun sets the number of tasks of a step. In a batch script without srun, SLURM_NTASKS may be 1 for four GPUs,
     # or 4 for what is one process.
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
@@ -101,7 +107,7 @@ def is_first_process() -> bool:
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
-def first_on_rank_zero(fabric: Fabric, work: Callable[[], Result]) -> Result:
+def first_on_rank_zero(fabric: "Fabric", work: Callable[[], Result]) -> Result:
     """Do ``work`` on the first process, which writes files, and then on the others, which find them written.
 
     An error in the first process ends the others without a message: the first one reports it.
@@ -122,7 +128,7 @@ def first_on_rank_zero(fabric: Fabric, work: Callable[[], Result]) -> Result:
         return work()
 
 
-def on_first(fabric: Fabric, work: Callable[[], Any]) -> None:
+def on_first(fabric: "Fabric", work: Callable[[], Any]) -> None:
     """Do ``work`` on the first process alone, for which the others wait: for ever, if it ended without telling them.
 
     An error ends them without a message, as in `first_on_rank_zero`.
@@ -138,7 +144,7 @@ def on_first(fabric: Fabric, work: Callable[[], Any]) -> None:
 
 @contextlib.contextmanager
 def first_holds(
-    fabric: Fabric, make: Callable[[], contextlib.AbstractContextManager[Result]]
+    fabric: "Fabric", make: Callable[[], contextlib.AbstractContextManager[Result]]
 ) -> Iterator[Result | None]:
     """Let the first process be in a context for a block, and tell all what it gave: a plain value.
 
@@ -158,14 +164,14 @@ def first_holds(
 
 
 @contextlib.contextmanager
-def first_holds_weights(fabric: Fabric, folder: Path) -> Iterator[bool]:
+def first_holds_weights(fabric: "Fabric", folder: Path) -> Iterator[bool]:
     """Let the first process hold the lock of a folder for a block, and tell all whether it had to wait for it."""
     with first_holds(fabric, lambda: weights_lock(folder)) as waited:
         yield bool(waited)
 
 
 @contextlib.contextmanager
-def stop_reported_once(fabric: Fabric) -> Iterator[None]:
+def stop_reported_once(fabric: "Fabric") -> Iterator[None]:
     """Let only the first process report that all stopped; the others end with an exit code of the same kind."""
     try:
         yield
@@ -192,7 +198,7 @@ class Whole:
         The number of the part at hand.
     """
 
-    def __init__(self, fabric: Fabric, parts: Sequence[dict[str, torch.Tensor]] = (), *, part: int = 0):
+    def __init__(self, fabric: "Fabric", parts: Sequence[dict[str, torch.Tensor]] = (), *, part: int = 0):
         self.fabric, self.parts, self.part = fabric, parts, part
 
     def __call__(self, name: str, features: torch.Tensor) -> torch.Tensor:
@@ -202,7 +208,7 @@ class Whole:
         return torch.cat([own if i == self.part else known[name] for i, known in enumerate(self.parts)] or [own])
 
 
-def gather(fabric: Fabric, features: torch.Tensor) -> torch.Tensor:
+def gather(fabric: "Fabric", features: torch.Tensor) -> torch.Tensor:
     """Features of all processes, in the order of the samples.
 
     Gradients reach the features of this process only, multiplied by the number of processes: see `Whole`.

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING
 
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint
@@ -12,8 +11,11 @@ from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.stopping import StopRequest
 from nnunetv2_xssr.pretrain.training import MaskedAutoencoding
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-def rehearse(sources: Sequence[Views], *, settings: Settings, fabric: Fabric, folder: Path) -> tuple[dict, float]:
+
+def rehearse(sources: Sequence[Views], *, settings: Settings, fabric: "Fabric", folder: Path) -> tuple[dict, float]:
     """Train an autoencoder for a few batches, and keep nothing of it.
 
     Parameters

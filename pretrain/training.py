@@ -3,11 +3,10 @@
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch.nn import functional as F
 
 from nnunetv2_xssr.errors import UserError
@@ -24,6 +23,9 @@ from nnunetv2_xssr.pretrain.processes import Whole, on_first
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.files import sha256_json
 from nnunetv2_xssr.records.workspace import encoder_folder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 MEMBERS = 4  # of the ensemble: benchmarks/transfer.py measures how far picks depend on the seed with one and two
 ARCHITECTURE = {"features_per_stage": [32, 64, 128, 256], "strides": [4, 2, 2, 1], "decoder_features": 128}
@@ -250,7 +252,7 @@ def pretrain(
     sources: list[Views],
     *,
     settings: Settings,
-    fabric: Fabric,
+    fabric: "Fabric",
     resume: bool,
     folder: Path | None = None,
     show_batch: Path | None = None,

@@ -111,7 +111,13 @@ def test_every_room_is_in_the_table():
 
 
 @pytest.mark.parametrize(
-    "room, heavy", [("selection", HEAVY), ("records", HEAVY), ("trainers", HEAVY - {"torch", "nnunetv2"})]
+    "room, heavy",
+    [
+        ("selection", HEAVY),
+        ("records", HEAVY),
+        ("trainers", HEAVY - {"torch", "nnunetv2"}),
+        ("pretrain", {"lightning_fabric"}),  # which imports torch's compiler: seconds, also where nothing is pretrained
+    ],
 )
 def test_light_rooms_stay_light(room, heavy):
     for file, own, tree in MODULES:

@@ -18,7 +18,7 @@ from nnunetv2_xssr.benchmark.jobs import DICE, Job, Measures
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
 from nnunetv2_xssr.processes import run_program
-from nnunetv2_xssr.records.files import sha256_files, sha256_json
+from nnunetv2_xssr.records.files import read_json, sha256_files, sha256_json
 from nnunetv2_xssr.records.locks import job_lock
 from nnunetv2_xssr.records.preprocessed import preprocessed_cases, read_plans
 from nnunetv2_xssr.records.schema import THEIRS, read_as
@@ -167,6 +167,11 @@ def check_trainable(target: ImagePool, *, configuration: str, trainer: str, plan
         raise UserError(f"{target.name} has no plans {plans_name}; run: {preprocess}")
     if configuration not in plans[0].data:
         raise UserError(f"-c must be a configuration of {plans_name}, {', '.join(plans[0].data)}; got {configuration}")
+    if read_json(workspace.plans(plans_name))["configurations"][configuration].get("previous_stage"):
+        raise UserError(
+            f"-c {configuration} is the second stage of a cascade, which learns from predictions of the first one; "
+            f"choose another configuration of {plans_name}"
+        )
     wanted = [replace(plans[0], data={configuration: plans[0].data[configuration]})]
     there = preprocessed_cases(workspace, target.identifiers, plans=wanted, file_ending=target.file_ending)
     missing = sorted(set(target.identifiers) - there)

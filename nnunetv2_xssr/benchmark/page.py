@@ -1,4 +1,4 @@
-"""The results as one self-contained HTML file: the sentence, the figures and the table."""
+"""The results as one self-contained HTML file: the sentence, the figures and the tables."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnunetv2_xssr.benchmark.arms import RANDOM
-from nnunetv2_xssr.benchmark.results import Results, comparison_table
+from nnunetv2_xssr.benchmark.results import Results, tables
 from nnunetv2_xssr.benchmark.statistics import mean_dice
 from nnunetv2_xssr.records.files import atomic
 
@@ -23,7 +23,7 @@ _PAGE = """<!DOCTYPE html>
 <title>{{ target }}: selecting against random draws</title>
 <style>
 body { font: 16px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; font-size: .9rem; display: block; overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; display: block; overflow-x: auto; margin-bottom: 1rem; }
 td, th { border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: left; }
 img { max-width: 100%; }
 .sentence { font-size: 1.15rem; font-weight: bold; }
@@ -32,7 +32,8 @@ img { max-width: 100%; }
 <body>
 <h1>{{ target }}: does selecting beat random draws?</h1>
 <p class="sentence">{{ sentence }}</p>
-<p>Pool {{ pool }} cases, test set {{ test }}, {{ draws }} random draws per budget, {{ seeds }} encoder seeds.</p>
+<p>Pool {{ pool }} cases, test set {{ test }}, {{ draws }} random draws per budget, {{ seeds }} encoder seeds.
+{{ cautions }}</p>
 <h2>Gain over random draws</h2>
 {% for budget, figure in gains %}
 <h3>{{ budget }} cases</h3>
@@ -41,11 +42,13 @@ img { max-width: 100%; }
 <h2>Dice over the budget</h2>
 <img src="{{ curve }}" alt="mean Dice over the budget, with the range of the random draws">
 <h2>All numbers</h2>
+{% for header, rows in tables %}
 <table>
 <tr>{% for cell in header %}<th>{{ cell }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
+{% endfor %}
 </body>
 </html>
 """
@@ -53,7 +56,6 @@ img { max-width: 100%; }
 
 def write_page(path: Path, results: Results) -> None:
     """Write the page, which asks nothing of a network."""
-    header, rows = comparison_table(results)
     settings = results.benchmark.settings
     text = (
         Environment(autoescape=True, undefined=StrictUndefined)
@@ -67,8 +69,8 @@ def write_page(path: Path, results: Results) -> None:
             seeds=settings.seeds,
             gains=[(budget, _gains(results, budget)) for budget in results.budgets],
             curve=_curve(results),
-            header=header,
-            rows=rows,
+            cautions=" ".join(results.cautions),
+            tables=tables(results),
         )
     )
     with atomic(path) as temporary:

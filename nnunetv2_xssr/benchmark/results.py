@@ -29,6 +29,8 @@ from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.records.files import atomic
 from nnunetv2_xssr.records.logs import logger
 
+FEW_GROUPS = 8  # of test cases; a 95 % interval over fewer of them holds the truth less than 9 times in 10
+Table = tuple[list[str], list[list[str]]]  # header and rows
 JUDGE_WORDS = {FAST: "the fast judge (a small U-Net at 64 pixels, not nnU-Net)"}
 
 
@@ -167,6 +169,28 @@ class Results:
         """The sentence."""
         return conclusion(self.overall, judge=self.judge)
 
+    @cached_property
+    def cautions(self) -> list[str]:
+        """Sentences about what the intervals do not cover."""
+        benchmark, found = self.benchmark, []
+        seeds, same = benchmark.settings.seeds, [name for name in self.strategies if self._same_by_all_seeds(name)]
+        if seeds == 1:
+            found.append("With one encoder seed the intervals do not cover other seeds.")
+        elif same:
+            found.append(
+                f"All {seeds} encoder seeds chose the same cases by {', '.join(same)}: these intervals cover neither "
+                f"other encoders nor other trainings."
+            )
+        groups = set(benchmark.groups or benchmark.test)
+        if len(groups) < FEW_GROUPS:
+            what = "cases" if len(groups) == len(benchmark.test) else "groups"
+            found.append(f"The test set holds {len(groups)} {what} only: intervals over so few are too narrow.")
+        return found
+
+    def _same_by_all_seeds(self, strategy: str) -> bool:
+        sets = {(arm.budget, *sorted(arm.cases)) for arm in self.benchmark.arms if arm.strategy == strategy}
+        return len(sets) == len(self.budgets)
+
 
 def _number(arm: Arm) -> int:
     return arm.number
@@ -207,7 +231,7 @@ def write_csv(path: Path, results: Results) -> None:
 def write_markdown(path: Path, results: Results) -> None:
     """The sentence, and the tables."""
     benchmark = results.benchmark
-    settings, n_domains = benchmark.settings, len(set(benchmark.domains))
+    settings = benchmark.settings
     numbers = [
         f"Pool: {benchmark.pool_size} cases; test set: {len(benchmark.test)}; mean Dice of the whole pool: "
         f"{results.ceiling:.1f}.",
@@ -216,23 +240,23 @@ def write_markdown(path: Path, results: Results) -> None:
         "Dice in points; gains with 95 % intervals (bootstrap over draws or encoder seeds, and test cases, those of a "
         "group together), which are not corrected for the number of strategies.",
     ]
-    if settings.seeds == 1:
-        numbers.append("With one encoder seed the intervals do not cover other seeds.")
     parts = [
         f"# {settings.target}: does selecting beat random draws?",
         results.conclusion(),
-        " ".join(numbers),
-        _table(*comparison_table(results)),
-        _table(*_won(results)),
+        " ".join([*numbers, *results.cautions]),
+        *(_table(*table) for table in tables(results)),
     ]
-    if n_domains > 1:
-        parts.append(_table(*_by_domain(results)))
     with atomic(path) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def comparison_table(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of all budgets."""
+def tables(results: Results) -> list[Table]:
+    """Header and rows of every table: all budgets, those that were won, and domains where there are several."""
+    of_domains = [_by_domain(results)] if len(set(results.benchmark.domains)) > 1 else []
+    return [_comparisons(results), _won(results), *of_domains]
+
+
+def _comparisons(results: Results) -> Table:
     header = ["cases", "strategy", "mean Dice", "gain", "gain in the 5th percentile", "worst tenth"]
     header += ["percentile within random draws", "random cases for the same Dice"]
     rows = []
@@ -245,7 +269,7 @@ def comparison_table(results: Results) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _won(results: Results) -> tuple[list[str], list[list[str]]]:
+def _won(results: Results) -> Table:
     random, rows = mean_dice(results.values(RANDOM)), []
     others = {measure: results.gains(measure) for measure in results.measures if measure != DICE}
     for strategy, one in results.overall.items():
@@ -256,7 +280,7 @@ def _won(results: Results) -> tuple[list[str], list[list[str]]]:
     return [*header, *(f"in {measure.replace('_', ' ')}" for measure in others)], rows
 
 
-def _by_domain(results: Results) -> tuple[list[str], list[list[str]]]:
+def _by_domain(results: Results) -> Table:
     benchmark = results.benchmark
     domains, groups = benchmark.domains, benchmark.groups
     header = ["domain of the test cases", "test cases", *(f"gain of {name}" for name in results.strategies)]

@@ -95,7 +95,7 @@ def _benchmark(args: argparse.Namespace) -> None:
             return
         train(benchmark, folder, device=device)
         results = write_results(benchmark, folder)
-    print(results.conclusion())
+    print("\n".join([results.conclusion(), *results.cautions]))
     for path in folder.results:
         print(f"wrote {path}")
 

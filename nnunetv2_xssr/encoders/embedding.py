@@ -8,6 +8,7 @@ from tqdm import tqdm
 from nnunetv2_xssr.encoders.encoder import Encoder
 from nnunetv2_xssr.encoders.intensity import n_quantiles, quantiles
 from nnunetv2_xssr.encoders.pooling import FeatureLayout
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_rows import CaseRows
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.records.locks import caches_lock
@@ -49,5 +50,11 @@ def embed(encoder: Encoder, views: Views) -> CaseRows:
     with caches_lock(pool):
         store = CaseRows.open(Workspace(pool).caches / "embeddings", views.hashes, settings, shape, np.float32)
         for i in tqdm(store.missing(), desc=f"embedding {pool}", unit="case", disable=None):
-            store.write(i, embed_case(views.rows[i]))
+            row = embed_case(views.rows[i])
+            if not np.isfinite(row).all():
+                raise UserError(
+                    f"--encoder {encoder.name} makes NaN or infinity of {store.identifiers[i]} of {pool}, as a network "
+                    f"does whose training has diverged; give another one"
+                )
+            store.write(i, row)
     return store

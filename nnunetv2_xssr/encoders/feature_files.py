@@ -70,6 +70,7 @@ def read_features(path: Path, *, option: str, cases: Sequence[str] | None) -> Fe
         raise UserError(f"{where} needs a package that is not there ({error}); install pandas and pyarrow") from None
     except Exception as error:  # readers raise whatever they meet
         reason = " ".join(str(error).split())[:100] or type(error).__name__
+        reason = "it holds Python objects, or nothing of numpy" if "pickle" in reason else reason
         raise UserError(f"{where} is not as docs/encoders.md has it: {reason}") from None
     names, rows = found.cases, found.features
     _check(names, rows, where, cases)
@@ -124,14 +125,16 @@ def _check(names: list[str], rows: np.ndarray, where: str, cases: Sequence[str] 
         finite = np.isfinite(rows.astype(np.float32)).all(axis=1)
     if not finite.all():
         broken = [names[i] for i in np.flatnonzero(~finite)]
-        raise UserError(f"{where} holds NaN or infinity in {len(broken)} cases ({first_few(broken)}); leave none")
+        size = ", which numbers beyond 3e38 are in single precision" if np.isfinite(rows).all() else ""
+        raise UserError(f"{where} holds NaN or infinity in {len(broken)} cases ({first_few(broken)}){size}; leave none")
     _check_differences(rows, where)
     if cases is None:
         return
     missing, unknown = sorted(set(cases) - set(names)), sorted(set(names) - set(cases))
     if missing:
+        hint = "" if len(missing) < len(cases) else f", by these names: its own look like {first_few(names, 1)}"
         raise UserError(
-            f"{where} lacks {len(missing)} of {len(cases)} cases ({first_few(missing)}); add their features"
+            f"{where} lacks {len(missing)} of {len(cases)} cases ({first_few(missing)}); add their features{hint}"
         )
     if unknown:
         raise UserError(f"{where} holds {len(unknown)} cases that the pool does not have ({first_few(unknown)})")
@@ -176,7 +179,11 @@ def _from_csv(path: Path) -> FeatureFile:
     with open(path, newline="", encoding="utf-8-sig") as file:
         header, *lines = [line for line in csv.reader(file) if line] or [[]]
     if header.count("case") != 1:
-        raise ValueError(f"it has {'several columns' if 'case' in header else 'no column'} case")
+        found = "several columns" if "case" in header else "no column"
+        raise ValueError(f"it has {found} case; columns are separated by commas")
+    if nameless := [i for i, name in enumerate(header, start=1) if re.fullmatch(r"\s*|Unnamed: \d+", name)]:
+        # to_csv of pandas writes the numbers of the rows so, which would count as a feature.
+        raise ValueError(f"its column {nameless[0]} has no name, as numbers of rows have none; leave it out")
     at, names, rows = header.index("case"), [], []
     for line in lines:
         if len(line) != len(header):

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Gt, Len
+from pydantic import with_config
 from torch.nn import functional as F
+from typing_extensions import TypedDict
 
 from nnunetv2_xssr.encoders.encoder import Opened, Request
 from nnunetv2_xssr.encoders.pooling import FeatureLayout
@@ -19,9 +22,31 @@ from nnunetv2_xssr.images.normalise import hounsfield, view_channels
 from nnunetv2_xssr.images.views import Views
 from nnunetv2_xssr.records.files import sha256_files, sha256_json
 from nnunetv2_xssr.records.preprocessed import nnunet_reading
+from nnunetv2_xssr.records.schema import THEIRS, Number, check_shape
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+
+_Lengths = Annotated[list[Annotated[Number, Gt(0)]], Len(2, 2)]
+
+
+@with_config(THEIRS)
+class _Pixels(TypedDict):
+    """Of a 2D configuration, how large its pixels are and how many of them an image has."""
+
+    spacing: _Lengths
+    median_image_size_in_voxels: _Lengths
+
+
+@with_config(THEIRS)
+class _Intensities(TypedDict):
+    """Of a channel of CT, what nnU-Net clips and normalises it by."""
+
+    mean: Number
+    std: Number
+    percentile_00_5: Number
+    percentile_99_5: Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +137,7 @@ class SourceModel(Opened):
             side = max(self.configuration.median_image_size_in_voxels)
         else:
             side = VIEW_SIZE * pixel / float(np.prod(self.configuration.spacing)) ** 0.5
-        strides = np.array(self.configuration.network_arch_init_kwargs["strides"]).reshape(-1, 2)
+        strides = [np.broadcast_to(stride, 2) for stride in self.configuration.network_arch_init_kwargs["strides"]]
         multiple = int(np.prod(strides, axis=0).max())
         return max(2, round(side / multiple)) * multiple  # instance norm needs more than one place
 
@@ -122,7 +147,7 @@ class SourceModel(Opened):
         channels = []
         for number, (name, part) in enumerate(zip(self.channel_names, parts, strict=True)):
             values = part[0].astype(np.float32)
-            if normalisation_schemes((name,)) == ["CTNormalization"]:
+            if is_ct(name):
                 known = self.intensities[str(number)]
                 values = np.clip(hounsfield(part, window), known["percentile_00_5"], known["percentile_99_5"])
                 values = (values - known["mean"]) / max(known["std"], 1e-8)
@@ -140,6 +165,11 @@ class SourceModel(Opened):
         doubt = _entropy(mean, regions=regions)
         agreed = torch.stack([_entropy(fold, regions=regions) for fold in folds]).mean()
         return torch.cat([*found, mean.flatten(1).mean(dim=1), torch.stack([doubt, doubt - agreed])]).float()
+
+
+def is_ct(channel_name: str) -> bool:
+    """Whether nnU-Net normalises a channel of this name as CT."""
+    return normalisation_schemes((channel_name,)) == ["CTNormalization"]
 
 
 def _see(network: Any, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -189,8 +219,14 @@ def open_source_model(request: Request) -> SourceModel:
             f"{folder} normalises by {', '.join(configuration.normalization_schemes)}, but views of {', '.join(names)} "
             f"by {', '.join(normalisation_schemes(names))}; give another --encoder"
         )
+    where, advice = f"{model.plans_file}: configurations.{model.configuration_name}", "restore the plans of the model"
+    check_shape(configuration.configuration, _Pixels, where=where, advice=advice)
     with nnunet_reading(model.plans_file):
         intensities = model.plans.foreground_intensity_properties_per_channel
+        known = {i: intensities[str(i)] for i, name in enumerate(names) if is_ct(name)}
+    for i, one in known.items():
+        where = f"{model.plans_file}: foreground_intensity_properties_per_channel.{i}"
+        check_shape(one, _Intensities, where=where, advice=advice)
     networks = model.networks()
     for network, file in zip(networks, model.files, strict=True):
         if not all(hasattr(network, part) for part in ("encoder", "decoder")):

@@ -1,5 +1,6 @@
 """A folder that nnUNetv2_train wrote: the plans and the folds of a trained nnU-Net."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,7 +128,8 @@ def open_trained_model(folder: Path, *, folds: Collection[str] | None = None) ->
     for file in (plans_file, dataset_file):
         if not file.is_file():
             raise UserError(f"{folder} is no folder of a trained nnU-Net: there is no {file.name}; give {EXAMPLE}")
-    files = sorted(folder.glob(f"fold_[0-9]*/{CHECKPOINT}")) or sorted(folder.glob(f"fold_all/{CHECKPOINT}"))
+    numbered = [file for file in folder.glob(f"fold_*/{CHECKPOINT}") if re.fullmatch(r"fold_\d+", file.parent.name)]
+    files = sorted(numbered) or sorted(folder.glob(f"fold_all/{CHECKPOINT}"))
     if folds is not None:
         files = [folder / f"fold_{fold}" / CHECKPOINT for fold in folds]
     if not files:

@@ -1,9 +1,9 @@
 """The pretraining of HSSL, from unlabelled pools and a target's plans to weights of the whole U-Net."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from lightning_fabric import Fabric
 
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import ImagePool
@@ -20,6 +20,9 @@ from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.schema import read_as
 from nnunetv2_xssr.records.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 WEIGHTS = "hssl_weights.pth"
 _PATCHES_LOOKED_AT = 16
@@ -96,7 +99,7 @@ def pretrain_hssl(
     channels: int,
     saved_channels: int,
     settings: Settings,
-    fabric: Fabric,
+    fabric: "Fabric",
     resume: bool,
     show_batch: Path | None = None,
 ) -> Path:

@@ -100,7 +100,7 @@ def _search(cells, targets, mutual, squared, rows, most_false_hits):
     if mutual:
         for c in range(len(radius)):
             own = np.arange(cells.starts[c], cells.starts[c + 1])
-            false_hits += _compare(cells, c, cells, own, True, True, squared, rows)
+            false_hits += _compare(cells, c, cells, own, mutual, squared, rows)
             pruning_radii[c] = _pruning_radius(cells, c, squared)
     near = np.empty(_CHUNK, np.int64)
     to_cells = np.empty(len(target_radius))
@@ -122,10 +122,10 @@ def _search(cells, targets, mutual, squared, rows, most_false_hits):
                 near[count] = e
                 count += useful
                 if count == _CHUNK:
-                    false_hits += _compare(cells, c, targets, near, mutual, False, squared, rows)
+                    false_hits += _compare(cells, c, targets, near, mutual, squared, rows)
                     pruning_radii[c] = _pruning_radius(cells, c, squared)
                     count = 0
-        false_hits += _compare(cells, c, targets, near[:count], mutual, False, squared, rows)
+        false_hits += _compare(cells, c, targets, near[:count], mutual, squared, rows)
         if false_hits > most_false_hits:
             return False
     return True
@@ -150,14 +150,15 @@ def _pruning_radius(cells, c, squared):
 
 
 @compiled()
-def _compare(cells, c, targets, near, mutual, own, squared, rows):
+def _compare(cells, c, targets, near, mutual, squared, rows):
     """Compare the cases of cell c with the targets ``near``; return the number of false hits.
 
-    ``own`` says that the targets are the cases of the cell themselves, so that each pair is compared once.
+    Where these are the cases of the cell themselves, each pair is compared once.
     """
     start, stop = cells.starts[c], cells.starts[c + 1]
     if len(near) == 0 or start == stop:
         return 0
+    own = mutual and near[0] == start  # told by no argument: numba would compile all of it for True and for False
     slack = max(cells.slack, targets.slack)
     norms = targets.squares[near]
     products = np.dot(cells.features[start:stop], targets.features[near].T)

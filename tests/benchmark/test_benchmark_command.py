@@ -309,3 +309,26 @@ def test_patients_are_in_the_record(labelled, capsys):
     succeeds(capsys, main, argv)
     kept = json.loads((labelled.root / "other" / "benchmark.json").read_text())
     assert kept["groups"] == [f"group p{int(case[2:]) // 2}" for case in kept["test"]]
+
+
+def test_what_the_intervals_do_not_cover_is_told(labelled, capsys):
+    argv = command(labelled, *INTENSITY, "--seeds", "2", "--cases", labelled.root / "cases.csv")
+    printed = succeeds(capsys, main, argv)
+    same = "All 2 encoder seeds chose the same cases by coreset: these intervals cover neither other encoders nor other"
+    few = "The test set holds 3 groups only: intervals over so few are too narrow."
+    out = labelled.root / "out"
+    for text in (printed, (out / "results.md").read_text(), (out / "report.html").read_text()):
+        assert same in text and few in text
+    printed = succeeds(capsys, main, command(labelled, *INTENSITY, "-o", labelled.root / "other"))
+    assert "With one encoder seed the intervals do not cover other seeds." in printed
+    assert "The test set holds 5 cases only" in printed and "chose the same" not in printed
+
+
+def test_the_page_has_every_table_of_the_text(labelled, capsys):
+    succeeds(capsys, main, command(labelled, *INTENSITY))
+    text = (labelled.root / "out" / "results.md").read_text()
+    page = (labelled.root / "out" / "report.html").read_text()
+    headers = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    headers = [cells for cells in headers if cells[0] in ("cases", "strategy", "domain of the test cases")]
+    assert len(headers) == 3 == page.count("<table>")
+    assert all(f"<th>{cell}</th>" in page for cells in headers for cell in cells)

@@ -1,5 +1,7 @@
 """What single encoders see, and what they refuse in one sentence."""
 
+import json
+import shutil
 import sys
 import tarfile
 
@@ -16,6 +18,7 @@ from nnunetv2_xssr.encoders.encoder import Request
 from nnunetv2_xssr.encoders.intensity import LEVELS, quantiles
 from nnunetv2_xssr.encoders.registry import SPELLINGS, open_encoder
 from nnunetv2_xssr.encoders.source_model import _averages
+from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.normalise import CT_WINDOWS, hounsfield, normalise
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
@@ -235,6 +238,55 @@ def test_model_folders_that_do_not_fit(either, capsys):
     content["network_weights"].popitem()
     torch.save(content, checkpoint)
     refused(capsys, f"nnunet:{folder}", checkpoint, "do not fit the network of plans.json")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "parts"),
+    [
+        ("spacing", None, ("configurations.2d_tiny", "spacing", "is missing")),
+        ("spacing", [0.0, 1.0], ("configurations.2d_tiny", "spacing", "greater than 0")),
+        ("spacing", [1.0, 1.0, 1.0], ("configurations.2d_tiny", "spacing")),
+        ("median_image_size_in_voxels", None, ("configurations.2d_tiny", "median_image_size_in_voxels", "is missing")),
+        ("percentile_99_5", None, ("properties_per_channel.0", "percentile_99_5", "is missing")),
+    ],
+)
+def test_model_of_plans_that_say_too_little(workspace, place, value, parts):
+    folder = model_folder(workspace.root / "model", channels=("CT",), schemes=("CTNormalization",))
+    plans = json.loads((folder / "plans.json").read_text())
+    for where in (plans["configurations"]["2d_tiny"], plans["foreground_intensity_properties_per_channel"]["0"]):
+        if place in where:
+            where[place] = value
+            if value is None:
+                del where[place]
+    (folder / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(UserError) as error:
+        opened(f"nnunet:{folder}")
+    assert all(part in str(error.value) for part in (str(folder), "restore the plans", *parts)), error.value
+
+
+def test_strides_may_be_one_number_for_both_axes(workspace):
+    folder = model_folder(workspace.root / "model")
+    plans = json.loads((folder / "plans.json").read_text())
+    plans["configurations"]["2d_tiny"]["architecture"]["arch_kwargs"]["strides"] = [1, 2, 2]
+    (folder / "plans.json").write_text(json.dumps(plans))
+    views = prepare_views(open_pool(TARGET))
+    assert np.isfinite(opened(f"nnunet:{folder}").for_pool(views)(views.rows[0])).all()
+
+
+def test_a_folder_beside_the_folds_is_none(workspace):
+    """Else the model would seem to agree with itself."""
+    folder = model_folder(workspace.root / "model", folds=(0,))
+    shutil.copytree(folder / "fold_0", folder / "fold_0_backup")
+    assert len(opened(f"nnunet:{folder}").networks) == 1
+
+
+def test_model_whose_training_has_diverged(either, capsys):
+    folder = model_folder(either.root / "model", folds=(0,))
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    content["network_weights"] = {name: one * np.nan for name, one in content["network_weights"].items()}
+    torch.save(content, checkpoint)
+    refused(capsys, f"nnunet:{folder}", folder, "makes NaN or infinity of t_00", "diverged", "give another one")
 
 
 @pytest.mark.parametrize("damage", ["missing", "of another shape", "too much"])
