@@ -76,7 +76,8 @@ img { max-width: 7cm; max-height: 5cm; }
 </html>
 """
 _LEFT_OUT = ("files", "selection")  # of the worklist: the page is for people
-_WHOLE, _WIDEST = ("case", "label"), 26  # columns whose words stay in one line, up to so many characters
+_WHOLE = ("case", "label")  # columns whose words stay in one line, up to so many characters
+_WIDEST, _WIDEST_BESIDE_SLICES = 22, 12  # more would push the last columns off the paper
 _PICTURES = "pictures"
 _MARK = ("Software", "nnunetv2_xssr")
 
@@ -129,12 +130,13 @@ def write_printable(
         name = _name(case, slice_)
         return f"{_PICTURES}/{quote(name)}" if name in drawn else None
 
-    widths = {name: max(len(row[name] or "") for row in rows) for name in _WHOLE if name in rows[0]}
+    most = _WIDEST if all(row["slice"] is None for row in rows) else _WIDEST_BESIDE_SLICES
+    widths = {name: min(max(len(row[name] or "") for row in rows) + 1, most) for name in _WHOLE if name in rows[0]}
     page = Environment(autoescape=True).from_string(_PAGE)
     text = page.render(
         dataset=pool.name,
         pictured=pictured,
-        widths={name: min(width + 1, _WIDEST) for name, width in widths.items()},
+        widths=widths,
         columns=[name for name in rows[0] if name not in _LEFT_OUT and any(row[name] is not None for row in rows)],
         rows=[(source(row["case"], row["slice"]), row) for row in rows],
         again=[
