@@ -29,7 +29,8 @@ COPY --from=build /opt/venv /opt/venv
 # cached goes to /tmp. nnU-Net does not compile its network, which would take a C compiler and an executable /tmp.
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp USER=xssr MPLCONFIGDIR=/tmp/matplotlib NUMBA_CACHE_DIR=/tmp/numba nnUNet_compile=f \
     nnUNet_raw=/data/nnUNet_raw nnUNet_preprocessed=/data/nnUNet_preprocessed nnUNet_results=/data/nnUNet_results
-RUN useradd --no-create-home --home-dir /tmp xssr
-USER xssr
+RUN useradd --uid 1000 --no-create-home --home-dir /tmp xssr
+# By its number: who runs the container can tell from it that this is not root.
+USER 1000
 WORKDIR /data
 CMD ["nnUNetv2_xssr_select", "--help"]

@@ -27,6 +27,12 @@ def test_image_is_built_of_all_folders_of_the_package():
     assert all((CHECKOUT / name).exists() for name in named)
 
 
+def test_image_names_its_user_by_number():
+    """Kubernetes' `runAsNonRoot` refuses a user whom it knows by name only."""
+    (user,) = re.findall(r"^USER (\S+)$", (CHECKOUT / "Dockerfile").read_text(encoding="utf-8"), re.M)
+    assert int(user) > 0
+
+
 @pytest.fixture(scope="module")
 def image():
     docker = shutil.which("docker")

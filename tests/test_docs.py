@@ -176,6 +176,12 @@ def test_help_is_grouped_and_its_examples_can_be_typed(command):
         parser.parse_args(argv)
 
 
+def test_help_explains_no_kind_of_embedding_that_is_refused():
+    for command in ("nnUNetv2_xssr_select", "nnUNetv2_xssr_embed"):
+        action = options_of(command)["--embedding"]
+        assert ("gap" in action.choices) == ("gap" in action.help)
+
+
 def test_reference_names_every_strategy_and_criterion():
     missing = [name for name in (*STRATEGIES, *CRITERIA) if f"`{name}`" not in section("nnUNetv2_xssr_select")]
     assert not missing

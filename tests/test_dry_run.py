@@ -46,7 +46,7 @@ def test_first_run(workspace, capsys):
     assert f"{TARGET}: 3 of 10 cases are picked for annotation." in out and "round 1" in out
     size = sum(file.stat().st_size for file in workspace.images().iterdir()) / 1e6
     assert f"{TARGET}: 10 cases, of which 10 are to be read ({size:.1f} MB) and 10 to be embedded" in out
-    assert f"{SOURCE}: 6 cases, of which 6 are to be read" in out
+    assert f"{SOURCE}: 6 cases, of which 6 are to be read" in out and "the caches hold the others" not in out
     assert f"encoder: {workspace.encoder()} is missing: pretraining on {SOURCE} for 1 epoch makes it" in out
     handover = workspace.raw / TARGET / "annotate" / "round_01"
     for file in (workspace.encoder(), workspace.record(), workspace.record().with_name("report.html"), handover):
@@ -60,7 +60,7 @@ def test_it_says_what_is_done_already(again, capsys):
     write_picture(again.images() / "t_10_0000.png", picture(900))
     out = foreseen(again, capsys, [*CALL, "--overwrite"])
     assert f"{again.encoder()} is there and is reused" in out
-    assert f"{TARGET}: 11 cases, of which 1 are to be read" in out and "and 1 to be embedded" in out
+    assert f"{TARGET}: 11 cases, of which 1 are to be read" in out and "and 1 to be embedded; the caches hold" in out
     assert f"{SOURCE}: 6 cases, of which 0 are to be read (0.0 MB) and 0 to be embedded" in out
     assert stages(out)["pretraining"] == "0.0 s"
 

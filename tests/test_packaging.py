@@ -11,7 +11,6 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import jinja2
 import pytest
 import yaml
 from making import CHECKOUT
@@ -99,22 +98,54 @@ def test_sdist_holds_all_that_is_tracked(tmp_path):
     assert not sorted(set(tracked) - inside)
 
 
+# Where conda-forge calls a package otherwise than PyPI does.
+FORGE = {"torch": "pytorch", "matplotlib": "matplotlib-base", "blosc2": "python-blosc2", "isal": "python-isal"}
+
+
 def requirement(line):
     """The name and the limits of a requirement, as conda-forge names it."""
     name, limits = re.fullmatch(r"([\w.-]+)\s*(.*)", line).groups()
-    return {"torch": "pytorch", "matplotlib": "matplotlib-base"}.get(name, name.lower()), limits
+    return FORGE.get(name, name.lower()), limits
 
 
 def test_conda_recipe_says_what_setup_cfg_says():
-    text = (CHECKOUT / "recipe" / "meta.yaml").read_text(encoding="utf-8")
-    recipe = yaml.safe_load(jinja2.Template(text).render(PYTHON="python"))
+    text = (CHECKOUT / "recipe" / "recipe.yaml").read_text(encoding="utf-8")
+    for name, value in yaml.safe_load(text)["context"].items():
+        text = text.replace(f"${{{{ {name} }}}}", value)
+    recipe = yaml.safe_load(text)
     options = configuration()
     assert recipe["package"]["version"] == nnunetv2_xssr.__version__
     scripts = options["options.entry_points"]["console_scripts"].strip().splitlines()
-    assert recipe["build"]["entry_points"] == scripts
+    assert recipe["build"]["python"]["entry_points"] == scripts
     wanted = [line for line in options["options"]["install_requires"].splitlines() if line and not line.startswith("#")]
     python = f"python {options['options']['python_requires']}"
     assert sorted(map(requirement, recipe["requirements"]["run"])) == sorted(map(requirement, [python, *wanted]))
+
+
+def test_conda_recipe_is_one_that_its_builder_reads():
+    """A key, a requirement or a license that it does not know is an error."""
+    builder = pytest.importorskip("rattler_build", reason="no py-rattler-build: the conda recipe is not read")
+    (rendered,) = builder.Stage0Recipe.from_file(CHECKOUT / "recipe" / "recipe.yaml").render()
+    recipe = rendered.recipe.to_dict()
+    assert recipe["package"] == {"name": "nnunetv2_xssr", "version": nnunetv2_xssr.__version__}
+    assert recipe["build"]["noarch"] == "python"
+
+
+@pytest.mark.parametrize("linter, files", [("actionlint", ".github/workflows/*.yml"), ("hadolint", "Dockerfile")])
+def test_linter_finds_nothing(linter, files):
+    """It is no requirement of the tests, because its wheels are not there for every system."""
+    if not shutil.which(linter):
+        pytest.skip(f"no {linter}: {files} is not linted")
+    found = sorted(map(str, CHECKOUT.glob(files)))
+    result = subprocess.run([linter, *found], capture_output=True, text=True)
+    assert found and result.returncode == 0, result.stdout + result.stderr
+
+
+def test_workflows_leave_slow_tests_to_make_test_all():
+    """They would take hours on every system."""
+    workflows = [file.read_text(encoding="utf-8") for file in sorted(CHECKOUT.glob(".github/workflows/*.yml"))]
+    calls = [line.strip() for text in workflows for line in text.splitlines() if "pytest" in line]
+    assert calls and all('-m "not slow"' in call for call in calls)
 
 
 def test_torch_is_new_enough_to_read_checkpoints():

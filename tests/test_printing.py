@@ -88,11 +88,23 @@ def test_image_that_cannot_be_read_has_no_picture(pictures):
     assert len(page.sources) == 1 and "none" in page.texts and "b" in page.texts
 
 
+def test_names_stand_in_one_line_as_far_as_there_is_room(pictures):
+    """They are typed, and looked for; the longest ones would push the other columns off the paper."""
+    printed(pictures.root, [row("b", label="labels/b.png")])
+    text = (pictures.root / "out" / "worklist.html").read_text(encoding="utf-8")
+    assert ".label { min-width: 13ch; }" in text and '<td class="label">labels/b.png</td>' in text
+    printed(pictures.root, [row("b", label="labels/" + 50 * "b")])
+    assert ".label { min-width: 22ch; }" in (pictures.root / "out" / "worklist.html").read_text(encoding="utf-8")
+
+
 def test_the_slice_is_marked(empty):
     write_volume(empty.images(NAME) / "v_0000.nii.gz", volume(0)[0])
     write_dataset_json(empty.raw / NAME, ".nii.gz", channel_names={"0": "T1"}, numTraining=0, dataset={})
-    page = printed(empty.root, [row("v", 3, position="S 3.0"), row("v", 12, position="S 12.0")])
+    rows = [row("v", place, position=f"S {place}.0", label="labels/" + 50 * "v") for place in (3, 12)]
+    page = printed(empty.root, rows)
     assert page.sources == ["pictures/v_slice_3.png", "pictures/v_slice_12.png"] and "S 12.0" in page.texts
+    text = (empty.root / "out" / "worklist.html").read_text(encoding="utf-8")
+    assert ".label { min-width: 12ch; }" in text  # the columns of slices have room beside it
     heights = []
     for source in page.sources:
         pixels = np.asarray(Image.open(empty.root / "out" / source))

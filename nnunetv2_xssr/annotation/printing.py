@@ -33,9 +33,13 @@ body { font: 11pt sans-serif; margin: 1cm; }
 table { border-collapse: collapse; width: 100%; }
 th, td { border: 1px solid #888; padding: 4pt; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
 th, .words { overflow-wrap: normal; }
+/* What has to be found or typed is not torn, as far as the page has room. */
+{% for name, width in widths.items() %}.{{ name }} { min-width: {{ width }}ch; }
+{% endfor -%}
 tr { break-inside: avoid; }
 img { max-width: 7cm; max-height: 5cm; }
 </style>
+<main>
 <h1>Worklist of {{ dataset }}</h1>
 <table>
 <thead><tr>{% if pictured %}<th>picture</th>{% endif %}
@@ -46,7 +50,8 @@ img { max-width: 7cm; max-height: 5cm; }
 {%- if pictured %}<td>{% if picture %}<img src="{{ picture }}" alt="{{ row.case }}">{% else %}none{% endif %}</td>
 {%- endif %}
 {%- for name in columns %}
-<td{% if name == "reason" %} class="words"{% endif %}>{{ "" if row[name] is none else row[name] }}</td>
+<td{% if name == "reason" %} class="words"{% elif name in widths %} class="{{ name }}"{% endif %}>
+{{- "" if row[name] is none else row[name] }}</td>
 {%- endfor %}<td></td></tr>
 {%- endfor %}
 </tbody>
@@ -67,9 +72,12 @@ img { max-width: 7cm; max-height: 5cm; }
 </tbody>
 </table>
 {%- endif %}
+</main>
 </html>
 """
 _LEFT_OUT = ("files", "selection")  # of the worklist: the page is for people
+_WHOLE = ("case", "label")  # columns whose words stay in one line, up to so many characters
+_WIDEST, _WIDEST_BESIDE_SLICES = 22, 12  # more would push the last columns off the paper
 _PICTURES = "pictures"
 _MARK = ("Software", "nnunetv2_xssr")
 
@@ -122,10 +130,13 @@ def write_printable(
         name = _name(case, slice_)
         return f"{_PICTURES}/{quote(name)}" if name in drawn else None
 
+    most = _WIDEST if all(row["slice"] is None for row in rows) else _WIDEST_BESIDE_SLICES
+    widths = {name: min(max(len(row[name] or "") for row in rows) + 1, most) for name in _WHOLE if name in rows[0]}
     page = Environment(autoescape=True).from_string(_PAGE)
     text = page.render(
         dataset=pool.name,
         pictured=pictured,
+        widths=widths,
         columns=[name for name in rows[0] if name not in _LEFT_OUT and any(row[name] is not None for row in rows)],
         rows=[(source(row["case"], row["slice"]), row) for row in rows],
         again=[

@@ -59,10 +59,11 @@ def add_plans(parser: Options) -> None:
 def add_encoder(parser: Options, *, kinds: Sequence[str]) -> None:
     """Add ``--encoder``, ``--encoder_weights``, and ``--embedding`` with these kinds."""
     add_encoder_name(parser)
+    gap = ", or gap: the last stage of the autoencoder, as in the paper" if "gap" in kinds else ""
     # fmt: off
     parser.add_argument("--embedding", default="auto", choices=kinds,
         help="compare cases by what lies where (grid), by this and by how bright it is (grid+intensity), or only by "
-        "what there is (average, or gap: the last stage of the autoencoder, as in the paper); auto (default): "
+        f"what there is (average{gap}); auto (default): "
         "grid+intensity where the pool falls into kinds, else grid, as always among slices, or average where features "
         "have no places")
     # fmt: on

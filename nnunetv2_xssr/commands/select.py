@@ -98,8 +98,8 @@ def _add_limits(group: Options) -> None:
         help="text file, one case per line: labelled already, they count as picked and cost nothing; by default the "
         "cases that have a label, unless all have one")
     add("--exclude", dest="excluded", type=Path, metavar="FILE",
-        help="text file, one case per line, and behind a tab why, if at all: unusable, wrong body part, duplicate or "
-        "too hard. They are treated as if not in the pool, in all later rounds of annotation too")
+        help="text file, one case per line and, after a tab, the reason if any: unusable, wrong body part, duplicate "
+        "or too hard. They are treated as if not in the pool, in all later rounds of annotation too")
     add("--forget_vetoes", action="store_true", help="do not leave out what --exclude named in earlier rounds")
     add("--control", type=int, default=0, metavar="N",
         help="draw N of the cases at random, to compare the others with; annotators are not told which; 0 by default")

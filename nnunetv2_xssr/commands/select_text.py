@@ -82,11 +82,12 @@ def describe_forecast(forecast: Forecast) -> str:
         lines.append(f"budget: {', '.join(budgets)}")
     if forecast.round:
         lines.append(f"round {forecast.round}")
-    lines += [
-        f"{pool.name}: {pool.cases} cases, of which {pool.to_read} are to be read ({_size(pool.n_bytes)}) and "
-        f"{pool.to_embed} to be embedded; the caches hold the others"
-        for pool in forecast.pools
-    ]
+    for pool in forecast.pools:
+        cached = "" if pool.to_read == pool.to_embed == pool.cases else "; the caches hold the others"
+        lines.append(
+            f"{pool.name}: {pool.cases} cases, of which {pool.to_read} are to be read ({_size(pool.n_bytes)}) and "
+            f"{pool.to_embed} to be embedded{cached}"
+        )
     lines += [f"encoder: {forecast.encoder}", "would write:", *(f"  {file}" for file in forecast.files)]
     total = sum(forecast.seconds.values())
     lines += [f"about {duration(total)}, by a few images and batches on this machine as busy as it is now:"]

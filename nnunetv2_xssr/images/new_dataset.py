@@ -107,8 +107,9 @@ def _described(
 ) -> tuple[Path, ImagePool, dict]:
     """The raw dataset, the pool of the folder, and what dataset.json is to hold."""
     if not channel_names or not labels:
-        option = "labels" if channel_names else "channel_names"
-        raise UserError(f"-i needs --{option}, of which dataset.json is made; nnUNetv2_xssr_select --help tells more")
+        given = {"--channel_names": channel_names, "--labels": labels}
+        missing = " and ".join(option for option, names in given.items() if not names)
+        raise UserError(f"-i needs {missing}, of which dataset.json is made; nnUNetv2_xssr_select --help tells more")
     refuse_names("a channel of --channel_names", channel_names, check=check_trimmed)
     refuse_names("a label of --labels", labels, check=check_trimmed)
     dataset = Workspace(_full_name(name)).raw

@@ -284,7 +284,7 @@ def describe_plan(plan: SelectionPlan, name: str, *, has_source: bool) -> str:
         text = f"{name}: {budget.format('')} are picked for annotation"
         text += f"; {len(first.labelled)} have a label already and cost nothing." if first.labelled else "."
     if not has_source:
-        text += "\nNo source (-s): what learns learns from the pool itself, novelty is off and alpha is 0."
+        text += "\nNo source (-s): an encoder that learns does so from the pool itself; novelty is off and alpha is 0."
     return text
 
 

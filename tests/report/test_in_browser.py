@@ -289,6 +289,18 @@ def test_what_a_screen_reader_is_told(opened):
     assert [name for role, name in told if role == "listbox"] == ["The map: where the picks lie"]
 
 
+def test_panel_on_a_phone_keeps_no_room_for_a_picture_that_is_not_there(opened):
+    metrics = {"width": 375, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    left = "return document.querySelector('.panel .name').getBoundingClientRect().left"
+    try:
+        assert opened.execute_script(left) < 60
+        point_at(opened, dots(opened, ".pick")[0])
+        assert opened.execute_script(left) > 100
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_what_is_printed_holds_the_story_and_not_the_slider(opened):
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:

@@ -16,6 +16,7 @@ from nnunetv2_xssr.report.charts import ticks, x_axis, y_axis
 from nnunetv2_xssr.report.facts import gather
 from nnunetv2_xssr.report.page import can_be_listed, render
 from nnunetv2_xssr.report.selection_data import load_record, load_selection_data
+from nnunetv2_xssr.report.thumbnails import Shown, Thumbnail
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -101,6 +102,35 @@ def test_page_says_what_compared_the_cases_and_counts_one(again):
     assert "look like it, that the source does not have, and for which no pick stands yet. These numbers" in text
     assert "1 was labelled before and is counted in." in text
     assert "<strong>1 broken</strong> case was set aside; it is listed at the end." in text
+
+
+def test_page_says_of_how_many_draws_and_of_how_many_cases_it_speaks(again):
+    """The slider asks for fewer picks, and a row has no room for all: neither changes what stands beside it."""
+    facts = gather(load_selection_data(load_record(Workspace("Dataset002_Target"))))
+    (section,) = facts["selections"]
+    named = [{name: dot[name] for name in ("identifier", "case", "name")} for dot in section["map"]["dots"]]
+    rest = {"labelled": 0, "shown": [{**one, "rank": None} for one in named[-4:]]}
+    section["groups_of_pool"] = [
+        {"size": 6, "picks": [1, 2], "missed_by_random": 0.03, **rest},
+        {"size": 4, "picks": [3], "missed_by_random": 0.25, **rest},
+    ]
+    section["kinds"] = {"sizes": [6, 4], "missed": 0, "missed_by_random": 0.28, "in_words": ""}
+    shown = {"": {one["identifier"]: Shown([Thumbnail("", 1, 1, "")], []) for one in named}}
+    text = " ".join(render(facts, shown, selection="s0").split())
+    assert "a random draw of 3 would miss 0.3 on average" in text and "which 25 of 100 such draws miss" in text
+    assert "25 of 100 random draws of 3 miss it" in text
+    assert "6 cases (4 shown), " in text and "4 cases, " in text
+
+
+def test_page_says_what_to_type_after_vetoes(again, capsys, monkeypatch):
+    folder = again.record().parent
+    text = (folder / "report.html").read_text("utf-8")
+    (command,) = re.findall(r"<code>nnUNetv2_xssr_select ([^<]*--exclude[^<]*)</code>", text)
+    vetoed = again.selection()["selections"][0]["picks"][0]["case"]
+    monkeypatch.chdir(folder)
+    (folder / "exclude.txt").write_text(f"{vetoed}\tunusable\n")
+    succeeds(capsys, select.main, command.split())
+    assert vetoed not in {pick["case"] for pick in again.selection()["selections"][0]["picks"]}
 
 
 def test_page_names_nothing_to_load(page):
