@@ -75,9 +75,9 @@ WAYS = [
     BOTH,
     Learning(batches=75),
     Learning(batches=150),
-    Learning(batches=1200),
     Learning(pool=True),
     Learning("untrained"),
+    Learning(batches=1200),
 ]
 
 
