@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""What should the autoencoder predict, and how many should there be? By the tuning studies, in estimates.
+"""What should the autoencoder predict, from which images, how long, and how many should there be? In estimates.
 
-    python benchmarks/transfer.py               # an hour on two cores; keeps everything in --work
+    python benchmarks/transfer.py               # three hours on one core; keeps everything in --work
     python benchmarks/transfer.py --tables      # only prints what there is
 
 A small U-Net (that of the fast judge, 50 iterations) learns from every case of a pool alone, and is measured on all
 test cases. The Dice of a selection is then estimated as the mean over the test cases of the best of its cases. So
-thousands of selections can be compared without a training each. The first table tells how far this estimate follows the
-fast judge's trainings on random draws, where evidence.py has made them.
+thousands of selections can be compared without a training each. The studies are six of the tuning half. The first table
+tells how far this estimate follows the fast judge's trainings on random draws, where evidence.py has made them.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -36,14 +37,48 @@ from nnunetv2_xssr.pretrain.training import ARCHITECTURE, CROP, LEARNING_RATE, M
 from nnunetv2_xssr.records.files import atomic
 from nnunetv2_xssr.selection import select
 
-ITERATIONS, STEPS, BATCH_SIZE, RANDOM_DRAWS = 50, 300, 32, 300
+ITERATIONS, BATCH_SIZE, RANDOM_DRAWS = 50, 32, 300
 # The large pool of lungs is left out for the time it would take, the one of 40 nuclei because its cases are in another.
 SOME = [s for s in STUDIES if s.half == TUNING and s.name not in (
     "CXRLung hannover -> guangzhou", "NucleiDSB fluo256 -> fluo360, fluo696, histology, pool of 40"
 )]  # fmt: skip
-TARGETS = ("both", "cells", "pixels", "untrained")
-SEEDS, SIZES = 5, (1, 2)  # of every target; autoencoders side by side
+SEEDS, SIZES = 5, (1, 2)  # of every way to learn; autoencoders side by side
 STRATEGIES = ("facility_location", "xssr", "xssr_sum", "kmeans", "typiclust", "coreset")
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How an autoencoder learns.
+
+    Attributes
+    ----------
+    target : {"both", "cells", "pixels", "untrained"}
+        What it predicts: what the package learns, the normalised pixels of cells, or pixels; or it does not learn.
+    batches : int
+    pool : bool
+        Whether the images of the pool lie beside those of the source.
+    """
+
+    target: str = "both"
+    batches: int = 300
+    pool: bool = False
+
+    @property
+    def name(self) -> str:
+        words = [f"{self.batches} batches"] * (self.batches != 300) + ["source and pool"] * self.pool
+        return ", ".join([self.target, *words])
+
+
+BOTH = Learning()
+TARGETS = [BOTH, *(Learning(target) for target in ("cells", "pixels", "untrained"))]
+WAYS = [
+    BOTH,
+    Learning(batches=75),
+    Learning(batches=150),
+    Learning(pool=True),
+    Learning("untrained"),
+    Learning(batches=1200),
+]
 
 
 class Autoencoder(MaskedAutoencoder):
@@ -81,19 +116,31 @@ def transfer(work: Path, *, training: bool) -> None:
     print_agreement(pools)
     columns = ["mean Dice", "5th percentile", "percentile of the draws", "same picks", "mean Dice less the first row"]
     print("\nEstimated gain over random draws by facility location, means over studies and budgets; differences with")
-    print("95 % intervals over studies:\n")
-    header("target, autoencoders", columns)
-    first = None
-    for size in SIZES:
-        for target in TARGETS:
-            units = [(target, tuple((seed + i) % SEEDS for i in range(size))) for seed in range(SEEDS)]
-            first = print_arm(f"{target}, {size}", pools, units, "facility_location", training, less=first)
+    print("95 % intervals over studies. By what is predicted:\n")
+    print_ways(TARGETS, "target", pools, columns, training)
+    print("\nThe same by how long and from what is learned, with both targets:\n")
+    print_ways(WAYS, "way", pools, columns, training)
     print("\nThe same by strategy, one autoencoder with both targets:\n")
     header("strategy", columns)
     first = None
     for strategy in STRATEGIES:
-        units = [("both", (seed,)) for seed in range(SEEDS)]
+        units = [(BOTH, (seed,)) for seed in range(SEEDS)]
         first = print_arm(strategy, pools, units, strategy, training, less=first)
+
+
+def plain(name: str) -> str:
+    """As part of a file's name."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def print_ways(ways, heading: str, pools, columns: Sequence[str], training: bool) -> None:
+    """A table of ways to learn, with one autoencoder and with several; all is compared with the first row."""
+    header(f"{heading}, autoencoders", columns)
+    first = None
+    for size in SIZES:
+        for way in ways:
+            units = [(way, tuple((seed + i) % SEEDS for i in range(size))) for seed in range(SEEDS)]
+            first = print_arm(f"{way.name}, {size}", pools, units, "facility_location", training, less=first)
 
 
 class Pool:
@@ -105,8 +152,7 @@ class Pool:
         order = np.random.default_rng(0).permutation(len(self.target.pool))
         self.cases = sorted(self.target.pool[i] for i in order[: study.pool])
         self.budgets = sorted({3, *(max(1, int(share * len(self.cases))) for share in (0.025, 0.05, 0.1))})
-        name = "".join(letter if letter.isalnum() else "_" for letter in study.name)
-        self.file = work / "transfer" / f"{name}.npy"
+        self.file = work / "transfer" / f"{plain(study.name)}.npy"
         self.random: dict[int, np.ndarray] = {}
 
     def measure(self) -> None:
@@ -143,14 +189,15 @@ class Pool:
         mean, worst = ours - random.mean(axis=0)
         return mean, worst, 100 * (random[:, 0] < ours[0]).mean()
 
-    def features(self, target: str, seeds: Sequence[int], *, training: bool) -> tuple[np.ndarray, np.ndarray] | None:
+    def features(self, way: Learning, seeds: Sequence[int], *, training: bool) -> tuple[np.ndarray, np.ndarray] | None:
         """Of pool and source, those of several autoencoders side by side; None while one is missing."""
         source = source_views(self.study.pack, self.study.source, self.work)
         views = self.target.views(source)
         at = {case: i for i, case in enumerate(views.pool.identifiers)}
         rows, found = [at[case] for case in self.cases], []
+        beside = {self.study.name: views.rows[rows]} if way.pool else {}
         for seed in seeds:
-            encoder = autoencoder(target, source, seed, self.work / "transfer", training=training)
+            encoder = autoencoder(way, source, beside, seed, self.work / "transfer", training=training)
             if encoder is None:
                 return None
             pooled = [kept(encoder, each, self.work / "transfer") for each in (views, source)]
@@ -159,18 +206,21 @@ class Pool:
         return pool[rows], archive
 
 
-def autoencoder(target: str, source: Views, seed: int, folder: Path, *, training: bool) -> mae.Autoencoder | None:
-    """Of a source and a seed, trained where it is missing; None where it is not to be trained."""
-    name = f"{source.pool.name}_{target}_{seed}"
+def autoencoder(
+    way: Learning, source: Views, beside: dict[str, np.ndarray], seed: int, folder: Path, *, training: bool
+) -> mae.Autoencoder | None:
+    """Of a source, what lies beside it, and a seed; trained where it is missing; None where it is not to be trained."""
+    words = [source.pool.name, *map(plain, beside), way.target] + [str(way.batches)] * (way.batches != BOTH.batches)
+    name = "_".join([*words, str(seed)])
     path, channels = folder / f"{name}.pth", source.rows.shape[2]
     torch.manual_seed(seed)
     model = Autoencoder(input_channels=channels, **ARCHITECTURE)
-    model.target = target
-    if target != "untrained":
+    model.target = way.target
+    if way.target != "untrained":
         if not path.is_file() and not training:
             return None
         if not path.is_file():
-            learn(model, source, seed)
+            learn(model, [source.rows, *beside.values()], way.batches, seed, name=name)
             with atomic(path) as temporary:
                 torch.save(model.encoder.state_dict(), temporary)
         model.encoder.load_state_dict(torch.load(path))
@@ -181,14 +231,14 @@ def autoencoder(target: str, source: Views, seed: int, folder: Path, *, training
     )  # fmt: skip
 
 
-def learn(model: Autoencoder, source: Views, seed: int) -> None:
-    """As the package does, with one autoencoder and a schedule of torch's own."""
+def learn(model: Autoencoder, pools: Sequence[np.ndarray], batches: int, seed: int, *, name: str) -> None:
+    """As the package does, with one autoencoder and a schedule of torch's own; every view counts as much as another."""
     draws = torch.Generator().manual_seed(seed)
-    everything = torch.from_numpy(np.array(source.rows)).flatten(0, 1)
+    everything = torch.cat([torch.from_numpy(np.array(rows)).flatten(0, 1) for rows in pools])
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, batches, pct_start=0.1)
     size, shape = CROP[2], (CROP[2] // 16,) * 2
-    for _ in tqdm(range(STEPS), desc=f"{source.pool.name}, {model.target}, seed {seed}"):
+    for _ in tqdm(range(batches), desc=name):
         images = everything[torch.randint(len(everything), (BATCH_SIZE,), generator=draws)].float()
         crops = random_crops(images, torch.rand(BATCH_SIZE, 3, generator=draws), size=size)
         loss = model(crops, random_visible(BATCH_SIZE, shape, mask_ratio=MASK_RATIO, generator=draws))
@@ -211,7 +261,7 @@ def kept(encoder: mae.Autoencoder, views: Views, folder: Path) -> np.ndarray:
 def print_arm(
     name: str,
     pools: Sequence[Pool],
-    units: Sequence[tuple[str, tuple[int, ...]]],
+    units: Sequence[tuple[Learning, tuple[int, ...]]],
     strategy: str,
     training: bool,
     *,
@@ -222,10 +272,10 @@ def print_arm(
     Returns the gain in mean Dice of every study in the first row, which the rows below are given as ``less``.
     """
     gains, picks = np.zeros((len(units), len(pools), 3)), []
-    for gains_of_unit, (target, seeds) in zip(gains, units, strict=True):
+    for gains_of_unit, (way, seeds) in zip(gains, units, strict=True):
         found: dict[tuple[str, int], set[int]] = {}
         for at, pool in enumerate(pools):
-            both = pool.features(target, seeds, training=training)
+            both = pool.features(way, seeds, training=training)
             if both is None:
                 return less
             components = COMPONENTS["grid"]
