@@ -114,21 +114,27 @@ def check_features(pool: np.ndarray, source: np.ndarray | None = None) -> None:
     Raises
     ------
     UserError
-        If an array is empty or not two-dimensional, holds NaN or infinity, or the widths differ.
+        If an array is empty or not two-dimensional, holds what is no number, NaN, infinity or what single precision
+        does not reach, or the widths differ.
     """
     for name, features in (("pool", pool), ("source", source)):
         if features is None:
             continue
+        if not isinstance(features, np.ndarray) or features.dtype.kind not in "biuf":
+            got = getattr(features, "dtype", type(features).__name__)
+            raise UserError(f"{name} must be a numpy array of numbers; got {got}")
         if features.ndim != 2 or len(features) == 0:
             raise UserError(f"{name} must have the shape (cases, features), not empty; got {features.shape}")
         if features.shape[1] != pool.shape[1]:
             raise UserError(f"{name} must have as many features as the pool, {pool.shape[1]}; got {features.shape[1]}")
         start = 0
         for block in blocks(features):
-            finite = np.isfinite(block).all(axis=1)
+            with np.errstate(over="ignore"):  # squares of what single precision does not hold would be infinite
+                finite = np.isfinite(block.astype(np.float32, copy=False)).all(axis=1)
             if not finite.all():
                 row = start + int(np.argmin(finite))
-                raise UserError(f"{name} must hold finite numbers only; got NaN or infinity in row {row}")
+                what = "a number beyond 3e38" if np.isfinite(block).all() else "NaN or infinity"
+                raise UserError(f"{name} must hold finite numbers only; got {what} in row {row}")
             start += len(block)
 
 

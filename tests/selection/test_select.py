@@ -219,6 +219,11 @@ def test_feature_without_variance_counts_nothing():
         ({"pool": np.zeros(5, np.float32)}, "pool must have the shape"),
         ({"pool": np.full((40, 5), np.nan, np.float32)}, "row 0"),
         ({"source": np.full((4, 5), np.inf, np.float32)}, "source must hold finite numbers"),
+        ({"pool": np.full((40, 5), np.inf, np.float16)}, "got NaN or infinity in row 0"),
+        ({"pool": np.eye(40, 5) * 1e200}, "finite numbers only; got a number beyond 3e38 in row 0"),
+        ({"pool": np.eye(40, 5).astype(str)}, "pool must be a numpy array of numbers; got <U"),
+        ({"pool": np.eye(40, 5).astype(object)}, "pool must be a numpy array of numbers; got object"),
+        ({"source": np.eye(4, 5).tolist()}, "source must be a numpy array of numbers; got list"),
     ],
 )
 def test_arguments_that_do_not_fit(change, words):
