@@ -163,6 +163,14 @@ def test_study_when_every_case_has_a_label(workspace, capsys):
     assert (workspace.preprocessed / TARGET / "splits_final.json").read_bytes() == before
 
 
+def test_names_that_differ_in_upper_and_lower_case_only(again, capsys):
+    """On many file systems one would replace the other."""
+    before = again.results_of_select()
+    argv = ["-d", "2", "-s", "1", "-b", "2", "--name", "Xssr", "-device", "cpu"]
+    fails(capsys, select.main, argv, "--name Xssr differs from the selection xssr", "give another name")
+    assert again.results_of_select() == before
+
+
 def test_study_whose_folds_leave_cases_out(workspace, capsys):
     """Such as those that a user keeps for a test: they are in no fold, and are neither picked nor stood for."""
     label(workspace, *CASES)
