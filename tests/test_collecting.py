@@ -52,6 +52,18 @@ def test_a_label_that_is_saved_while_it_is_collected_is_not_taken(pictures):
     assert not list((pictures / "labelsTr").iterdir())
 
 
+def test_what_somebody_else_writes_into_dataset_json_meanwhile_is_not_lost(pictures):
+    pool, label = dataset_pool(PICTURES), pictures / "came" / "case_00.png"
+    write_picture(label, (picture(1) > 110).astype(np.uint8))
+    fit = inspect_labels(pool, folder=label.parent, chosen=CASES).fit
+    write_dataset_json(pictures, numTraining=0, dataset={}, licence="mine")
+    with pytest.raises(UserError, match="dataset.json has changed while labels were collected"):
+        take_in(pool, fit)
+    again = dataset_pool(PICTURES)
+    assert take_in(again, inspect_labels(again, folder=label.parent, chosen=CASES).fit) == ["case_00"]
+    assert json.loads((pictures / "dataset.json").read_text())["licence"] == "mine"
+
+
 @pytest.fixture
 def volumes(empty):
     """Two volumes on an oblique grid."""

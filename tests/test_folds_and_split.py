@@ -196,6 +196,9 @@ def test_study_takes_the_users_own_folds(tmp_path):
     (tmp_path / "b" / "splits_final.json").write_text(json.dumps(own))
     assert study_folds(names(5), folders=[tmp_path / "a", tmp_path / "b"]) == own
     assert study_folds(names(5), folders=[tmp_path / "a"]) == cross_validation(names(5))
+    (tmp_path / "b" / "splits_final.json").write_text("[]")
+    with pytest.raises(UserError, match="splits_final.json has no fold"):
+        study_folds(names(5), folders=[tmp_path / "b"])
 
 
 def test_study_whose_folds_name_unknown_cases(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from making import SOURCE, TARGET, compared_by, fails, picture, succeeds, write_picture
 
-from nnunetv2_xssr.commands import collect, select
+from nnunetv2_xssr.commands import collect, report, select, verify
 from nnunetv2_xssr.records.selection import SelectionRecord
 from nnunetv2_xssr.selection import select as select_rows
 from nnunetv2_xssr.trainer_link import linking
@@ -161,6 +161,27 @@ def test_study_when_every_case_has_a_label(workspace, capsys):
         assert sorted(ours["train"]) == sorted(picked(workspace, number))
         assert len(ours["train"]) == 2 and set(ours["train"]) <= set(theirs["train"]) - {"t_05", "t_09"}
     assert (workspace.preprocessed / TARGET / "splits_final.json").read_bytes() == before
+
+
+def test_names_that_differ_in_upper_and_lower_case_only(again, capsys):
+    """On many file systems one would replace the other."""
+    before = again.results_of_select()
+    argv = ["-d", "2", "-s", "1", "-b", "2", "--name", "Xssr", "-device", "cpu"]
+    fails(capsys, select.main, argv, "--name Xssr differs from the selection xssr", "give another name")
+    assert again.results_of_select() == before
+
+
+def test_study_whose_folds_leave_cases_out(workspace, capsys):
+    """Such as those that a user keeps for a test: they are in no fold, and are neither picked nor stood for."""
+    label(workspace, *CASES)
+    own = [{"train": CASES[:5], "val": CASES[5:7]}, {"train": CASES[3:8], "val": CASES[:3]}]
+    (workspace.preprocessed / TARGET / "splits_final.json").write_text(json.dumps(own))
+    out = run(capsys, "--exclude", listed(workspace, "t_04"), budget="2")
+    assert "2 of 4 training cases are picked in each of 2 folds" in out
+    assert [one["left_out"] for one in workspace.selection()["selections"]] == [CASES[7:], CASES[8:]]
+    facts = json.loads(succeeds(capsys, report.main, ["-d", "2", "--json"]))
+    assert [one["pool_size"] for one in facts["selections"]] == [4, 4]
+    assert "changed" not in succeeds(capsys, verify.main, ["-d", "2"])
 
 
 def test_labelled_list_makes_annotation_of_a_study(workspace, capsys):

@@ -1,5 +1,8 @@
 """Views: what the encoder sees of a case."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -227,6 +230,28 @@ def test_changed_picture_is_read_again(workspace):
     write_picture(workspace.images() / "t_02_0000.png", picture(321))
     after = np.array(prepare_views(open_pool("2")).rows)
     assert [i for i in range(10) if not np.array_equal(before[i], after[i])] == [2]
+
+
+def test_a_picture_that_changes_while_it_is_read_is_not_kept_as_the_old_one(workspace, monkeypatch):
+    """Else the views of the new one would be those of the old one, once that is put back."""
+    read, path = views_module.read_image, workspace.images() / "t_03_0000.png"
+    old, stat = path.read_bytes(), path.stat()
+
+    def changed(case, reader):
+        if case.identifier == "t_03":
+            write_picture(path, picture(999, size=(50, 50)))
+        return read(case, reader)
+
+    shutil.rmtree(workspace.preprocessed)
+    monkeypatch.setattr(views_module, "read_image", changed)
+    with pytest.raises(UserError, match="case t_03: .*t_03_0000.png has changed while it was read"):
+        prepare_views(open_pool("2"))
+    monkeypatch.setattr(views_module, "read_image", read)
+    path.write_bytes(old)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    kept = np.array(prepare_views(open_pool("2")).rows)
+    shutil.rmtree(workspace.preprocessed)
+    np.testing.assert_array_equal(kept, prepare_views(open_pool("2")).rows)
 
 
 def test_rgb_out_of_range_names_the_case(empty):

@@ -24,6 +24,7 @@ from nnunetv2_xssr.annotation.timesheets import read_minutes
 from nnunetv2_xssr.errors import UserError, first_few, one_of
 from nnunetv2_xssr.images.pools import Case, ImagePool, dataset_pool
 from nnunetv2_xssr.images.reading import spacing_file
+from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import TEMPORARY, atomic, is_there, sha256_files, sha256_json, write_json
 from nnunetv2_xssr.records.folds import grow_folds
 from nnunetv2_xssr.records.locks import dataset_lock, selection_lock
@@ -74,6 +75,9 @@ def take_in(pool: ImagePool, fit: Mapping[str, FitLabel]) -> list[str]:
         table[case] = {**table[case], "label": f"labelsTr/{target.name}"}
     table = {case: table[case] for case in sorted(table)}
     description = {**pool.dataset_json, "numTraining": len(table), "dataset": table}
+    now = read_dataset_json(folder / "dataset.json")
+    if pool.dataset_json not in (now, with_ignore(now)):
+        raise UserError(f"{folder / 'dataset.json'} has changed while labels were collected; run the command again")
     if description != pool.dataset_json:
         write_json(folder / "dataset.json", description)
     return list(table)

@@ -103,7 +103,8 @@ def run(
         told = " ".join(str(error).split())[:150] or "it is not known by how much"
         return _fail(prog, f"the memory is too small ({told}); close other programs, or take more, and {again}")
     except UnicodeEncodeError as error:
-        return _fail(prog, f"{error.object[:100]!r} is not text in UTF-8; rename the file or folder that is called so")
+        around = error.object[max(0, error.start - 50) : error.end + 50]  # of what may be a whole file
+        return _fail(prog, f"{around!r} is not text in UTF-8; rename the file or folder that is called so")
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{interrupted}\n")
         return CODE

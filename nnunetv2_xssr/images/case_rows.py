@@ -1,6 +1,7 @@
 """Caches of one array row per case, filled case by case, so that an interrupted run resumes where it stopped."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,24 @@ def known_hashes(pool: ImagePool) -> dict[str, str]:
         for case in pool.cases
         if case.identifier in known and known[case.identifier]["stamp"] == _stamp(case)
     }
+
+
+def check_unchanged(pool: ImagePool) -> Callable[[Case], None]:
+    """A function that raises `UserError` if a case's files have changed since `file_hashes` hashed them.
+
+    It is called once a case was read: what was made of another image would be kept under the hash of the old one.
+    """
+    known = read_file_hashes(Workspace(pool.name).caches / "files.json") if pool.cases else {}
+
+    def check(case: Case) -> None:
+        entry = known.get(case.identifier)  # which another command may have removed where there are no locks
+        if entry and entry["stamp"] != _stamp(case):
+            raise UserError(
+                f"case {case.identifier}: {case.files[0]} has changed while it was read; run the command again "
+                f"when nobody writes it"
+            )
+
+    return check
 
 
 def _file_hashes(pool: ImagePool, cache: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_facts import CaseFacts, missing_channels, mixture, no_hounsfield
-from nnunetv2_xssr.images.case_rows import CaseRows, file_hashes
+from nnunetv2_xssr.images.case_rows import CaseRows, check_unchanged, file_hashes
 from nnunetv2_xssr.images.channels import UNNAMED, channel_order, different_channels, normalisation_schemes
 from nnunetv2_xssr.images.extract import (
     PLANES,
@@ -239,6 +239,7 @@ def _read_missing(
     broken, missing = {}, sorted({*store.missing(), *notes.missing()})
     progress = tqdm(missing, desc=f"reading {pool.name}", unit="case", disable=None)
     memory = partial(memory_of, reader=pool.reader())
+    check = check_unchanged(pool.only(pool.cases[i].identifier for i in missing))
     with read_ahead(views_of, [pool.cases[i] for i in missing], memory=memory) as read:
         for i, case_views in zip(progress, read, strict=True):
             try:
@@ -248,6 +249,7 @@ def _read_missing(
                     raise
                 broken[pool.cases[i].identifier] = str(error)
             else:
+                check(pool.cases[i])
                 store.write(i, views)
                 notes.write(i, facts.row())
     return broken

@@ -125,6 +125,7 @@ def opened_call(
         raise UserError("--recursive and --no_patient_ids say how a folder is read; give one to -i or -s")
     with _target(target, images, channel_names=channel_names, labels=labels, **folders) as (dataset, planned):
         workspace = Workspace(dataset, name)
+        _check_name(workspace)
         with selection_lock(workspace):
             call = _checked(
                 workspace,
@@ -145,6 +146,16 @@ def opened_call(
             rounds = load_rounds(workspace) if call.last else []
             again = handed_out(second_look(workspace, call.target), rounds)
             yield replace(call, prelabeller=prelabeller, again=again)
+
+
+def _check_name(workspace: Workspace) -> None:
+    """Raise `UserError` if another selection's name differs in capitals only: where these are one, so are its files."""
+    name, others = workspace.name, (path.name for path in workspace.selection.parent.glob("*"))
+    if twin := next((other for other in others if other != name and other.casefold() == name.casefold()), None):
+        raise UserError(
+            f"--name {name} differs from the selection {twin} of {workspace.dataset} in upper and lower case only, "
+            f"which many file systems do not keep apart; give another name"
+        )
 
 
 def _check_lists(**options) -> None:

@@ -123,6 +123,7 @@ def _select_fold(
     kinds = kinds_seen(pool, chosen.picks, labelled=labelled, **compared) if in_memory else None
     curve, by_budget = (None if each is None else asdict(each) for each in (chosen.curve, chosen.by_budget))
     of_pool = [cases[volume_of(identifier)] for identifier in fold.pool]
+    others = {*fold.pool, *(fold.validation or ()), *(choice.excluded if choice.unit == "case" else ())}
     return FoldSelection(
         pool_size=len(fold.pool),
         budget=fold.budget,
@@ -137,7 +138,7 @@ def _select_fold(
         pool_domains=_counts(case.domain for case in of_pool),
         pool_groups=_counts(case.group for case in of_pool),
         kinds=None if kinds is None else cast(KindsSeen, {**asdict(kinds), "sizes": list(kinds.sizes)}),
-        left_out=[identifier for identifier in row if identifier not in place] if choice.unit == "slice" else [],
+        left_out=[identifier for identifier in row if identifier not in others],
     )
 
 

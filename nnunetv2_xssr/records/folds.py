@@ -136,6 +136,8 @@ def study_folds(cases: Sequence[str], *, folders: Sequence[Path], groups: Mappin
         if not is_there(path):
             continue
         folds = read_split(path)
+        if not folds:
+            raise UserError(f"{path} has no fold; fix it, or delete it to get the folds that nnU-Net would make")
         unknown = sorted(cases_in(folds) - set(cases))
         if unknown:
             raise UserError(

@@ -208,7 +208,7 @@ class FoldSelection:
         The fields of `nnunetv2_xssr.selection.kinds.Kinds`; None in older records, and with ``--scheduler``.
     left_out : list of str
         Slices that neither could be chosen nor are stood for: all of excluded volumes, and those of labelled volumes
-        that were not drawn.
+        that were not drawn. In a study the cases that are in no part of the fold.
     """
 
     __pydantic_config__ = OURS

@@ -99,7 +99,9 @@ def encoder_folder(pool_names: Sequence[str], *, dim: int = 2) -> Path:
 
 def check_name(name: str) -> None:
     """Raise `UserError` unless a selection may have this name, which goes into names of files and of a trainer."""
-    if not re.fullmatch(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*", name) or re.fullmatch(_RESERVED, name) or len(name) > 40:
+    # Whether capitals or not: many file systems do not keep these apart.
+    reserved = re.fullmatch(_RESERVED, name, re.IGNORECASE)
+    if not re.fullmatch(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*", name) or reserved or len(name) > 40:
         raise UserError(
             f"--name must be at most 40 letters, digits and single - or _, and not final, caches, replaced, demo, "
             f"pretrained, frozen, round_N or Nepochs; got {name[:50]!r}"

@@ -154,12 +154,11 @@ def _open_pool(name: str, record: SelectionRecord, path: Path, *, views: int) ->
 def _members(record: SelectionRecord, target: PoolData, path: Path) -> list[list[str]]:
     gone = set(record.settings["excluded"])
     usable = [identifier for identifier in target.identifiers if identifier not in gone]
-    left_out = set(record.selections[0].left_out)
-    members = [[identifier for identifier in usable if identifier not in left_out]]
+    left_out = [set(one.left_out) for one in record.selections]
     if record.mode == "study":
         folds = selected_split(record.workspace)
-        held_out = [set(fold["val"]) for fold in folds]
-        members = [[case for case in usable if case not in cases] for cases in held_out]
+        left_out = [cases.union(fold["val"]) for cases, fold in zip(left_out, folds, strict=False)]
+    members = [[identifier for identifier in usable if identifier not in cases] for cases in left_out]
     if len(members) != len(record.selections) or not all(map(_could_be_from, record.selections, members)):
         raise UserError(
             f"{path} does not fit {record.workspace.split}, or is of an older version; run nnUNetv2_xssr_select again"

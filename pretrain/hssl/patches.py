@@ -13,7 +13,7 @@ from isal import isal_zlib
 from tqdm import tqdm
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.case_rows import file_hashes
+from nnunetv2_xssr.images.case_rows import check_unchanged, file_hashes
 from nnunetv2_xssr.images.memory import memory_of
 from nnunetv2_xssr.images.pools import Case
 from nnunetv2_xssr.images.read_ahead import read_ahead
@@ -106,6 +106,7 @@ def preprocess_pool(source: Source, *, skip_broken: bool = False) -> Preprocesse
             raise BrokenImage(f"case {case.identifier}: {case.files[0]} is not finite after preprocessing")
         return data[list(source.order)]
 
+    check = check_unchanged(pool.only(case.identifier for case in missing))
     progress = tqdm(missing, desc=f"preprocessing {pool.name}", unit="case", disable=None)
     # nnU-Net has several copies in float32 at a time, and may resample to something larger.
     with read_ahead(preprocess, missing, memory=lambda case: 10 * memory_of(case, reader)) as read:
@@ -117,6 +118,7 @@ def preprocess_pool(source: Source, *, skip_broken: bool = False) -> Preprocesse
                     raise
                 broken.append(str(error))
                 continue
+            check(case)
             stem, content = stems[case.identifier], _compressed(array)
             kept[stem] = folder / f"{stem}_{_sum(content)}.b2nd"
             _write(kept[stem], content)

@@ -69,7 +69,9 @@ def test_name_of_no_trainer(name):
     "name",
     [
         "final",
+        "Final",  # splits_Final.json is the user's splits_final.json where upper and lower case are one
         "caches",
+        "CACHES",
         "demo",
         "demo_2",
         "pretrained",
