@@ -22,6 +22,7 @@ with atheris.instrument_imports(include=["nnunetv2_xssr", "yaml"]):
     import numpy as np
     import SimpleITK as sitk
     import torch
+    from dicom_making import stored_voxels, write_series
     from making import TARGET, Workspace, prepared, write_source_and_target
     from PIL import Image
 
@@ -81,7 +82,7 @@ def tables(path):
 
 
 def dicom(path):
-    """All that a folder of DICOM tells."""
+    """All that a folder tells of its series, of which the file is one slice."""
     for series in find_series(path.parent)[0]:
         with contextlib.suppress(NoVolume):
             series.grid()
@@ -147,13 +148,21 @@ def seeds():
         "weights": [saved(lambda file: torch.save({"state_dict": {"a.weight": torch.zeros(2, 1)}}, file))],
         "image, nii": [written(".nii")],
         "image, png": [next(workspace.images().glob("*.png")).read_bytes()],
-        "image, dcm": [written(".dcm")],
+        "image, dcm": [slice_of_three()],
         "label, nii": [written(".nii")],
         "label, png": [saved(lambda file: Image.fromarray(np.eye(4, 6, dtype=np.uint8)).save(file, "PNG"))],
         "label, seg.nrrd": [segments()],
         "labelmap": [b"background:0,0,0::\nblob:255,0,0::\n"],
         "mask": [saved(lambda file: Image.new("RGB", (3, 2), (255, 0, 0)).save(file, "PNG"))],
     }
+
+
+def slice_of_three():
+    """The first of a series of CT, whose other two are never changed."""
+    files = write_series(ROOT / "dicom", stored_voxels(size=(3, 4, 6)))
+    first = files[0].read_bytes()
+    files[0].unlink()
+    return first
 
 
 def segments():
@@ -200,8 +209,7 @@ def main():
     kept, corpus = Path("fuzzed").resolve(), ROOT / "corpus"
     kept.mkdir(exist_ok=True)
     corpus.mkdir()
-    for folder in ("SegmentationClass", "dicom"):
-        (ROOT / folder).mkdir()
+    (ROOT / "SegmentationClass").mkdir()
     os.environ.update({"nnUNet_raw": str(ROOT), "nnUNet_preprocessed": str(ROOT), "nnUNet_results": str(ROOT)})
     every = seeds()
     if every.keys() != READERS.keys():
@@ -217,7 +225,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
     logging.disable(logging.CRITICAL)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    options = [f"-max_total_time={60 * minutes:.0f}", "-max_len=20000", "-rss_limit_mb=0", "-timeout=60"]
+    options = [f"-max_total_time={60 * minutes:.0f}", "-max_len=20000", "-rss_limit_mb=0", "-timeout=300"]
     atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={kept}/", str(corpus)], check)
     atheris.Fuzz()
 
