@@ -153,7 +153,8 @@ def _renamed(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[str, tu
         theirs, ours = prefix
         return sum(theirs + key.removeprefix(ours) in weights for key in expected if key.startswith(ours))
 
-    theirs, ours = max(sorted(prefixes, key=lambda one: len(one[0])), key=found)
+    # Of two whole networks the one with the shorter prefix, then by the alphabet: the same one in every run.
+    theirs, ours = max(sorted(prefixes, key=lambda one: (len(one[0]), *one)), key=found)
     named = {ours + key.removeprefix(theirs): key for key in weights if key.startswith(theirs)}
     deeper = _deeper(named, network)
 

@@ -119,6 +119,20 @@ def test_the_encoder_of_a_file_of_its_own(case):
         assert all(torch.equal(state[key], theirs[key]) for key in state if key.startswith("encoder."))
 
 
+def test_of_two_networks_in_one_file_always_the_same_is_taken(case):
+    """The shorter prefix, then the first by the alphabet, whatever the order of the file."""
+    for number, prefixes in enumerate(["ab", "ba", "cd", "dc", "ef", "fe", "gh", "hg", "ij", "ji"]):
+        weights = {
+            f"{prefix}.{key}": torch.full_like(value, ord(prefix[0]))
+            for prefix in [*prefixes, "zz"]
+            for key, value in case.theirs.state_dict().items()
+        }
+        network = case.network(seed=number)
+        match = transfer(weights, network)
+        assert (network.encoder.stages[0][0].convs[0].conv.weight == ord(min(prefixes))).all()
+        assert f"{max(prefixes)}.encoder.stages.0.0.convs.0.conv.weight" in match.dropped
+
+
 def test_a_deeper_or_shallower_checkpoint_gives_the_stages_of_the_same_resolutions(case):
     """A decoder counts its stages from the bottleneck on: the same number is another resolution."""
 
