@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
@@ -155,6 +156,16 @@ class Pool:
         self.file = work / "transfer" / f"{plain(study.name)}.npy"
         self.random: dict[int, np.ndarray] = {}
 
+    @cached_property
+    def source(self) -> Views:
+        """Of the study's source."""
+        return source_views(self.study.pack, self.study.source, self.work)
+
+    @cached_property
+    def views(self) -> Views:
+        """Of the target, at the scale of the source."""
+        return self.target.views(self.source)
+
     def measure(self) -> None:
         """Learn from every case alone; what is there is kept."""
         if self.file.is_file():
@@ -191,8 +202,7 @@ class Pool:
 
     def features(self, way: Learning, seeds: Sequence[int], *, training: bool) -> tuple[np.ndarray, np.ndarray] | None:
         """Of pool and source, those of several autoencoders side by side; None while one is missing."""
-        source = source_views(self.study.pack, self.study.source, self.work)
-        views = self.target.views(source)
+        source, views = self.source, self.views
         at = {case: i for i, case in enumerate(views.pool.identifiers)}
         rows, found = [at[case] for case in self.cases], []
         beside = {self.study.name: views.rows[rows]} if way.pool else {}
