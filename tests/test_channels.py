@@ -105,6 +105,14 @@ def test_embeddings_follow_names_that_were_corrected(turned, capsys):
     assert not np.array_equal(compared_by(file, "1")[0][0], before)
 
 
+def test_views_in_a_given_order_follow_names_that_were_corrected(turned):
+    """The views that were made of the wrong names are not taken again."""
+    before = np.array(prepare_views(open_pool("1"), channel_names=T1_FIRST).rows)
+    write_dataset_json(turned.raw / "Dataset001_A", channel_names={"0": "FLAIR", "1": "T1"}, dataset={})
+    after = prepare_views(open_pool("1"), channel_names=T1_FIRST)
+    assert after.channel_names == T1_FIRST and np.array_equal(after.rows, before[:, :, ::-1])
+
+
 def test_encoder_of_other_channels_is_refused(turned, capsys):
     succeeds(capsys, pretrain.main, ["-s", "1", *TINY])
     file = turned.encoder("Dataset001_A")

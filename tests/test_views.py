@@ -79,6 +79,20 @@ def test_views_of_other_rules_are_not_taken_from_a_cache(workspace, monkeypatch,
     assert (prepare_views(open_pool("2")).cache != before.cache) == differs
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"pixel": 0.5}, {"axis": "sagittal"}, {"views": 16}, {"window": (40.0, 400.0)}],
+    ids=lambda one: [*one][0],
+)
+def test_views_of_another_look_are_not_taken_from_a_cache(empty, change):
+    write_volume(empty.images("folder") / "a.nii.gz", 10 * volume(1, (16, 40, 40))[0])
+    pool, look = open_pool(str(empty.images("folder"))), {"pixel": 1.0, "axis": "axial", "views": 8, "window": None}
+    one, other = (prepare_views(pool, channel_names=("CT",), look=Look(**{**look, **more})) for more in ({}, change))
+    assert other.cache != one.cache and not np.array_equal(other.rows, one.rows)
+    for name, value in {**look, **change}.items():
+        assert other.settings[name] == (list(value) if isinstance(value, tuple) else value)  # as encoders keep it
+
+
 def test_views_by_another_reader_are_not_taken_from_a_cache(empty):
     """Readers turn volumes, each in its own way."""
     folder = empty.raw / "Dataset009_Readers"

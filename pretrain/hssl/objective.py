@@ -140,8 +140,7 @@ class HSSLObjective:
             losses.append(len(views) * self.decoder_loss(model.decode(skips), images.flatten(0, 1).to(device)))
             pooled.append(_by_image(features))
         first, second = torch.cat(pooled).unbind(dim=1)
-        cases = torch.tensor([self.held_out.case(i) for i in range(len(noisy))])
-        health = embedding_health(first, second, cases)
+        health = embedding_health(first, second, torch.arange(len(noisy)))
         return {"held_out_loss": torch.stack(losses).sum().item() / len(noisy), **health}
 
     @cached_property

@@ -208,11 +208,6 @@ class PatchPairs:
         image, middle, _ = self._place(i)
         return torch.from_numpy(_cut(image, middle, np.zeros(len(self.patch_size), int), self.patch_size))
 
-    def case(self, i: int) -> int:
-        """The case of sample i, counted through all datasets."""
-        before = self.pools[: self.task(i)]
-        return sum(len(pool.files) for pool in before) + self._case(i)
-
     def title(self, i: int) -> str:
         """Dataset and case of sample i, by name."""
         pool = self.pools[self.task(i)]

@@ -172,18 +172,3 @@ def test_health_restores_the_clean_views_of_noisy_ones(workspace, tmp_path):
     found = objective.health(model)
     assert found["held_out_loss"] == pytest.approx((noisy - clean).square().mean().item(), rel=1e-4)
     assert found["held_out_loss"] > 0.05
-
-
-def test_recall_counts_other_patches_of_a_case_as_its_own(workspace, tmp_path):
-    """As the figure says: the nearest is of the same case."""
-    plans = loaded_plans(workspace)
-    pairs = PatchPairs(drawn_pools(tmp_path, 2, (2, 3)), patch_size=plans.patch_size, seed=0)
-    told = {pairs.case(i): pairs.title(i) for i in range(12)}
-    assert told == {2 * pool + i: f"pool_{pool}: pool_{pool}_{i}" for pool, n in ((0, 2), (1, 3)) for i in range(n)}
-    objective = HSSLObjective(plans, channels=1, pairs=pairs, held_out=pairs, groups=[0, 1], health_note="")
-    cases = iter([pairs.case(i) for i in range(64)])
-    model = objective.build_model()
-    # What tells the cases apart is all that is known of a view.
-    model.encode = lambda views: ([views], F.one_hot(torch.tensor([next(cases)] * len(views)), 5).float())
-    model.decode = lambda skips: skips
-    assert objective.health_pairs == 1 and objective.health(model)["recall_at_1"] == 1
