@@ -57,8 +57,7 @@ def _run(folder: Path, *, seed: int, device: str | None) -> None:
     if not is_there(drawn_file):
         if any(is_visible(path) for path in folder.iterdir()):
             raise UserError(f"{folder} is neither empty nor a whole demo; delete it or give another folder with -o")
-        drawn = write_datasets(folder / "nnUNet_raw", _SOURCE, _TARGET, seed=seed)
-        write_json(drawn_file, {"seed": seed, **drawn})
+        write_json(drawn_file, {"seed": seed, **write_datasets(folder / "nnUNet_raw", _SOURCE, _TARGET, seed=seed)})
     drawn = read_as(drawn_file, Drawn, advice=f"delete {folder}, or give another folder with -o")
     if drawn["seed"] != seed:
         raise UserError(f"{folder} holds a demo with --seed {drawn['seed']}; give that, or another folder with -o")

@@ -247,8 +247,9 @@ def pretrain_unet(
 
 def _named(pools: list[ImagePool], channel_names: Sequence[str] | None, plans: TargetPlans) -> list[ImagePool]:
     """The pools, of which folders have the channels that the user names, by default those of the target."""
-    for pool in _folders(pools) if channel_names is not None else []:
-        check_channel_names(pool, channel_names)
+    if channel_names is not None:
+        for pool in _folders(pools):
+            check_channel_names(pool, channel_names)
     return named_channels.with_channels(pools, channel_names or plans.channel_names)
 
 
@@ -274,8 +275,9 @@ def _log_sources(sources: list[Source], prepared: list[PreprocessedPool], plans:
         logger.info("set aside: %s", sentence)
     for source in sources:
         logger.info("normalisation of %s: %s", source.pool.name, source.normalisation)
-    for sentence in (far_spacings(sources, plans), *shared_images({pool.name: pool.hashes for pool in prepared})):
-        if sentence:
-            logger.warning(sentence)
+    if far := far_spacings(sources, plans):
+        logger.warning(far)
+    for sentence in shared_images({pool.name: pool.hashes for pool in prepared}):
+        logger.warning(sentence)
     if len(sources) == 1:
         logger.info("one dataset only: there are no tasks and groups to contrast")
