@@ -42,7 +42,7 @@ def shared_images(hashes: Mapping[str, Mapping[str, str]]) -> list[str]:
     Raises
     ------
     UserError
-        If all images of a source are in another: they are one domain, given twice.
+        If two sources have the same images: they are one domain, given twice.
     """
     sentences = []
     for (name, cases), (other, others) in combinations(hashes.items(), 2):
@@ -51,7 +51,7 @@ def shared_images(hashes: Mapping[str, Mapping[str, str]]) -> list[str]:
             continue
         named = first_few([case for case, digest in cases.items() if digest in shared])
         told = f"{len(shared)} images of {name} are in {other} too ({named})"
-        if len(shared) in (len(set(cases.values())), len(set(others.values()))):
+        if shared == set(cases.values()) == set(others.values()):
             raise UserError(f"{told}, which makes them one domain; give it once")
         sentences.append(f"{told}: held-out images may be learned from, and say less; take them out of one of the two")
     return sentences

@@ -219,7 +219,8 @@ class TargetPlans:
                 f"HSSL pretrains PlainConvUNet and ResidualEncoderUNet; the plans {self.plans_name} of {self.dataset} "
                 f"ask for {architecture['network_class_name']}"
             )
-        strides = tuple(np.prod(network.encoder.strides, axis=0).tolist())
+        with nnunet_reading(Workspace(self.dataset).plans(self.plans_name)):
+            strides = tuple(np.prod(network.encoder.strides, axis=0).tolist())
         if len(strides) != len(self.patch_size) or np.any(np.mod(self.patch_size, strides)):
             raise UserError(
                 f"the network of {self.configuration_name} in the plans {self.plans_name} of {self.dataset} takes "
