@@ -70,9 +70,8 @@ def shape(line):
     return re.sub(r"[\d.]+", "#", re.sub(r"\s+", " ", line))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("tutorial-study", marks=pytest.mark.slow), "tutorial-new-site tutorial-rounds"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tutorial-study", "tutorial-new-site tutorial-rounds"])
 def test_tutorial_runs_and_prints_what_it_shows(name, shell, tmp_path):
     """Several pages go on in one shell."""
     program, shown = [], []

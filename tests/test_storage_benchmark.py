@@ -58,10 +58,8 @@ def test_former_views_differ_by_storage_and_present_ones_do_not(empty):
         assert differ[storage.FORMER] > 0.05 > 0.01 > max(differ[storage.PRESENT], differ[storage.AXIAL])
 
 
-@pytest.mark.parametrize(
-    "anatomy",
-    [pytest.param(one, marks=pytest.mark.slow) if one == "hippocampus" else one for one in stored.ANATOMIES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("anatomy", stored.ANATOMIES)
 def test_tables(anatomy, tmp_path, monkeypatch, capsys):
     if anatomy == "hippocampus":
         skip_without_pack()

@@ -155,7 +155,10 @@ def assert_same(result, expected):
     assert result.curve.novel_mean_distance == pytest.approx(expected.curve.novel_mean_distance, rel=1e-12)
 
 
-@pytest.mark.parametrize(("labelled", "source"), [(None, True), ([3, 1999], True), (None, False)])
+@pytest.mark.parametrize(
+    ("labelled", "source"),
+    [(None, True), pytest.param([3, 1999], True, marks=pytest.mark.slow), (None, False)],
+)
 def test_one_partition_gives_the_exact_selection(tmp_path, labelled, source):
     pool, archive = problem(n=6000)
     archive = archive if source else None
