@@ -72,7 +72,10 @@ class Command:
         self.join(after)
         if self._process.exitcode is not None:
             return False
-        os.kill(self._process.pid, number)
+        try:
+            os.kill(self._process.pid, number)
+        except ProcessLookupError:  # it has ended since
+            return False
         return True
 
     def end(self):
