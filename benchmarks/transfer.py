@@ -38,7 +38,7 @@ from nnunetv2_xssr.pretrain.training import ARCHITECTURE, CROP, LEARNING_RATE, M
 from nnunetv2_xssr.records.files import atomic
 from nnunetv2_xssr.selection import select
 
-ITERATIONS, BATCH_SIZE, RANDOM_DRAWS = 50, 32, 300
+ITERATIONS, BATCHES, BATCH_SIZE, RANDOM_DRAWS = 50, 300, 32, 300
 # The large pool of lungs is left out for the time it would take, the one of 40 nuclei because its cases are in another.
 SOME = [s for s in STUDIES if s.half == TUNING and s.name not in (
     "CXRLung hannover -> guangzhou", "NucleiDSB fluo256 -> fluo360, fluo696, histology, pool of 40"
@@ -61,12 +61,12 @@ class Learning:
     """
 
     target: str = "both"
-    batches: int = 300
+    batches: int = BATCHES
     pool: bool = False
 
     @property
     def name(self) -> str:
-        words = [f"{self.batches} batches"] * (self.batches != 300) + ["source and pool"] * self.pool
+        words = [f"{self.batches} batches"] * (self.batches != BATCHES) + ["source and pool"] * self.pool
         return ", ".join([self.target, *words])
 
 
@@ -134,7 +134,9 @@ def plain(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name)
 
 
-def print_ways(ways, heading: str, pools, columns: Sequence[str], training: bool) -> None:
+def print_ways(
+    ways: Sequence[Learning], heading: str, pools: "Sequence[Pool]", columns: Sequence[str], training: bool
+) -> None:
     """A table of ways to learn, with one autoencoder and with several; all is compared with the first row."""
     header(f"{heading}, autoencoders", columns)
     first = None
@@ -220,7 +222,7 @@ def autoencoder(
     way: Learning, source: Views, beside: dict[str, np.ndarray], seed: int, folder: Path, *, training: bool
 ) -> mae.Autoencoder | None:
     """Of a source, what lies beside it, and a seed; trained where it is missing; None where it is not to be trained."""
-    words = [source.pool.name, *map(plain, beside), way.target] + [str(way.batches)] * (way.batches != BOTH.batches)
+    words = [source.pool.name, *map(plain, beside), way.target] + [str(way.batches)] * (way.batches != BATCHES)
     name = "_".join([*words, str(seed)])
     path, channels = folder / f"{name}.pth", source.rows.shape[2]
     torch.manual_seed(seed)

@@ -16,6 +16,7 @@ from nnunetv2_xssr.images.scale import common_look
 from nnunetv2_xssr.images.views import Views, prepare_views
 from nnunetv2_xssr.pipeline.embed import embed_pools
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
+from nnunetv2_xssr.pretrain.engine import FINAL
 from nnunetv2_xssr.pretrain.processes import start
 from nnunetv2_xssr.pretrain.settings import Settings
 from nnunetv2_xssr.pretrain.training import pretrain
@@ -133,7 +134,7 @@ def selected_arms(
 
 def encoder_file(folder: Path, seed: int) -> Path:
     """Where the encoder of a seed lies."""
-    return folder / f"seed_{seed}" / "checkpoint_final.pth"
+    return folder / f"seed_{seed}" / FINAL
 
 
 def embedded_pools(

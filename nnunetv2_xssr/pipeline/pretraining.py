@@ -94,7 +94,7 @@ def pretrain_encoder(
     ct_window = parse_window(window)
     fabric = start(resolve_device(device), n_devices=num_gpus, precision=precision)
 
-    def read() -> list[Views]:
+    def read() -> tuple[list[Views], list[str]]:
         chosen.check_parts(n_processes=fabric.world_size, compares_samples=False)
         pools = open_pools(list(sources), channel_names=channel_names, recursive=recursive, patient_ids=patient_ids)
         channels = _channels(pools, channel_names)
@@ -104,16 +104,15 @@ def pretrain_encoder(
         seen = [how_seen(pool, channel_names=channels, dim=dim, look=look, regions=None) for pool in pools]
         check_volumes(axis, (one.shape[0] for one in seen))
         found = [read_views(one, skip_broken=skip_broken) for one in seen]
-        shared_images({one.pool.name: one.hashes for one in found})  # refuses one domain given twice
-        return found
+        return found, shared_images({one.pool.name: one.hashes for one in found})
 
-    views = first_on_rank_zero(fabric, read)
+    views, shared = first_on_rank_zero(fabric, read)
     folder = encoder_folder([one.pool.name for one in views], dim=dim)
     with first_holds(fabric, lambda: log_to(folder / "pretrain.log")):
         if fabric.is_global_zero:
             for sentence in (sentence for one in views for sentence in one.broken):
                 logger.info("set aside: %s", sentence)
-            for sentence in shared_images({one.pool.name: one.hashes for one in views}):
+            for sentence in shared:
                 logger.warning(sentence)
         with stop_reported_once(fabric):
             return pretrain(views, settings=chosen, fabric=fabric, resume=resume, show_batch=show_batch)
@@ -215,22 +214,21 @@ def pretrain_unet(
         parts = parts_that_fit(plans, batch_size=chosen.batch_size, n_processes=fabric.world_size)
         chosen = replace(chosen, accumulate=parts)
 
-    def read() -> tuple[list[Source], list[PreprocessedPool]]:
+    def read() -> tuple[list[Source], list[PreprocessedPool], list[str]]:
         chosen.check_parts(n_processes=fabric.world_size, compares_samples=HSSLObjective.compares_samples)
         opened = [Source.of(pool, plans) for pool in pools]
         prepared = []
         for source in opened:
             with caches_lock(source.pool.name):
                 prepared.append(preprocess_pool(source, skip_broken=skip_broken))
-        shared_images({pool.name: pool.hashes for pool in prepared})  # refuses one domain given twice
-        return opened, prepared
+        return opened, prepared, shared_images({pool.name: pool.hashes for pool in prepared})
 
     on_first(fabric, lambda: _log_match(plans, channels=channels, saved=saved))
-    opened, prepared = first_on_rank_zero(fabric, read)
+    opened, prepared, shared = first_on_rank_zero(fabric, read)
     folder = Workspace(plans.dataset).hssl(plans_name=plans_name, configuration=configuration)
     with first_holds(fabric, lambda: log_to(folder / "pretrain.log")):
         if fabric.is_global_zero:
-            _log_sources(opened, prepared, plans)
+            _log_sources(opened, prepared, plans, shared)
         with stop_reported_once(fabric):
             return pretrain_hssl(
                 plans,
@@ -270,14 +268,16 @@ def _log_match(plans: TargetPlans, *, channels: int, saved: int) -> None:
     logger.info("nnUNetv2_train will load, for %s, %s: %s", plans.plans_name, plans.configuration_name, match)
 
 
-def _log_sources(sources: list[Source], prepared: list[PreprocessedPool], plans: TargetPlans) -> None:
+def _log_sources(
+    sources: list[Source], prepared: list[PreprocessedPool], plans: TargetPlans, shared: list[str]
+) -> None:
     for sentence in (sentence for pool in prepared for sentence in pool.broken):
         logger.info("set aside: %s", sentence)
     for source in sources:
         logger.info("normalisation of %s: %s", source.pool.name, source.normalisation)
     if far := far_spacings(sources, plans):
         logger.warning(far)
-    for sentence in shared_images({pool.name: pool.hashes for pool in prepared}):
+    for sentence in shared:
         logger.warning(sentence)
     if len(sources) == 1:
         logger.info("one dataset only: there are no tasks and groups to contrast")
