@@ -303,8 +303,8 @@ PAIRS = {
 }
 
 
-# tests/faults/test_two_at_once.py tries all pairs, and is slow too.
-@pytest.mark.parametrize("pair", ["pretrain", pytest.param("select", marks=pytest.mark.slow)])
+@pytest.mark.slow  # as are all pairs, in tests/faults/test_two_at_once.py
+@pytest.mark.parametrize("pair", ["pretrain", "select"])
 def test_two_at_once_end_as_one_after_the_other(again, pair, capsys):
     if pair == "pretrain":
         again.encoder().unlink()

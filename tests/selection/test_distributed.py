@@ -157,7 +157,7 @@ def assert_same(result, expected):
 
 @pytest.mark.parametrize(
     ("labelled", "source"),
-    [(None, True), pytest.param([3, 1999], True, marks=pytest.mark.slow), (None, False)],
+    [*(pytest.param(labelled, True, marks=pytest.mark.slow) for labelled in (None, [3, 1999])), (None, False)],
 )
 def test_one_partition_gives_the_exact_selection(tmp_path, labelled, source):
     pool, archive = problem(n=6000)
@@ -167,7 +167,7 @@ def test_one_partition_gives_the_exact_selection(tmp_path, labelled, source):
     assert_same(select_partitions(tmp_path, 60, client=Here(), labelled=labelled), expected)
 
 
-@pytest.mark.parametrize("kind", ["clustered", *naive.slow("isotropic"), "duplicates"])
+@pytest.mark.parametrize("kind", ["duplicates", *naive.slow("clustered", "isotropic")])
 def test_distances_to_neighbours_are_exact(tmp_path, kind):
     pool, source = problem(kind, 12_000)  # partitions with a sketch
     written = write_partitions(tmp_path, pool, n_partitions=2, source=source)
