@@ -14,14 +14,15 @@ RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /source
 COPY constraints.txt .
-RUN pip install --no-cache-dir -c constraints.txt --index-url ${TORCH} torch
+# torchvision, which nnU-Net brings, replaces a torch of another version: both come from one index.
+RUN pip install --no-cache-dir -c constraints.txt --index-url ${TORCH} torch torchvision
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY nnunetv2_xssr nnunetv2_xssr
 COPY pretrain pretrain
 COPY selection selection
 COPY trainers trainers
 # The link is made here, because whoever runs the image cannot write into nnU-Net's folder.
-RUN pip install --no-cache-dir . && nnUNetv2_xssr_link && nnUNetv2_xssr_link --check
+RUN pip install --no-cache-dir -c constraints.txt . && nnUNetv2_xssr_link && nnUNetv2_xssr_link --check
 
 FROM ${BASE}
 COPY --from=build /opt/venv /opt/venv

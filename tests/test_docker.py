@@ -52,6 +52,13 @@ def test_image_selects_for_any_user_with_a_root_that_is_read_only(image, tmp_pat
     assert (tmp_path / "nnUNet_preprocessed/Dataset002_Target/splits_xssr.json").is_file()
 
 
+def test_image_keeps_the_torch_that_was_asked_for(image):
+    run, name = image
+    show = [name, "python", "-c", "from importlib.metadata import version as v; print(v('torch').split('+')[0])"]
+    torch = subprocess.run([*run, *show], capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    assert f"torch=={torch}" in (CHECKOUT / "constraints.txt").read_text(encoding="utf-8").split()
+
+
 def test_image_runs_as_nobody_special(image):
     run, name = image
     result = subprocess.run([*run, name, "id", "-u"], capture_output=True, text=True, check=True, timeout=60)
