@@ -54,7 +54,7 @@ def test_every_option_is_in_the_record_and_in_the_proposal(chosen):
         ({"density_weight": 0.0}, ["--density_weight", "0.0"]),
         ({"window": "-600/1500"}, ["--window=-600/1500"]),
         ({"domain_quota": ["A=1", "B=1"]}, ["--domain_quota", "A=1", "B=1"]),
-        ({"skip_broken": True}, ["--skip-broken"]),
+        ({"skip_broken": True}, ["--skip_broken"]),
         ({"no_patient_ids": True}, ["--no_patient_ids"]),
     ],
 )
@@ -96,8 +96,8 @@ def test_what_is_not_the_default_is_repeated_and_nothing_else(empty, capsys):
 def test_set_aside_cases_are_set_aside_again(workspace, capsys):
     (workspace.images() / "t_03_0000.png").write_bytes(b"")
     argv = ["-d", "2", "-b", "2", "--encoder", "intensity", "-device", "cpu"]
-    succeeds(capsys, select.main, [*argv, "--skip-broken"])
-    assert json.loads(workspace.record().read_text())["set_aside"] and "--skip-broken" in proposed(TARGET)
+    succeeds(capsys, select.main, [*argv, "--skip_broken"])
+    assert json.loads(workspace.record().read_text())["set_aside"] and "--skip_broken" in proposed(TARGET)
 
 
 def test_a_round_without_pictures_is_followed_by_one_without(workspace, capsys):
