@@ -5,7 +5,7 @@ import shlex
 from dataclasses import replace
 
 import pytest
-from making import TARGET, succeeds, write_dataset_json
+from making import SOURCE, TARGET, picture, succeeds, write_dataset_json, write_picture
 from slicing import VOLUMES, with_volumes
 
 from nnunetv2_xssr.annotation.project import FoldState, project_status
@@ -98,6 +98,27 @@ def test_set_aside_cases_are_set_aside_again(workspace, capsys):
     argv = ["-d", "2", "-b", "2", "--encoder", "intensity", "-device", "cpu"]
     succeeds(capsys, select.main, [*argv, "--skip_broken"])
     assert json.loads(workspace.record().read_text())["set_aside"] and "--skip_broken" in proposed(TARGET)
+
+
+def test_folders_and_tables_are_proposed_where_they_lie(workspace, capsys, monkeypatch, tmp_path):
+    """So that the line can be pasted, from any folder."""
+    for i in range(4):
+        write_picture(workspace.root / "my archive" / f"{i}.png", picture(700 + i))
+    table = workspace.root / "cases.csv"
+    table.write_text("case,patient\n" + "".join(f"t_{i:02d},p{i}\n" for i in range(10)))
+    monkeypatch.chdir(workspace.root)
+    argv = ["-d", "2", "-s", "1", "my archive", "-b", "2", "--encoder", "intensity", "-device", "cpu"]
+    succeeds(capsys, select.main, [*argv, "--cases", table.name])
+    monkeypatch.chdir(tmp_path)
+    words = proposed(TARGET)
+    assert words[words.index("-s") + 1 :][:2] == [SOURCE, str(workspace.root / "my archive")]
+    assert words[words.index("--cases") + 1] == str(table)
+    succeeds(capsys, select.main, [*words, "-device", "cpu"])
+    config = workspace.record().with_name("select.yaml")
+    config.write_text(config.read_text().splitlines()[0] + "\n- no options\n")
+    assert "FOLDER" in proposed(TARGET)  # which whoever changed the file knows
+    config.write_text("s: [elsewhere]\n")
+    assert "FOLDER" in proposed(TARGET) and "CSV" in proposed(TARGET)
 
 
 def test_a_round_without_pictures_is_followed_by_one_without(workspace, capsys):
