@@ -24,7 +24,7 @@ def foreseen(workspace, capsys, argv):
     before = tree(workspace.root)
     out = succeeds(capsys, select.main, [*argv, "--dry_run"])
     assert tree(workspace.root) == before
-    assert out.rstrip().endswith("dry run: nothing was written")
+    assert "what this select would do:\n" in out and out.rstrip().endswith("dry run: nothing was written")
     return out
 
 
