@@ -6,7 +6,7 @@ from typing import Any
 from nnunetv2_xssr.annotation.project import Project, project_status
 from nnunetv2_xssr.commands.config_file import key_of
 from nnunetv2_xssr.commands.select import make_parser
-from nnunetv2_xssr.device import resolve_device
+from nnunetv2_xssr.device import device_words, resolve_device
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.records.config import id_in_config, read_config
 from nnunetv2_xssr.records.files import read_json
@@ -134,8 +134,7 @@ def _preprocess(project: Project, of_target: list[str]) -> list[list[str]]:
 def _train(project: Project, device: str) -> list[str]:
     network = project.network
     plans = [] if network.plans in (None, DEFAULT_PLANS) else ["-p", network.plans]
-    on = [] if device == "cuda" else ["-device", device]
     fold = str(network.fold)
     weights = ["-pretrained_weights", "FILE"] if "_pretrained" in network.trainer else []  # no record says which
     trainer = ["-tr", network.trainer, *weights]
-    return ["nnUNetv2_train", project.dataset, network.configuration, fold, *trainer, *plans, *on]
+    return ["nnUNetv2_train", project.dataset, network.configuration, fold, *trainer, *plans, *device_words(device)]
