@@ -35,7 +35,8 @@ def propose_values(parser: argparse.ArgumentParser) -> None:
 def _proposer(option: str) -> Callable[..., list[str]] | None:
     if option in NAMES:
         return lambda **_: list(NAMES[option])
-    return {"-d": _datasets, "-s": _sources, "--encoder": _encoders}.get(option)
+    of_names: dict[str, Callable[..., list[str]]] = {"-d": _datasets, "-s": _sources, "--encoder": _encoders}
+    return of_names.get(option)
 
 
 def _datasets(**_) -> list[str]:
