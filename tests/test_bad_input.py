@@ -271,7 +271,7 @@ def test_broken_volume(either, capsys, spoil, reason, kind):
     file = make_volumes(either) / "v_1_0000.nii.gz"
     write_volume(file, volume(1)[0].astype(kind))
     spoil(file)
-    fails(capsys, select.main, ["-d", "4", "-b", "1", "-device", "cpu"], "case v_1", file, reason, "--skip-broken")
+    fails(capsys, select.main, ["-d", "4", "-b", "1", "-device", "cpu"], "case v_1", file, reason, "--skip_broken")
     assert either.results_of_select("Dataset004_Volumes") == [None, None]
 
 
@@ -568,7 +568,7 @@ def test_device_that_is_not_there(either, capsys, monkeypatch):
 def test_skip_broken_sets_aside_and_names(workspace, capsys, place):
     cut_off(workspace.images() / f"t_{place:02d}_0000.png")
     constant(workspace.images(SOURCE) / "s_02_0000.png")
-    argv = ["-d", "2", "-s", "1", "-b", "9", "--skip-broken", "-device", "cpu"]
+    argv = ["-d", "2", "-s", "1", "-b", "9", "--skip_broken", "-device", "cpu"]
     out = succeeds(capsys, select.main, argv)
     assert len(re.findall(r"set aside: case", out)) == 2
     assert f"case t_{place:02d}" in out and "case s_02" in out
@@ -587,16 +587,16 @@ def test_skip_broken_of_a_new_dataset(workspace, capsys):
         write_picture(folder / f"n_{i}.png", picture(i))
     cut_off(folder / "n_0.png")
     argv = ["-i", folder, "-d", "123_New", "--channel_names", "xray", "--labels", "blob", "-s", "1", "-b", "3"]
-    fails(capsys, select.main, [*argv, "-device", "cpu"], "case n_0", "cannot be read", "--skip-broken")
+    fails(capsys, select.main, [*argv, "-device", "cpu"], "case n_0", "cannot be read", "--skip_broken")
     assert not (workspace.raw / "Dataset123_New").exists()
-    out = succeeds(capsys, select.main, [*argv, "-device", "cpu", "--skip-broken"])
+    out = succeeds(capsys, select.main, [*argv, "-device", "cpu", "--skip_broken"])
     assert "set aside: case n_0" in out
 
 
 def test_skip_broken_when_everything_is_broken(either, capsys):
     for file in either.images().iterdir():
         cut_off(file)
-    fails(capsys, select.main, [*SELECT, "--skip-broken"], f"no case of {TARGET} can be used", "case t_00")
+    fails(capsys, select.main, [*SELECT, "--skip_broken"], f"no case of {TARGET} can be used", "case t_00")
 
 
 # --- records that must not be replaced

@@ -294,7 +294,7 @@ def test_files_that_no_reader_reads(empty, ending):
 def test_constant_image_is_named_with_its_value(tmp_path):
     write_picture(tmp_path / "flat.png", np.full((8, 8), 9, np.uint8))
     pool = open_pool(str(tmp_path))
-    with pytest.raises(BrokenImage, match=r"case flat: .*flat.png is constant \(every value is 9\).*--skip-broken"):
+    with pytest.raises(BrokenImage, match=r"case flat: .*flat.png is constant \(every value is 9\).*--skip_broken"):
         read_case(pool.cases[0], pool.reader())
 
 

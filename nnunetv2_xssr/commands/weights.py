@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _convert(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.device import device_words, resolve_device
     from nnunetv2_xssr.pipeline.foreign_weights import convert_weights
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
@@ -61,6 +62,7 @@ def _convert(args: argparse.Namespace) -> None:
     named = [] if args.p == DEFAULT_PLANS else ["-p", args.p]
     named += ["-tr", FROZEN] if args.freeze else []
     train = ["nnUNetv2_train", done.dataset, args.c, "0", *named, "-pretrained_weights", str(done.path)]
+    train += device_words(resolve_device(None))
     print(f"wrote {done.path}")
     if args.freeze and (line := ensure_linked()):  # or nnU-Net does not find the trainer
         print(line)

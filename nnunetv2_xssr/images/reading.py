@@ -41,7 +41,7 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
 
     def broken(reason: str) -> BrokenImage:
         files = ", ".join(str(file) for file in case.files)
-        return BrokenImage(f"case {case.identifier}: {files} {reason}; replace it or set it aside with --skip-broken")
+        return BrokenImage(f"case {case.identifier}: {files} {reason}; replace it or set it aside with --skip_broken")
 
     try:
         image, properties, finite = _read(case, reader)

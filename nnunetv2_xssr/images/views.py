@@ -302,7 +302,7 @@ def _check_scale(where: str, extent: tuple[float, float], *, whole: float, look:
         rows, columns = extent
         raise BrokenImage(
             f"{where} is {rows:.4g} x {columns:.4g} mm in a slice, but a view of the pool shows {shown:.4g} mm; fix "
-            f"its spacing, take a source of its size, or set it aside with --skip-broken"
+            f"its spacing, take a source of its size, or set it aside with --skip_broken"
         )
 
 

@@ -12,6 +12,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from plans import KINDS, write_plans
 
 from nnunetv2_xssr.commands import weights as command
+from nnunetv2_xssr.device import device_words, resolve_device
 from nnunetv2_xssr.pipeline.foreign_weights import convert_weights
 from nnunetv2_xssr.pretrain.hssl.foreign import transfer
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
@@ -279,6 +280,7 @@ def test_command_tells_what_becomes_of_the_checkpoint(case, capsys):
         *trainer,
         "-pretrained_weights",
         str(case.out),
+        *device_words(resolve_device(None)),
     ]
     fails(capsys, command.main, case.argv("--least", "0.7"), case.out, "exists already")
 
