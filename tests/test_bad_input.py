@@ -599,6 +599,26 @@ def test_skip_broken_when_everything_is_broken(either, capsys):
     fails(capsys, select.main, [*SELECT, "--skip_broken"], f"no case of {TARGET} can be used", "case t_00")
 
 
+def test_no_case_is_left_to_set_aside(workspace, capsys):
+    """Where every image of a folder is broken, none is to be set aside."""
+    folder = workspace.root / "new"
+    for i in range(2):
+        write_picture(folder / f"n_{i}.png", picture(i))
+        cut_off(folder / f"n_{i}.png")
+    for file in workspace.images(SOURCE).iterdir():
+        cut_off(file)
+    new = ["-i", folder, "-d", "123_New", "--channel_names", "xray", "--labels", "blob", "-s", "1"]
+    for argv in (new, ["-d", "2", "-s", "1"]):
+        words = "can be used; the first: case", "; replace it"
+        fails(
+            capsys,
+            select.main,
+            [*argv, "-b", "1", "-device", "cpu", "--skip_broken"],
+            *words,
+            not_parts=["skip-broken"],
+        )
+
+
 # --- records that must not be replaced
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from nnunetv2_xssr.commands.options import add_plans
 from nnunetv2_xssr.commands.running import Parser, run
+from nnunetv2_xssr.errors import first_few
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS
 
 FROZEN = "XSSRTrainer_pretrained_frozen"
@@ -64,6 +66,11 @@ def _convert(args: argparse.Namespace) -> None:
     train = ["nnUNetv2_train", done.dataset, args.c, "0", *named, "-pretrained_weights", str(done.path)]
     train += device_words(resolve_device(None))
     print(f"wrote {done.path}")
+    if args.freeze and (initial := [name for name in done.match.missing if name.startswith("encoder.")]):
+        logger.warning(
+            f"{len(initial)} tensors of the encoder ({first_few(initial)}) stay at their initial values for good: "
+            f"{FROZEN} does not train them; leave --freeze out"
+        )
     if args.freeze and (line := ensure_linked()):  # or nnU-Net does not find the trainer
         print(line)
     print(f"next: {shlex.join(train)}")

@@ -17,8 +17,22 @@ if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 
+_ASIDE = "set it aside with --skip_broken"
+
+
 class BrokenImage(UserError):
     """One case cannot be used; the others may be."""
+
+    @classmethod
+    def advising(cls, reason: str, *advice: str) -> "BrokenImage":
+        """With what to do about this one case: the advice, or to set it aside."""
+        return cls(f"{reason}; {', '.join(advice)}{',' * (len(advice) > 1)} or {_ASIDE}")
+
+
+def none_usable(name: str, sentences: Sequence[str]) -> UserError:
+    """The error where no case of a pool can be used, with the sentence of the first one: none is left to set aside."""
+    first = sentences[0].removesuffix(f" or {_ASIDE}").removesuffix(",")
+    return UserError(f"no case of {name} can be used; the first: {first}")
 
 
 def read_case(case: Case, reader: "BaseReaderWriter") -> np.ndarray:
@@ -41,7 +55,7 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
 
     def broken(reason: str) -> BrokenImage:
         files = ", ".join(str(file) for file in case.files)
-        return BrokenImage(f"case {case.identifier}: {files} {reason}; replace it or set it aside with --skip_broken")
+        return BrokenImage.advising(f"case {case.identifier}: {files} {reason}", "replace it")
 
     try:
         image, properties, finite = _read(case, reader)
@@ -115,16 +129,16 @@ def first_readable(pool: ImagePool) -> tuple[Case, np.ndarray]:
 
     Raises
     ------
-    BrokenImage
-        Of the first case, if none can be read.
+    UserError
+        With the reason of the first case, if none can be read.
     """
-    errors = []
+    sentences = []
     for case in pool.cases:
         try:
             return case, read_case(case, pool.reader())
         except BrokenImage as error:
-            errors.append(error)
-    raise errors[0]
+            sentences.append(str(error))
+    raise none_usable(pool.name, sentences)
 
 
 def stored_finite(file: Path) -> bool:
