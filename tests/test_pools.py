@@ -279,6 +279,25 @@ def test_reader_of_stacks_is_chosen_once_and_in_silence(tmp_path, monkeypatch, c
     assert read_case(pool.cases[2], reader).shape == (1, 16, 20, 20)
 
 
+@pytest.mark.parametrize("odd", [slice(5, 6), slice(3)])
+@pytest.mark.parametrize("place", [0, 3])
+def test_stacks_are_stacks_wherever_odd_ones_lie(tmp_path, odd, place):
+    """A flat file, or one of three pages, which nnU-Net takes for colours, does not decide how the others are read."""
+    for i in range(4):
+        stack = volume(i)[0]
+        tifffile.imwrite(
+            tmp_path / f"c{i}.tif", stack[odd].squeeze() if i == place else stack, photometric="minisblack"
+        )
+    pool = open_pool(str(tmp_path))
+    assert type(pool.reader()).__name__ == "Tiff3DIO"
+    assert [len(read_case(pool.cases[i], pool.reader())[0]) for i in range(4) if i != place] == [16] * 3
+    if odd == slice(3):
+        assert read_case(pool.cases[place], pool.reader()).shape == (1, 3, 20, 20)
+    else:
+        with pytest.raises(BrokenImage, match=f"case c{place}: .*Only 3D images"):
+            read_case(pool.cases[place], pool.reader())
+
+
 @pytest.mark.parametrize("ending", [".tif", ".dcm"])
 def test_files_that_no_reader_reads(empty, ending):
     folder = empty.raw / "Dataset007_Foreign"
