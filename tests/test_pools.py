@@ -4,6 +4,7 @@ import json
 import os
 from contextlib import contextmanager
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -13,10 +14,11 @@ from nnunetv2_xssr.benchmark.hold_out import label_files
 from nnunetv2_xssr.commands import pretrain, select
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images import new_dataset as new_dataset_module
+from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.new_dataset import make_dataset, new_dataset
 from nnunetv2_xssr.images.pools import dataset_pool, open_pool, open_pools
 from nnunetv2_xssr.images.reading import BrokenImage, read_case, read_image, third_axis
-from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.scale import candidates_look, common_look
 from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.records.workspace import encoder_folder, find_dataset
 
@@ -296,6 +298,18 @@ def test_stacks_are_stacks_wherever_odd_ones_lie(tmp_path, odd, place):
     else:
         with pytest.raises(BrokenImage, match=f"case c{place}: .*Only 3D images"):
             read_case(pool.cases[place], pool.reader())
+
+
+@pytest.mark.parametrize("unit", ["mm", "micron", "meter"])
+def test_as_many_slices_are_candidates_whatever_the_unit_of_the_file(tmp_path, unit):
+    """ITK, and with it nnU-Net, brings NIfTI files to millimetres."""
+    affine = np.diag([1, 1, 7, 1]) * {"mm": 1, "micron": 1000, "meter": 0.001}[unit]
+    image = nibabel.Nifti1Image(volume(1)[0].T, affine)
+    image.header.set_xyzt_units(xyz=unit)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    pool = open_pool(str(tmp_path))
+    assert third_axis(pool.cases[0], pool.reader()) == (16, pytest.approx(7))
+    assert candidates_look(pool, Look()).views == 16
 
 
 @pytest.mark.parametrize("ending", [".tif", ".dcm"])

@@ -156,12 +156,12 @@ def third_axis(case: Case, reader: "BaseReaderWriter") -> tuple[int, float]:
     try:
         if isinstance(reader, NaturalImage2DIO):
             return 1, 1.0
-        if is_nifti(file):
-            header: Any = nibabel.load(file)
-            size, spacing = header.shape, header.header.get_zooms()
-        elif isinstance(reader, SimpleITKIO):
+        if isinstance(reader, SimpleITKIO):  # ITK, unlike nibabel, heeds the unit of a NIfTI file, such as micrometres
             information = itk_header(file)
             size, spacing = information.GetSize(), information.GetSpacing()
+        elif is_nifti(file):
+            header: Any = nibabel.load(file)
+            size, spacing = header.shape, header.header.get_zooms()
         else:
             image, properties = _read_as_nnunet(case, reader, [file])
             size, spacing = image.shape[:0:-1], properties["spacing"][::-1]
