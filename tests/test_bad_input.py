@@ -303,14 +303,25 @@ def test_channels_that_hold_one_value_each(either, capsys):
     fails(capsys, select.main, ["-d", "5", "-b", "1", "-device", "cpu"], "case v_1", words)
 
 
-def test_channels_of_different_shape(either, capsys):
+@pytest.mark.parametrize(
+    ("size", "spacing", "words"),
+    [
+        ((16, 20, 22), 1, "22 x 20 x 16 voxels of 1 x 1 x 1 mm"),
+        ((16, 20, 20), 3, "20 x 20 x 16 voxels of 1 x 1 x 3 mm"),
+    ],
+)
+def test_channels_of_different_grids(either, capsys, size, spacing, words):
     folder = either.raw / "Dataset005_TwoChannels"
     for i in range(3):
         for channel in range(2):
-            size = (16, 20, 20) if (i, channel) != (1, 1) else (16, 20, 22)
-            write_volume(folder / "imagesTr" / f"v_{i}_{channel:04d}.nii.gz", volume(i, size)[0])
+            odd = (i, channel) == (1, 1)
+            image = sitk.GetImageFromArray(volume(i, size if odd else (16, 20, 20))[0])
+            image.SetSpacing((1, 1, spacing if odd else 1))
+            (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(image, str(folder / "imagesTr" / f"v_{i}_{channel:04d}.nii.gz"))
     write_dataset_json(folder, ending=".nii.gz", channel_names={"0": "T1", "1": "T2"})
-    fails(capsys, select.main, ["-d", "5", "-b", "1", "-device", "cpu"], "case v_1", "v_1_0001.nii.gz")
+    told = f"its channels differ: 20 x 20 x 16 voxels of 1 x 1 x 1 mm in v_1_0000.nii.gz, {words} in v_1_0001.nii.gz"
+    fails(capsys, select.main, ["-d", "5", "-b", "1", "-device", "cpu"], "case v_1", told)
 
 
 def test_missing_channel_file(either, capsys):
