@@ -23,3 +23,8 @@ def resolve_device(device: str | None) -> str:
             f"-device must be one of {', '.join(d for d, ok in there.items() if ok)} on this machine; got {device}"
         )
     return device
+
+
+def device_words(device: str) -> list[str]:
+    """What a command of nnU-Net must be given to compute on a device: it takes a CUDA GPU by itself."""
+    return [] if device == "cuda" else ["-device", device]

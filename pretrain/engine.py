@@ -112,6 +112,9 @@ def _train(
     def save() -> None:
         on_first(fabric, lambda: save_checkpoint(latest, {**description, **run.state()}))
 
+    def draw() -> None:
+        draw_progress(folder / "progress.png", run.history, note=objective.health_note, recall=objective.recall)
+
     progress = tqdm(initial=run.step, desc="pretraining", unit="batch", disable=not fabric.is_global_zero)
     with progress, StopRequest() as request:
         while not run.finished:
@@ -125,9 +128,7 @@ def _train(
                 run.end_epoch()
                 progress.set_postfix_str(f"loss {run.history['loss'][-1]:.3f}")
                 save()
-                on_first(
-                    fabric, lambda: draw_progress(folder / "progress.png", run.history, note=objective.health_note)
-                )
+                on_first(fabric, draw)
             elif stop:
                 save()
             if stop and not run.finished:

@@ -15,11 +15,10 @@ from nnunetv2_xssr.records.files import atomic
 _LABELS = {
     "held_out_loss": "held-out loss",
     "spread": "spread of the embeddings (near 0: collapsed)",
-    "recall_at_1": "a crop's nearest is of the same case (recall@1)",
 }
 
 
-def draw_progress(path: Path, history: dict[str, list[float]], *, note: str) -> None:
+def draw_progress(path: Path, history: dict[str, list[float]], *, note: str, recall: str) -> None:
     """Draw ``progress.png``, which shows whether the model still learns and whether its embeddings are healthy.
 
     Parameters
@@ -30,6 +29,8 @@ def draw_progress(path: Path, history: dict[str, list[float]], *, note: str) -> 
         which lie between 0 and 1, share one. The learning rate is a dotted line, the speed is in the title.
     note : str
         On which views the health was measured.
+    recall : str
+        What ``recall_at_1`` counts.
     """
     rank, rate, speed = "effective_rank", "learning_rate", "images_per_second"
     losses = [name for name in history if name.endswith("loss")]
@@ -38,12 +39,13 @@ def draw_progress(path: Path, history: dict[str, list[float]], *, note: str) -> 
     panels = {label: [n for n in names if n in history] for label, names in panels.items()}
     panels = {label: names for label, names in panels.items() if names}
 
+    labels = {**_LABELS, "recall_at_1": f"{recall} (recall@1)"}
     figure = Figure(figsize=(9, 9), layout="constrained")
     epochs = range(1, len(history[rate]) + 1)
     all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axes, (label, names) in zip(all_axes, panels.items(), strict=True):
         for name in names:
-            axes.plot(epochs, history[name], marker=".", label=_LABELS.get(name, name.replace("_", " ")))
+            axes.plot(epochs, history[name], marker=".", label=labels.get(name, name.replace("_", " ")))
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         if names != [rank]:

@@ -83,4 +83,4 @@ def collapse(health: dict[str, float]) -> str | None:
         found = f"their effective rank is {health['effective_rank']:.2f} and should be above {LEAST_RANK}"
     else:
         return None
-    return f"the embeddings have collapsed ({found}): do not pick cases with them; look at the images, try another seed"
+    return f"the embeddings have collapsed ({found}): do not use these weights; look at the images, try another seed"

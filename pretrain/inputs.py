@@ -11,6 +11,7 @@ from nnunetv2_xssr.images.sheets import contact_sheet
 from nnunetv2_xssr.pretrain.objective import Objective
 
 MOST_SAMPLES = 16  # of a batch are drawn
+SAME = 0.02  # of a standard deviation: resampling leaves ripples around what was clipped to one value
 
 
 def check_picture(path: Path | None) -> None:
@@ -57,6 +58,9 @@ def _cells(images: Sequence[tuple[str, torch.Tensor]], windows: Sequence[np.ndar
 
 
 def share_of_one_value(image: torch.Tensor) -> float:
-    """Share of an image that its most frequent value takes, in (0, 1]; in the channel where that is most."""
-    counts = (channel.half().flatten().unique(return_counts=True)[1].max() for channel in image)
-    return max(float(count) / image[0].numel() for count in counts)
+    """Share of a normalised image within `SAME` of its most frequent value, in (0, 1]; in the channel where most is."""
+    shares = []
+    for channel in image:
+        values, counts = channel.half().unique(return_counts=True)
+        shares.append(((channel - values[counts.argmax()]).abs() <= SAME).float().mean().item())
+    return max(shares)

@@ -21,10 +21,13 @@ class Objective(Protocol):
         Whether the loss compares the samples of the batch with each other. Such a batch needs at least two samples.
     health_note : str
         On which views the health is measured, for the figure.
+    recall : str
+        What the ``recall_at_1`` of the health counts, for the figure.
     """
 
     compares_samples: bool
     health_note: str
+    recall: str
 
     def describe(self) -> dict[str, Any]:
         """Plain values that the checkpoint holds, and that must be the same when a run is continued."""

@@ -124,6 +124,7 @@ class MaskedAutoencoding:
     """The `objective.Objective` of reconstructing masked cells; its loss is a mean over samples."""
 
     compares_samples = False
+    recall = "a crop's nearest is of the same case"
 
     def __init__(self, sources: list[Views], *, seed: int):
         self.sources, self.seed = sources, seed

@@ -271,7 +271,7 @@ def test_broken_volume(either, capsys, spoil, reason, kind):
     file = make_volumes(either) / "v_1_0000.nii.gz"
     write_volume(file, volume(1)[0].astype(kind))
     spoil(file)
-    fails(capsys, select.main, ["-d", "4", "-b", "1", "-device", "cpu"], "case v_1", file, reason, "--skip-broken")
+    fails(capsys, select.main, ["-d", "4", "-b", "1", "-device", "cpu"], "case v_1", file, reason, "--skip_broken")
     assert either.results_of_select("Dataset004_Volumes") == [None, None]
 
 
@@ -303,14 +303,25 @@ def test_channels_that_hold_one_value_each(either, capsys):
     fails(capsys, select.main, ["-d", "5", "-b", "1", "-device", "cpu"], "case v_1", words)
 
 
-def test_channels_of_different_shape(either, capsys):
+@pytest.mark.parametrize(
+    ("size", "spacing", "words"),
+    [
+        ((16, 20, 22), 1, "22 x 20 x 16 voxels of 1 x 1 x 1 mm"),
+        ((16, 20, 20), 3, "20 x 20 x 16 voxels of 1 x 1 x 3 mm"),
+    ],
+)
+def test_channels_of_different_grids(either, capsys, size, spacing, words):
     folder = either.raw / "Dataset005_TwoChannels"
     for i in range(3):
         for channel in range(2):
-            size = (16, 20, 20) if (i, channel) != (1, 1) else (16, 20, 22)
-            write_volume(folder / "imagesTr" / f"v_{i}_{channel:04d}.nii.gz", volume(i, size)[0])
+            odd = (i, channel) == (1, 1)
+            image = sitk.GetImageFromArray(volume(i, size if odd else (16, 20, 20))[0])
+            image.SetSpacing((1, 1, spacing if odd else 1))
+            (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(image, str(folder / "imagesTr" / f"v_{i}_{channel:04d}.nii.gz"))
     write_dataset_json(folder, ending=".nii.gz", channel_names={"0": "T1", "1": "T2"})
-    fails(capsys, select.main, ["-d", "5", "-b", "1", "-device", "cpu"], "case v_1", "v_1_0001.nii.gz")
+    told = f"its channels differ: 20 x 20 x 16 voxels of 1 x 1 x 1 mm in v_1_0000.nii.gz, {words} in v_1_0001.nii.gz"
+    fails(capsys, select.main, ["-d", "5", "-b", "1", "-device", "cpu"], "case v_1", told)
 
 
 def test_missing_channel_file(either, capsys):
@@ -568,7 +579,7 @@ def test_device_that_is_not_there(either, capsys, monkeypatch):
 def test_skip_broken_sets_aside_and_names(workspace, capsys, place):
     cut_off(workspace.images() / f"t_{place:02d}_0000.png")
     constant(workspace.images(SOURCE) / "s_02_0000.png")
-    argv = ["-d", "2", "-s", "1", "-b", "9", "--skip-broken", "-device", "cpu"]
+    argv = ["-d", "2", "-s", "1", "-b", "9", "--skip_broken", "-device", "cpu"]
     out = succeeds(capsys, select.main, argv)
     assert len(re.findall(r"set aside: case", out)) == 2
     assert f"case t_{place:02d}" in out and "case s_02" in out
@@ -587,16 +598,36 @@ def test_skip_broken_of_a_new_dataset(workspace, capsys):
         write_picture(folder / f"n_{i}.png", picture(i))
     cut_off(folder / "n_0.png")
     argv = ["-i", folder, "-d", "123_New", "--channel_names", "xray", "--labels", "blob", "-s", "1", "-b", "3"]
-    fails(capsys, select.main, [*argv, "-device", "cpu"], "case n_0", "cannot be read", "--skip-broken")
+    fails(capsys, select.main, [*argv, "-device", "cpu"], "case n_0", "cannot be read", "--skip_broken")
     assert not (workspace.raw / "Dataset123_New").exists()
-    out = succeeds(capsys, select.main, [*argv, "-device", "cpu", "--skip-broken"])
+    out = succeeds(capsys, select.main, [*argv, "-device", "cpu", "--skip_broken"])
     assert "set aside: case n_0" in out
 
 
 def test_skip_broken_when_everything_is_broken(either, capsys):
     for file in either.images().iterdir():
         cut_off(file)
-    fails(capsys, select.main, [*SELECT, "--skip-broken"], f"no case of {TARGET} can be used", "case t_00")
+    fails(capsys, select.main, [*SELECT, "--skip_broken"], f"no case of {TARGET} can be used", "case t_00")
+
+
+def test_no_case_is_left_to_set_aside(workspace, capsys):
+    """Where every image of a folder is broken, none is to be set aside."""
+    folder = workspace.root / "new"
+    for i in range(2):
+        write_picture(folder / f"n_{i}.png", picture(i))
+        cut_off(folder / f"n_{i}.png")
+    for file in workspace.images(SOURCE).iterdir():
+        cut_off(file)
+    new = ["-i", folder, "-d", "123_New", "--channel_names", "xray", "--labels", "blob", "-s", "1"]
+    for argv in (new, ["-d", "2", "-s", "1"]):
+        words = "can be used; the first: case", "; replace it"
+        fails(
+            capsys,
+            select.main,
+            [*argv, "-b", "1", "-device", "cpu", "--skip_broken"],
+            *words,
+            not_parts=["skip-broken"],
+        )
 
 
 # --- records that must not be replaced

@@ -140,7 +140,7 @@ def test_a_file_that_is_none(workspace, capsys, tmp_path, what):
     "argv",
     [
         CALL,
-        [*CALL, "--model", "--prelabel", "folder", "--skip-broken", "--domain_quota", "A=1", "B=2"],
+        [*CALL, "--model", "--prelabel", "folder", "--skip_broken", "--domain_quota", "A=1", "B=2"],
         ["-d", "007_New", "-i", "images", "--channel_names", "yes", "--labels", "null", "1e3", "-b", "1h30min"],
         [*CALL, "--unit", "slice", "--slice_range", "20%-80%", "--raters", "ann", "bob", "--overlap", "10%"],
         [*CALL, "--alpha", "0.25", "--min_distance", "0.1", "--control", "1", "--pretrain_epochs", "2", "--axis=file"],
@@ -154,6 +154,12 @@ def test_whatever_is_typed_is_the_same_from_the_file(tmp_path, argv):
     assert options_to_keep(parser, again) == options_to_keep(parser, args)
     paths = {"images", "prelabel", "config"}  # from the root
     assert {**vars(again), **dict.fromkeys(paths)} == {**vars(args), **dict.fromkeys(paths)}
+
+
+@pytest.mark.parametrize("key", ["skip_broken", "skip-broken"])
+def test_dashes_in_a_key_are_taken_for_underscores(tmp_path, key):
+    file = written(tmp_path, f"d: 2\nbudget: 3\n{key}: true\n")
+    assert make_parser().parse_args(["--config", str(file)]).skip_broken
 
 
 def test_verify_and_status_know_the_file(workspace, capsys):

@@ -175,6 +175,29 @@ def test_help_is_grouped_and_its_examples_can_be_typed(command):
         parser.parse_args(argv)
 
 
+@pytest.mark.parametrize("command", OURS)
+def test_options_have_one_spelling_and_dashes_are_taken_too(command, capsys):
+    parser = parser_of(command)
+    required = [word for action in parser._actions for word in _needed(action)]
+    required += ["-d", "2"] if command == "nnUNetv2_xssr_benchmark" else []
+    for option, action in options_of(command).items():
+        assert "-" not in option.lstrip("-"), f"{option} is written with underscores elsewhere"
+        if "_" in option.lstrip("-") and option.startswith("--"):
+            value = [] if action.nargs in (0, "?", "*") else [str((action.choices or [3])[0])]
+            typed = [option.replace("_", "-"), *value]
+            assert parser.parse_args([*required, *typed]) == parser.parse_args([*required, option, *value])
+            if value:
+                joined = f"{typed[0]}={value[0]}"
+                assert parser.parse_args([*required, joined]) == parser.parse_args([*required, *typed])
+    with pytest.raises(SystemExit):
+        parser.parse_args([*required, "--no-such-option"])
+    assert "--no-such-option" in capsys.readouterr().err  # as it was typed
+
+
+def _needed(action):
+    return [action.option_strings[0], "2"] if action.required and action.option_strings else []
+
+
 def test_help_explains_no_kind_of_embedding_that_is_refused():
     for command in ("nnUNetv2_xssr_select", "nnUNetv2_xssr_embed"):
         action = options_of(command)["--embedding"]

@@ -24,7 +24,7 @@ def foreseen(workspace, capsys, argv):
     before = tree(workspace.root)
     out = succeeds(capsys, select.main, [*argv, "--dry_run"])
     assert tree(workspace.root) == before
-    assert out.rstrip().endswith("dry run: nothing was written")
+    assert "what this select would do:\n" in out and out.rstrip().endswith("dry run: nothing was written")
     return out
 
 
@@ -132,7 +132,7 @@ def test_it_refuses_what_select_refuses(again, capsys, argv, sentence):
 def test_a_broken_image_among_the_first_ones_is_refused_unless_it_is_set_aside(workspace, capsys):
     (workspace.images() / "t_00_0000.png").write_bytes(b"no picture")
     fails(capsys, select.main, [*CALL, "--dry_run"], "t_00")
-    foreseen(workspace, capsys, [*CALL, "--skip-broken"])
+    foreseen(workspace, capsys, [*CALL, "--skip_broken"])
 
 
 def test_dicom_that_is_not_converted_is_not_converted(workspace, capsys):

@@ -268,6 +268,7 @@ def test_no_series_is_a_volume(workspace, tmp_path, capsys):
 def test_pretrain_and_select_with_a_source_of_dicom(workspace, hospital, capsys):
     write_series(hospital / "sagittal", volume(5)[0].astype(np.int16), axes=SAGITTAL)
     out = succeeds(capsys, pretrain.main, ["-s", hospital, "--no_patient_ids", "-device", "cpu"])
+    assert "-b 5% --no_patient_ids\n" in out  # else select would keep a hash of every PatientID
     assert "9 are converted" in out and (workspace.results / open_pool(str(hospital)).name).is_dir()
     archive = workspace.root / "archive"
     for i in range(6):

@@ -5,7 +5,7 @@ import shlex
 from dataclasses import replace
 
 import pytest
-from making import TARGET, succeeds, write_dataset_json
+from making import SOURCE, TARGET, picture, succeeds, write_dataset_json, write_picture
 from slicing import VOLUMES, with_volumes
 
 from nnunetv2_xssr.annotation.project import FoldState, project_status
@@ -54,7 +54,7 @@ def test_every_option_is_in_the_record_and_in_the_proposal(chosen):
         ({"density_weight": 0.0}, ["--density_weight", "0.0"]),
         ({"window": "-600/1500"}, ["--window=-600/1500"]),
         ({"domain_quota": ["A=1", "B=1"]}, ["--domain_quota", "A=1", "B=1"]),
-        ({"skip_broken": True}, ["--skip-broken"]),
+        ({"skip_broken": True}, ["--skip_broken"]),
         ({"no_patient_ids": True}, ["--no_patient_ids"]),
     ],
 )
@@ -96,8 +96,29 @@ def test_what_is_not_the_default_is_repeated_and_nothing_else(empty, capsys):
 def test_set_aside_cases_are_set_aside_again(workspace, capsys):
     (workspace.images() / "t_03_0000.png").write_bytes(b"")
     argv = ["-d", "2", "-b", "2", "--encoder", "intensity", "-device", "cpu"]
-    succeeds(capsys, select.main, [*argv, "--skip-broken"])
-    assert json.loads(workspace.record().read_text())["set_aside"] and "--skip-broken" in proposed(TARGET)
+    succeeds(capsys, select.main, [*argv, "--skip_broken"])
+    assert json.loads(workspace.record().read_text())["set_aside"] and "--skip_broken" in proposed(TARGET)
+
+
+def test_folders_and_tables_are_proposed_where_they_lie(workspace, capsys, monkeypatch, tmp_path):
+    """So that the line can be pasted, from any folder."""
+    for i in range(4):
+        write_picture(workspace.root / "my archive" / f"{i}.png", picture(700 + i))
+    table = workspace.root / "cases.csv"
+    table.write_text("case,patient\n" + "".join(f"t_{i:02d},p{i}\n" for i in range(10)))
+    monkeypatch.chdir(workspace.root)
+    argv = ["-d", "2", "-s", "1", "my archive", "-b", "2", "--encoder", "intensity", "-device", "cpu"]
+    succeeds(capsys, select.main, [*argv, "--cases", table.name])
+    monkeypatch.chdir(tmp_path)
+    words = proposed(TARGET)
+    assert words[words.index("-s") + 1 :][:2] == [SOURCE, str(workspace.root / "my archive")]
+    assert words[words.index("--cases") + 1] == str(table)
+    succeeds(capsys, select.main, [*words, "-device", "cpu"])
+    config = workspace.record().with_name("select.yaml")
+    config.write_text(config.read_text().splitlines()[0] + "\n- no options\n")
+    assert "FOLDER" in proposed(TARGET)  # which whoever changed the file knows
+    config.write_text("s: [elsewhere]\n")
+    assert "FOLDER" in proposed(TARGET) and "CSV" in proposed(TARGET)
 
 
 def test_a_round_without_pictures_is_followed_by_one_without(workspace, capsys):

@@ -181,14 +181,58 @@ def test_help_of_select_names_every_strategy(capsys):
     assert not [name for name in STRATEGIES if name not in text]
 
 
-def test_shell_completes_options():
+def completed(command, line, folder=None, **environment):
     """As bash asks, by argcomplete's protocol: the line so far in the environment, the answer on descriptor 8."""
-    line = "nnUNetv2_xssr_select --max_per"
+    line = f"nnUNetv2_xssr_{command} {line}"
     asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": " ", "COMP_LINE": line, "COMP_POINT": str(len(line))}
-    code = "import os; os.dup2(1, 8); from nnunetv2_xssr.commands.select import main; main([])"
-    result = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True)
+    code = f"import os; os.dup2(1, 8); from nnunetv2_xssr.commands.{command} import main; main([])"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **asked, **environment},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stderr
-    assert sorted(result.stdout.split()) == ["--max_per_group", "--max_per_volume"]
+    return sorted(result.stdout.split())
+
+
+def test_shell_completes_options():
+    assert completed("select", "--max_per") == ["--max_per_group", "--max_per_volume"]
+
+
+def test_shell_completes_names_and_no_files(tmp_path):
+    (tmp_path / "proposal.txt").write_text("")
+    for number in ("007_Heart", "008_Lung"):
+        (tmp_path / f"Dataset{number}").mkdir()
+    at = {"folder": tmp_path, "nnUNet_raw": str(tmp_path)}
+    assert completed("select", "--strategy pro", **at) == ["probcover"]
+    assert completed("benchmark", "--strategies kmeans p", **at) == ["probcover"]
+    assert completed("collect", "--fuse ", **at) == ["first", "majority", "staple"]
+    assert completed("status", "-d ", **at) == ["Dataset007_Heart", "Dataset008_Lung"]
+    assert completed("select", "-s p", **at) == ["proposal.txt"]
+    assert completed("select", "-s Dataset007", **at)[0] == "Dataset007_Heart"
+    assert completed("select", "--encoder i", **at) == ["intensity"]
+
+
+def test_names_that_the_shell_completes_are_those_there_are():
+    from nnunetv2_xssr.annotation.fusing import FUSIONS
+    from nnunetv2_xssr.benchmark.plan import JUDGES
+    from nnunetv2_xssr.commands.completion import ENCODERS, NAMES
+    from nnunetv2_xssr.encoders.registry import SPELLINGS
+    from nnunetv2_xssr.pretrain.processes import PRECISIONS
+    from nnunetv2_xssr.selection import CRITERIA, STRATEGIES
+
+    assert ENCODERS == tuple(re.sub("(?<=:).*", "", spelling) for spelling in SPELLINGS)
+    assert {option: sorted(names) for option, names in NAMES.items()} == {
+        "--strategy": sorted(STRATEGIES),
+        "--strategies": sorted(set(STRATEGIES) - {"random"}),
+        "--alpha_criterion": sorted(CRITERIA),
+        "--unit": ["case", "slice"],
+        "--fuse": sorted(FUSIONS),
+        "--judge": sorted(JUDGES),
+        "--precision": sorted(PRECISIONS),
+    }
 
 
 def test_help_is_fast_to_load():

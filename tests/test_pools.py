@@ -4,6 +4,7 @@ import json
 import os
 from contextlib import contextmanager
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -13,10 +14,11 @@ from nnunetv2_xssr.benchmark.hold_out import label_files
 from nnunetv2_xssr.commands import pretrain, select
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images import new_dataset as new_dataset_module
+from nnunetv2_xssr.images.extract import Look
 from nnunetv2_xssr.images.new_dataset import make_dataset, new_dataset
 from nnunetv2_xssr.images.pools import dataset_pool, open_pool, open_pools
 from nnunetv2_xssr.images.reading import BrokenImage, read_case, read_image, third_axis
-from nnunetv2_xssr.images.scale import common_look
+from nnunetv2_xssr.images.scale import candidates_look, common_look
 from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.records.workspace import encoder_folder, find_dataset
 
@@ -279,6 +281,37 @@ def test_reader_of_stacks_is_chosen_once_and_in_silence(tmp_path, monkeypatch, c
     assert read_case(pool.cases[2], reader).shape == (1, 16, 20, 20)
 
 
+@pytest.mark.parametrize("odd", [slice(5, 6), slice(3)])
+@pytest.mark.parametrize("place", [0, 3])
+def test_stacks_are_stacks_wherever_odd_ones_lie(tmp_path, odd, place):
+    """A flat file, or one of three pages, which nnU-Net takes for colours, does not decide how the others are read."""
+    for i in range(4):
+        stack = volume(i)[0]
+        tifffile.imwrite(
+            tmp_path / f"c{i}.tif", stack[odd].squeeze() if i == place else stack, photometric="minisblack"
+        )
+    pool = open_pool(str(tmp_path))
+    assert type(pool.reader()).__name__ == "Tiff3DIO"
+    assert [len(read_case(pool.cases[i], pool.reader())[0]) for i in range(4) if i != place] == [16] * 3
+    if odd == slice(3):
+        assert read_case(pool.cases[place], pool.reader()).shape == (1, 3, 20, 20)
+    else:
+        with pytest.raises(BrokenImage, match=f"case c{place}: .*Only 3D images"):
+            read_case(pool.cases[place], pool.reader())
+
+
+@pytest.mark.parametrize("unit", ["mm", "micron", "meter"])
+def test_as_many_slices_are_candidates_whatever_the_unit_of_the_file(tmp_path, unit):
+    """ITK, and with it nnU-Net, brings NIfTI files to millimetres."""
+    affine = np.diag([1, 1, 7, 1]) * {"mm": 1, "micron": 1000, "meter": 0.001}[unit]
+    image = nibabel.Nifti1Image(volume(1)[0].T, affine)
+    image.header.set_xyzt_units(xyz=unit)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    pool = open_pool(str(tmp_path))
+    assert third_axis(pool.cases[0], pool.reader()) == (16, pytest.approx(7))
+    assert candidates_look(pool, Look()).views == 16
+
+
 @pytest.mark.parametrize("ending", [".tif", ".dcm"])
 def test_files_that_no_reader_reads(empty, ending):
     folder = empty.raw / "Dataset007_Foreign"
@@ -294,7 +327,7 @@ def test_files_that_no_reader_reads(empty, ending):
 def test_constant_image_is_named_with_its_value(tmp_path):
     write_picture(tmp_path / "flat.png", np.full((8, 8), 9, np.uint8))
     pool = open_pool(str(tmp_path))
-    with pytest.raises(BrokenImage, match=r"case flat: .*flat.png is constant \(every value is 9\).*--skip-broken"):
+    with pytest.raises(BrokenImage, match=r"case flat: .*flat.png is constant \(every value is 9\).*--skip_broken"):
         read_case(pool.cases[0], pool.reader())
 
 

@@ -60,6 +60,12 @@ def test_names_are_no_markup_and_pictures_are_found(pictures):
         assert Image.open(pictures.root / "out" / unquote(source)).size == (256, 213)
 
 
+def test_the_page_says_where_to_begin(pictures):
+    """Whoever opens it first has not read README.txt."""
+    texts = " ".join(printed(pictures.root, [row("b")]).texts)
+    assert "Begin at the top" in texts and "README.txt says what to draw" in texts
+
+
 def test_long_headings_wrap_and_words_of_a_reason_are_not_broken(pictures):
     """Else a table with the columns of slices is wider than a page, and breaks `volume;` before its semicolon."""
     printed(pictures.root, [row("b", None, slice_itksnap=4, reason="stands for its own volume; unsure")])

@@ -163,6 +163,13 @@ def test_study_when_every_case_has_a_label(workspace, capsys):
     assert (workspace.preprocessed / TARGET / "splits_final.json").read_bytes() == before
 
 
+def test_study_of_one_fold(workspace, capsys):
+    label(workspace, *CASES)
+    own = [{"train": CASES[:6], "val": CASES[6:]}]
+    (workspace.preprocessed / TARGET / "splits_final.json").write_text(json.dumps(own))
+    assert "2 of 6 training cases are picked in the only fold, whose validation" in run(capsys, budget="2")
+
+
 def test_names_that_differ_in_upper_and_lower_case_only(again, capsys):
     """On many file systems one would replace the other."""
     before = again.results_of_select()

@@ -191,7 +191,7 @@ def test_mask_that_does_not_fit(scans, capsys, change, words):
     for case in CASES[:4]:
         write_mask(roi / f"{case}.nii.gz", [3, 4, 5, 6], LONG if case != "v_0" else (30, 12, 12))
     change(roi)
-    argv = [*SELECT, "--roi", roi, "-b", "2", "--skip-broken"]
+    argv = [*SELECT, "--roi", roi, "-b", "2", "--skip_broken"]
     fails(capsys, select.main, argv, *words)
     listed = scans.root / "list.txt"
     listed.write_text("v_1\n")

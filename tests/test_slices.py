@@ -349,7 +349,7 @@ def test_slices_of_excluded_and_broken_volumes(volumes, capsys):
     broken.write_bytes(broken.read_bytes()[:100])
     listed = volumes.root / "list.txt"
     listed.write_text("v_0\n")
-    run(capsys, "--exclude", listed, "--skip-broken")
+    run(capsys, "--exclude", listed, "--skip_broken")
     assert {pick.case for pick in picks(volumes)} == {"v_2", "v_3", "v_4", "v_5"}
 
 

@@ -1,6 +1,7 @@
 """Training from pretrained weights: a learning rate that rises before it falls."""
 
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, Optimizer
 
 from nnunetv2_xssr.errors import UserError
@@ -110,6 +111,11 @@ class XSSRTrainer_pretrained(XSSRTrainer):
         """Begin an epoch, also the one that a checkpoint is continued with."""
         self._iteration = 0
         super().on_train_epoch_start()
+        if self.freeze_encoder:
+            network = self.network.module if self.is_ddp else self.network
+            for module in network.encoder.modules():
+                if isinstance(module, _NormBase):
+                    module.eval()  # or running statistics would move without any learning rate
 
     def train_step(self, batch: dict) -> dict:
         """One iteration at its own learning rate."""

@@ -41,6 +41,7 @@ img { max-width: 7cm; max-height: 5cm; }
 </style>
 <main>
 <h1>Worklist of {{ dataset }}</h1>
+<p>Begin at the top: what is most useful comes first. README.txt says what to draw, and how.</p>
 <table>
 <thead><tr>{% if pictured %}<th>picture</th>{% endif %}
 {%- for name in columns %}<th>{{ name.split("_") | join("_<wbr>" | safe) }}</th>{% endfor %}<th>done</th></tr></thead>

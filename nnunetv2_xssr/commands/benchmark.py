@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         "and at random, train on every choice, and say whether selecting beats random draws. Run it again to go on "
         "where it stopped.",
         examples=(
-            "-d 2 -s 1 --dry-run",
+            "-d 2 -s 1 --dry_run",
             "-d 2 -s 1 --judge fast",
             "-d 2 -s 1 --jobs commands.txt",
         ),
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     runs.add_argument("-o", dest="folder", type=Path, default=Path("xssr_benchmark"), metavar="FOLDER",
         help="for everything that is written; xssr_benchmark by default")
     mode = runs.add_mutually_exclusive_group()
-    mode.add_argument("--dry-run", action="store_true", help="only say how many trainings there are and what they take")
+    mode.add_argument("--dry_run", action="store_true", help="only say how many trainings there are and what they take")
     mode.add_argument("--jobs", type=Path, metavar="FILE",
         help="choose the cases, write one command per training for a cluster, and train nothing")
     # fmt: on

@@ -47,9 +47,9 @@ def with_config(parser: argparse.ArgumentParser, typed: Sequence[str]) -> tuple[
     words: list[str] = []
     values: dict[str, Any] = {}
     for key, value in read_config(file).items():
-        if key not in actions:
+        action = actions.get(key) or actions.get(key.replace("-", "_"))
+        if action is None:
             raise UserError(f"--config {file}: there is no option {key[:50]!r}; {_known(key, actions)}")
-        action = actions[key]
         values[action.dest] = _value(action, value, where=f"--config {file}: {key}")
         words += _words(action, value)
     return [*words, *typed], values

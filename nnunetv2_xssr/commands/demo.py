@@ -106,7 +106,7 @@ def _tell(study, variants: dict[str, str], dice: dict[str, dict[str, float]]) ->
     if report.is_file():  # a demo that an older version finished has none
         print(f"wrote {report}")
         show(report)
-    print("next: the same commands on your own data, see README.md")
+    print("next: the same on your own data, as the examples of nnUNetv2_xssr_select --help show")
 
 
 def show(page: Path) -> None:

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     add("-s", dest="sources", nargs="+", default=[], metavar="SOURCE", help="as in nnUNetv2_xssr_select")
     add("-o", dest="output", type=Path, required=True, metavar="FILE",
         help="a .npz or a .csv; with -s the features of the sources go to NAME_source beside it")
-    add("--skip-broken", action="store_true", help="leave cases out that cannot be read, and name them")
+    add("--skip_broken", action="store_true", help="leave cases out that cannot be read, and name them")
     # fmt: on
     add_folders(pool)
     compared = parser.add_argument_group("by what")

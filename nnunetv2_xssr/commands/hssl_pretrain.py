@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.device import device_words, resolve_device
     from nnunetv2_xssr.pipeline.pretraining import pretrain_unet
     from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
     from nnunetv2_xssr.pretrain.processes import is_first_process
@@ -61,6 +62,7 @@ def _pretrain(args: argparse.Namespace) -> None:
         if args.like_channels not in (None, len(plans.inputs)):
             dataset = f"DATASET_WITH_{args.like_channels}_CHANNELS"
         train = ["nnUNetv2_train", dataset, args.c, "0", *named, "-pretrained_weights", str(weights)]
+        train += device_words(resolve_device(args.device))
         print(f"wrote {weights}")
         print(f"look at {weights.parent / 'progress.png'}")
         print(f"next: {shlex.join(train)}")

@@ -1,10 +1,16 @@
 """What every command of an annotation project ends with: what to do next."""
 
 import shlex
+from typing import Any
 
 from nnunetv2_xssr.annotation.project import Project, project_status
+from nnunetv2_xssr.commands.config_file import key_of
 from nnunetv2_xssr.commands.select import make_parser
-from nnunetv2_xssr.device import resolve_device
+from nnunetv2_xssr.device import device_words, resolve_device
+from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.records.config import id_in_config, read_config
+from nnunetv2_xssr.records.files import read_json
+from nnunetv2_xssr.records.manifest import selection_id
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANNER, DEFAULT_PLANS
 from nnunetv2_xssr.records.workspace import Workspace, dataset_number, names_dataset
 
@@ -60,18 +66,36 @@ def next_steps(project: Project, *, device: str) -> list[str]:
 
 
 def _select(project: Project, of_selection: list[str]) -> str:
+    typed = _typed(project)
     # Of a plain folder the record has the name only.
-    sources = [source if names_dataset(source) else "FOLDER" for source in project.sources]
+    folders = typed.get("s", []) if len(typed.get("s", [])) == len(project.sources) else project.sources
+    sources = [
+        source if names_dataset(source) else "FOLDER" if folder == source else folder
+        for source, folder in zip(project.sources, folders, strict=True)
+    ]
     if project.mode is None:
         sources = ["SOURCE"]
     of_sources = ["-s", *sources] if sources else []
     budget = project.settings.get("budget", "5%")
     if budget.isdigit() and not project.settings.get("cases"):  # whose costs would make it no number of cases
         budget = str(min(int(budget), project.left * (project.settings.get("max_per_volume") or 1)))
-    return shlex.join(["nnUNetv2_xssr_select", *of_selection, *of_sources, "-b", budget, *_repeated(project.settings)])
+    return shlex.join(
+        ["nnUNetv2_xssr_select", *of_selection, *of_sources, "-b", budget, *_repeated(project.settings, typed)]
+    )
 
 
-def _repeated(settings: dict) -> list[str]:
+def _typed(project: Project) -> dict[str, Any]:
+    """The options that the last select kept, with full paths; none where it kept none, or somebody has changed them."""
+    workspace = Workspace(project.dataset, project.name)
+    if project.mode is None or id_in_config(workspace.config) != selection_id(read_json(workspace.record)):
+        return {}
+    try:
+        return read_config(workspace.config)
+    except UserError:
+        return {}
+
+
+def _repeated(settings: dict, typed: dict[str, Any]) -> list[str]:
     """The options of the last selection that decide what is chosen, where they are not the defaults."""
     words = []
     for action in make_parser()._actions:
@@ -79,7 +103,7 @@ def _repeated(settings: dict) -> list[str]:
         if action.dest in NOT_REPEATED or value is None or value is False or value in ([], action.default):
             continue
         if action.dest in _ELSEWHERE:
-            words += [option, str(action.metavar)]
+            words += [option, str(typed.get(key_of(action), action.metavar))]
         elif action.nargs == 0:
             words.append(option)
         else:
@@ -110,8 +134,7 @@ def _preprocess(project: Project, of_target: list[str]) -> list[list[str]]:
 def _train(project: Project, device: str) -> list[str]:
     network = project.network
     plans = [] if network.plans in (None, DEFAULT_PLANS) else ["-p", network.plans]
-    on = [] if device == "cuda" else ["-device", device]
     fold = str(network.fold)
     weights = ["-pretrained_weights", "FILE"] if "_pretrained" in network.trainer else []  # no record says which
     trainer = ["-tr", network.trainer, *weights]
-    return ["nnUNetv2_train", project.dataset, network.configuration, fold, *trainer, *plans, *on]
+    return ["nnUNetv2_train", project.dataset, network.configuration, fold, *trainer, *plans, *device_words(device)]

@@ -33,7 +33,7 @@ def add_training(parser: Options, *, epochs: int, batch: str, parts: str) -> Non
     add("--show_batch", type=Path, metavar="FILE",
         help="before the training save a picture, such as a .png, of what the network is shown in its first batch")
     add("--c", action="store_true", dest="resume", help="continue an interrupted pretraining")
-    add("--skip-broken", action="store_true", help="leave out cases that cannot be read, and name them")
+    add("--skip_broken", action="store_true", help="leave out cases that cannot be read, and name them")
     add_device(parser)
     add("-num_gpus", type=int, default=1, help="GPUs of this machine; 1 by default. torchrun and srun work as well")
     # fmt: on

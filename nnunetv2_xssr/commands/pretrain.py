@@ -37,6 +37,7 @@ def _pretrain(args: argparse.Namespace) -> None:
     final = pretrain_encoder(dim=args.dim, axis=args.axis, window=args.window, **training_options(args))
     if is_first_process():
         options = " --dim 3" * (args.dim == 3) + " --recursive" * args.recursive
+        options += " --no_patient_ids" * args.no_patient_ids
         sources = shlex.join(args.s)
         print(f"wrote {final}")
         print(f"look at {final.parent / 'reconstructions.png'} and {final.parent / 'progress.png'}")

@@ -54,11 +54,15 @@ class Parser(argparse.ArgumentParser):
         if "_ARGCOMPLETE" in os.environ:
             import argcomplete
 
+            from nnunetv2_xssr.commands.completion import propose_values
+
+            propose_values(self)
             argcomplete.autocomplete(self)
+        typed = [self._spelled(word) for word in (sys.argv[1:] if args is None else args)]
         if not any(action.dest == "config" for action in self._actions):
-            return super().parse_args(args, namespace)
+            return super().parse_args(typed, namespace)
         try:
-            words, values = with_config(self, sys.argv[1:] if args is None else args)
+            words, values = with_config(self, typed)
         except UserError as error:
             self.exit(_fail(self.prog, str(error)))
         except OSError as error:
@@ -67,6 +71,13 @@ class Parser(argparse.ArgumentParser):
         for sentence in overridden(self, parsed, values):
             print(sentence)
         return parsed
+
+    def _spelled(self, word: str) -> str:
+        """An option as it is called, with underscores, where it was typed with dashes: ``--skip_broken``."""
+        option, equals, value = word.partition("=")
+        called = "--" + option[2:].replace("-", "_")
+        known = any(name.startswith(called) for name in self._option_string_actions)
+        return called + equals + value if option.startswith("--") and option != "--" and known else word
 
 
 def run(

@@ -81,7 +81,7 @@ def _add_pool(group: Options) -> None:
         help="folder of unlabelled images or DICOM series to make the dataset of; needs --channel_names and --labels")
     add("--channel_names", nargs="+", metavar="NAME", help="with -i: of every channel, as in nnU-Net")
     add("--labels", nargs="+", metavar="NAME", help="with -i: what is to be drawn, as values 1, 2, ...")
-    add("--skip-broken", action="store_true", help="set cases aside that cannot be read, and name them")
+    add("--skip_broken", action="store_true", help="set cases aside that cannot be read, and name them")
     # fmt: on
     add_folders(group)
 

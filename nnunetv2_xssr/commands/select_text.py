@@ -77,7 +77,7 @@ def doubt_words(doubt: DoubtFacts | None) -> str | None:
 def describe_forecast(forecast: Forecast) -> str:
     """What a select would do and how long it would take."""
     budgets = [f"fold {i}: {'the knee' if b is None else f'{b:g}'}" for i, b in enumerate(forecast.budgets)]
-    lines = [forecast.plan]
+    lines = ["what this select would do:", forecast.plan]
     if len(set(forecast.budgets)) > 1:
         lines.append(f"budget: {', '.join(budgets)}")
     if forecast.round:

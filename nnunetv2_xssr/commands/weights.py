@@ -7,6 +7,8 @@ from pathlib import Path
 
 from nnunetv2_xssr.commands.options import add_plans
 from nnunetv2_xssr.commands.running import Parser, run
+from nnunetv2_xssr.errors import first_few
+from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS
 
 FROZEN = "XSSRTrainer_pretrained_frozen"
@@ -45,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _convert(args: argparse.Namespace) -> None:
+    from nnunetv2_xssr.device import device_words, resolve_device
     from nnunetv2_xssr.pipeline.foreign_weights import convert_weights
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
@@ -61,7 +64,13 @@ def _convert(args: argparse.Namespace) -> None:
     named = [] if args.p == DEFAULT_PLANS else ["-p", args.p]
     named += ["-tr", FROZEN] if args.freeze else []
     train = ["nnUNetv2_train", done.dataset, args.c, "0", *named, "-pretrained_weights", str(done.path)]
+    train += device_words(resolve_device(None))
     print(f"wrote {done.path}")
+    if args.freeze and (initial := [name for name in done.match.missing if name.startswith("encoder.")]):
+        logger.warning(
+            f"{len(initial)} tensors of the encoder ({first_few(initial)}) stay at their initial values for good: "
+            f"{FROZEN} does not train them; leave --freeze out"
+        )
     if args.freeze and (line := ensure_linked()):  # or nnU-Net does not find the trainer
         print(line)
     print(f"next: {shlex.join(train)}")

@@ -210,7 +210,8 @@ def _ordinary_png(file: Path) -> bool:
     try:
         with PngImageFile(file) as header:
             plain = "transparency" not in header.info and not header.is_animated
-            return plain and header.mode in ("L", "RGB", "RGBA")
+            stored = [tile[3] for tile in header.tile]  # of 2, 4 or 16 bits another mode than what Pillow makes of it
+            return plain and header.mode in ("L", "RGB", "RGBA") and stored == [header.mode]
     except SyntaxError:  # Pillow's word for a file of another kind
         return False
 

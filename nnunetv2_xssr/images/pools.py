@@ -4,16 +4,16 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.dicom import convert_dicom, holds_dicom
 from nnunetv2_xssr.images.dicom_headers import is_dicom
+from nnunetv2_xssr.images.readers import choose_reader
 from nnunetv2_xssr.images.trees import case_name, check_alone, check_images, files_below, files_in, readable_endings
 from nnunetv2_xssr.records.dataset_json import read_dataset_json
 from nnunetv2_xssr.records.files import sha256
@@ -112,14 +112,9 @@ class ImagePool:
 
     @cached_property
     def _reader(self) -> "BaseReaderWriter":
-        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-        # A .tif may be a picture or a stack: nnU-Net tries which of its readers reads an example, and prints a
-        # traceback for each reader that does not.
-        is_tif = self.file_ending.lower() in (".tif", ".tiff")
-        for example in (str(case.files[0]) for case in self.cases) if is_tif else [None]:
-            with suppress(RuntimeError), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
-                return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
+        reader = choose_reader(self.dataset_json, [case.files[0] for case in self.cases])
+        if reader is not None:
+            return reader()
         raise UserError(
             f"nnU-Net has no reader for the {self.file_ending} files of {self.name}, such as {self.cases[0].files[0]}; "
             f"replace or convert them"

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.images.decoding import decode, itk_header
+from nnunetv2_xssr.images.decoding import decode, itk_header, shape_and_properties
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.nifti import is_nifti
 from nnunetv2_xssr.images.pools import Case, ImagePool
@@ -17,8 +18,22 @@ if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 
+_ASIDE = "set it aside with --skip_broken"
+
+
 class BrokenImage(UserError):
     """One case cannot be used; the others may be."""
+
+    @classmethod
+    def advising(cls, reason: str, *advice: str) -> "BrokenImage":
+        """With what to do about this one case: the advice, or to set it aside."""
+        return cls(f"{reason}; {', '.join(advice)}{',' * (len(advice) > 1)} or {_ASIDE}")
+
+
+def none_usable(name: str, sentences: Sequence[str]) -> UserError:
+    """The error where no case of a pool can be used, with the sentence of the first one: none is left to set aside."""
+    first = sentences[0].removesuffix(f" or {_ASIDE}").removesuffix(",")
+    return UserError(f"no case of {name} can be used; the first: {first}")
 
 
 def read_case(case: Case, reader: "BaseReaderWriter") -> np.ndarray:
@@ -41,12 +56,12 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
 
     def broken(reason: str) -> BrokenImage:
         files = ", ".join(str(file) for file in case.files)
-        return BrokenImage(f"case {case.identifier}: {files} {reason}; replace it or set it aside with --skip-broken")
+        return BrokenImage.advising(f"case {case.identifier}: {files} {reason}", "replace it")
 
     try:
         image, properties, finite = _read(case, reader)
     except Exception as error:  # readers raise whatever their library raises
-        reason = " ".join(str(error).split())[-200:] or type(error).__name__
+        reason = " ".join(str(error).split())[-200:] or _unlike(case.files, reader) or type(error).__name__
         raise broken(f"cannot be read ({reason})") from None
     if image.ndim != 4 or 0 in image.shape:
         raise broken(f"must be an image of 2 or 3 dimensions; got shape {image.shape}")
@@ -56,6 +71,24 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
         values = " or ".join(f"{value:g}" for value in dict.fromkeys(image[:, 0, 0, 0].tolist()))
         raise broken(f"is constant (every value is {values})")
     return image, properties
+
+
+def _unlike(files: Sequence[Path], reader: "BaseReaderWriter") -> str | None:
+    """Which channel has another grid than the first: nnU-Net's readers raise errors without a word about that."""
+
+    def grid(file: Path) -> str:
+        shape, properties = shape_and_properties([file], reader)
+        flat = shape[0] == 1  # whose spacing across is nnU-Net's invention
+        told = ([f"{n:g}" for n in numbers[::-1]][: 2 if flat else 3] for numbers in (shape, properties["spacing"]))
+        size, spacing = map(" x ".join, told)
+        return f"{size} voxels of {spacing} mm"
+
+    with suppress(Exception):  # readers raise whatever their library raises
+        first, *others = map(grid, files)
+        for file, other in zip(files[1:], others, strict=True):
+            if other != first:
+                return f"its channels differ: {first} in {files[0].name}, {other} in {file.name}"
+    return None
 
 
 def spacing_file(case: Case) -> Path | None:
@@ -115,16 +148,16 @@ def first_readable(pool: ImagePool) -> tuple[Case, np.ndarray]:
 
     Raises
     ------
-    BrokenImage
-        Of the first case, if none can be read.
+    UserError
+        With the reason of the first case, if none can be read.
     """
-    errors = []
+    sentences = []
     for case in pool.cases:
         try:
             return case, read_case(case, pool.reader())
         except BrokenImage as error:
-            errors.append(error)
-    raise errors[0]
+            sentences.append(str(error))
+    raise none_usable(pool.name, sentences)
 
 
 def stored_finite(file: Path) -> bool:
@@ -156,12 +189,12 @@ def third_axis(case: Case, reader: "BaseReaderWriter") -> tuple[int, float]:
     try:
         if isinstance(reader, NaturalImage2DIO):
             return 1, 1.0
-        if is_nifti(file):
-            header: Any = nibabel.load(file)
-            size, spacing = header.shape, header.header.get_zooms()
-        elif isinstance(reader, SimpleITKIO):
+        if isinstance(reader, SimpleITKIO):  # ITK, unlike nibabel, heeds the unit of a NIfTI file, such as micrometres
             information = itk_header(file)
             size, spacing = information.GetSize(), information.GetSpacing()
+        elif is_nifti(file):
+            header: Any = nibabel.load(file)
+            size, spacing = header.shape, header.header.get_zooms()
         else:
             image, properties = _read_as_nnunet(case, reader, [file])
             size, spacing = image.shape[:0:-1], properties["spacing"][::-1]

@@ -29,7 +29,7 @@ from nnunetv2_xssr.images.padding import CT_RULES, crop_to_body, is_above_zero
 from nnunetv2_xssr.images.pictures import constant_channels
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.read_ahead import read_ahead
-from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, read_image
+from nnunetv2_xssr.images.reading import BrokenImage, first_readable, is_volume, none_usable, read_image
 from nnunetv2_xssr.images.regions import Regions
 from nnunetv2_xssr.images.scale import tells_size
 from nnunetv2_xssr.records.locks import caches_lock
@@ -141,7 +141,7 @@ def read_views(seen: "HowSeen", *, skip_broken: bool) -> Views:
         broken = _read_missing(pool, seen.views_of, store, notes, skip_broken=skip_broken)
     kept = [i for i, case in enumerate(pool.cases) if case.identifier not in broken]
     if not kept:
-        raise UserError(f"no case of {pool.name} can be used; the first: {next(iter(broken.values()))}")
+        raise none_usable(pool.name, [*broken.values()])
     usable = pool.only(pool.cases[i].identifier for i in kept)
     done = Views(
         pool=usable,
@@ -300,9 +300,10 @@ def _check_scale(where: str, extent: tuple[float, float], *, whole: float, look:
     shown = VIEW_SIZE * (look.pixel or 0.0)
     if shown and (max(extent) > shown * _APART or whole < shown / _APART):
         rows, columns = extent
-        raise BrokenImage(
-            f"{where} is {rows:.4g} x {columns:.4g} mm in a slice, but a view of the pool shows {shown:.4g} mm; fix "
-            f"its spacing, take a source of its size, or set it aside with --skip-broken"
+        raise BrokenImage.advising(
+            f"{where} is {rows:.4g} x {columns:.4g} mm in a slice, but a view of the pool shows {shown:.4g} mm",
+            "fix its spacing",
+            "take a source of its size",
         )
 
 

@@ -1,5 +1,6 @@
 """Weights that others trained, made into a file that nnU-Net starts a training from."""
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,8 @@ def convert_weights(
             f"{' (encoder)' * encoder_only}, {wanted}{more}; the first: {(match.missing + further)[0]}; "
             f"give weights of the same plans{', or --encoder_only' * (not encoder_only)}"
         )
-    broken = [name for name, value in network.named_parameters() if not value.isfinite().all()]
+    tensors = itertools.chain(network.named_parameters(), network.named_buffers())
+    broken = [name for name, value in tensors if not value.isfinite().all()]
     if broken:
         raise UserError(
             f"{checkpoint} holds NaN or infinity in {len(broken)} tensors ({first_few(broken)}), as after a training "

@@ -276,9 +276,10 @@ def describe_plan(plan: SelectionPlan, name: str, *, has_source: bool) -> str:
     if first.constraints.cost is not None:
         budget = f"{{}}cases with a cost of {first.budget:g}, of {sum(first.constraints.cost):g} in all,"
     if plan.mode == "study":
+        where = "in the only fold" if len(plan.folds) == 1 else f"in each of {len(plan.folds)} folds"
         text = (
-            f"{name}: every case has a label, so this is a study: {budget.format('training ')} are picked in each of "
-            f"{len(plan.folds)} folds, whose validation cases stay as they are."
+            f"{name}: every case has a label, so this is a study: {budget.format('training ')} are picked {where}, "
+            "whose validation cases stay as they are."
         )
     else:
         text = f"{name}: {budget.format('')} are picked for annotation"

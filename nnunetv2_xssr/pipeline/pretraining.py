@@ -18,7 +18,13 @@ from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, preprocess_pool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.pretrain.hssl.pretrain import common_channels, group_of, parts_that_fit, pretrain_hssl
+from nnunetv2_xssr.pretrain.hssl.pretrain import (
+    common_channels,
+    group_of,
+    lone_images,
+    parts_that_fit,
+    pretrain_hssl,
+)
 from nnunetv2_xssr.pretrain.hssl.sources import Source, far_spacings
 from nnunetv2_xssr.pretrain.hssl.weights import match_weights
 from nnunetv2_xssr.pretrain.inputs import check_picture
@@ -221,14 +227,15 @@ def pretrain_unet(
         for source in opened:
             with caches_lock(source.pool.name):
                 prepared.append(preprocess_pool(source, skip_broken=skip_broken))
-        return opened, prepared, shared_images({pool.name: pool.hashes for pool in prepared})
+        told = [*shared_images({pool.name: pool.hashes for pool in prepared}), *lone_images(prepared)]
+        return opened, prepared, told
 
     on_first(fabric, lambda: _log_match(plans, channels=channels, saved=saved))
-    opened, prepared, shared = first_on_rank_zero(fabric, read)
+    opened, prepared, told = first_on_rank_zero(fabric, read)
     folder = Workspace(plans.dataset).hssl(plans_name=plans_name, configuration=configuration)
     with first_holds(fabric, lambda: log_to(folder / "pretrain.log")):
         if fabric.is_global_zero:
-            _log_sources(opened, prepared, plans, shared)
+            _log_sources(opened, prepared, plans, told)
         with stop_reported_once(fabric):
             return pretrain_hssl(
                 plans,
@@ -268,16 +275,14 @@ def _log_match(plans: TargetPlans, *, channels: int, saved: int) -> None:
     logger.info("nnUNetv2_train will load, for %s, %s: %s", plans.plans_name, plans.configuration_name, match)
 
 
-def _log_sources(
-    sources: list[Source], prepared: list[PreprocessedPool], plans: TargetPlans, shared: list[str]
-) -> None:
+def _log_sources(sources: list[Source], prepared: list[PreprocessedPool], plans: TargetPlans, told: list[str]) -> None:
     for sentence in (sentence for pool in prepared for sentence in pool.broken):
         logger.info("set aside: %s", sentence)
     for source in sources:
         logger.info("normalisation of %s: %s", source.pool.name, source.normalisation)
     if far := far_spacings(sources, plans):
         logger.warning(far)
-    for sentence in shared:
+    for sentence in told:
         logger.warning(sentence)
     if len(sources) == 1:
         logger.info("one dataset only: there are no tasks and groups to contrast")

@@ -75,13 +75,15 @@ def transfer(
     Match
         By the names of the network's parameters and buffers, each once; ``dropped`` by those of the checkpoint.
     """
+    state, taken = network.state_dict(), set()
     wanted = {
         name: aliases
         for name, aliases in _aliases(network).items()
-        if SEGMENTATION not in name and (name.startswith("encoder.") or not encoder_only)
+        if SEGMENTATION not in name
+        and (name.startswith("encoder.") or not encoder_only)
+        and state[name].is_floating_point()  # others are counters, which say nothing about an image
     }
     found = _renamed(weights, network)
-    state, taken = network.state_dict(), set()
     stems = set(stem_keys(network))
     match = Match(matched=[], adapted=[], dropped=[], missing=[])
     chosen = {}
@@ -91,7 +93,6 @@ def transfer(
             match.missing.append(name)
             continue
         key, value = found[alias]
-        taken |= {found[one][0] for one in aliases if one in found}
         wants = state[name].shape
         if value.shape != wants and name in stems and stem and _but_channels(value.shape) == _but_channels(wants):
             value = for_channels({name: value}, keys=[name], channels=wants[1], how=stem)[name]
@@ -102,6 +103,7 @@ def transfer(
             match.missing.append(f"{name} of shape {tuple(wants)} (got {tuple(value.shape)})")
             continue
         chosen[name] = value
+        taken |= {found[one][0] for one in aliases if one in found}
     match.dropped.extend(key for key in weights if key not in taken)
     network.load_state_dict(chosen, strict=False)  # into modules, so that every alias follows
     return match
@@ -138,8 +140,8 @@ def _aliases(network: UNet) -> dict[str, list[str]]:
 
 def _renamed(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[str, tuple[str, torch.Tensor]]:
     """The checkpoint's tensors, named as the network would name them: its own key, and the tensor."""
-    if any(re.search(r"(^|\.)input_block\.conv1\.conv\.weight$", key) for key in weights):
-        return _from_dynunet(weights, network)
+    if of_dynunet := _dynunet_in(weights):
+        return _from_dynunet(of_dynunet, network)
     expected = network.state_dict().keys()
     anchor = stem_keys(network)[0]
     # The prefix under which most of the network is found, or of its encoder alone: aliases end like the names that they
@@ -176,16 +178,27 @@ def _deeper(named: Iterable[str], network: UNet) -> int:
     return len(network.decoder.stages) - decoder if decoder == encoder - 1 else 0
 
 
-def _from_dynunet(weights: Mapping[str, torch.Tensor], network: UNet) -> dict[str, tuple[str, torch.Tensor]]:
+def _dynunet_in(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, torch.Tensor]]:
+    """The stages of a DynUNet by its own names, each with its key; of two networks those of the one with more."""
+    anchor, found = "input_block.conv1.conv.weight", []
+    prefixes = [key.removesuffix(anchor) for key in weights if f".{key}".endswith(f".{anchor}")]
+    for prefix in sorted(prefixes, key=lambda one: (len(one), one)):
+        named = {key.removeprefix(prefix): key for key in weights if key.startswith(prefix)}
+        # ``skip_layers`` has the same weights once more.
+        stages = ("input_block.", "downsamples.", "bottleneck.", "upsamples.")
+        found.append({name: (key, weights[key]) for name, key in named.items() if name.startswith(stages)})
+    return max(found, key=len, default={})
+
+
+def _from_dynunet(
+    weights: Mapping[str, tuple[str, torch.Tensor]], network: UNet
+) -> dict[str, tuple[str, torch.Tensor]]:
     # A deeper or shallower network has the same stages at the same resolutions.
-    n_downs, n_ups = (_count(weights, rf"(?:^|\.){part}") for part in ("downsamples", "upsamples"))
+    n_downs, n_ups = (_count(weights, f"^{part}") for part in ("downsamples", "upsamples"))
     deeper = len(network.decoder.stages) - n_ups
     found = {}
-    for key, value in weights.items():
-        if "skip_layers." in key:  # the same weights once more
-            continue
-        name = re.sub(r"^.*?(?=input_block|downsamples|bottleneck|upsamples)", "", key)
-        name = name.replace("input_block.", "encoder.stages.0.0.")
+    for their_name, (key, value) in weights.items():
+        name = their_name.replace("input_block.", "encoder.stages.0.0.")
         name = re.sub(r"^downsamples\.(\d+)\.", lambda m: f"encoder.stages.{int(m[1]) + 1}.0.", name)
         name = name.replace("bottleneck.", f"encoder.stages.{n_downs + 1}.0.")
         if up := re.match(r"upsamples\.(\d+)\.(transp_conv\.conv|conv_block)\.", name):

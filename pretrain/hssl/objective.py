@@ -44,6 +44,7 @@ class HSSLObjective:
     """
 
     compares_samples = True
+    recall = "a view's nearest is the other view of its patch"
     decoder_loss = staticmethod(restoration)
 
     def __init__(
@@ -131,7 +132,7 @@ class HSSLObjective:
         ]
 
     def health(self, model: HSSLNetwork) -> dict[str, float]:
-        """The restoration loss of held-out images, and the health of the embeddings of their two views."""
+        """The restoration loss of held-out images, and the health of the embeddings of their pairs of views."""
         device = next(model.parameters()).device
         noisy, clean, _ = self._health_batch
         pooled, losses = [], []

@@ -17,7 +17,7 @@ from nnunetv2_xssr.images.case_rows import check_unchanged, file_hashes
 from nnunetv2_xssr.images.memory import memory_of
 from nnunetv2_xssr.images.pools import Case
 from nnunetv2_xssr.images.read_ahead import read_ahead
-from nnunetv2_xssr.images.reading import BrokenImage, read_image
+from nnunetv2_xssr.images.reading import BrokenImage, none_usable, read_image
 from nnunetv2_xssr.pretrain.hssl.sources import Source
 from nnunetv2_xssr.pretrain.hssl.statistics import check_channels
 from nnunetv2_xssr.records.files import atomic
@@ -124,7 +124,7 @@ def preprocess_pool(source: Source, *, skip_broken: bool = False) -> Preprocesse
             _write(kept[stem], content)
     files = {case: kept[stem] for case, stem in stems.items() if stem in kept}
     if not files:
-        raise UserError(f"no case of {pool.name} can be used; the first: {broken[0]}")
+        raise none_usable(pool.name, broken)
     return PreprocessedPool(
         name=pool.name,
         files=tuple(files.values()),

@@ -163,6 +163,26 @@ def pretrain_hssl(
     return path
 
 
+def lone_images(pools: list[PreprocessedPool]) -> list[str]:
+    """A sentence for every pool of a single image, whose patches are contrasted with each other as if of several.
+
+    Raises
+    ------
+    UserError
+        If that image is all there is.
+    """
+    alone = [pool.name for pool in pools if len(pool.files) == 1]
+    if len(pools) == len(alone) == 1:
+        raise UserError(
+            f"{alone[0]} has one image that can be used, and images are contrasted with each other; give more with -s"
+        )
+    return [
+        f"{name} has one image that can be used: nothing of its own is contrasted with it but its own patches, and its "
+        f"task is that image; give more, or leave {name} out"
+        for name in alone
+    ]
+
+
 def flat_pools(pools: list[PreprocessedPool], *, patch_size: tuple[int, ...], seed: int) -> list[str]:
     """A sentence for every pool in half of whose patches nearly all values are one, as where a scale clips them."""
     sentences = []
@@ -171,8 +191,9 @@ def flat_pools(pools: list[PreprocessedPool], *, patch_size: tuple[int, ...], se
         share = float(np.median([share_of_one_value(pairs.plain(i)) for i in range(_PATCHES_LOOKED_AT)]))
         if share > _FLAT:
             sentences.append(
-                f"in half of the patches of {pool.name} {100 * share:.0f} % of the values are one and the same, of "
-                f"which nothing is learned: check its channel names, which decide its scale, and look at --show_batch"
+                f"in half of the patches of {pool.name} {100 * share:.0f} % of the values are nearly one and the same, "
+                f"of which nothing is learned: check its channel names, which decide its scale, and look at "
+                f"--show_batch"
             )
     return sentences
 

@@ -12,7 +12,7 @@ from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import normalisation_schemes
 from nnunetv2_xssr.images.normalise import nonzero_box
 from nnunetv2_xssr.images.pools import Case, ImagePool
-from nnunetv2_xssr.images.reading import BrokenImage, read_image
+from nnunetv2_xssr.images.reading import BrokenImage, none_usable, read_image
 from nnunetv2_xssr.records.files import is_there
 from nnunetv2_xssr.records.schema import THEIRS, Number, read_as
 from nnunetv2_xssr.records.workspace import Workspace, dataset_number
@@ -66,10 +66,8 @@ def statistics_of(pool: ImagePool, channel_names: tuple[str, ...]) -> PoolStatis
 
     Raises
     ------
-    BrokenImage
-        If no case can be read.
     UserError
-        If a channel of CT has no value of a body, or the fingerprint is not as nnU-Net has it.
+        If no case can be read, a channel of CT has no value of a body, or the fingerprint is not as nnU-Net has it.
     """
     file = Workspace(pool.name).fingerprint
     if not is_there(file):
@@ -88,15 +86,20 @@ def statistics_of(pool: ImagePool, channel_names: tuple[str, ...]) -> PoolStatis
 
 
 def _measured(pool: ImagePool, is_ct: list[bool]) -> PoolStatistics:
-    spacings, cropped, broken = [], [], []
+    spacings: list[list[float]] = []
+    cropped: list[float] = []
+    broken: list[str] = []
     bodies: list[list[np.ndarray]] = [[] for _ in is_ct]
-    places = np.unique(np.linspace(0, len(pool) - 1, _MOST_CASES).round().astype(int))
-    for case in (pool.cases[place] for place in places):
+    places = np.unique(np.linspace(0, len(pool) - 1, _MOST_CASES).round().astype(int)).tolist()
+    others = sorted({*range(len(pool))} - {*places})
+    for case in (pool.cases[place] for place in [*places, *others]):
+        if spacings and len(spacings) + len(broken) >= len(places):
+            break  # others only where none of these can be read
         try:
             image, properties = read_image(case, pool.reader())
             check_channels(image, case, len(is_ct))
         except BrokenImage as error:  # preprocessing names it, or sets it aside
-            broken.append(error)
+            broken.append(str(error))
             continue
         spacings.append(properties["spacing"])
         inside = image[tuple([slice(None), *nonzero_box(image)])]
@@ -106,7 +109,7 @@ def _measured(pool: ImagePool, is_ct: list[bool]) -> PoolStatistics:
                 drawn = channel.reshape(-1)[:: max(1, channel.size // _MOST_VOXELS)]
                 values.append(drawn[drawn >= AIR_BELOW].astype(np.float32))
     if not spacings:
-        raise broken[0]
+        raise none_usable(pool.name, broken)
     return PoolStatistics(
         spacing=_median(spacings),
         cropped=float(np.median(cropped)),

@@ -80,7 +80,7 @@ def test_from_data_to_results_and_again(labelled, capsys):
 
 
 def test_dry_run_does_nothing(labelled, capsys):
-    printed = succeeds(capsys, main, command(labelled, "--training_seeds", "2", "--dry-run"))
+    printed = succeeds(capsys, main, command(labelled, "--training_seeds", "2", "--dry_run"))
     assert "at most 8" in printed and "encoders to pretrain: 1" in printed
     assert re.search(r"at a time: at most [1-9][\d.]* (s|min|h)$", printed, re.M), printed  # in hours it would be 0.0
     assert not (labelled.root / "out").exists()
@@ -217,10 +217,10 @@ def test_copies_on_both_sides_are_told(labelled, capsys):
     shutil.copy(labelled.images() / "t_01_0000.png", labelled.images() / "t_05_0000.png")
     shutil.copy(labelled.images() / "t_01_0000.png", labelled.images() / "t_02_0000.png")
     (labelled.root / "test.txt").write_text("\n".join(CASES[3:9]))
-    printed = succeeds(capsys, main, command(labelled, "--test", labelled.root / "test.txt", "--dry-run"))
+    printed = succeeds(capsys, main, command(labelled, "--test", labelled.root / "test.txt", "--dry_run"))
     assert "1 of 6 test cases are copies of cases in the pool, byte for byte (t_05 of t_0" in printed
     (labelled.root / "test.txt").write_text("\n".join(CASES[:6]))  # copies on one side alone
-    assert "copies" not in succeeds(capsys, main, command(labelled, "--test", labelled.root / "test.txt", "--dry-run"))
+    assert "copies" not in succeeds(capsys, main, command(labelled, "--test", labelled.root / "test.txt", "--dry_run"))
 
 
 def test_an_encoder_that_learned_from_test_cases_is_not_taken(labelled, capsys):

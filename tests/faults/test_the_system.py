@@ -277,7 +277,7 @@ def test_few_open_files(again, capsys):
 # ----------------------------------------------------------------------------------------------- numbers in options
 NUMBERS = ("", "x", "-1", "inf", "-inf", "nan", "1e22", "1" + "0" * 22, "9" * 5000, "True", "0x10", "1.5.2")
 GIVEN = ["-d", "2", "--embeddings", "FEATURES", "--overwrite", "-device", "cpu"]
-BENCHMARK = ["-d", "2", "--judge", "fast", "--encoder", "intensity", "--dry-run", "-device", "cpu"]
+BENCHMARK = ["-d", "2", "--judge", "fast", "--encoder", "intensity", "--dry_run", "-device", "cpu"]
 OPTIONS = [
     (select.main, [*GIVEN, "-b", "3"], ("--alpha", "--density_weight", "--min_distance", "--max_per_group")),
     (select.main, [*GIVEN, "-b", "3"], ("-b", "--seed", "--domain_quota", "--max_per_volume", "--pretrain_epochs")),

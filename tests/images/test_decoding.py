@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+from imagecodecs import png_encode
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
@@ -201,6 +202,13 @@ def test_pictures_of_odd_kinds(tmp_path, mode):
     picture = picture.convert("P") if mode[0] == "P" else picture.convert("1") if mode == "1" else picture
     picture.save(tmp_path / "a.png", **more)
     check(NaturalImage2DIO, tmp_path / "a.png", dtype="float32" if mode == "1" else "uint8")
+
+
+@pytest.mark.parametrize("shape", [(30, 40, 3), (30, 40, 4), (30, 40)])
+def test_pictures_of_16_bits_are_what_nnunet_reads(tmp_path, shape):
+    """Of colours Pillow, by which nnU-Net reads, keeps 8 bits, so that they may be called ``rgb_to_0_1``."""
+    (tmp_path / "a.png").write_bytes(png_encode(RNG.integers(0, 65535, shape).astype(np.uint16)))
+    check(NaturalImage2DIO, tmp_path / "a.png", dtype="uint8" if len(shape) > 2 else "uint16")
 
 
 def saved_png(file, size=(90, 120, 3), **more):

@@ -25,6 +25,7 @@ class Regression:
 
     compares_samples = False
     health_note = "drawn points"
+    recall = "the nearest is of the same point"
 
     def __init__(self, seed, health=None):
         self.seed, self.given = seed, list(health or [])

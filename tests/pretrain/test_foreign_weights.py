@@ -12,6 +12,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from plans import KINDS, write_plans
 
 from nnunetv2_xssr.commands import weights as command
+from nnunetv2_xssr.device import device_words, resolve_device
 from nnunetv2_xssr.pipeline.foreign_weights import convert_weights
 from nnunetv2_xssr.pretrain.hssl.foreign import transfer
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
@@ -203,6 +204,70 @@ def test_a_deeper_dynunet_gives_the_stages_of_the_same_resolutions(case):
     assert not match.missing and any(name.startswith("bottleneck") for name in match.dropped)
 
 
+def test_of_two_dynunets_in_one_file_one_is_taken(case):
+    """Also where one of them is the encoder alone: no weights of both."""
+    nets = pytest.importorskip("monai.networks.nets")
+    case.plans.manager.plans["configurations"]["2d"]["architecture"]["arch_kwargs"].update(
+        n_conv_per_stage=[2, 2, 2], n_conv_per_stage_decoder=[2, 2]
+    )
+    theirs = nets.DynUNet(2, 1, 2, [3] * 3, [1, 2, 2], [2, 2], filters=[4, 8, 8]).state_dict()
+    average = {f"ema.{key}": torch.full_like(value, 9) for key, value in theirs.items() if "upsamples" not in key}
+    for both in ({**theirs, **average}, {**average, **theirs}):
+        network = case.plans.build_network(1)
+        match = transfer(both, network)
+        weight = network.encoder.stages[0][0].convs[0].conv.weight
+        assert torch.equal(weight, theirs["input_block.conv1.conv.weight"])
+        assert not match.missing and set(average) <= set(match.dropped)
+
+
+def with_batch_norm(case):
+    """The case with batch norm, and weights of somebody who trained such a network."""
+    file = Workspace(TARGET).plans("nnUNetPlans")
+    content = json.loads(file.read_text())
+    arguments = content["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    arguments["norm_op"] = "torch.nn.modules.batchnorm.BatchNorm2d"
+    file.write_text(json.dumps(content))
+    case.plans = TargetPlans.load(TARGET, configuration_name="2d")
+    case.theirs = case.network()
+    case.theirs(torch.randn(2, 1, 16, 16))
+    return case.theirs.state_dict()
+
+
+def test_batch_norm_comes_with_its_statistics(case):
+    """Its counters are whole numbers, and are no weights."""
+    theirs = with_batch_norm(case)
+    case.save(theirs)
+    done = case.convert()
+    assert done.share == 1 and not done.match.missing
+    image, ours = torch.randn(1, 1, 16, 16), case.loaded()
+    with torch.no_grad():
+        assert torch.equal(ours.encoder(image)[-1], case.theirs.eval().encoder(image)[-1])
+
+
+def test_statistics_that_are_no_numbers_are_named(case, capsys):
+    theirs = with_batch_norm(case)
+    case.save({key: value * (float("nan") if "running_var" in key else 1) for key, value in theirs.items()})
+    fails(capsys, command.main, case.argv(), "holds NaN or infinity in", "running_var")
+
+
+def test_tensors_of_another_shape_count_as_dropped(case):
+    wide = "encoder.stages.1.0.convs.0.conv.weight"
+    theirs = dict(case.theirs.state_dict())
+    match = transfer({**theirs, wide: torch.ones(8, 4, 5, 5)}, case.network(seed=8))
+    assert wide in match.dropped and any(name.startswith(wide) for name in match.missing)
+
+
+def test_a_frozen_encoder_with_initial_values_is_told(case, capsys):
+    state = case.theirs.state_dict()
+    case.save({key: value for key, value in state.items() if "stages.2" not in key})
+    argv = case.argv("--least", "0.5", "--freeze", "encoder")
+    assert "of the encoder (encoder.stages.2" in (out := succeeds(capsys, command.main, argv))
+    assert "leave --freeze out" in out
+    case.save(state)
+    case.out.unlink()
+    assert "initial values for good" not in succeeds(capsys, command.main, case.argv("--freeze", "encoder"))
+
+
 def test_stages_with_more_in_them_are_of_another_architecture(case, capsys):
     """MONAI's residual blocks have the same convolutions, and a shortcut, without which they compute something else."""
     nets = pytest.importorskip("monai.networks.nets")
@@ -279,6 +344,7 @@ def test_command_tells_what_becomes_of_the_checkpoint(case, capsys):
         *trainer,
         "-pretrained_weights",
         str(case.out),
+        *device_words(resolve_device(None)),
     ]
     fails(capsys, command.main, case.argv("--least", "0.7"), case.out, "exists already")
 

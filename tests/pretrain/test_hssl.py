@@ -444,7 +444,8 @@ def test_next_step_names_the_plans_and_quotes_spaces(planned, capsys, monkeypatc
     (line,) = [line for line in out.splitlines() if line.startswith("next: ")]
     words = shlex.split(line.removeprefix("next: "))
     assert words[:6] == ["nnUNetv2_train", TARGET, "2d", "0", "-p", "other plans"]
-    assert Path(words[-1]).is_file()
+    assert Path(words[words.index("-pretrained_weights") + 1]).is_file()
+    assert words[-2:] == ["-device", "cpu"]  # nnU-Net would look for a GPU
 
 
 def test_volumes_for_a_3d_configuration(workspace, capsys, monkeypatch):

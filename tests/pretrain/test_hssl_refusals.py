@@ -171,6 +171,29 @@ def test_values_beyond_half_precision_are_named(planned, capsys):
     fails(capsys, hssl_pretrain.main, [*ARGV, VOLUMES], "case v_0", "is not finite after preprocessing")
 
 
+def test_a_single_image_has_nothing_to_be_contrasted_with(planned, capsys):
+    write_picture(planned.root / "alone" / "a.png", picture(0))
+    words = ["has one image that can be used", "give more with -s"]
+    sentence = fails(capsys, hssl_pretrain.main, [*ARGV, planned.root / "alone"], "alone", *words)
+    assert "-s" in sentence and not weights_file(planned).exists()
+    out = succeeds(capsys, hssl_pretrain.main, [*ARGV, planned.root / "alone", SOURCE])
+    assert "its task is that image" in out and out.count("has one image") == 1
+
+
+def test_nothing_is_left_to_set_aside(planned, capsys):
+    for file in planned.images(SOURCE).iterdir():
+        file.write_bytes(file.read_bytes()[:60])
+    for options in ([], ["--skip_broken"]):
+        fails(
+            capsys,
+            hssl_pretrain.main,
+            [*ARGV, SOURCE, *options],
+            f"no case of {SOURCE} can be used; the first: case s_00",
+            "; replace it",
+            not_parts=["skip-broken"],
+        )
+
+
 # -------------------------------------------------------------------------------------------------------- continuing
 def more_labels(workspace):
     write_dataset_json(workspace.raw / TARGET, labels={"background": 0, "a": 1, "b": 2})

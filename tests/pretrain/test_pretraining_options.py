@@ -52,8 +52,8 @@ def test_broken_images_stop_a_pretraining_or_are_set_aside(planned, capsys, name
     file = planned.images(SOURCE) / "s_02_0000.png"
     file.write_bytes(file.read_bytes()[:60])
     argv = [*argv, "-s", "1", "-device", "cpu", "--epochs", "1", "--batch_size", "4"]
-    fails(capsys, main, argv, "case s_02", "--skip-broken")
-    assert "set aside: case s_02" in succeeds(capsys, main, [*argv, "--skip-broken"])
+    fails(capsys, main, argv, "case s_02", "--skip_broken")
+    assert "set aside: case s_02" in succeeds(capsys, main, [*argv, "--skip_broken"])
 
 
 class Elsewhere:

@@ -10,7 +10,7 @@ from plans import drawn_pools, write_plans
 
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
-from nnunetv2_xssr.pretrain import inputs
+from nnunetv2_xssr.pretrain import figures, inputs
 from nnunetv2_xssr.pretrain.hssl.objective import HSSLObjective
 from nnunetv2_xssr.pretrain.hssl.patches import PatchPairs
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
@@ -65,3 +65,20 @@ def test_all_images_of_a_channel_share_a_window_and_captions_tell_their_values(t
     (grey, _), _ = drawn["a"]
     assert grey.shape == (10, 10, 3) and 0.08 < grey.max() < 0.12 and (np.diff(grey[:, 0, 0]) > 0).all()
     assert drawn["b"][0][0].max() == 1
+
+
+def test_progress_says_what_its_recall_counts(tmp_path, monkeypatch):
+    """Of an autoencoder cases, of HSSL pairs of views, of which one image may have several."""
+    shown = []
+
+    def noted(figure, path, **_):
+        path.write_bytes(b"")
+        legends = [axes.get_legend() for axes in figure.axes]
+        shown.append([text.get_text() for legend in legends if legend for text in legend.get_texts()])
+
+    monkeypatch.setattr(figures.Figure, "savefig", noted)
+    history = {name: [0.5] for name in ("loss", "recall_at_1", "learning_rate", "images_per_second")}
+    for objective in (MaskedAutoencoding, HSSLObjective):
+        figures.draw_progress(tmp_path / "progress.png", history, note="", recall=objective.recall)
+    assert shown[0][-1] == "a crop's nearest is of the same case (recall@1)"
+    assert shown[1][-1] == "a view's nearest is the other view of its patch (recall@1)"

@@ -112,6 +112,14 @@ def test_spacing_is_the_median_of_cases_from_the_whole_pool(ct_target, monkeypat
     assert source.spacing == pytest.approx((expected, 1.0))
 
 
+def test_where_the_measured_cases_are_broken_others_are_measured(ct_target, monkeypatch):
+    monkeypatch.setattr(statistics, "_MOST_CASES", 2)
+    write_other(ct_target, ["MRI"], [volume(i)[0][None] for i in range(4)], (1, 2, 3))
+    for i in (0, 3):
+        (ct_target.images(OTHER) / f"o_{i}_0000.nii.gz").write_bytes(b"cut")
+    assert statistics.statistics_of(open_pool(OTHER), ("MRI",)).spacing == pytest.approx((3, 2, 1))
+
+
 def test_spacing_lies_along_the_axes_of_a_patch(ct_target):
     """nnU-Net turns volumes so that the axis of the coarsest spacing is first, by the plans, whatever the pool."""
     write_other(ct_target, ["MRI"], [volume(0)[0][None]], (1, 2, 9))
@@ -232,6 +240,15 @@ def test_share_of_one_value():
     image = torch.arange(8.0).reshape(1, 2, 4)
     assert share_of_one_value(image) == 1 / 8
     assert share_of_one_value(torch.cat([image, image.clamp(min=5)])) == 6 / 8
+
+
+def test_ripples_of_resampling_do_not_hide_what_is_clipped():
+    import torch
+
+    torch.manual_seed(0)
+    normal, ripples = torch.randn(1, 64, 64), 0.005 * torch.randn(1, 64, 64)
+    assert share_of_one_value(normal.clamp(min=2.5) + ripples) > 0.98
+    assert share_of_one_value(normal) < 0.03
 
 
 def test_command_says_what_it_does_with_sources(ct_target, capsys):

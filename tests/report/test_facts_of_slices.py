@@ -91,7 +91,7 @@ def test_slices_of_excluded_and_broken_volumes_are_not_shown(volumes, capsys):
     broken.write_bytes(broken.read_bytes()[:100])
     listed = volumes.root / "list.txt"
     listed.write_text("v_0\n")
-    run(capsys, "--exclude", listed, "--skip-broken")
+    run(capsys, "--exclude", listed, "--skip_broken")
     (selection,) = facts_of(capsys)["selections"]
     assert dots(selection, "pick", "pool") == sorted(slice_names(*CASES[2:]))
 

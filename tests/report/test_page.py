@@ -127,10 +127,21 @@ def test_page_says_what_to_type_after_vetoes(again, capsys, monkeypatch):
     text = (folder / "report.html").read_text("utf-8")
     (command,) = re.findall(r"<code>nnUNetv2_xssr_select ([^<]*--exclude[^<]*)</code>", text)
     vetoed = again.selection()["selections"][0]["picks"][0]["case"]
+    assert "Put it beside this page" in text  # where the command finds both files
     monkeypatch.chdir(folder)
     (folder / "exclude.txt").write_text(f"{vetoed}\tunusable\n")
     succeeds(capsys, select.main, command.split())
     assert vetoed not in {pick["case"] for pick in again.selection()["selections"][0]["picks"]}
+
+
+def test_page_of_a_study_asks_nobody_to_annotate(again):
+    facts = gather(load_selection_data(load_record(Workspace("Dataset002_Target"))))
+    for mode, told, wrong in (
+        ("annotation", "Annotate in the order below", "to train on"),
+        ("study", "A network is trained on these", "to annotate</h1>"),
+    ):
+        text = " ".join(render({**facts, "mode": mode}, {}, selection="s0").split())
+        assert told in text and wrong not in text
 
 
 def test_page_names_nothing_to_load(page):

@@ -49,9 +49,10 @@ class Frozen(XSSRTrainer_pretrained_frozen):
     epochs, iterations_per_epoch = 1, 2
 
 
-def begun(study, cls):
+def begun(study, cls, **architecture):
     """A trainer that nnU-Net has loaded weights into."""
     trainer = make_trainer(study, 0, cls=cls)
+    trainer.configuration_manager.configuration["architecture"]["arch_kwargs"].update(architecture)
     trainer.initialize()
     with torch.no_grad():
         for parameter in trainer.network.parameters():
@@ -87,6 +88,16 @@ def test_frozen_encoder_stays_and_the_decoder_learns(study):
     stayed = {key for key in before if torch.equal(before[key], after[key].cpu())}
     assert {key for key in before if key.startswith(("encoder.", "decoder.encoder."))} <= stayed
     assert not [key for key in stayed if key.startswith(("decoder.stages.", "decoder.transpconvs."))]
+
+
+def test_running_statistics_of_a_frozen_encoder_stay(study):
+    """Batch norm has them, and moves them without any learning rate; those of the decoder move."""
+    trainer = begun(study, Frozen, norm_op="torch.nn.modules.batchnorm.BatchNorm2d")
+    before = {name: value.clone() for name, value in trainer.network.named_buffers()}
+    trainer.run_training()
+    stayed = {name for name, value in trainer.network.named_buffers() if torch.equal(before[name], value)}
+    of_encoder = {name for name in before if name.startswith(("encoder.", "decoder.encoder."))}
+    assert of_encoder and stayed == of_encoder
 
 
 def test_the_optimizer_is_nnunets_with_the_encoder_apart(study):
