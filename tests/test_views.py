@@ -53,7 +53,7 @@ def test_rules_have_their_version():
         (0.006, 0.039),
         (-0.008, 0.084),
     ]
-    assert VIEWS_VERSION == 6 and np.array(digest) == pytest.approx(np.array(expected), abs=1.5e-3)
+    assert VIEWS_VERSION == 7 and np.array(digest) == pytest.approx(np.array(expected), abs=1.5e-3)
 
 
 def test_what_is_finer_than_a_pixel_of_a_view_is_averaged():

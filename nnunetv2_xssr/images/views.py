@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 _APART = 32  # times larger or smaller than its pool no case is, but one whose spacing is in another unit
-VIEWS_VERSION = 6  # of the rules of views; raise it when they change, so that no view made by older ones is used
+VIEWS_VERSION = 7  # of the rules of views; raise it when they change, so that no view made by older ones is used
 
 
 @dataclass(frozen=True, kw_only=True)
