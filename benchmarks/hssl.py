@@ -60,7 +60,8 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, help="of pretraining, of 50 batches each")
     parser.add_argument("--batch_size", type=int, help="of pretraining")
     parser.add_argument("--test", type=int, help="test cases at most; volumes take long to predict on a CPU")
-    parser.add_argument("--gpu", action="store_true", help="the long schedule")
+    parser.add_argument("--trainer", default="XSSRTrainer_demo", help="of the small networks; 300 iterations")
+    parser.add_argument("--gpu", action="store_true", help="the planned network and the long schedule")
     return parser
 
 
@@ -72,7 +73,14 @@ class Target:
     pool: list[str]
     test: list[str]
     others: list[str]
-    pretraining: list[str]
+    epochs: int
+    batch_size: int | None = None
+
+    @property
+    def pretraining(self) -> list[str]:
+        """How long a pretraining is, in the words of its command."""
+        batch_size = ["--batch_size", str(self.batch_size)] if self.batch_size else []
+        return ["--epochs", str(self.epochs), *batch_size]
 
     @property
     def raw(self) -> Path:
@@ -134,14 +142,13 @@ def prepare(pack: str, args: argparse.Namespace) -> Target:
         write_domain(pack, [of_pack], raw / other, False, UNLABELLED.get(other))
     pool, test = split_by_patient(pack, cases)
     planned = "3d_fullres" if pack.endswith("3D") else "2d"
-    small, trainer = (planned, "XSSRTrainer_250epochs") if args.gpu else (f"{planned[:2]}_small", "XSSRTrainer_demo")
-    study = Study(folder, name, name, small, trainer, resolve_device(None if args.gpu else "cpu"))
+    small, trainer = (planned, "XSSRTrainer_250epochs") if args.gpu else (f"{planned[:2]}_small", args.trainer)
+    study = Study(folder, name, name, small, trainer, resolve_device(None))
     test = test[: args.test]
     study.preprocess(pool, test, None if args.gpu else SMALL[pack])
     study.run("nnUNetv2_xssr_link")
-    pretraining = ["--epochs", str(args.epochs or (300 if args.gpu else 6))]
-    pretraining += ["--batch_size", str(args.batch_size)] if args.batch_size else []
-    return Target(study=study, pool=pool, test=test, others=list(others), pretraining=pretraining)
+    epochs = args.epochs or (300 if args.gpu else 6)
+    return Target(study=study, pool=pool, test=test, others=list(others), epochs=epochs, batch_size=args.batch_size)
 
 
 def pretrain(target: Target, images: str, unlabelled: str, seed: int = 0) -> Path:

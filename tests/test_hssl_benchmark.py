@@ -11,6 +11,7 @@ from nnunetv2_xssr.records.files import write_json
 sys.path.append(str(CHECKOUT / "benchmarks"))
 import fine_tuning
 import hssl
+import pretraining_length
 
 CASES = [f"c_{i}" for i in range(20)]
 
@@ -28,7 +29,7 @@ def trained(tmp_path, monkeypatch):
 
     def run(module, n, *options):
         study = Study(tmp_path, "Dataset001_A", "Dataset001_A", "2d_small", "XSSRTrainer_demo", "cpu")
-        target = hssl.Target(study=study, pool=CASES[10:], test=CASES[:n], others=[], pretraining=[])
+        target = hssl.Target(study=study, pool=CASES[10:], test=CASES[:n], others=[], epochs=6)
         monkeypatch.setattr(module, "prepare", lambda pack, args: target)
         train.n, before = n, len(calls)
         monkeypatch.setattr(sys, "argv", ["benchmark", "--packs", "NucleiDSB", *options])
@@ -36,13 +37,18 @@ def trained(tmp_path, monkeypatch):
         return len(calls) - before
 
     monkeypatch.setattr(Study, "run", train)
-    for module in (hssl, fine_tuning):
+    for module in (hssl, fine_tuning, pretraining_length):
         monkeypatch.setattr(module, "pretrain", lambda *_: tmp_path / "own.pth")
     return run
 
 
 @pytest.mark.parametrize(
-    "module, options", [(hssl, ["--draws", "1", "--images", "own"]), (fine_tuning, ["--draws", "0"])]
+    "module, options",
+    [
+        (hssl, ["--draws", "1", "--images", "own"]),
+        (fine_tuning, ["--draws", "0"]),
+        (pretraining_length, ["--draws", "0"]),
+    ],
 )
 def test_other_test_cases_are_measured_anew(trained, capsys, module, options):
     n = trained(module, 4, *options)

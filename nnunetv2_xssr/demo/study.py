@@ -102,11 +102,12 @@ class Study:
             If it fails; with the end of what it printed.
         """
         results = self.folder / "arms" / arm if arm else self.folder / "nnUNet_results"
+        # Augmentation in the training process itself; planning takes this number for torch's threads. A GPU would wait.
+        augmentation = {"nnUNet_n_proc_DA": "0" if "-tr" in command else "1"} if self.device == "cpu" else {}
         environment = {
             **os.environ,
             **_FEW_PROCESSES,
-            # Augmentation in the training process itself; planning takes this number for torch's threads.
-            "nnUNet_n_proc_DA": "0" if "-tr" in command else "1",
+            **augmentation,
             "nnUNet_raw": str(self.folder / "nnUNet_raw"),
             "nnUNet_preprocessed": str(self.folder / "nnUNet_preprocessed"),
             "nnUNet_results": str(results),
