@@ -128,8 +128,7 @@ def write_handover(
     for rater in raters_of(dealt) or ["."]:
         (folder / "labels" / rater).mkdir(parents=True, exist_ok=True)
     for name, file in wanted.items():
-        with atomic(images / name) as temporary:
-            shutil.copyfile(file, temporary)
+        copy_whole(file, images / name)
     accepted = still_accepted(folder, prelabels)
     drawn = [file.name for file in drawn_labels(folder)]
     keep_prelabels(folder, prelabels, drawn=drawn, templates=template_hashes(folder))

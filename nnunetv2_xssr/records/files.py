@@ -154,6 +154,12 @@ def _umask() -> int:
     return current
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write bytes, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: Path, content) -> None:
     """Write ``content`` as indented JSON, atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
