@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.project import fold_folders
-from nnunetv2_xssr.encoders.trained_model import CHECKPOINT, TrainedModel, open_trained_model
+from nnunetv2_xssr.encoders.trained_model import CHECKPOINT, EXAMPLE, TrainedModel, open_trained_model
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import channel_order
 from nnunetv2_xssr.images.geometry import Geometry
@@ -110,7 +110,7 @@ def _last_trained(workspace: Workspace) -> Path:
     if not finished:
         raise UserError(
             f"--prelabel: no fold of {workspace.dataset} is trained yet; train one, or name a model: --prelabel "
-            f".../nnUNetTrainer__nnUNetPlans__2d"
+            f"{EXAMPLE}"
         )
     return max(finished, key=lambda file: (file.stat().st_mtime, file)).parents[1]
 

@@ -285,10 +285,6 @@ class Workspace:
         """The folder of HSSL's weights for the target's network."""
         return self.results / f"XSSR_HSSL__{plans_name}__{configuration}"
 
-    def named(self) -> list[str]:
-        """The names of all selections of this dataset that there are."""
-        return sorted(path.parent.name for path in (self.preprocessed / "xssr").glob("*/selection.json"))
-
 
 def all_records() -> list[Path]:
     """The records of all rounds of all selections of all datasets."""
