@@ -192,7 +192,7 @@ def collect_labels(
     labels : Path or str, optional
         Folder of labels, named like the cases; by default that of the last hand-over.
     allow_empty : bool or collection of str
-        Whether labels in which nothing is drawn are taken, or of which cases.
+        Whether labels in which nothing is drawn are taken, or the cases whose empty labels are.
     values : mapping from int to int, optional
         What to read stored values as: ``{255: 1}`` for masks that hold 0 and 255.
     fix_names : bool

@@ -97,7 +97,7 @@ def write_handover(
     again: Sequence[LookAgain] = (),
     pictured: bool = True,
 ) -> None:
-    """Write the hand-over of these picks, and remove the images of earlier picks, of which nobody has begun a label.
+    """Write the hand-over of these picks, and remove the images of earlier picks whose label nobody has begun.
 
     Whatever else lies beside the images belongs to the annotator, and stays.
 

@@ -68,7 +68,7 @@ def label_values(dataset_json: dict) -> dict[int, str]:
 
 
 def label_names(dataset_json: dict) -> dict[int, str]:
-    """What every value of a label map is called: as its label, or as the regions of which it is a part.
+    """What every value of a label map is called: as its label, or as the regions it is a part of.
 
     Blanks of all kinds become single spaces, and double quotes single ones, for which the formats of the tools have no
     way out.

@@ -198,7 +198,7 @@ def _take_shared(
 
 
 def _taken_empty(shared: Collection[str], pool: ImagePool) -> list[str]:
-    """The shared cases of which a label in which nothing is drawn is in the dataset."""
+    """The shared cases whose label in the dataset has nothing drawn."""
     cases, listed = {case.identifier: case for case in pool.cases}, set(listed_cases(pool))
     empty = []
     for case in sorted(listed & set(shared)):

@@ -19,7 +19,7 @@ def check_replaceable_labels(
     for case in sorted(named):
         name = f"{case}{pool.file_ending}"
         if not (home / name).is_file():
-            raise UserError(f"--replace names {case}, of which no label was collected before; leave it out")
+            raise UserError(f"--replace names {case}, whose label was never collected; leave it out")
         if case not in arrived:
             raise UserError(f"--replace names {case}, but {folder} holds no new {name}; give its folder with -l")
 

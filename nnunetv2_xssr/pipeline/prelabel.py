@@ -127,7 +127,9 @@ def _predictor(trained: TrainedModel, device: str) -> Any:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     if trained.configuration.previous_stage_name is not None:
-        raise UserError(f"--prelabel: {trained.folder} is the second stage of a cascade, useless alone; give another")
+        raise UserError(
+            f"--prelabel: {trained.folder} is a cascade's second stage, which cannot predict alone; give another"
+        )
     try:
         with redirect_stdout(StringIO()):  # on the processor it says that it is not on a GPU
             predictor = nnUNetPredictor(device=torch.device(device), allow_tqdm=False)

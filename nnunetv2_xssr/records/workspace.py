@@ -292,7 +292,7 @@ def all_records() -> list[Path]:
 
 
 def folder_pools() -> list[str]:
-    """The pools of plain folders of which there are caches."""
+    """The pools of plain folders that have caches."""
     names = (path.parent.parent.name for path in nnunet_folder("nnUNet_preprocessed").glob("*/xssr/caches"))
     return sorted(name for name in names if not names_dataset(name))
 
