@@ -56,7 +56,7 @@ def take_in(pool: ImagePool, fit: Mapping[str, FitLabel]) -> list[str]:
         and without it the image would leave the pool.
     """
     folder, home = Workspace(pool.name).raw, Workspace(pool.name).labels
-    cases = {case.identifier: case for case in pool.cases}
+    cases = pool.by_identifier()
     table, listed = {}, set(listed_cases(pool))
     for case, entry in pool.dataset_json.get("dataset", {}).items():
         if case in listed:

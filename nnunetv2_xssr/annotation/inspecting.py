@@ -133,7 +133,7 @@ def inspect_labels(
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder of labels {folder}; give it with -l")
-    cases = {case.identifier: case for case in pool.cases}
+    cases = pool.by_identifier()
     wanted = sorted((set(chosen) & set(cases) - set(listed_cases(pool))) | set(replace))
     named = set() if isinstance(allow_empty, bool) else set(allow_empty)
     named |= prelabels.accepted if prelabels else set()

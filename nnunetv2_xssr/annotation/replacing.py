@@ -26,7 +26,7 @@ def check_replaceable_labels(
 
 def keep_labels(workspace: Workspace, cases: Collection[str], pool: ImagePool) -> dict[str, Path]:
     """Copy the labels of these cases beside the hand-overs, under the next free number; the copies by case."""
-    kept, of_pool = {}, {case.identifier: case for case in pool.cases}
+    kept, of_pool = {}, pool.by_identifier()
     for case in sorted(cases):
         label, number, last = workspace.labels / f"{case}{pool.file_ending}", 1, None
         while (new := workspace.replaced / f"{case}_{number:02d}{pool.file_ending}").exists():

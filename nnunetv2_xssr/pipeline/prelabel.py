@@ -48,7 +48,7 @@ class Prelabeller:
         dict
             Case to its folder, in which the label lies, and what the writer puts beside it.
         """
-        cases, slices, reader = {case.identifier: case for case in target.cases}, picked_slices(picks), target.reader()
+        cases, slices, reader = target.by_identifier(), picked_slices(picks), target.reader()
         drawn = {}
         names = list(dict.fromkeys(pick.case for pick in picks))
         for name in tqdm(names, desc="drawing pre-labels", unit="case", disable=None):
