@@ -23,6 +23,11 @@ def first_few(names: Sequence, most: int = 3) -> str:
     return ", ".join(shown) + (", ..." if len(names) > most else "")
 
 
+def reason_of(error: Exception) -> str:
+    """Why a library failed, for a sentence: the end of its message, on one line, or else the type of its error."""
+    return " ".join(str(error).split())[-200:] or type(error).__name__
+
+
 class Stopped(Exception):
     """A signal asked to stop: everything is saved, and the same command can go on.
 

@@ -11,19 +11,23 @@ import numpy as np
 import torch
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import atomic, check_format, is_there, sha256, sha256_json
+from nnunetv2_xssr.records.files import check_format, is_there, sha256, sha256_json, write_bytes
 from nnunetv2_xssr.records.schema import check_shape
 
 KIND, FORMAT_VERSION = "encoder checkpoint", 1
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
-    """Write a checkpoint atomically; ``content`` holds tensors and plain values."""
+    """Write a checkpoint of ours: see `save_tensors`."""
+    save_tensors(path, {"kind": KIND, "format_version": FORMAT_VERSION, **content})
+
+
+def save_tensors(path: Path, content: dict) -> None:
+    """Write tensors and plain values as torch does, whole or not at all."""
     # To memory first: on a full disk torch's own writer ends in a RuntimeError about its internals.
     buffer = io.BytesIO()
-    torch.save({"kind": KIND, "format_version": FORMAT_VERSION, **content}, buffer)
-    with atomic(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict:

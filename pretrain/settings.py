@@ -8,6 +8,18 @@ from nnunetv2_xssr.pretrain.schedule import AUTO
 _MOST = 2**32  # generators of random numbers take no larger seed, and nobody trains so long
 
 
+def check_seed(seed: int) -> None:
+    """Raise `UserError` unless generators of random numbers take this seed."""
+    _check("seed", seed, least=0)
+
+
+def _check(name: str, value: int | str, *, least: int) -> None:
+    if not (isinstance(value, int) and least <= value < _MOST or (name, value) == ("epochs", AUTO)):
+        raise UserError(
+            f"{name} must be {least} or more{' or auto' * (name == 'epochs')}, and less than 2^32; got {value}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a user chooses; the engine and the objective fix the rest.
@@ -34,12 +46,9 @@ class Settings:
     accumulate: int = 1
 
     def __post_init__(self):
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 1)):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and least <= value < _MOST or (name, value) == ("epochs", AUTO)):
-                raise UserError(
-                    f"{name} must be {least} or more{' or auto' * (name == 'epochs')}, and less than 2^32; got {value}"
-                )
+        check_seed(self.seed)
+        for name in ("epochs", "batch_size", "accumulate"):
+            _check(name, getattr(self, name), least=1)
 
     def check_parts(self, *, n_processes: int, compares_samples: bool) -> None:
         """Raise `UserError` if the batch does not divide into equal parts, or has nothing to compare.

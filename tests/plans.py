@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 
-from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, save_image
+from nnunetv2_xssr.pretrain.hssl.patches import PreprocessedPool, compressed
+from nnunetv2_xssr.records.files import write_bytes
 
 KINDS = [("2d", "PlainConvUNet"), ("2d", "ResidualEncoderUNet"), ("3d_fullres", "PlainConvUNet"),
          ("3d_fullres", "ResidualEncoderUNet")]  # fmt: skip
@@ -80,7 +81,7 @@ def pool_of(folder, images, *, name="p", groups=None):
     """A preprocessed pool of these arrays of shape (channels, z, y, x)."""
     files = [folder / f"{name}_{i}.b2nd" for i in range(len(images))]
     for file, image in zip(files, images, strict=True):
-        save_image(file, np.asarray(image, np.float16))
+        write_bytes(file, compressed(np.asarray(image, np.float16)))
     names = [file.stem for file in files]
     return PreprocessedPool(
         name=name,

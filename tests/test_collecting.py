@@ -172,9 +172,7 @@ def test_wrong_name_of_a_case_whose_label_is_there(pictures):
     take_in(dataset_pool(PICTURES), inspected(pictures, came(pictures, "case_01.png")).fit)
     returned = came(pictures, "case_01.png")
     (returned / "case_01.png").rename(returned / "case_01_0000.png")
-    refused(
-        pictures, returned, "case_01_0000.png: no case has this name; is it case_01.png, of which no label is missing?"
-    )
+    refused(pictures, returned, "case_01_0000.png: no case has this name; is it case_01.png, which needs no label?")
 
 
 def test_files_of_the_system_are_no_labels(pictures):

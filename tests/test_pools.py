@@ -378,6 +378,6 @@ def test_spacing_of_a_stack_counts_and_its_views_are_made_anew_with_it(empty, tm
 
 def test_all_that_a_new_dataset_lacks_is_named_at_once(empty, capsys):
     argv = ["-i", empty.root, "-d", "123_New", "-b", "1"]
-    fails(capsys, select.main, argv, "-i needs --channel_names and --labels, of which")
-    fails(capsys, select.main, [*argv, "--labels", "blob"], "-i needs --channel_names, of which")
-    fails(capsys, select.main, [*argv, "--channel_names", "xray"], "-i needs --labels, of which")
+    fails(capsys, select.main, argv, "-i needs --channel_names and --labels to write")
+    fails(capsys, select.main, [*argv, "--labels", "blob"], "-i needs --channel_names to write")
+    fails(capsys, select.main, [*argv, "--channel_names", "xray"], "-i needs --labels to write")

@@ -90,7 +90,7 @@ def test_unreadable_old_label_is_replaced(again, capsys):
     [
         ("nobody", ["--replace names nobody", TARGET]),
         ("FIRST", ["--replace names FIRST, but", "holds no new FIRST.png", "-l"]),
-        ("SECOND", ["--replace names SECOND, of which no label was collected before"]),
+        ("SECOND", ["--replace names SECOND, whose label was never collected"]),
     ],
 )
 def test_what_cannot_be_replaced(again, capsys, named, words):

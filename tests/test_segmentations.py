@@ -189,7 +189,7 @@ def test_plain_nrrd_holds_values(dataset):
     "names, words",
     [
         ({1: "left lung", 2: "Segment_2"}, ["has a segment 'Segment_2'", "left lung, tumour"]),
-        ({1: "left lung"}, ["holds 2, of which it has no segment"]),
+        ({1: "left lung"}, ["has no segment for the voxels of 2"]),
     ],
 )
 def test_segments_that_are_no_labels(volume, names, words):

@@ -18,7 +18,7 @@ def listed(workspace, *lines):
 
 @pytest.fixture
 def second(again, capsys):
-    """Round one, of which one pick was vetoed and another is vetoed before round two."""
+    """Round one, with one pick vetoed, and another vetoed before round two."""
     first = picked(again)[0]
     succeeds(capsys, select.main, [*SELECT, "--overwrite", "--exclude", listed(again, f"{first}\twrong body part")])
     one, two, three = picked(again)
@@ -108,7 +108,7 @@ def test_exclusions_of_an_older_record_last(again, capsys):
     [
         (["t_01\tbroken"], ["'broken'", "t_01", "unusable, wrong body part, duplicate, too hard"]),
         (["t_01\tunusable\tduplicate"], ["'unusable\\tduplicate'", "t_01"]),
-        (["t_01\tunusable", "t_01\tduplicate"], ["two reasons of t_01"]),
+        (["t_01\tunusable", "t_01\tduplicate"], ["two reasons for t_01"]),
         (["t_77\tunusable"], ["--exclude", "t_77", "t_00"]),
     ],
 )

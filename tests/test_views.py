@@ -233,10 +233,10 @@ def test_broken_case_is_never_replaced_by_another(workspace):
     assert len(views.rows) == 9 and len(views.hashes) == 9
     assert len(views.broken) == 1 and "t_04" in views.broken[0]
     write_picture(file, picture(5))
-    mended = prepare_views(open_pool("2"))
-    assert len(mended.pool) == 10 and mended.broken == ()
+    fixed = prepare_views(open_pool("2"))
+    assert len(fixed.pool) == 10 and fixed.broken == ()
     kept = [i for i in range(10) if i != 4]
-    assert np.array_equal(np.array(mended.rows)[kept], np.array(views.rows))
+    assert np.array_equal(np.array(fixed.rows)[kept], np.array(views.rows))
 
 
 def test_changed_picture_is_read_again(workspace):

@@ -56,7 +56,7 @@ def take_in(pool: ImagePool, fit: Mapping[str, FitLabel]) -> list[str]:
         and without it the image would leave the pool.
     """
     folder, home = Workspace(pool.name).raw, Workspace(pool.name).labels
-    cases = {case.identifier: case for case in pool.cases}
+    cases = pool.by_identifier()
     table, listed = {}, set(listed_cases(pool))
     for case, entry in pool.dataset_json.get("dataset", {}).items():
         if case in listed:
@@ -192,7 +192,7 @@ def collect_labels(
     labels : Path or str, optional
         Folder of labels, named like the cases; by default that of the last hand-over.
     allow_empty : bool or collection of str
-        Whether labels in which nothing is drawn are taken, or of which cases.
+        Whether labels in which nothing is drawn are taken, or the cases whose empty labels are.
     values : mapping from int to int, optional
         What to read stored values as: ``{255: 1}`` for masks that hold 0 and 255.
     fix_names : bool

@@ -21,7 +21,7 @@ def returned_files(folder: Path) -> list[Path]:
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether a folder is a part of an export of CVAT, of which the one above it is the folder of labels."""
+    """Whether a folder is part of an export of CVAT; the folder of labels is then the one above it."""
     return folder.name in _FOLDERS and (folder.parent / NAMES).is_file()
 
 

@@ -97,7 +97,7 @@ def write_handover(
     again: Sequence[LookAgain] = (),
     pictured: bool = True,
 ) -> None:
-    """Write the hand-over of these picks, and remove the images of earlier picks, of which nobody has begun a label.
+    """Write the hand-over of these picks, and remove the images of earlier picks whose label nobody has begun.
 
     Whatever else lies beside the images belongs to the annotator, and stays.
 
@@ -120,7 +120,7 @@ def write_handover(
         Whether the worklist to print has a picture of every pick.
     """
     dealt, prelabels = dealt or {}, prelabels or {}
-    cases = {case.identifier: case for case in pool.cases}
+    cases = pool.by_identifier()
     files = {pick.case: _image_names(cases[pick.case], pool) for pick in picks}
     images = folder / "images"
     wanted = {name: file for names in files.values() for name, file in names.items()}
@@ -128,8 +128,7 @@ def write_handover(
     for rater in raters_of(dealt) or ["."]:
         (folder / "labels" / rater).mkdir(parents=True, exist_ok=True)
     for name, file in wanted.items():
-        with atomic(images / name) as temporary:
-            shutil.copyfile(file, temporary)
+        copy_whole(file, images / name)
     accepted = still_accepted(folder, prelabels)
     drawn = [file.name for file in drawn_labels(folder)]
     keep_prelabels(folder, prelabels, drawn=drawn, templates=template_hashes(folder))
@@ -188,7 +187,7 @@ def _write_templates(
     folder: Path, pool: ImagePool, picks: list[Pick], dealt: Dealt, prelabels: Mapping[str, Path]
 ) -> None:
     """Write what is to be drawn in, and remove earlier templates that nobody has drawn in; those that fit stay."""
-    cases = {case.identifier: case for case in pool.cases}
+    cases = pool.by_identifier()
     slices = picked_slices(picks)
     drawn, handed_out = set(drawn_labels(folder)), template_hashes(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY) as scratch:
@@ -296,7 +295,7 @@ def _rows(
     pool: ImagePool, picks: list[Pick], files: dict[str, dict[str, Path]], *, alpha: float | None, selection: str
 ) -> list[dict[str, Any]]:
     """What a worklist says of every pick, by column."""
-    cases, slices = {case.identifier: case for case in pool.cases}, picked_slices(picks)
+    cases, slices = pool.by_identifier(), picked_slices(picks)
     places = {case: slice_places(cases[case], pool, of_case) for case, of_case in slices.items()}
     rows = []
     for pick in picks:

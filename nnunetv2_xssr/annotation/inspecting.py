@@ -62,8 +62,8 @@ class Inspection:
     missing : list of str
         Chosen cases without a label.
     equal : list of str
-        Cases of which a label came that was collected before: other bytes, or asked for as a replacement, but the same
-        voxels.
+        Cases whose label was collected before and came again with the same voxels: in other bytes, or asked for as a
+        replacement.
     agreements : dict
         Case to the Dice of its label with its pre-label, of those that fit and had one.
     not_asked : list of str
@@ -133,7 +133,7 @@ def inspect_labels(
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder of labels {folder}; give it with -l")
-    cases = {case.identifier: case for case in pool.cases}
+    cases = pool.by_identifier()
     wanted = sorted((set(chosen) & set(cases) - set(listed_cases(pool))) | set(replace))
     named = set() if isinstance(allow_empty, bool) else set(allow_empty)
     named |= prelabels.accepted if prelabels else set()
@@ -264,7 +264,7 @@ def _name_words(name: str, case: str | None, pool: ImagePool, *, wanted: list[st
     if near and near[0] in there:
         return f"no case has this name; is it {near[0]}, which is there too? leave only the right one of the two"
     if near:
-        known = "" if near[0].removesuffix(ending) in wanted else ", of which no label is missing"
+        known = "" if near[0].removesuffix(ending) in wanted else ", which needs no label"
         way_out = "rename it, or collect with --fix_names" if case else "rename it"
         return f"no case has this name; is it {near[0]}{known}? {way_out}"
     example = f"; the names are like {wanted[0]}{pool.file_ending}" if wanted else ", and no label is missing"

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnunetv2_xssr.annotation.label_files import read_label
 from nnunetv2_xssr.annotation.segmentations import in_order_of, is_segmentation, names_its_labels, read_segmentation
-from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.errors import UserError, first_few, reason_of
 from nnunetv2_xssr.images.grids import axes, differences, patient_affine, stored_axes
 from nnunetv2_xssr.images.pools import Case, ImagePool
 from nnunetv2_xssr.images.reading import stored_finite
@@ -68,7 +68,7 @@ def label_values(dataset_json: dict) -> dict[int, str]:
 
 
 def label_names(dataset_json: dict) -> dict[int, str]:
-    """What every value of a label map is called: as its label, or as the regions of which it is a part.
+    """What every value of a label map is called: as its label, or as the regions it is a part of.
 
     Blanks of all kinds become single spaces, and double quotes single ones, for which the formats of the tools have no
     way out.
@@ -147,7 +147,7 @@ def check_label(
     try:
         shifted = differences(of_image, of_label)
     except Exception as error:
-        raise UnfitLabel(f"{name}: cannot be compared with its image ({_short(error)}); save it again") from None
+        raise UnfitLabel(f"{name}: cannot be compared with its image ({reason_of(error)}); save it again") from None
     in_dataset = _in_dataset(file, pool)
     for what, sentence in shifted.items():
         if what == "spacing" or not in_dataset:
@@ -188,7 +188,7 @@ def _read(file: Path, case: Case, pool: ImagePool, name: str) -> tuple[tuple[int
         reader = pool.reader()
         image, of_image = reader.read_images([str(path) for path in case.files])
     except Exception as error:  # readers raise whatever their library raises
-        raise UnfitLabel(f"{name}: its image {case.files[0]} cannot be read ({_short(error)})") from None
+        raise UnfitLabel(f"{name}: its image {case.files[0]} cannot be read ({reason_of(error)})") from None
     try:
         if _is_foreign(file, pool):
             names = label_names(pool.dataset_json)
@@ -208,7 +208,7 @@ def _read(file: Path, case: Case, pool: ImagePool, name: str) -> tuple[tuple[int
     except UserError as error:
         raise UnfitLabel(f"{name}: {error}") from None
     except Exception as error:
-        raise UnfitLabel(f"{name}: cannot be read ({_short(error)}); save it again") from None
+        raise UnfitLabel(f"{name}: cannot be read ({reason_of(error)}); save it again") from None
     if not finite:
         raise UnfitLabel(f"{name}: holds NaN or infinity; save it as whole numbers")
     return image.shape[1:], of_image, label, of_label, plain
@@ -254,7 +254,3 @@ def _size(shape: tuple[int, ...]) -> str:
 def _number(value: float) -> str:
     """A stored value with as many digits as tell it from its neighbours in single precision."""
     return np.format_float_positional(np.float32(value), trim="-")
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[-200:] or type(error).__name__

@@ -128,7 +128,7 @@ class Prelabels:
                 if file.name.endswith(pool.file_ending):
                     files[file.name.removesuffix(pool.file_ending)] = file
         if unknown := sorted(set(accepted) - set(files)):
-            raise UserError(f"--accept names {first_few(unknown)}, of which no pre-label was handed over; leave it out")
+            raise UserError(f"--accept names {first_few(unknown)}, which got no pre-label; leave it out")
         beside = folder.parent / "worklist.csv"
         worklist = beside if is_there(beside) else workspace.worklist(round_number)
         in_worklist = _accepted_in(worklist) if files and is_there(worklist) else set()
@@ -168,7 +168,7 @@ def dice(one: np.ndarray, other: np.ndarray, *, ignore: int | None) -> float:
 
 
 def _accepted_in(worklist: Path) -> set[str]:
-    """The cases of which every row says yes."""
+    """The cases whose rows all say yes."""
     said: dict[str, bool] = {}
     for number, row in read_worklist(worklist):
         case, text = row.get("case", ""), row.get(ACCEPTED, "").casefold()

@@ -155,7 +155,7 @@ def _take_shared(
     replaced: Collection[str],
 ) -> None:
     """Compare the labels of shared cases, and add those to take, or what is missing or does not fit, to the result."""
-    cases, listed, found = {case.identifier: case for case in pool.cases}, set(listed_cases(pool)), result.found
+    cases, listed, found = pool.by_identifier(), set(listed_cases(pool)), result.found
     ignore, drawn = pool.dataset_json["labels"].get(IGNORE), _drawn(pool)
     comparison, regions = Comparison(_compared(pool), ignore=ignore), label_regions(pool.dataset_json)
     empty = [] if isinstance(allow_empty, bool) else allow_empty
@@ -198,8 +198,8 @@ def _take_shared(
 
 
 def _taken_empty(shared: Collection[str], pool: ImagePool) -> list[str]:
-    """The shared cases of which a label in which nothing is drawn is in the dataset."""
-    cases, listed = {case.identifier: case for case in pool.cases}, set(listed_cases(pool))
+    """The shared cases whose label in the dataset has nothing drawn."""
+    cases, listed = pool.by_identifier(), set(listed_cases(pool))
     empty = []
     for case in sorted(listed & set(shared)):
         file = Workspace(pool.name).labels / f"{case}{pool.file_ending}"

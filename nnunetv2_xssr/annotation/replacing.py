@@ -19,14 +19,14 @@ def check_replaceable_labels(
     for case in sorted(named):
         name = f"{case}{pool.file_ending}"
         if not (home / name).is_file():
-            raise UserError(f"--replace names {case}, of which no label was collected before; leave it out")
+            raise UserError(f"--replace names {case}, whose label was never collected; leave it out")
         if case not in arrived:
             raise UserError(f"--replace names {case}, but {folder} holds no new {name}; give its folder with -l")
 
 
 def keep_labels(workspace: Workspace, cases: Collection[str], pool: ImagePool) -> dict[str, Path]:
     """Copy the labels of these cases beside the hand-overs, under the next free number; the copies by case."""
-    kept, of_pool = {}, {case.identifier: case for case in pool.cases}
+    kept, of_pool = {}, pool.by_identifier()
     for case in sorted(cases):
         label, number, last = workspace.labels / f"{case}{pool.file_ending}", 1, None
         while (new := workspace.replaced / f"{case}_{number:02d}{pool.file_ending}").exists():

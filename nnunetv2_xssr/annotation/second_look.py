@@ -129,7 +129,7 @@ def look_again(workspace: Workspace, pool: ImagePool, networks: Sequence[Path]) 
     workspace : Workspace
     pool : ImagePool
     networks : sequence of Path
-        nnU-Net's folders of trained networks, of which the one that was validated last is asked.
+        nnU-Net's folders of trained networks; the one validated last is asked.
 
     Returns
     -------

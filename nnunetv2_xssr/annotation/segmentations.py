@@ -187,7 +187,7 @@ def _by_name(voxels: np.ndarray, segments: list[tuple[int, str]], names: Mapping
     called = {value: name for value, name in segments if value in drawn}
     unnamed = sorted(drawn - set(called))
     if unnamed:
-        raise UserError(f"holds {first_few(unnamed, 5)}, of which it has no segment; save it again")
+        raise UserError(f"has no segment for the voxels of {first_few(unnamed, 5)}; save it again")
     label = np.zeros(voxels.shape, np.int32)
     for value, name in called.items():
         label[voxels == value] = _meant(name, names)

@@ -10,39 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import with_config
-from typing_extensions import TypedDict
 
 from nnunetv2_xssr.benchmark.hold_out import data_hash, label_files
 from nnunetv2_xssr.benchmark.jobs import DICE, Job, Measures
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.images.pools import ImagePool, dataset_pool
 from nnunetv2_xssr.processes import run_program
-from nnunetv2_xssr.records.files import read_json, sha256_files, sha256_json
+from nnunetv2_xssr.records.files import sha256_files, sha256_json
 from nnunetv2_xssr.records.locks import job_lock
 from nnunetv2_xssr.records.preprocessed import preprocessed_cases, read_plans
-from nnunetv2_xssr.records.schema import THEIRS, read_as
 from nnunetv2_xssr.records.split import write_split
+from nnunetv2_xssr.records.validation_summary import read_label_dice
 from nnunetv2_xssr.records.workspace import Workspace, dataset_number
 
 SURFACE_DICE = "surface_dice"
 TOLERANCE = 2.0  # of the normalised surface Dice, in units of the largest spacing of the image's plane
-
-
-@with_config(THEIRS)
-class _OfLabel(TypedDict):
-    Dice: float  # NaN where neither truth nor prediction has the label
-
-
-@with_config(THEIRS)
-class _OfCase(TypedDict):
-    metrics: dict[str, _OfLabel]
-    prediction_file: str
-
-
-@with_config(THEIRS)
-class _Summary(TypedDict):
-    metric_per_case: list[_OfCase]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +94,9 @@ class NnunetJudge:
         target = dataset_pool(self.dataset)
         ending, dice = target.file_ending, {}
         advice = f"delete {validation} to validate again"
-        for entry in read_as(validation / "summary.json", _Summary, advice=advice)["metric_per_case"]:
-            of_labels = [label["Dice"] for label in entry["metrics"].values()]
+        for name, of_labels in read_label_dice(validation / "summary.json", advice=advice).items():
             # nnU-Net has no number where neither truth nor prediction has the label; both agree then.
-            dice[Path(entry["prediction_file"]).name[: -len(ending)]] = float(np.mean(np.nan_to_num(of_labels, nan=1)))
+            dice[name[: -len(ending)]] = float(np.mean(np.nan_to_num(of_labels, nan=1)))
         if missing := sorted(set(self.test) - set(dice)):
             raise UserError(f"{validation / 'summary.json'} lacks {first_few(missing)}; {advice}")
         measures = {DICE: {case: dice[case] for case in self.test}}
@@ -167,7 +148,7 @@ def check_trainable(target: ImagePool, *, configuration: str, trainer: str, plan
         raise UserError(f"{target.name} has no plans {plans_name}; run: {preprocess}")
     if configuration not in plans[0].data:
         raise UserError(f"-c must be a configuration of {plans_name}, {', '.join(plans[0].data)}; got {configuration}")
-    if read_json(workspace.plans(plans_name))["configurations"][configuration].get("previous_stage"):
+    if configuration in plans[0].second_stages:
         raise UserError(
             f"-c {configuration} is the second stage of a cascade, which learns from predictions of the first one; "
             f"choose another configuration of {plans_name}"

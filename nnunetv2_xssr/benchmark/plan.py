@@ -38,7 +38,6 @@ FAST, NNUNET = "fast", "nnunet"
 JUDGES = (NNUNET, FAST)
 _ADVICE = "delete it to plan anew"
 _MOST = 10_000  # random draws, or seeds
-STRATEGIES, BUDGETS = ("xssr", "facility_location", "kmeans"), ("2.5%", "5%", "10%")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,6 @@ def gain(
     random: np.ndarray,
     *,
     outcome: Outcome = mean_dice,
-    seed: int = 0,
     groups: Sequence[str] | None = None,
 ) -> Gain:
     """Outcome of a strategy less that of random draws, averaged over units and budgets.
@@ -68,12 +67,10 @@ def gain(
         Dice; the axes between are budgets.
     outcome : callable
         Of `OUTCOMES`.
-    seed : int
-        Of the resampling.
     groups : sequence of str, optional
         The group (patient) of every test case; by default each is one of its own.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     cases = _drawn_cases(ours.shape[-1], groups, rng)
     drawn = [_resampled(_over_budgets(dice), cases, outcome, rng) for dice in (ours, random)]
     low, high = np.quantile(drawn[0] - drawn[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -103,7 +100,7 @@ def _resampled(dice: np.ndarray, cases: list[np.ndarray], outcome: Outcome, rng:
     return np.take_along_axis(of_units, units, axis=1).mean(axis=1)
 
 
-def mean_over_studies(gains: np.ndarray, *, seed: int = 0) -> Gain:
+def mean_over_studies(gains: np.ndarray) -> Gain:
     """Mean of the gains of several studies; the studies are drawn anew, as units are in `gain`.
 
     Parameters
@@ -111,7 +108,7 @@ def mean_over_studies(gains: np.ndarray, *, seed: int = 0) -> Gain:
     gains : array of shape (studies,)
     """
     n = len(gains)
-    drawn = np.random.default_rng(seed).integers(0, n, (RESAMPLES, max(1, n - 1)))
+    drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, max(1, n - 1)))
     low, high = np.quantile(gains[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Gain(float(gains.mean()), float(low), float(high))
 

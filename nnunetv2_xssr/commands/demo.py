@@ -35,10 +35,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from nnunetv2_xssr.pretrain.settings import Settings
+    from nnunetv2_xssr.pretrain.settings import check_seed
     from nnunetv2_xssr.records.locks import output_lock
 
-    Settings(seed=args.seed)  # which says what a seed may be
+    check_seed(args.seed)
     folder = args.o.resolve()
     with output_lock(folder):
         _run(folder, seed=args.seed, device=args.device)

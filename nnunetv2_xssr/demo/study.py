@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from annotated_types import Len
 from pydantic import with_config
 from typing_extensions import TypedDict
@@ -19,9 +18,11 @@ from nnunetv2_xssr.processes import run_program
 from nnunetv2_xssr.records.files import read_json, write_json
 from nnunetv2_xssr.records.schema import OURS, Count, FileName
 from nnunetv2_xssr.records.selection import SelectionRecord
+from nnunetv2_xssr.records.validation_summary import read_dice
 from nnunetv2_xssr.records.workspace import dataset_number
 
 RECORD, REPORT = "selection.json", "report.html"
+_STAGES, _FEATURES = 4, 8  # of the small network: stages at most, and features of the first
 # Small images: starting a process costs more than the work that it would do.
 _FEW_PROCESSES = {"nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -36,18 +37,17 @@ class Drawn(TypedDict):
     variants: dict[FileName, str]
 
 
-def small_configuration(planned: dict, batch_size: int, first_features: int = 8, n_stages: int = 4) -> dict:
+def small_configuration(planned: dict, batch_size: int) -> dict:
     """A configuration that shares the planned one's data and trains in minutes on a CPU.
+
+    It has at most four stages of one convolution each, the first with eight features, every further one with twice as
+    many.
 
     Parameters
     ----------
     planned : dict
         The planned 2D or 3D configuration, with its ``architecture``.
     batch_size : int
-    first_features : int
-        Of the first stage; every further stage has twice as many.
-    n_stages : int
-        At most as many as planned, with one convolution each.
 
     Returns
     -------
@@ -56,10 +56,10 @@ def small_configuration(planned: dict, batch_size: int, first_features: int = 8,
     """
     architecture = json.loads(json.dumps(planned["architecture"]))
     kwargs = architecture["arch_kwargs"]
-    n_stages = min(n_stages, kwargs["n_stages"])
+    n_stages = min(_STAGES, kwargs["n_stages"])
     kwargs.update(
         n_stages=n_stages,
-        features_per_stage=[first_features * 2**i for i in range(n_stages)],
+        features_per_stage=[_FEATURES * 2**i for i in range(n_stages)],
         kernel_sizes=kwargs["kernel_sizes"][:n_stages],
         strides=kwargs["strides"][:n_stages],
         n_conv_per_stage=[1] * n_stages,
@@ -181,10 +181,7 @@ class Study:
                 shutil.copyfile(self.preprocessed / "xssr" / "xssr" / name, folder / name)
             train = ("nnUNetv2_train", self.target, self.configuration, "0", "-tr", self.trainer)
             self.run(*train, "-device", self.device, "--c", arm=arm)
-        return {
-            Path(case["prediction_file"]).stem: float(np.mean([label["Dice"] for label in case["metrics"].values()]))
-            for case in read_json(summary)["metric_per_case"]
-        }
+        return {Path(name).stem: dice for name, dice in read_dice(summary).items()}
 
     def picks(self, arm: str) -> list[str]:
         """The cases that an arm picked, in order."""

@@ -125,7 +125,7 @@ def _check(names: list[str], rows: np.ndarray, where: str, cases: Sequence[str] 
         finite = np.isfinite(rows.astype(np.float32)).all(axis=1)
     if not finite.all():
         broken = [names[i] for i in np.flatnonzero(~finite)]
-        size = ", which numbers beyond 3e38 are in single precision" if np.isfinite(rows).all() else ""
+        size = "; numbers beyond 3e38 are too large for float32" if np.isfinite(rows).all() else ""
         raise UserError(f"{where} holds NaN or infinity in {len(broken)} cases ({first_few(broken)}){size}; leave none")
     _check_differences(rows, where)
     if cases is None:
@@ -143,7 +143,7 @@ def _check(names: list[str], rows: np.ndarray, where: str, cases: Sequence[str] 
 def _check_differences(rows: np.ndarray, where: str) -> None:
     """Raise `UserError` if all cases are alike, or become so, or nearly, as float32."""
     if len(rows) > 1 and (rows == rows[0]).all():
-        raise UserError(f"{where} holds the same features for all {len(rows)} cases, which tell none from another")
+        raise UserError(f"{where} holds the same features for all {len(rows)} cases; they must differ")
     exact = rows.astype(np.longdouble)
     lost, spread = np.abs(exact - exact.astype(np.float32)).max(axis=0), np.ptp(exact, axis=0)
     if (columns := np.flatnonzero((spread > 0) & (lost > _LOST * spread))).size:

@@ -278,11 +278,7 @@ def _files(folder: Path, key: str) -> tuple[Path, Path]:
 
 
 def _without_cases(index: Index) -> dict:
-    return {
-        "kind": KIND,
-        "format_version": FORMAT_VERSION,
-        **{part: value for part, value in index.items() if part != "cases"},
-    }
+    return {**_HEAD, **{part: value for part, value in index.items() if part != "cases"}}
 
 
 def _sum(key: str, case: str, row: np.ndarray) -> int:

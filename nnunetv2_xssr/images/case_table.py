@@ -172,9 +172,9 @@ def read_vetoes(path: Path | None) -> dict[str, Reason | None]:
         reason = next((known for known in REASONS if known == text), None)
         if text and not reason:
             raise UserError(
-                f"{path} has {text[:50]!r} as the reason of {case}, which must be {', '.join(REASONS)}, or left out"
+                f"{path} has {text[:50]!r} as the reason for {case}; it must be {', '.join(REASONS)}, or left out"
             )
         if vetoes.get(case, reason) != reason:
-            raise UserError(f"{path} has two reasons of {case}, {vetoes[case]} and {reason}; leave one")
+            raise UserError(f"{path} has two reasons for {case}, {vetoes[case]} and {reason}; leave one")
         vetoes[case] = reason
     return vetoes

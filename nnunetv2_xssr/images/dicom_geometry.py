@@ -7,9 +7,8 @@ import numpy as np
 _SAME_DIRECTION = 1e-3  # difference of unit vectors, about 0.06 degrees
 _SAME_SPACING = 1e-3  # relative
 _SAME_PLACE = 1e-3  # of the largest gap between slices
-_OFF = (
-    0.2  # of the spacing: how far a slice may lie from where even spacing puts it; places are often rounded to 0.1 mm
-)
+# Of the spacing: how far a slice may lie from where even spacing puts it. Headers often round places to 0.1 mm.
+_OFF = 0.2
 
 
 class NoVolume(Exception):

@@ -109,7 +109,7 @@ def _described(
     if not channel_names or not labels:
         given = {"--channel_names": channel_names, "--labels": labels}
         missing = " and ".join(option for option, names in given.items() if not names)
-        raise UserError(f"-i needs {missing}, of which dataset.json is made; nnUNetv2_xssr_select --help tells more")
+        raise UserError(f"-i needs {missing} to write dataset.json; see nnUNetv2_xssr_select --help")
     refuse_names("a channel of --channel_names", channel_names, check=check_trimmed)
     refuse_names("a label of --labels", labels, check=check_trimmed)
     dataset = Workspace(_full_name(name)).raw

@@ -95,6 +95,10 @@ class ImagePool:
         """The names of the cases, in order."""
         return [case.identifier for case in self.cases]
 
+    def by_identifier(self) -> dict[str, Case]:
+        """The cases by name."""
+        return {case.identifier: case for case in self.cases}
+
     def only(self, identifiers: Iterable[str]) -> "ImagePool":
         """The pool of these cases only."""
         wanted = set(identifiers)
@@ -236,13 +240,8 @@ def folder_pool(
 
 
 def _plain_pool(name: str, cases: Iterable[Case], ending: str) -> ImagePool:
-    return ImagePool(
-        name=name,
-        cases=tuple(cases),
-        file_ending=ending,
-        channel_names=None,
-        dataset_json={"file_ending": ending},
-    )
+    known = {"file_ending": ending}
+    return ImagePool(name=name, cases=tuple(cases), file_ending=ending, channel_names=None, dataset_json=known)
 
 
 def takes_dicom(folder: Path, *, recursive: bool = False) -> bool:

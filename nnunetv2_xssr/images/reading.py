@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunetv2_xssr.errors import UserError
+from nnunetv2_xssr.errors import UserError, reason_of
 from nnunetv2_xssr.images.decoding import decode, itk_header, shape_and_properties
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.nifti import is_nifti
@@ -61,8 +61,8 @@ def read_image(case: Case, reader: "BaseReaderWriter") -> tuple[np.ndarray, dict
     try:
         image, properties, finite = _read(case, reader)
     except Exception as error:  # readers raise whatever their library raises
-        reason = " ".join(str(error).split())[-200:] or _unlike(case.files, reader) or type(error).__name__
-        raise broken(f"cannot be read ({reason})") from None
+        unlike = "" if str(error).strip() else _unlike(case.files, reader)
+        raise broken(f"cannot be read ({unlike or reason_of(error)})") from None
     if image.ndim != 4 or 0 in image.shape:
         raise broken(f"must be an image of 2 or 3 dimensions; got shape {image.shape}")
     if not finite:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.errors import UserError, first_few, reason_of
 from nnunetv2_xssr.images.extract import Limits
 from nnunetv2_xssr.images.geometry import Geometry
 from nnunetv2_xssr.images.grids import differences, image_grid
@@ -141,8 +141,7 @@ def _read_mask(file: Path, shape: tuple[int, ...], of_image: dict, reader: "Base
         mask = np.asarray(mask)
         shifted = list(differences(image_grid(of_image), of_mask).values()) if mask.shape[1:] == shape else []
     except Exception as error:  # readers raise whatever their library raises
-        reason = " ".join(str(error).split())[-200:] or type(error).__name__
-        raise UserError(f"the mask {file} cannot be read ({reason}); replace it") from None
+        raise UserError(f"the mask {file} cannot be read ({reason_of(error)}); replace it") from None
     if mask.shape != (1, *shape):
         ours, theirs = (" x ".join(map(str, reversed(size))) for size in (shape, mask.shape[1:]))
         raise UserError(f"the mask {file} has the size {theirs}, its image {ours}; make it on its image's grid")

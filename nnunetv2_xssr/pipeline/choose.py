@@ -60,7 +60,7 @@ def make_record(
     doubt : Doubt, optional
         Without it no model was asked.
     """
-    cases = {case.identifier: case for case in target.cases}
+    cases = target.by_identifier()
     in_memory = not settings["scheduler"]
     selections = [
         _select_fold(

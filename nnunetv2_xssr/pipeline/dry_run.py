@@ -34,11 +34,11 @@ class PoolForecast:
     name : str
     cases : int
     to_read : int
-        Cases of which the caches hold no views.
+        Cases whose views are not in the caches.
     n_bytes : int
         Of the files of these.
     to_embed : int
-        Cases of which the caches hold no features.
+        Cases whose features are not in the caches.
     """
 
     name: str

@@ -11,7 +11,7 @@ from nnunetv2_xssr.images.pools import dataset_pool, open_pools
 from nnunetv2_xssr.pipeline.embed import embed_pools
 from nnunetv2_xssr.pipeline.given import source_names
 from nnunetv2_xssr.pipeline.read import Seeing, read_pools
-from nnunetv2_xssr.pretrain.settings import Settings
+from nnunetv2_xssr.pretrain.settings import check_seed
 from nnunetv2_xssr.records.files import atomic_together, naming, put_alone, remove_leftovers
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import check_environment, find_dataset
@@ -65,7 +65,7 @@ def embed_cases(
         raise one_of("-o, by its ending,", WRITTEN, str(output))
     files = [output, output.with_stem(f"{output.stem}_source")][: 1 + bool(sources)]
     _check_new(files)
-    Settings(seed=seed)  # which says what a seed may be
+    check_seed(seed)
     chosen = Seeing(**seeing)
     chosen.check("case")
     pool = dataset_pool(find_dataset(target))

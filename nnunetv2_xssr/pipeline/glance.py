@@ -33,7 +33,7 @@ class Glance:
     views : Views
         Of these cases, in memory.
     to_read : list of Case
-        Those of the pool of which the caches hold no views.
+        Those of the pool whose views are not in the caches.
     seconds : float
         That reading a case takes, where several are read side by side.
     """

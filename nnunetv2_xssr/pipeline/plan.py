@@ -214,7 +214,7 @@ class FoldPlan:
 
 @dataclass(frozen=True)
 class SelectionPlan:
-    """All selections to make: one a fold in a study, where every case has a label, else one.
+    """All selections to make: one per fold in a study, where every case has a label, else one.
 
     With slices the pool and the labelled of its one fold are slices (`nnunetv2_xssr.images.slices`).
     """
@@ -296,7 +296,7 @@ def _fold_plan(cases: list[Case], labelled: list[str], choice: Choice, validatio
     plan = FoldPlan([case.identifier for case in cases], labelled, None, constraints, validation)
     if choice.budget == AUTO:
         if constraints.cost is not None:
-            raise UserError(f"-b {AUTO} does not know what a case may cost; give the total cost to -b")
+            raise UserError(f"-b {AUTO} cannot choose a budget where cases have costs; give the total cost to -b")
         budget = plan.most()
     elif constraints.cost is None:
         budget = parse_budget(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from nnunetv2_xssr.annotation.label_check import IGNORE
 from nnunetv2_xssr.annotation.project import fold_folders
-from nnunetv2_xssr.encoders.trained_model import CHECKPOINT, TrainedModel, open_trained_model
+from nnunetv2_xssr.encoders.trained_model import CHECKPOINT, EXAMPLE, TrainedModel, open_trained_model
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.channels import channel_order
 from nnunetv2_xssr.images.geometry import Geometry
@@ -48,7 +48,7 @@ class Prelabeller:
         dict
             Case to its folder, in which the label lies, and what the writer puts beside it.
         """
-        cases, slices, reader = {case.identifier: case for case in target.cases}, picked_slices(picks), target.reader()
+        cases, slices, reader = target.by_identifier(), picked_slices(picks), target.reader()
         drawn = {}
         names = list(dict.fromkeys(pick.case for pick in picks))
         for name in tqdm(names, desc="drawing pre-labels", unit="case", disable=None):
@@ -110,7 +110,7 @@ def _last_trained(workspace: Workspace) -> Path:
     if not finished:
         raise UserError(
             f"--prelabel: no fold of {workspace.dataset} is trained yet; train one, or name a model: --prelabel "
-            f".../nnUNetTrainer__nnUNetPlans__2d"
+            f"{EXAMPLE}"
         )
     return max(finished, key=lambda file: (file.stat().st_mtime, file)).parents[1]
 
@@ -127,7 +127,9 @@ def _predictor(trained: TrainedModel, device: str) -> Any:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     if trained.configuration.previous_stage_name is not None:
-        raise UserError(f"--prelabel: {trained.folder} is the second stage of a cascade, useless alone; give another")
+        raise UserError(
+            f"--prelabel: {trained.folder} is a cascade's second stage, which cannot predict alone; give another"
+        )
     try:
         with redirect_stdout(StringIO()):  # on the processor it says that it is not on a GPU
             predictor = nnUNetPredictor(device=torch.device(device), allow_tqdm=False)

@@ -16,7 +16,7 @@ from nnunetv2_xssr.pipeline.embed import Embedded, embed_pools
 from nnunetv2_xssr.pipeline.plan import SelectionPlan
 from nnunetv2_xssr.pipeline.read import read_pools
 from nnunetv2_xssr.records.config import config_bytes
-from nnunetv2_xssr.records.files import TEMPORARY, atomic, sha256, sha256_json
+from nnunetv2_xssr.records.files import TEMPORARY, sha256, sha256_json, write_bytes
 from nnunetv2_xssr.records.logs import log_to, logger
 from nnunetv2_xssr.records.manifest import Manifest
 from nnunetv2_xssr.records.rounds import keep_round
@@ -217,9 +217,8 @@ def _write_options(path: Path, options: bytes | None) -> None:
     """Write the file of options; one of another call does not stay."""
     if options is None:
         path.unlink(missing_ok=True)
-        return
-    with atomic(path) as temporary:
-        temporary.write_bytes(options)
+    else:
+        write_bytes(path, options)
 
 
 def _embedded(call: Call, *, skip_broken: bool) -> tuple[SelectionPlan, Embedded]:

@@ -88,7 +88,7 @@ def _complete(temporary: Path) -> None:
 
 
 def _stem_and_ending(path: Path) -> tuple[str, str]:
-    """What a temporary name has of a file's: the beginning, and the ending, of which .nii.gz is one for writers."""
+    """What a temporary name keeps of a file's: its beginning and its ending, as writers go by it (.nii.gz is one)."""
     ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     return path.name.removesuffix(ending)[:50], ending
 
@@ -152,6 +152,12 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write bytes, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, content) -> None:

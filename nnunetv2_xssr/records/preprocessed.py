@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Len
@@ -35,17 +35,21 @@ class Plans:
         The class that made it, which ``nnUNetv2_plan_and_preprocess -pl`` takes; None where the file does not say.
     data : dict
         Each configuration to the folder of its preprocessed cases, whether it is there or not.
+    second_stages : frozenset of str
+        The configurations of a cascade that learn from predictions of another one.
     """
 
     name: str
     planner: str | None
     data: dict[str, Path]
+    second_stages: frozenset[str]
 
 
 @with_config(THEIRS)
 class _Configuration(TypedDict):
     data_identifier: NotRequired[FileName]
     inherits_from: NotRequired[str]
+    previous_stage: NotRequired[Any]  # its name; nothing but whether there is one is read
 
 
 @with_config(THEIRS)
@@ -78,9 +82,16 @@ def read_plans(workspace: Workspace) -> list[Plans]:
         content = read_json(path)
         if isinstance(content, dict) and "plans_name" in content and "configurations" in content:
             plans = read_as(path, PlansFile, advice=PLAN_AGAIN)
-            identifiers = {name: _identifier(plans["configurations"], name) for name in plans["configurations"]}
-            data = {name: workspace.preprocessed / folder for name, folder in identifiers.items() if folder}
-            found.append(Plans(name=path.stem, planner=plans.get("experiment_planner_used"), data=data))
+            every = plans["configurations"]
+            identifiers = {name: _inherited(every, name, "data_identifier") for name in every}
+            found.append(
+                Plans(
+                    name=path.stem,
+                    planner=plans.get("experiment_planner_used"),
+                    data={name: workspace.preprocessed / folder for name, folder in identifiers.items() if folder},
+                    second_stages=frozenset(name for name in every if _inherited(every, name, "previous_stage")),
+                )
+            )
     return found
 
 
@@ -97,12 +108,14 @@ def nnunet_reading(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _identifier(configurations: dict[str, _Configuration], name: str | None) -> str | None:
-    """The folder's name of a configuration, or of the one that it inherits from."""
+def _inherited(
+    configurations: dict[str, _Configuration], name: str | None, key: Literal["data_identifier", "previous_stage"]
+) -> Any:
+    """What a configuration, or the one that it inherits from, has under a key; None where neither has it."""
     seen = set()
     while name in configurations and name not in seen:
-        if "data_identifier" in configurations[name]:
-            return configurations[name]["data_identifier"]
+        if key in configurations[name]:
+            return configurations[name][key]
         seen.add(name)
         name = configurations[name].get("inherits_from")
     return None

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from nnunetv2_xssr.errors import UserError, first_few
 from nnunetv2_xssr.records.config import id_in_config
-from nnunetv2_xssr.records.files import atomic, is_there, read_json
+from nnunetv2_xssr.records.files import is_there, read_json, write_bytes
 from nnunetv2_xssr.records.logs import last_command
 from nnunetv2_xssr.records.manifest import Manifest, id_in_report, id_in_worklist, selection_id
 from nnunetv2_xssr.records.selection import SelectionRecord, picked_slices
@@ -70,8 +70,7 @@ def keep_round(workspace: Workspace, last: SelectionRecord) -> None:
         pairs[workspace.config] = workspace.round_config(last.round)
     for path, kept in pairs.items():
         if is_there(path):
-            with atomic(kept) as temporary:
-                temporary.write_bytes(path.read_bytes())
+            write_bytes(kept, path.read_bytes())
 
 
 def vetoes_of(record: SelectionRecord | None) -> dict[str, Reason | None]:

@@ -31,7 +31,15 @@ def read_dice(path: Path) -> dict[str, float]:
     A label that neither the case nor the prediction has counts for nothing; a case without any is all right (1).
     """
     found = {}
-    for one in read_as(path, _Summary, advice="validate again: nnUNetv2_train with --val")["metric_per_case"]:
-        values = [label["Dice"] for label in one["metrics"].values() if not math.isnan(label["Dice"])]
-        found[Path(one["prediction_file"]).name] = sum(values) / len(values) if values else 1.0
+    for name, of_labels in read_label_dice(path, advice="validate again: nnUNetv2_train with --val").items():
+        values = [dice for dice in of_labels if not math.isnan(dice)]
+        found[name] = sum(values) / len(values) if values else 1.0
     return found
+
+
+def read_label_dice(path: Path, *, advice: str) -> dict[str, list[float]]:
+    """Name of every predicted file to the Dice of each label, NaN where neither case nor prediction has it."""
+    return {
+        Path(one["prediction_file"]).name: [label["Dice"] for label in one["metrics"].values()]
+        for one in read_as(path, _Summary, advice=advice)["metric_per_case"]
+    }

@@ -285,10 +285,6 @@ class Workspace:
         """The folder of HSSL's weights for the target's network."""
         return self.results / f"XSSR_HSSL__{plans_name}__{configuration}"
 
-    def named(self) -> list[str]:
-        """The names of all selections of this dataset that there are."""
-        return sorted(path.parent.name for path in (self.preprocessed / "xssr").glob("*/selection.json"))
-
 
 def all_records() -> list[Path]:
     """The records of all rounds of all selections of all datasets."""
@@ -296,7 +292,7 @@ def all_records() -> list[Path]:
 
 
 def folder_pools() -> list[str]:
-    """The pools of plain folders of which there are caches."""
+    """The pools of plain folders that have caches."""
     names = (path.parent.parent.name for path in nnunet_folder("nnUNet_preprocessed").glob("*/xssr/caches"))
     return sorted(name for name in names if not names_dataset(name))
 

@@ -32,13 +32,12 @@ def gather(kept: SelectionData) -> dict:
         ``versions``, ``provenance``, ``vetoes`` (case to reason or None, of what was excluded), ``look_again`` (case to
         what is odd about its label now: see `nnunetv2_xssr.annotation.second_look`), ``set_aside``, ``mixtures`` (what
         differs in how files are stored), and ``selections``: for every fold or the whole pool, ``picks`` with reason
-        and nearest cases, ``map`` with a dot a case,
-        ``coverage``, ``kinds`` (None where nobody looked), ``groups_of_pool`` (none where nobody looked: see
-        `nnunetv2_xssr.report.groups.groups_of`), ``budget`` (None without a curve), ``alpha`` (None for strategies
-        without it), ``domains`` and ``groups`` (None where no case has one). Distances are
-        between standardised embeddings: 0 for copies, 2 for opposites. A pick, a nearest case and a dot have an
-        ``identifier``, their ``case`` (of a slice the volume) and a ``name`` to show; these are the same unless
-        slices are chosen.
+        and nearest cases, ``map`` with one dot per case, ``coverage``, ``kinds`` (None where nobody looked),
+        ``groups_of_pool`` (none where nobody looked: see `nnunetv2_xssr.report.groups.groups_of`), ``budget`` (None
+        without a curve), ``alpha`` (None for strategies without it), ``domains`` and ``groups`` (None where no case has
+        one). Distances are between standardised embeddings: 0 for copies, 2 for opposites. A pick, a nearest case and
+        a dot have an ``identifier``, their ``case`` (of a slice the volume) and a ``name`` to show; these are the same
+        unless slices are chosen.
     """
     record = kept.record
     selections = [

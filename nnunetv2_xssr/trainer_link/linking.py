@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nnunetv2_xssr.errors import UserError
-from nnunetv2_xssr.records.files import atomic, remove_leftovers
+from nnunetv2_xssr.records.files import remove_leftovers, write_bytes
 
 LINK_MODULE = Path(__file__).with_name("module") / "xssr_trainer_link.py"
 
@@ -30,8 +30,7 @@ def link() -> Path:
     """
     path = link_path()
     try:
-        with atomic(path) as temporary:
-            temporary.write_bytes(LINK_MODULE.read_bytes())
+        write_bytes(path, LINK_MODULE.read_bytes())
         remove_leftovers(path)
     except OSError as error:
         if is_linked():  # by another run, which took the temporary file of this one for that of a killed one

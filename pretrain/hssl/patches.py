@@ -20,7 +20,7 @@ from nnunetv2_xssr.images.read_ahead import read_ahead
 from nnunetv2_xssr.images.reading import BrokenImage, none_usable, read_image
 from nnunetv2_xssr.pretrain.hssl.sources import Source
 from nnunetv2_xssr.pretrain.hssl.statistics import check_channels
-from nnunetv2_xssr.records.files import atomic
+from nnunetv2_xssr.records.files import write_bytes
 from nnunetv2_xssr.records.locks import only_reads
 from nnunetv2_xssr.records.logs import logger
 from nnunetv2_xssr.records.workspace import Workspace, visible_files
@@ -38,7 +38,7 @@ class PreprocessedPool:
     ----------
     name : str
     files : tuple of Path
-        One file of `save_image` per case.
+        One per case: see `compressed`.
     hashes : dict
         SHA-256 of every case's image files.
     groups : tuple of str
@@ -119,9 +119,9 @@ def preprocess_pool(source: Source, *, skip_broken: bool = False) -> Preprocesse
                 broken.append(str(error))
                 continue
             check(case)
-            stem, content = stems[case.identifier], _compressed(array)
+            stem, content = stems[case.identifier], compressed(array)
             kept[stem] = folder / f"{stem}_{_sum(content)}.b2nd"
-            _write(kept[stem], content)
+            write_bytes(kept[stem], content)
     files = {case: kept[stem] for case, stem in stems.items() if stem in kept}
     if not files:
         raise none_usable(pool.name, broken)
@@ -135,20 +135,11 @@ def preprocess_pool(source: Source, *, skip_broken: bool = False) -> Preprocesse
     )
 
 
-def save_image(file: Path, image: np.ndarray) -> None:
-    """Write a preprocessed image of shape (channels, z, y, x), compressed so that parts of it are read alone."""
-    _write(file, _compressed(image))
-
-
-def _compressed(image: np.ndarray) -> bytes:
+def compressed(image: np.ndarray) -> bytes:
+    """A preprocessed image of shape (channels, z, y, x) as a file holds it, of which parts can be read alone."""
     # nnU-Net's own settings for its preprocessed images.
     compression = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
     return blosc2.asarray(np.ascontiguousarray(image), cparams=compression).to_cframe()
-
-
-def _write(file: Path, content: bytes) -> None:
-    with atomic(file) as temporary:
-        temporary.write_bytes(content)
 
 
 def _sum(content: bytes) -> str:

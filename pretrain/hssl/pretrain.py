@@ -191,9 +191,8 @@ def flat_pools(pools: list[PreprocessedPool], *, patch_size: tuple[int, ...], se
         share = float(np.median([share_of_one_value(pairs.plain(i)) for i in range(_PATCHES_LOOKED_AT)]))
         if share > _FLAT:
             sentences.append(
-                f"in half of the patches of {pool.name} {100 * share:.0f} % of the values are nearly one and the same, "
-                f"of which nothing is learned: check its channel names, which decide its scale, and look at "
-                f"--show_batch"
+                f"in half of the patches of {pool.name} {100 * share:.0f} % of the values are nearly one and the same: "
+                f"nothing is learned from them; check its channel names, which decide its scale; see --show_batch"
             )
     return sentences
 

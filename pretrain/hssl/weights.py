@@ -1,6 +1,5 @@
 """The weights of HSSL in the format of ``nnUNetv2_train -pretrained_weights`` and nnU-Net's fine-tuning commands."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import torch
 
 from nnunetv2_xssr.errors import UserError, first_few
+from nnunetv2_xssr.pretrain.checkpoint import save_tensors
 from nnunetv2_xssr.pretrain.hssl.network import UNet
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
-from nnunetv2_xssr.records.files import atomic
 
 CITATION = "Zheng et al., Hierarchical Self-Supervised Learning for Medical Image Segmentation (arXiv 2107.04886)"
 SEGMENTATION = ".seg_layers."  # nnU-Net leaves these out when it loads pretrained weights
@@ -117,11 +116,7 @@ def save_weights(
     """
     content = checkpoint_content(network, plans=plans, channels=channels, citations=citations)
     check_loadable(content, plans.build_network(channels), where=str(path))
-    # To memory first: on a full disk torch's own writer ends in a RuntimeError about its internals.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    with atomic(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    save_tensors(path, content)
 
 
 def checkpoint_content(network: UNet, *, plans: TargetPlans, channels: int, citations: Sequence[str] = ()) -> dict:

@@ -159,6 +159,7 @@ def preprocessed(workspace, cases):
     folder = workspace.preprocessed / TARGET
     plans = {"plans_name": "nnUNetPlans", "configurations": {"2d": {"data_identifier": "data"}}}
     plans["configurations"]["cascade"] = {"inherits_from": "2d", "previous_stage": "2d"}
+    plans["configurations"]["small_cascade"] = {"inherits_from": "cascade"}
     (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
     for case in cases:
         for file in (folder / "data" / f"{case}.pkl", folder / "gt_segmentations" / f"{case}.png"):
@@ -172,6 +173,7 @@ def preprocessed(workspace, cases):
         ({}, None),
         ({"configuration": "3d"}, ["-c", "2d", "3d"]),
         ({"configuration": "cascade"}, ["-c cascade is the second stage", "choose another configuration"]),
+        ({"configuration": "small_cascade"}, ["-c small_cascade is the second stage"]),
         ({"plans_name": "Other"}, ["no plans Other"]),
         ({"trainer": "nnUNetTrainer"}, ["-tr", "XSSRTrainer_50epochs"]),
         ({"trainer": "XSSRTrainer_pretrained"}, ["-tr", "from scratch", "got XSSRTrainer_pretrained"]),

@@ -264,7 +264,7 @@ def test_files_that_do_not_fit(either, capsys, ending, cases, change, parts):
         ("f.csv", ",case,a\n0,t_00,1\n", ("its column 1 has no name", "leave it out")),
         ("f.csv", "Unnamed: 0,case,a\n0,t_00,1\n", ("its column 1 has no name",)),
         ("f.csv", "case,a\nt_00.png,1\nt_01.png,2\n", ("lacks 10 of 10", "its own look like t_00.png")),
-        ("f.csv", "case,a\nt_00,1e39\nt_01,2\n", ("infinity in 1 cases (t_00), which numbers beyond 3e38 are",)),
+        ("f.csv", "case,a\nt_00,1e39\nt_01,2\n", ("infinity in 1 cases (t_00); numbers beyond 3e38 are",)),
         ("f.csv", "case,case\nt_00,1\n", ("several columns case",)),
         ("f.csv", "case,a\nt_00,1,2\n", ("a row has 3 columns in place of 2",)),
         ("f.csv", "", ("no column case",)),

@@ -59,7 +59,7 @@ FEW = {"flip at 0.5", "cut off half"}  # the rest with test-all
 
 @pytest.fixture(scope="module")
 def collected(_ready, tmp_path_factory):
-    """A selection of which all labels were collected."""
+    """A selection whose labels were all collected."""
     root = tmp_path_factory.mktemp("corrupted") / "nnunet"
     shutil.copytree(_ready.root, root)
     with prepared(root) as workspace:

@@ -205,7 +205,7 @@ def test_streams_of_a_shell(again, streams, code, words):
 
 @contextmanager
 def output(stream):
-    """Standard output is another stream, of which every line is written at once."""
+    """Standard output is another stream, and every line of it is written at once."""
     with pytest.MonkeyPatch.context() as patch, open(stream, "w", buffering=1) as opened:
         patch.setattr(sys, "stdout", opened)
         yield
