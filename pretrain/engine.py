@@ -20,7 +20,7 @@ import reprlib
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from functools import cached_property
 from itertools import count
@@ -116,7 +116,8 @@ def _train(
         draw_progress(folder / "progress.png", run.history, note=objective.health_note, recall=objective.recall)
 
     progress = tqdm(initial=run.step, desc="pretraining", unit="batch", disable=not fabric.is_global_zero)
-    with progress, StopRequest() as request:
+    # Workers that live on would be ended with Python, and torch takes that for their failure.
+    with contextlib.closing(run.batches), progress, StopRequest() as request:
         while not run.finished:
             progress.total = run.n_steps
             stop = run.train_step(request)
@@ -306,7 +307,7 @@ class Run:
         return {name: gather(self.fabric, features) for name, features in found.items()}
 
     @cached_property
-    def batches(self) -> Iterator[Any]:
+    def batches(self) -> Generator[Any, None, None]:
         """Shares of this process of the batches from the current step on, an endless stream."""
         return batches(self.objective, self._shares(), n_workers=worker_count(self.fabric.device))
 

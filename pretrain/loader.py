@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import torch
@@ -35,8 +35,10 @@ class _Batches(Dataset):
             return error  # raised in the training process; torch would bury the sentence in the worker's traceback
 
 
-def batches(objective: Objective, samples: Iterable[range], *, n_workers: int) -> Iterator[Any]:
+def batches(objective: Objective, samples: Iterable[range], *, n_workers: int) -> Generator[Any, None, None]:
     """``objective.batch`` of every range, in order; the batches do not depend on the number of workers.
+
+    To close the generator ends the workers.
 
     Raises
     ------

@@ -1,5 +1,6 @@
 """Batches made ahead: the same ones, in order, and their mistakes in one sentence."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -80,3 +81,14 @@ def test_as_many_as_nnunet_takes_but_none_where_cores_train(monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")
     assert worker_count(torch.device("cpu")) == 0
     assert worker_count(torch.device("cuda")) == 1
+
+
+def test_no_worker_outlives_the_last_batch(tmp_path, monkeypatch):
+    # One that the end of Python ends in its place would stop the finished command with an error.
+    alive = []
+    monkeypatch.setattr(engine, "BATCHES_PER_EPOCH", engine.BATCHES_PER_EPOCH)
+    monkeypatch.setattr(engine, "draw_progress", engine.draw_progress)
+    monkeypatch.setattr(engine, "worker_count", lambda device: 2)
+    monkeypatch.setattr(Regression, "finish", lambda *_: alive.append(multiprocessing.active_children()))
+    train(str(tmp_path), "Regression", {"epochs": 1, "batch_size": 8, "seed": 2})
+    assert alive == [[]]
