@@ -99,6 +99,7 @@ def test_names_stand_in_one_line_as_far_as_there_is_room(pictures):
     printed(pictures.root, [row("b", label="labels/b.png")])
     text = (pictures.root / "out" / "worklist.html").read_text(encoding="utf-8")
     assert ".label { min-width: 13ch; }" in text and '<td class="label">labels/b.png</td>' in text
+    assert '<meta name="viewport" content="width=device-width' in text  # or a phone shows letters of a third the size
     printed(pictures.root, [row("b", label="labels/" + 50 * "b")])
     assert ".label { min-width: 22ch; }" in (pictures.root / "out" / "worklist.html").read_text(encoding="utf-8")
 

@@ -26,6 +26,7 @@ _PAGE = """\
 <!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Worklist of {{ dataset }}</title>
 <style>
 @page { size: landscape; }

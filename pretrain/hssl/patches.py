@@ -294,7 +294,7 @@ def _seeded(transform, image: torch.Tensor, rng: np.random.Generator) -> torch.T
     seed, state = int(rng.integers(2**31)), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed also formats a stack, for GPUs
             np.random.seed(seed)
             return transform(image=image.clone())["image"]
     finally:

@@ -307,6 +307,8 @@ def test_what_is_printed_holds_the_story_and_not_the_slider(opened):
         assert opened.find_element("class name", "story").is_displayed()
         assert not opened.find_element("css selector", ".budget input").is_displayed()
         assert opened.find_element("css selector", ".row .marked").is_displayed()
+        # Its details are closed, and nothing else stands below its heading.
+        assert not opened.find_element("id", "made-title").is_displayed()
     finally:
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
