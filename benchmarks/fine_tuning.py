@@ -39,7 +39,7 @@ def benchmark(args) -> None:
     schedules = list(dict.fromkeys([NNUNET, *args.schedules]))
     for pack in args.packs:
         target = prepare(pack, args)
-        study = replace(target.study, trainer=args.trainer.replace("Trainer", "Trainer_pretrained"))
+        study = replace(target.study, trainer=target.study.trainer.replace("Trainer", "Trainer_pretrained"))
         weights = pretrain(target, "own", "all")
         dice = {(schedule, start): [] for schedule in schedules for start in args.starts}
         for draw in args.draws:

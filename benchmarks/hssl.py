@@ -53,14 +53,14 @@ def main() -> int:
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """What this benchmark and that of fine-tuning share."""
+    """What this benchmark shares with those of fine-tuning and of the pretraining's length."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("results/hssl"), help="holds everything")
     parser.add_argument("--packs", nargs="+", default=["NucleiDSB", "CXRLung"], choices=PACKS)
     parser.add_argument("--epochs", type=int, help="of pretraining, of 50 batches each")
     parser.add_argument("--batch_size", type=int, help="of pretraining")
     parser.add_argument("--test", type=int, help="test cases at most; volumes take long to predict on a CPU")
-    parser.add_argument("--trainer", default="XSSRTrainer_demo", help="of the small networks; 300 iterations")
+    parser.add_argument("--trainer", help="XSSRTrainer_demo by default, XSSRTrainer_250epochs with --gpu")
     parser.add_argument("--gpu", action="store_true", help="the planned network and the long schedule")
     return parser
 
@@ -142,8 +142,8 @@ def prepare(pack: str, args: argparse.Namespace) -> Target:
         write_domain(pack, [of_pack], raw / other, False, UNLABELLED.get(other))
     pool, test = split_by_patient(pack, cases)
     planned = "3d_fullres" if pack.endswith("3D") else "2d"
-    small, trainer = (planned, "XSSRTrainer_250epochs") if args.gpu else (f"{planned[:2]}_small", args.trainer)
-    study = Study(folder, name, name, small, trainer, resolve_device(None))
+    small, trainer = (planned, "XSSRTrainer_250epochs") if args.gpu else (f"{planned[:2]}_small", "XSSRTrainer_demo")
+    study = Study(folder, name, name, small, args.trainer or trainer, resolve_device(None))
     test = test[: args.test]
     study.preprocess(pool, test, None if args.gpu else SMALL[pack])
     study.run("nnUNetv2_xssr_link")

@@ -26,6 +26,8 @@ def main() -> int:
     parser.add_argument("--pretraining_seeds", type=int, default=1)
     parser.add_argument("--lengths", type=int, nargs="+", default=[6, 60], help="of pretraining, in epochs")
     args = parser.parse_args()
+    if args.epochs:
+        parser.error("several lengths are compared; give them as --lengths in place of --epochs")
     return run("pretraining_length.py", lambda: benchmark(args))
 
 
