@@ -5,10 +5,10 @@
     OMP_NUM_THREADS=2 python benchmarks/growth.py --sizes 1000000 --picks_only    a million, without the grid
 
 A budget of 5 % up to 50,000 cases and 10,000 picks beyond; features of 384 numbers on disk, clustered as in
-selection.py; a source of 2,000 cases. ``select`` is everything from raw features to the record: scores, the grid of
-eleven alphas, coverage against 20 random draws. ``scores`` are standardising, density and novelty, ``greedy`` is the
-picking for one alpha, 0.2. Every size runs in a process of its own. Results are kept in a file, so that sizes can be
-added one by one.
+selection.py; a source of 2,000 cases. ``select`` is everything from raw features to the record by the default strategy:
+scores, the grid of eleven alphas, coverage against 20 random draws. ``scores`` are standardising, density and novelty,
+``greedy`` is the picking of ``xssr_sum`` for one alpha, 0.2. Every size runs in a process of its own. Results are kept
+in a file, so that sizes can be added one by one.
 """
 
 import argparse
@@ -56,7 +56,8 @@ def measure(path, k, picks_only):
     rows = np.load(path, mmap_mode="r")
     pool, source = rows[:-N_SOURCE], np.array(rows[-N_SOURCE:])
     for n in (500, 6000):  # compile
-        select(np.array(rows[:n]), 10, source=source[:100])
+        for strategy in ("xssr", "xssr_sum"):
+            select(np.array(rows[:n]), 10, source=source[:100], strategy=strategy)
     start = time.perf_counter()
     with threadpool_limits(1, "blas"):
         z, x = standardise(pool, source)
