@@ -307,6 +307,8 @@ def test_what_is_printed_holds_the_story_and_not_the_slider(opened):
         assert opened.find_element("class name", "story").is_displayed()
         assert not opened.find_element("css selector", ".budget input").is_displayed()
         assert opened.find_element("css selector", ".row .marked").is_displayed()
+        for of_screen in ("nav", "[id$='-map-help'] span", ".panel", ".pick .veto", "#veto"):
+            assert not opened.find_element("css selector", of_screen).is_displayed(), of_screen
         # Its details are closed, and nothing else stands below its heading.
         assert not opened.find_element("id", "made-title").is_displayed()
     finally:
