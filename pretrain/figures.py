@@ -56,8 +56,8 @@ def draw_progress(path: Path, history: dict[str, list[float]], *, note: str, rec
     rates.plot(epochs, history[rate], ":", color="grey")
     rates.set_ylabel("learning rate (dotted)", color="grey")
     all_axes[-1].set_xlabel("epoch")
-    all_axes[-1].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    figure.suptitle(f"{note}; {np.median(history[speed]):.0f} images/s")
+    all_axes[-1].xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    figure.suptitle(f"{note}; {np.median(history[speed]):.1f} images/s")
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=100)
 
