@@ -47,6 +47,16 @@ def test_two_files_of_one_case_and_channel(empty, ending):
         open_pool("9")
 
 
+def test_reader_that_nnunet_does_not_have(empty):
+    """nnU-Net would take another one, which may turn the images."""
+    folder = empty.raw / "Dataset009_Misspelt"
+    write_volume(folder / "imagesTr" / "v_0_0000.nii.gz", volume(0)[0])
+    reader = "NibabelIOWithReorientation"
+    write_dataset_json(folder, ".nii.gz", numTraining=0, dataset={}, overwrite_image_reader_writer=reader)
+    with pytest.raises(UserError, match=f"must be one of .*NibabelIOWithReorient; got '{reader}'"):
+        open_pool("9").reader()
+
+
 def test_names_in_domains_that_no_case_has(workspace, caplog, capsys):
     path = workspace.raw / TARGET / "dataset.json"
     content = json.loads(path.read_text())

@@ -110,7 +110,7 @@ class ImagePool:
         Raises
         ------
         UserError
-            If no reader of nnU-Net reads any file of the pool.
+            If no reader of nnU-Net reads any file of the pool, or dataset.json names one that it does not have.
         """
         return self._reader
 

@@ -6,6 +6,8 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunetv2_xssr.errors import one_of
+
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
@@ -25,9 +27,26 @@ def choose_reader(dataset_json: dict, files: Sequence[Path]) -> "type[BaseReader
     -------
     class or None
         None if no reader of nnU-Net reads any of the files.
-    """
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
+    Raises
+    ------
+    UserError
+        If dataset.json names a reader that nnU-Net does not have.
+    """
+    from nnunetv2.imageio.reader_writer_registry import (
+        LIST_OF_IO_CLASSES,
+        determine_reader_writer_from_dataset_json,
+        recursive_find_reader_writer_by_name,
+    )
+
+    named = dataset_json.get("overwrite_image_reader_writer", "None")
+    if named != "None":
+        try:
+            return recursive_find_reader_writer_by_name(named)
+        except RuntimeError:
+            # nnU-Net takes another one after a warning, and the images may then lie in other directions.
+            allowed = [reader.__name__ for reader in LIST_OF_IO_CLASSES]
+            raise one_of("overwrite_image_reader_writer in dataset.json", allowed, named) from None
     # A .tif may be a picture or a stack: nnU-Net tries which of its readers reads an example, and prints a traceback
     # for each reader that does not.
     by_content = dataset_json["file_ending"].lower() in (".tif", ".tiff")
