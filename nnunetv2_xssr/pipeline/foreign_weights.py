@@ -113,10 +113,11 @@ def convert_weights(
     if share < least or not found:
         wanted = f"less than the share {least:g} of --least" if share < least else "nothing to begin with"
         more = f", and {len(further)} beyond them in the same stages" if further else ""
+        whole_encoder = not encoder_only and not any(name.startswith("encoder.") for name in match.missing + further)
         raise UserError(
             f"{checkpoint} has {found} of {found + len(match.missing)} tensors of {plans_name} {configuration}"
             f"{' (encoder)' * encoder_only}, {wanted}{more}; the first: {(match.missing + further)[0]}; "
-            f"give weights of the same plans{', or --encoder_only' * (not encoder_only)}"
+            f"give weights of the same plans{', or --encoder_only' * whole_encoder}"
         )
     tensors = itertools.chain(network.named_parameters(), network.named_buffers())
     broken = [name for name, value in tensors if not value.isfinite().all()]
