@@ -11,7 +11,7 @@ from nnunetv2_xssr.encoders.embedding import embed
 from nnunetv2_xssr.encoders.mae import load_encoder
 from nnunetv2_xssr.errors import UserError
 from nnunetv2_xssr.images.case_facts import CaseFacts
-from nnunetv2_xssr.images.channels import channel_order, common_channels
+from nnunetv2_xssr.images.channels import channel_order, common_channels, shared_in_place
 from nnunetv2_xssr.images.pools import open_pool
 from nnunetv2_xssr.images.views import prepare_views
 from nnunetv2_xssr.pretrain.checkpoint import load_checkpoint, save_checkpoint
@@ -57,6 +57,20 @@ def turned(empty):
 )
 def test_order(names, like, order):
     assert channel_order(names, like=like) == order
+
+
+@pytest.mark.parametrize(
+    ("names", "like", "order"),
+    [
+        (("T2", "FLAIR"), ("T1", "T2"), (1, 0)),
+        (("MRI", "CT"), ("CT", "PET"), (1, 0)),
+        (("b", "a", "c"), ("a", "x", "B"), (1, 2, 0)),
+        (("MRI", "PET"), ("CT", "T1"), (0, 1)),
+        (("x", "y", "x"), ("x", "x", "y"), (0, 2, 1)),
+    ],
+)
+def test_shared_channels_stay_in_their_place(names, like, order):
+    assert shared_in_place(names, like=like) == order
 
 
 def test_views_of_a_source_are_in_the_order_of_the_target(turned):

@@ -33,6 +33,21 @@ def channel_order(channel_names: Sequence[str], *, like: Sequence[str]) -> tuple
     return tuple(places[name].pop(0) for name in wanted)
 
 
+def shared_in_place(channel_names: Sequence[str], *, like: Sequence[str]) -> tuple[int, ...]:
+    """Where among the channels those of ``like`` are; where it has one that is missing, one that is left, in turn.
+
+    Both have the same number of channels; names decide as in `channel_order`.
+    """
+    left = {place: name.strip().casefold() for place, name in enumerate(channel_names)}
+    found: list[int | None] = []
+    for wanted in (name.strip().casefold() for name in like):
+        place = next((place for place, name in left.items() if name == wanted), None)
+        left.pop(place, None)
+        found.append(place)
+    others = iter(left)
+    return tuple(next(others) if place is None else place for place in found)
+
+
 def common_channels(pools: Sequence[ImagePool]) -> tuple[str, ...] | None:
     """The channels of all pools in the order of the first that has names; None if no pool has names.
 

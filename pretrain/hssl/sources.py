@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnunetv2_xssr.images.channels import channel_order
+from nnunetv2_xssr.images.channels import shared_in_place
 from nnunetv2_xssr.images.pools import ImagePool
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
 from nnunetv2_xssr.pretrain.hssl.statistics import statistics_of
@@ -37,16 +37,18 @@ class Source:
     def of(cls, pool: ImagePool, plans: TargetPlans) -> "Source":
         """A pool for the target's plans; the images of the target itself are preprocessed as nnU-Net will for training.
 
-        Channels of the target's names are put into its order. A plain folder without names has the target's.
+        Channels of the target's names are put where it has them, the others into what is left, in turn. A plain folder
+        without names has the target's.
         """
         if pool.name == plans.dataset:
             return cls(pool=pool, plans=plans, order=tuple(range(len(plans.channel_names))), spacing=plans.spacing)
         names = pool.channel_names or plans.channel_names
         statistics = statistics_of(pool, names)
+        as_many = len(names) == len(plans.channel_names)
         return cls(
             pool=pool,
             plans=plans.for_pool(names, statistics),
-            order=channel_order(names, like=plans.channel_names) or tuple(range(len(names))),
+            order=shared_in_place(names, like=plans.channel_names) if as_many else tuple(range(len(names))),
             spacing=plans.along_patch(statistics.spacing),
         )
 
