@@ -8,7 +8,6 @@ from pathlib import Path
 from nnunetv2_xssr.commands.options import add_plans, add_sources, add_training, training_options
 from nnunetv2_xssr.commands.running import Parser, add_no_wait, run
 from nnunetv2_xssr.pretrain.hssl import EPOCHS, LEAST_BATCH
-from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
-    from nnunetv2_xssr.device import device_words, resolve_device
+    from nnunetv2_xssr.commands.next_steps import train_from_weights
     from nnunetv2_xssr.pipeline.pretraining import pretrain_unet
     from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
     from nnunetv2_xssr.pretrain.processes import is_first_process
@@ -57,12 +56,11 @@ def _pretrain(args: argparse.Namespace) -> None:
         **training_options(args),
     )
     if is_first_process():
-        dataset, named = find_dataset(args.d), [] if args.p == DEFAULT_PLANS else ["-p", args.p]
+        dataset = find_dataset(args.d)
         plans = TargetPlans.load(dataset, configuration_name=args.c, plans_name=args.p)
         if args.like_channels not in (None, len(plans.inputs)):
             dataset = f"DATASET_WITH_{args.like_channels}_CHANNELS"
-        train = ["nnUNetv2_train", dataset, args.c, "0", *named, "-pretrained_weights", str(weights)]
-        train += device_words(resolve_device(args.device))
+        train = train_from_weights(dataset, weights, configuration=args.c, plans_name=args.p, device=args.device)
         print(f"wrote {weights}")
         print(f"look at {weights.parent / 'progress.png'}")
         print(f"next: {shlex.join(train)}")

@@ -1,6 +1,7 @@
 """What every command of an annotation project ends with: what to do next."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from nnunetv2_xssr.annotation.project import Project, project_status
@@ -30,6 +31,18 @@ def describe_next(workspace: Workspace, *, device: str | None = None) -> str:
     """The next steps in words; the device is the best there is unless one is given."""
     status = project_status(workspace.dataset, name=workspace.name)
     return "\n".join(["next:", *(f"  {step}" for step in next_steps(status, device=resolve_device(device)))])
+
+
+def train_from_weights(
+    dataset: str, weights: Path, *, configuration: str, plans_name: str, device: str | None, trainer: str | None = None
+) -> list[str]:
+    """The call that trains from weights: by this trainer, or on the selected cases where there is a selection."""
+    if trainer is None and Workspace(dataset).split.is_file():
+        trainer = "XSSRTrainer"
+    named = [] if trainer is None else ["-tr", trainer]
+    named += [] if plans_name == DEFAULT_PLANS else ["-p", plans_name]
+    train = ["nnUNetv2_train", dataset, configuration, "0", *named, "-pretrained_weights", str(weights)]
+    return [*train, *device_words(resolve_device(device))]
 
 
 def next_steps(project: Project, *, device: str) -> list[str]:

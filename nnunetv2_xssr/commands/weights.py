@@ -9,7 +9,6 @@ from nnunetv2_xssr.commands.options import add_plans
 from nnunetv2_xssr.commands.running import Parser, run
 from nnunetv2_xssr.errors import first_few
 from nnunetv2_xssr.records.logs import logger
-from nnunetv2_xssr.records.preprocessed import DEFAULT_PLANS
 
 FROZEN = "XSSRTrainer_pretrained_frozen"
 
@@ -47,8 +46,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from nnunetv2_xssr.device import device_words, resolve_device
+    from nnunetv2_xssr.commands.next_steps import train_from_weights
     from nnunetv2_xssr.pipeline.foreign_weights import convert_weights
+    from nnunetv2_xssr.records.workspace import Workspace
     from nnunetv2_xssr.trainer_link.linking import ensure_linked
 
     done = convert_weights(
@@ -61,10 +61,10 @@ def _convert(args: argparse.Namespace) -> None:
         stem=args.stem,
         least=args.least,
     )
-    named = [] if args.p == DEFAULT_PLANS else ["-p", args.p]
-    named += ["-tr", FROZEN] if args.freeze else []
-    train = ["nnUNetv2_train", done.dataset, args.c, "0", *named, "-pretrained_weights", str(done.path)]
-    train += device_words(resolve_device(None))
+    trainer = FROZEN if args.freeze else None
+    train = train_from_weights(
+        done.dataset, done.path, configuration=args.c, plans_name=args.p, device=None, trainer=trainer
+    )
     print(f"wrote {done.path}")
     if args.freeze and (initial := [name for name in done.match.missing if name.startswith("encoder.")]):
         logger.warning(
@@ -73,6 +73,8 @@ def _convert(args: argparse.Namespace) -> None:
         )
     if args.freeze and (line := ensure_linked()):  # or nnU-Net does not find the trainer
         print(line)
+    if args.freeze and not Workspace(done.dataset).split.is_file():
+        logger.warning(f"{FROZEN} trains on a selection, and there is none yet: select before what comes next")
     print(f"next: {shlex.join(train)}")
 
 

@@ -16,6 +16,7 @@ from nnunetv2_xssr.device import device_words, resolve_device
 from nnunetv2_xssr.pipeline.foreign_weights import convert_weights
 from nnunetv2_xssr.pretrain.hssl.foreign import transfer
 from nnunetv2_xssr.pretrain.hssl.plans import TargetPlans
+from nnunetv2_xssr.records.split import write_split
 from nnunetv2_xssr.records.workspace import Workspace
 from nnunetv2_xssr.trainer_link import linking
 
@@ -366,7 +367,19 @@ def test_the_trainer_that_is_named_is_linked(case, capsys, monkeypatch):
     case.save(case.theirs.state_dict())
     assert "linked" not in succeeds(capsys, command.main, case.argv())
     case.out.unlink()
-    assert "linked XSSRTrainer" in succeeds(capsys, command.main, case.argv("--freeze", "encoder"))
+    assert "linked XSSRTrainer" in (out := succeeds(capsys, command.main, case.argv("--freeze", "encoder")))
+    assert "trains on a selection, and there is none yet" in out
+
+
+def test_the_next_training_is_of_the_selected_cases(case, capsys):
+    case.save(case.theirs.state_dict())
+    write_split(Workspace(TARGET).split, [{"train": ["t_00"], "val": ["t_01"]}])
+    assert f"next: nnUNetv2_train {TARGET} 2d 0 -tr XSSRTrainer -pretrained" in succeeds(
+        capsys, command.main, case.argv()
+    )
+    case.out.unlink()
+    out = succeeds(capsys, command.main, case.argv("--freeze", "encoder"))
+    assert "-tr XSSRTrainer_pretrained_frozen" in out and "there is none yet" not in out
 
 
 def diverged(state):
