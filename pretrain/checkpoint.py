@@ -40,7 +40,7 @@ def load_checkpoint(path: Path) -> dict:
     """
     if not is_there(path):
         raise UserError(f"there is no encoder checkpoint {path}; run nnUNetv2_xssr_pretrain or give another file")
-    advice = "give another file, or delete it and run nnUNetv2_xssr_pretrain again"
+    advice = "give another file, or delete it and run the pretraining that wrote it again"
     content = _load(path, f"not an nnunetv2_xssr {KIND}; {advice}")
     check_format(content, KIND, FORMAT_VERSION, path)
     return content

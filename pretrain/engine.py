@@ -85,6 +85,8 @@ def train(objective: Objective, *, settings: Settings, fabric: "Fabric", folder:
     """
     settings.check_parts(n_processes=fabric.world_size, compares_samples=objective.compares_samples)
     with first_holds_weights(fabric, folder) as waited:
+        if fabric.is_global_zero and not resume and (folder / LATEST).is_file():
+            logger.warning(f"{folder / LATEST} of an unfinished training will be replaced; --c goes on with it")
         return _train(objective, settings=settings, fabric=fabric, folder=folder, resume=resume, waited=waited)
 
 

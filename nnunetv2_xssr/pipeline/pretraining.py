@@ -1,8 +1,10 @@
 """Pretraining for Python: an encoder, or the whole U-Net, from unlabelled images."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunetv2_xssr.device import resolve_device
 from nnunetv2_xssr.errors import UserError
@@ -34,6 +36,9 @@ from nnunetv2_xssr.pretrain.training import pretrain
 from nnunetv2_xssr.records.locks import caches_lock
 from nnunetv2_xssr.records.logs import log_to, logger
 from nnunetv2_xssr.records.workspace import Workspace, check_environment, encoder_folder, find_dataset
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def pretrain_encoder(
@@ -214,11 +219,11 @@ def pretrain_unet(
     pools = _named(open_pools(list(sources), channel_names=channel_names, **folders), channel_names, plans)
     channels, group_of_pools = common_channels(pools, plans), group_of(pools, file=groups)
     saved = _saved_channels(like_channels, channels=channels, plans=plans)
-    chosen = Settings(**{"epochs": EPOCHS, "batch_size": max(LEAST_BATCH, plans.configuration.batch_size)} | settings)
+    # Even, so that a GPU can compute it in two parts: those of an odd one may be single images.
+    batch_size = max(LEAST_BATCH, plans.configuration.batch_size // 2 * 2)
+    chosen = Settings(**{"epochs": EPOCHS, "batch_size": batch_size} | settings)
     fabric = start(resolve_device(device), n_devices=num_gpus, precision=precision)
-    if "accumulate" not in settings and fabric.device.type != "cpu":
-        parts = parts_that_fit(plans, batch_size=chosen.batch_size, n_processes=fabric.world_size)
-        chosen = replace(chosen, accumulate=parts)
+    chosen = _for_processes(chosen, plans, fabric, given=settings)
 
     def read() -> tuple[list[Source], list[PreprocessedPool], list[str]]:
         chosen.check_parts(n_processes=fabric.world_size, compares_samples=HSSLObjective.compares_samples)
@@ -248,6 +253,17 @@ def pretrain_unet(
                 resume=resume,
                 show_batch=show_batch,
             )
+
+
+def _for_processes(chosen: Settings, plans: TargetPlans, fabric: "Fabric", *, given: Container[str]) -> Settings:
+    """The settings, of which a batch that is not given suits the processes, and its parts the GPU."""
+    n_processes = fabric.world_size
+    if "batch_size" not in given:
+        chosen = replace(chosen, batch_size=math.ceil(chosen.batch_size / n_processes) * n_processes)
+    if "accumulate" not in given and fabric.device.type != "cpu":
+        parts = parts_that_fit(plans, batch_size=chosen.batch_size, n_processes=n_processes)
+        chosen = replace(chosen, accumulate=parts)
+    return chosen
 
 
 def _named(pools: list[ImagePool], channel_names: Sequence[str] | None, plans: TargetPlans) -> list[ImagePool]:

@@ -103,7 +103,10 @@ def preprocess_pool(source: Source, *, skip_broken: bool = False) -> Preprocesse
         with np.errstate(over="ignore"):  # what is beyond half precision becomes infinite
             data = data.astype(np.float16)
         if not np.isfinite(data).all():
-            raise BrokenImage(f"case {case.identifier}: {case.files[0]} is not finite after preprocessing")
+            raise BrokenImage(
+                f"case {case.identifier}: {case.files[0]} is not finite after preprocessing, or beyond 65,504; check "
+                f"its values, its channel names and the statistics in dataset_fingerprint.json"
+            )
         return data[list(source.order)]
 
     check = check_unchanged(pool.only(case.identifier for case in missing))

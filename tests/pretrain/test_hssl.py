@@ -348,6 +348,26 @@ def test_parts_of_one_image_learn_what_the_whole_batch_does_and_stay_so(planned,
     succeeds(capsys, hssl_pretrain.main, [*argv, "--c"])
 
 
+def test_an_unfinished_pretraining_is_not_replaced_in_silence(planned, capsys):
+    latest = weights_file(planned).parent / "checkpoint_latest.pth"
+    assert "unfinished" not in succeeds(capsys, hssl_pretrain.main, ARGV)
+    latest.write_bytes(b"what it has learned so far")
+    assert f"{latest} of an unfinished training will be replaced" in succeeds(capsys, hssl_pretrain.main, ARGV)
+
+
+@pytest.mark.parametrize(("planned_batch", "batch"), [(2, 8), (13, 12)])
+def test_batch_by_default(planned, capsys, planned_batch, batch):
+    """An odd one of the plans would be computed in parts of single images on a GPU, where its number is a prime."""
+    file = planned.preprocessed / TARGET / "nnUNetPlans.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["2d"]["batch_size"] = planned_batch
+    file.write_text(json.dumps(plans))
+    at = ARGV.index("--batch_size")
+    succeeds(capsys, hssl_pretrain.main, [*ARGV[:at], *ARGV[at + 2 :]])
+    kept = torch.load(weights_file(planned).parent / "checkpoint_final.pth", weights_only=True)
+    assert kept["training"]["batch_size"] == batch
+
+
 @pytest.mark.parametrize(("planned_batch", "batch", "processes", "parts"), [
     (2, 8, 1, 8), (12, 12, 1, 2), (49, 49, 1, 7), (2, 8, 4, 2), (1, 8, 1, 8), (40, 16, 1, 1),
 ])  # fmt: skip
