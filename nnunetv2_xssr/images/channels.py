@@ -38,14 +38,13 @@ def shared_in_place(channel_names: Sequence[str], *, like: Sequence[str]) -> tup
 
     Both have the same number of channels; names decide as in `channel_order`.
     """
-    left = {place: name.strip().casefold() for place, name in enumerate(channel_names)}
+    here, wanted = ([name.strip().casefold() for name in names] for names in (channel_names, like))
+    left = list(range(len(here)))
     found: list[int | None] = []
-    for wanted in (name.strip().casefold() for name in like):
-        place = next((place for place, name in left.items() if name == wanted), None)
-        left.pop(place, None)
-        found.append(place)
-    others = iter(left)
-    return tuple(next(others) if place is None else place for place in found)
+    for name in wanted:
+        found.append(next((place for place in left if here[place] == name), None))
+        left = [place for place in left if place != found[-1]]
+    return tuple(left.pop(0) if place is None else place for place in found)
 
 
 def common_channels(pools: Sequence[ImagePool]) -> tuple[str, ...] | None:

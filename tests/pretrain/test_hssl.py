@@ -350,7 +350,7 @@ def test_parts_of_one_image_learn_what_the_whole_batch_does_and_stay_so(planned,
 
 def test_an_unfinished_pretraining_is_not_replaced_in_silence(planned, capsys):
     latest = weights_file(planned).parent / "checkpoint_latest.pth"
-    assert "unfinished" not in succeeds(capsys, hssl_pretrain.main, ARGV)
+    assert "will be replaced" not in succeeds(capsys, hssl_pretrain.main, ARGV)
     latest.write_bytes(b"what it has learned so far")
     assert f"{latest} of an unfinished training will be replaced" in succeeds(capsys, hssl_pretrain.main, ARGV)
 
