@@ -193,6 +193,11 @@ def print_table(rows) -> None:
         cells = [f"{values.mean():.2f}" for values in dice.values()]
         cells += [difference(dice[arm].mean(axis=1) - dice[other].mean(axis=1)) for arm, other in pairs]
         print(f"| {target} | {unlabelled} | {' | '.join(cells)} |")
+    for target in dict.fromkeys(target for target, _, _ in rows):
+        of_target = [dice for name, _, dice in rows if name == target]
+        if len(of_target) > 1 and ("own and others", "own") in pairs:
+            pays = np.mean([(dice["own and others"] - dice["own"]).mean(axis=1) for dice in of_target], axis=0)
+            print(f"\n{target}: own and others - own, the mean over the numbers of own images: {difference(pays)}")
 
 
 def difference(pairs: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 from making import CHECKOUT
 
@@ -57,3 +58,15 @@ def test_other_test_cases_are_measured_anew(trained, capsys, module, options):
     assert trained(module, 6, *options) == n
     out = capsys.readouterr().out
     assert "6.00" in out and "4.00" not in out
+
+
+def test_the_difference_of_the_rule_is_that_of_all_numbers_of_own_images(capsys):
+    def row(own, both):
+        return "A, 5 % (4)", "8", {"scratch": np.zeros((2, 1)), "own": np.array(own), "own and others": np.array(both)}
+
+    hssl.print_table([row([[1.0], [1.0]], [[3.0], [5.0]])])
+    assert "numbers of own images" not in capsys.readouterr().out
+    hssl.print_table([row([[1.0], [1.0]], [[3.0], [5.0]]), row([[0.0], [0.0]], [[0.0], [0.0]])])
+    assert (
+        "A, 5 % (4): own and others - own, the mean over the numbers of own images: +1.50 [" in capsys.readouterr().out
+    )
