@@ -24,13 +24,9 @@ def channel_order(channel_names: Sequence[str], *, like: Sequence[str]) -> tuple
     if UNNAMED in (*channel_names, *like):
         same = normalisation_schemes(channel_names) == normalisation_schemes(like)
         return tuple(range(len(like))) if same else None
-    here, wanted = ([name.strip().casefold() for name in names] for names in (channel_names, like))
-    if sorted(wanted) != sorted(here):
+    if sorted(_folded(channel_names)) != sorted(_folded(like)):
         return None
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(here):
-        places.setdefault(name, []).append(place)
-    return tuple(places[name].pop(0) for name in wanted)
+    return shared_in_place(channel_names, like=like)
 
 
 def shared_in_place(channel_names: Sequence[str], *, like: Sequence[str]) -> tuple[int, ...]:
@@ -38,13 +34,17 @@ def shared_in_place(channel_names: Sequence[str], *, like: Sequence[str]) -> tup
 
     Both have the same number of channels; names decide as in `channel_order`.
     """
-    here, wanted = ([name.strip().casefold() for name in names] for names in (channel_names, like))
+    here = _folded(channel_names)
     left = list(range(len(here)))
     found: list[int | None] = []
-    for name in wanted:
+    for name in _folded(like):
         found.append(next((place for place in left if here[place] == name), None))
         left = [place for place in left if place != found[-1]]
     return tuple(left.pop(0) if place is None else place for place in found)
+
+
+def _folded(names: Sequence[str]) -> list[str]:
+    return [name.strip().casefold() for name in names]
 
 
 def common_channels(pools: Sequence[ImagePool]) -> tuple[str, ...] | None:

@@ -95,6 +95,15 @@ def test_every_channel_of_ct_has_statistics_of_its_own(ct_target):
     assert found["1"] == {}
 
 
+def test_a_channel_of_the_targets_name_takes_its_place_beside_another_one(ct_target):
+    """T2 of T2 and FLAIR went into the place of T1."""
+    write_plans(ct_target.preprocessed / TARGET, "2d", channels=2)
+    write_dataset_json(ct_target.raw / TARGET, ".nii.gz", {"0": "T1", "1": "T2"})
+    write_other(ct_target, ["T2", "FLAIR"], [np.concatenate([volume(0)[0][None], -volume(0)[0][None]])])
+    source = Source.of(open_pool(OTHER), TargetPlans.load(TARGET, configuration_name="2d"))
+    assert source.order == (1, 0)
+
+
 @pytest.mark.parametrize(("fingerprint", "expected"), [(False, 7.0), (True, 3.0)])
 def test_spacing_is_the_median_of_cases_from_the_whole_pool(ct_target, monkeypatch, fingerprint, expected):
     """Of five the first, the middle and the last one are looked at here; nnU-Net's fingerprint has them all."""
